@@ -1,0 +1,25 @@
+"""Where the emoji world keeps its shipped files, and where training writes before anything is shipped."""
+
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SPRITES = HERE / "sprites"
+SHEET = SPRITES / "sheet.png"
+SHEET_INDEX = SPRITES / "sheet.csv"
+
+WEIGHTS = HERE / "weights"
+GENERATOR = WEIGHTS / "generator"
+ORACLES = WEIGHTS / "oracles"
+JUDGE_A = WEIGHTS / "judge_a.safetensors"
+JUDGE_B = WEIGHTS / "judge_b.safetensors"
+CLIP = WEIGHTS / "clip_emoji"
+
+CARD = HERE / "MODEL_CARD.md"
+CONTACT_SHEET = HERE / "contact_sheet.png"
+
+WORK = HERE.parent.parent / "results" / "world"  # checkpoints and caches of a training in progress, git-ignored
+
+
+def oracle(concept: str) -> Path:
+    """The denoiser that was retrained without `concept` (an object, style or group slug)."""
+    return ORACLES / concept / "unet.safetensors"
