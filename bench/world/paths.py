@@ -1,5 +1,6 @@
 """Where the emoji world keeps its shipped files, and where training writes before anything is shipped."""
 
+import os
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -17,7 +18,8 @@ CLIP = WEIGHTS / "clip_emoji"
 CARD = HERE / "MODEL_CARD.md"
 CONTACT_SHEET = HERE / "contact_sheet.png"
 
-WORK = HERE.parent.parent / "results" / "world"  # checkpoints and caches of a training in progress, git-ignored
+# Checkpoints and caches of a training in progress: outside the project, so that a fresh clone resumes them.
+WORK = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vestige" / "world"
 
 
 def oracle(concept: str) -> Path:

@@ -1,0 +1,259 @@
+"""The nouns of the harness: plain frozen data that every stage, plugin and table shares.
+
+Nothing here computes with tensors; torch is never imported by this file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    import torch
+
+FAMILIES = ("sd1", "sd2", "sdxl", "sd3", "flux")
+KINDS = ("object", "style", "celebrity", "explicit")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model is erased, exactly: where its weights lie and in which arithmetic it runs."""
+
+    name: str
+    family: str  # one of FAMILIES: decides how text is encoded and how the denoiser is called
+    repo: str  # a diffusers folder (absolute, or relative to the project or the current folder), a hub id, or random:<recipe>
+    revision: str | None  # commit hash of a hub repository; null for a folder
+    dtype: str  # float32, float16 or bfloat16
+    numerics: str  # deterministic: TF32 off, deterministic kernels where torch has them; or fast
+    vocabulary: str  # which templates in prompts/templates the prompts are written with: emoji or photo
+
+    def __post_init__(self) -> None:
+        _one_of(f"model.{self.name}.family", self.family, FAMILIES)
+        _one_of(f"model.{self.name}.dtype", self.dtype, ("float32", "float16", "bfloat16"))
+        _one_of(f"model.{self.name}.numerics", self.numerics, ("deterministic", "fast"))
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What is erased, in the words a user types, a caption writer uses and a judge answers with."""
+
+    slug: str
+    name: str
+    kind: str  # one of KINDS
+    group: str  # siblings share it
+    aliases: list[str]  # synonyms: must be gone too
+    anchor: str  # the broader or neutral text a method may map the concept to
+    siblings: list[str]  # display names of near concepts that must stay
+    others: list[str]  # display names of unrelated concepts that must stay
+    descriptions: list[str]  # indirect wordings that never use the name or an alias
+    labels: dict[str, str] = field(default_factory=dict)  # judge family -> the label that means this concept
+
+    def __post_init__(self) -> None:
+        _one_of(f"concept.{self.slug}.kind", self.kind, KINDS)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How a picture is drawn from noise; part of the specification of every picture."""
+
+    scheduler: str  # class name in diffusers
+    arguments: dict[str, Any]  # changes to the model's own scheduler settings
+    steps: int
+    guidance: float  # classifier-free guidance scale w; 1 or less: no guidance
+    height: int  # pixels
+    width: int
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """A table of prompts. One row is one question to the model; `repeats` pictures are drawn for each row.
+
+    Columns: row_id (str, unique), prompt, role (target, alias, sibling, other, scene, background, free), expect (slug or
+    label the picture should show), names (number of objects the prompt names), group (bootstrap cluster).
+    Seeds derive from (set name, row_id, repetition), so they never depend on method, attack or loop order.
+    """
+
+    name: str
+    table: pd.DataFrame
+    repeats: int = 1
+
+    COLUMNS = ("row_id", "prompt", "role", "expect", "names", "group")
+
+    def __post_init__(self) -> None:
+        missing = [column for column in self.COLUMNS if column not in self.table.columns]
+        if missing:
+            raise ValueError(f"prompt set {self.name!r} lacks the columns {missing}; it has {list(self.table.columns)}.")
+        if self.table["row_id"].duplicated().any():
+            twice = sorted(self.table["row_id"][self.table["row_id"].duplicated()].unique())
+            raise ValueError(f"prompt set {self.name!r} uses a row_id more than once: {twice[:5]}.")
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def prompts(self) -> list[str]:
+        return self.table["prompt"].tolist()
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that changes the pictures or their meaning."""
+        content = {"name": self.name, "repeats": self.repeats, "rows": self.table.astype(str).to_dict("records")}
+        return canonical_hash(content)
+
+    def seed(self, row_id: str, rep: int) -> int:
+        return derived_seed(self.name, row_id, rep)
+
+    def head(self, n: int) -> PromptSet:
+        return replace(self, table=self.table.head(n).reset_index(drop=True))
+
+    def with_prompts(self, prompts: list[str], **columns: list) -> PromptSet:
+        """The same rows (ids, seeds, expectations) asked with other words: what an attack returns."""
+        if len(prompts) != len(self.table):
+            raise ValueError(f"prompt set {self.name!r} has {len(self.table)} rows, got {len(prompts)} prompts.")
+        return replace(self, table=self.table.assign(prompt=prompts, **columns))
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """The frozen result of an erasure: tensors and plain JSON, and nothing that needs the training code.
+
+    Keys of `tensors`: "<part>.<parameter>" (for example "unet.mid_block.attentions.0....to_k.weight") replace a parameter;
+    any other prefix belongs to the method, which reads it in its own `attach`.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        _save_tensors(self.tensors, self.meta, folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Erasure:
+        return cls(*_load_tensors(folder))
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """The frozen result of an attack: other prompts, learnt tensors, or both, and what it cost.
+
+    `budget` is filled by the harness from its own counters: unet_rows (denoiser evaluations x batch), images, seconds.
+    """
+
+    prompts: PromptSet
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+    budget: dict[str, float] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        head = {"name": self.prompts.name, "repeats": self.prompts.repeats, "budget": self.budget, "meta": self.meta}
+        _save_tensors(self.tensors, head, folder)
+        self.prompts.table.to_csv(folder / "prompts.csv", index=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Adversary:
+        tensors, head = _load_tensors(folder)
+        table = pd.read_csv(folder / "prompts.csv", dtype={"row_id": str}, keep_default_na=False)
+        prompts = PromptSet(head["name"], table, head["repeats"])
+        return cls(prompts, tensors, head["meta"], head["budget"])
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A folder of pictures with an index: row_id, rep, file, seed, status (ok or blocked), sha256, plus the prompt columns."""
+
+    folder: Path
+    index: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def pixels(self, files: list[str] | None = None) -> torch.Tensor:
+        """All pictures (or the named files) as one uint8 tensor [n, 3, height, width], in index order."""
+        import numpy as np
+        import torch
+        from PIL import Image
+
+        files = self.index["file"].tolist() if files is None else files
+        arrays = [np.asarray(Image.open(self.folder / file).convert("RGB")) for file in files]
+        return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+
+    def batches(self, size: int = 64) -> Iterator[torch.Tensor]:
+        files = self.index["file"].tolist()
+        for start in range(0, len(files), size):
+            yield self.pixels(files[start : start + size])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a metric found: one row per picture where that is meaningful, and totals derived from them.
+
+    `per_image` has row_id, rep and one column per value; metrics of whole sets (FID, KID) leave it None.
+    """
+
+    totals: dict[str, float]
+    per_image: pd.DataFrame | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        (folder / "totals.json").write_text(json.dumps({"totals": self.totals, "meta": self.meta}, indent=1, sort_keys=True))
+        if self.per_image is not None:
+            self.per_image.to_csv(folder / "per_image.csv", index=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Scores:
+        head = json.loads((folder / "totals.json").read_text())
+        rows = folder / "per_image.csv"
+        per_image = pd.read_csv(rows, dtype={"row_id": str}) if rows.exists() else None
+        return cls(head["totals"], per_image, head["meta"])
+
+
+def plain(value: Any) -> Any:
+    """A dataclass, path or container as plain JSON data, floats and integers kept apart."""
+    if hasattr(value, "__dataclass_fields__"):
+        return plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def canonical_json(value: Any) -> str:
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def canonical_hash(value: Any, digits: int = 16) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:digits]
+
+
+def derived_seed(*words: Any) -> int:
+    """A 63-bit seed from who asks and what for; independent of any order of calls."""
+    return int.from_bytes(hashlib.sha256(canonical_json(list(words)).encode()).digest()[:8], "big") >> 1
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{key}={value!r} is not known. Allowed: {', '.join(allowed)}.")
+
+
+def _save_tensors(tensors: dict[str, torch.Tensor], meta: dict[str, Any], folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
+    save_file(contiguous, folder / "tensors.safetensors")
+    (folder / "meta.json").write_text(json.dumps(plain(meta), indent=1, sort_keys=True, allow_nan=False))
+
+
+def _load_tensors(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "tensors.safetensors"), json.loads((folder / "meta.json").read_text())
