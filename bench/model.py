@@ -1,0 +1,107 @@
+"""Loads the model a specification names, and refuses early what cannot be loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import ROOT
+from bench.types import ModelSpec
+
+if TYPE_CHECKING:
+    from bench.pipe import Pipe
+
+RANDOM = "random:"
+
+
+def folder_of(spec: ModelSpec) -> Path | None:
+    """The local folder of the model: as given, from the current folder or from the project; None for a hub id."""
+    for candidate in (Path(spec.repo).expanduser(), ROOT / spec.repo):
+        if candidate.is_dir():
+            return candidate.resolve()
+    return None
+
+
+def check(spec: ModelSpec) -> None:
+    """Raise a ValueError that says what is missing and what to do, without loading anything."""
+    if spec.family in ("sd3", "flux"):
+        raise ValueError(f"model.family={spec.family!r} is not supported yet. Supported families: sd1, sd2, sdxl.")
+    if spec.repo.startswith(RANDOM):
+        if spec.repo != f"{RANDOM}tiny":
+            raise ValueError(f"model.repo={spec.repo!r}: the only random model is random:tiny.")
+        return
+    folder = folder_of(spec)
+    if folder is not None:
+        _check_folder(folder)
+    elif spec.repo.startswith((".", "/", "~")) or spec.repo.count("/") != 1:
+        raise ValueError(f"model.repo={spec.repo!r}: no such folder. Give a diffusers folder or a hub id such as org/name.")
+    else:
+        _check_hub(spec)
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "model_index.json").exists():
+        raise ValueError(f"{folder} is not a diffusers folder: it has no model_index.json.")
+    for part in ("vae", "text_encoder", "unet"):
+        if (folder / part).is_dir() and not list((folder / part).glob("*.safetensors")):
+            pickled = [f.name for f in (folder / part).iterdir() if f.suffix in (".bin", ".ckpt", ".pt", ".pth")]
+            why = f"it holds pickled weights ({pickled[0]}), which are refused" if pickled else "a weight file is missing"
+            raise ValueError(f"{folder / part} has no .safetensors file: {why}. Convert or fetch safetensors weights.")
+
+
+def _check_hub(spec: ModelSpec) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        huggingface_hub.hf_hub_download(spec.repo, "model_index.json", revision=spec.revision)
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ValueError(
+            f"model {spec.name!r} ({spec.repo}) is neither in the local hub cache nor reachable. Set HF_HOME to a cache that "
+            f"holds it, or point to a folder: model.repo=/path/to/{spec.repo.split('/')[-1]}."
+        ) from error
+
+
+def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
+    """Load a model, frozen and in evaluation mode."""
+    import torch
+
+    from bench.pipe import Pipe
+
+    apply_numerics(spec)
+    if spec.repo.startswith(RANDOM):
+        from bench.tiny import tiny_parts
+
+        parts, tokenizers, scheduler = tiny_parts(spec.family)
+    else:
+        parts, tokenizers, scheduler = _diffusers_parts(spec)
+    for module in parts.values():
+        module.to(device, getattr(torch, spec.dtype)).eval().requires_grad_(False)
+    return Pipe(spec, parts, tokenizers, scheduler)
+
+
+def _diffusers_parts(spec: ModelSpec):
+    import torch
+    from diffusers import DiffusionPipeline
+
+    where = folder_of(spec) or spec.repo
+    unused = {name: None for name in ("safety_checker", "feature_extractor", "image_encoder")}
+    if spec.family == "sdxl":
+        unused.pop("safety_checker")
+    pipeline = DiffusionPipeline.from_pretrained(
+        where, revision=spec.revision, torch_dtype=getattr(torch, spec.dtype), use_safetensors=True, **unused
+    )
+    names = [name for name in ("unet", "vae", "text_encoder", "text_encoder_2") if getattr(pipeline, name, None) is not None]
+    tokenizers = [getattr(pipeline, name) for name in ("tokenizer", "tokenizer_2") if getattr(pipeline, name, None) is not None]
+    return {name: getattr(pipeline, name) for name in names}, tokenizers, pipeline.scheduler
+
+
+def apply_numerics(spec: ModelSpec) -> None:
+    """Deterministic arithmetic is a property of a result, so the specification asks for it, not the machine."""
+    import torch
+
+    exact = spec.numerics == "deterministic"
+    torch.backends.cuda.matmul.allow_tf32 = not exact
+    torch.backends.cudnn.allow_tf32 = not exact
+    torch.backends.cudnn.deterministic = exact
+    torch.backends.cudnn.benchmark = not exact

@@ -1,0 +1,149 @@
+"""The contract of methods, attacks and metrics. These docstrings are its documentation.
+
+A plugin is two files: a class with typed fields in methods/, attacks/ or metrics/ (or anywhere importable) and a YAML in
+conf/<group>/ whose `_target_` names the class and whose keys are its fields. Fields have no defaults: all numbers stand in
+the YAML. `vestige check method=mine` runs the contract tests on a plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from bench.types import Adversary, Concept, Erasure, ImageSet, ModelSpec, PromptSet, Sampler, Scores, derived_seed
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.pipe import Pipe
+
+
+@dataclass
+class Context:
+    """What the harness offers a plugin while it works. Nothing here depends on wall clock or loop order."""
+
+    seed_words: tuple  # what this stage's randomness may depend on
+    sampler: Sampler  # the protocol's sampler
+    original: Callable[[], Pipe]  # an untouched copy of the model, loaded on first use
+    pictures: Callable[[PromptSet, Sampler], ImageSet]  # drawn by the original model, stored, shared by all jobs
+    history: list[dict] = field(default_factory=list)  # what `log` collected; written beside the artefact
+
+    def seed(self, purpose: str) -> int:
+        """A seed for one purpose ("latents", "order"), equal in every repetition of this stage."""
+        return derived_seed(*self.seed_words, purpose)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A CPU generator for one purpose; move the drawn tensors to the device afterwards."""
+        import torch
+
+        return torch.Generator().manual_seed(self.seed(purpose))
+
+    def generate(self, prompts: list[str], per_prompt: int, sampler: Sampler | None = None) -> torch.Tensor:
+        """Pictures by the ORIGINAL model, uint8 [len(prompts) * per_prompt, 3, h, w], those of one prompt together."""
+        import pandas as pd
+
+        rows = [{"row_id": f"{k:04d}", "prompt": p, "role": "free", "expect": "", "names": 1, "group": p} for k, p in enumerate(prompts)]
+        return self.pictures(PromptSet("material", pd.DataFrame(rows), per_prompt), sampler or self.sampler).pixels()
+
+    def log(self, step: int, **numbers: float) -> None:
+        self.history.append({"step": step, **{name: float(value) for name, value in numbers.items()}})
+
+
+class Method:
+    """An eraser. Subclass as a dataclass; `erase` produces the artefact, `attach` is the only way to use it.
+
+    version: raise it when results would change. mechanism: weights (edited tensors), adapter (inserted modules), sampling
+    (changed guidance), filter (pictures checked at the end) or none. removable: an owner of the weights can take it off.
+    limits: one sentence on what a white-box attack cannot see, or empty.
+    """
+
+    version: ClassVar[int] = 1
+    mechanism: ClassVar[str] = "weights"
+    families: ClassVar[tuple[str, ...]] = ("sd1", "sd2", "sdxl")
+    removable: ClassVar[bool] = False
+    limits: ClassVar[str] = ""
+
+    def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
+        """None if this method can erase these concepts from this model, else a sentence. No model is loaded yet."""
+        if model.family not in self.families:
+            return f"{type(self).__name__} is written for {', '.join(self.families)}; model {model.name!r} is {model.family}."
+        return None
+
+    def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
+        """Erase and return the artefact. May leave `pipe` dirty: the harness restores it."""
+        raise TypeError(f"{type(self).__name__} must define erase(pipe, concepts, ctx) -> Erasure.")
+
+    @contextmanager
+    def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
+        """Make `pipe` behave as the erased model inside the `with`. Default: copy the tensors in, restore at the end."""
+        with pipe.replaced(erasure.tensors):
+            yield pipe
+
+
+@dataclass
+class Victim:
+    """The erased model as an attack sees it, with the judge the attack may ask. The harness counts every call."""
+
+    pipe: Pipe  # with the method attached
+    concepts: list[Concept]
+    method: Method
+    sampler: Sampler
+    judge: Callable[[torch.Tensor, list[str]], torch.Tensor]  # (uint8 pictures, expected labels) -> bool [n]
+
+    def images(self, prompts: PromptSet, rows: list[int] | None = None) -> torch.Tensor:
+        """One picture per row (first repetition) with the row's own seed, uint8 [n, 3, h, w]."""
+        table = prompts.table if rows is None else prompts.table.iloc[rows]
+        seeds = [prompts.seed(row_id, 0) for row_id in table["row_id"]]
+        return self.pipe(table["prompt"].tolist(), seeds, self.sampler).pixels
+
+
+class Attack:
+    """An attempt to get the concept back. access: text, images (queries), gradients, embedding or weights."""
+
+    version: ClassVar[int] = 1
+    access: ClassVar[str] = "text"
+    families: ClassVar[tuple[str, ...]] = ("sd1", "sd2", "sdxl")
+
+    def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
+        """None if this attack applies, else a sentence that reaches the table. No model is loaded yet."""
+        if model.family not in self.families:
+            return f"{type(self).__name__} is written for {', '.join(self.families)}; model {model.name!r} is {model.family}."
+        return None
+
+    def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
+        """Search for prompts, embeddings or weights. Row ids and their order stay those of `prompts`."""
+        raise TypeError(f"{type(self).__name__} must define attack(victim, prompts, ctx) -> Adversary.")
+
+    def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
+        """Put learnt tensors in force. Default: tensors named "<part>.<parameter>" are copied in and later restored."""
+        return pipe.replaced(adversary.tensors)
+
+
+@dataclass
+class Material:
+    """What a metric may ask for beside the pictures it scores."""
+
+    concepts: list[Concept]
+    vocabulary: str
+    original: Callable[[], ImageSet]  # the original model's pictures of the same prompts and seeds
+    features: Callable[[ImageSet, str], torch.Tensor]  # (pictures, extractor) -> [n, d], computed once per set
+
+
+class Metric:
+    """A number per picture, or per set of pictures. columns: name -> whether higher is better on kept prompts.
+
+    On target prompts the reading of presence-like columns is the reverse; the leaderboard knows the role of each row.
+    """
+
+    version: ClassVar[int] = 1
+    columns: ClassVar[dict[str, bool]] = {}
+
+    def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
+        """None if this metric can score this model's pictures, else a sentence. No model is loaded yet."""
+        return None
+
+    def score(self, images: ImageSet, material: Material) -> Scores:
+        """Score a set. Raise ValueError with a sentence for an empty set."""
+        raise TypeError(f"{type(self).__name__} must define score(images, material) -> Scores.")
