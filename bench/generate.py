@@ -1,0 +1,67 @@
+"""Prompts to pictures on disk: per-row seeds, batches, resumable at any picture."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from tqdm import tqdm
+
+from bench.types import ImageSet, PromptSet, Sampler
+
+if TYPE_CHECKING:
+    from bench.pipe import Pipe
+
+INDEX = "index.csv"
+
+
+def draw(pipe: Pipe, prompts: PromptSet, sampler: Sampler, folder: Path, batch_size: int, label: str = "") -> ImageSet:
+    """Draw every (row, repetition) that `folder` does not hold yet and write the index.
+
+    A picture's file appears whole or not at all; one that is there was finished, so an interrupted run continues.
+    """
+    (folder / "png").mkdir(parents=True, exist_ok=True)
+    jobs = [(row, rep) for row in prompts.table.to_dict("records") for rep in range(prompts.repeats)]
+    todo = [job for job in jobs if not list((folder / "png").glob(f"{_stem(*job)}.*.png"))]
+    starts = range(0, len(todo), batch_size)
+    for start in tqdm(starts, desc=label or prompts.name, disable=None, leave=False):
+        some = todo[start : start + batch_size]
+        seeds = [prompts.seed(row["row_id"], rep) for row, rep in some]
+        images = pipe([row["prompt"] for row, _ in some], seeds, sampler)
+        for (row, rep), pixels, status in zip(some, images.pixels, images.status, strict=True):
+            _write_png(folder / "png" / f"{_stem(row, rep)}.{status}.png", pixels)
+    return _index(prompts, jobs, folder)
+
+
+def load(folder: Path) -> ImageSet:
+    index = pd.read_csv(folder / INDEX, dtype={"row_id": str, "group": str, "expect": str, "seed": "uint64"}, keep_default_na=False)
+    return ImageSet(folder, index)
+
+
+def _index(prompts: PromptSet, jobs: list[tuple[dict, int]], folder: Path) -> ImageSet:
+    rows = []
+    for row, rep in jobs:
+        (file,) = (folder / "png").glob(f"{_stem(row, rep)}.*.png")
+        head = {"row_id": row["row_id"], "rep": rep, "file": f"png/{file.name}", "seed": prompts.seed(row["row_id"], rep)}
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        rows.append({**head, "status": file.name.split(".")[-2], "sha256": digest, **row})
+    pd.DataFrame(rows).to_csv(folder / INDEX, index=False)
+    return load(folder)
+
+
+def _stem(row: dict, rep: int) -> str:
+    return f"{row['row_id']}-{rep}"
+
+
+def _write_png(file: Path, pixels) -> None:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, format="PNG")
+    temporary = file.with_suffix(".tmp")
+    temporary.write_bytes(buffer.getvalue())
+    os.replace(temporary, file)

@@ -1,0 +1,78 @@
+"""What tests share: a random tiny model, a concept, prompts, and a context whose pictures come from that model."""
+
+import pandas as pd
+import pytest
+import torch
+
+from bench import model
+from bench.generate import draw
+from bench.plugin import Context
+from bench.types import Concept, ModelSpec, PromptSet, Sampler
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture
+def sampler() -> Sampler:
+    return Sampler("DDIMScheduler", {}, 2, 3.0, 16, 16)
+
+
+def tiny_spec(family: str = "sd1") -> ModelSpec:
+    return ModelSpec("tiny", family, "random:tiny", None, "float32", "deterministic", "photo")
+
+
+@pytest.fixture
+def tiny():
+    """A fresh random sd1 pipe of about a million parameters, with the real CLIP tokenizer."""
+    return model.load(tiny_spec())
+
+
+@pytest.fixture
+def concept():
+    def make(slug: str = "dog", kind: str = "object", **over) -> Concept:
+        fields = {
+            "slug": slug,
+            "name": slug.replace("_", " "),
+            "kind": kind,
+            "group": "animal",
+            "aliases": ["puppy"],
+            "anchor": "animal" if kind == "object" else "art",
+            "siblings": ["cat", "frog"],
+            "others": ["car", "apple"],
+            "descriptions": ["a loyal pet that barks"],
+        }
+        return Concept(**{**fields, **over})
+
+    return make
+
+
+@pytest.fixture
+def prompts():
+    def make(n: int = 3, name: str = "dog", repeats: int = 1) -> PromptSet:
+        rows = [
+            {"row_id": f"{k:04d}", "prompt": f"a photo of a {name} {k}", "role": "target", "expect": name, "names": 1, "group": f"g{k}"}
+            for k in range(n)
+        ]
+        return PromptSet("test", pd.DataFrame(rows), repeats)
+
+    return make
+
+
+@pytest.fixture
+def context(tmp_path, sampler):
+    def make(*seed_words, spec: ModelSpec | None = None) -> Context:
+        loaded = []
+
+        def original():
+            if not loaded:
+                loaded.append(model.load(spec or tiny_spec()))
+            return loaded[0]
+
+        def pictures(prompt_set, sampler_):
+            folder = tmp_path / f"pictures-{prompt_set.digest}"
+            folder.mkdir(exist_ok=True)
+            return draw(original(), prompt_set, sampler_, folder, batch_size=16)
+
+        return Context(seed_words or ("test",), sampler, original, pictures)
+
+    return make
