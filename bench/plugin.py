@@ -71,6 +71,10 @@ class Method:
             return f"{type(self).__name__} is written for {', '.join(self.families)}; model {model.name!r} is {model.family}."
         return None
 
+    def inputs(self, concepts: list[Concept]) -> dict[str, str]:
+        """Files the artefact depends on beside the model: name -> SHA-256. They enter the stage's key."""
+        return {}
+
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         """Erase and return the artefact. May leave `pipe` dirty: the harness restores it."""
         raise TypeError(f"{type(self).__name__} must define erase(pipe, concepts, ctx) -> Erasure.")
@@ -100,7 +104,7 @@ class Victim:
 
 
 class Attack:
-    """An attempt to get the concept back. access: text, images (queries), gradients, embedding or weights."""
+    """An attempt to get the concept back. access: none (the control), text, images (queries), gradients, embedding or weights."""
 
     version: ClassVar[int] = 1
     access: ClassVar[str] = "text"

@@ -14,7 +14,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,9 @@ class Store:
             raise ValueError(f"stage {folder} was made for another specification; first difference: {difference}. It was not used.")
         return Stage(kind, key, folder, digest, meta)
 
-    def _locked(self, name: str) -> FileLock:
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """A kernel lock, freed when its process dies; says once when it has to wait."""
         locks = self.root / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         lock = FileLock(locks / f"{name}.lock")
@@ -137,8 +140,10 @@ class Store:
                 raise Busy(f"{name} is being computed by another process") from None
             print(f"waiting for {name}, held by another process", file=sys.stderr, flush=True)
             lock.acquire()
-        lock.release()
-        return lock
+        try:
+            yield
+        finally:
+            lock.release()
 
     def stages(self) -> list[dict]:
         """The metadata of every finished stage, with its folder."""

@@ -1,0 +1,221 @@
+"""From a composed Hydra tree to typed objects, with every mistake named before a model is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench import ROOT, judges, model
+from bench.plugin import Attack, Method, Metric
+from bench.types import Concept, ModelSpec, Sampler, plain
+
+CONF = ROOT / "conf"
+UNTIL = ("erase", "attack", "generate", "score")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One question put to a model: which prompts, how many, under attack or not, scored by which metrics."""
+
+    name: str
+    prompts: str  # a family in prompts/templates (target, synonyms, ...) or a path to a CSV file
+    rows: int  # prompts per concept
+    repeats: int  # pictures per prompt
+    attacked: bool
+    metrics: dict[str, Metric] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What cannot change a result: device, batch size, places, waiting. Never part of a key."""
+
+    device: str
+    batch_size: int
+    store: str
+    records: str
+    on_busy: str
+    read_from: list[str]
+    threads: int | None
+
+    def folder(self, name: str) -> Path:
+        """An absolute place; relative ones count from the project, so results do not depend on where a command is typed."""
+        path = Path(getattr(self, name)).expanduser()
+        return path if path.is_absolute() else ROOT / path
+
+
+@dataclass(frozen=True)
+class Job:
+    """One validated run: a model, a concept set, a method, and lists of attacks and probes."""
+
+    model: ModelSpec
+    concepts: list[Concept]
+    method_name: str
+    method: Method
+    attacks: dict[str, Attack]
+    probes: dict[str, Probe]
+    sampler: Sampler
+    attack_judge: str
+    seed: int
+    until: str
+    runtime: Runtime
+
+
+def by_kind(table: DictConfig, *, _root_: DictConfig) -> Any:
+    """`${by_kind:{style: a, object: b}}`: the value for the kind of the chosen concepts."""
+    kinds = sorted({entry.kind for entry in _root_.concept.values()})
+    if len(kinds) != 1:
+        raise ValueError(f"the chosen concepts mix the kinds {kinds}: set the value that uses by_kind yourself.")
+    if kinds[0] not in table:
+        raise ValueError(f"by_kind has no value for {kinds[0]!r}; it knows {sorted(table)}.")
+    return table[kinds[0]]
+
+
+def register_resolvers() -> None:
+    OmegaConf.register_new_resolver("by_kind", by_kind, replace=True)
+
+
+def build_job(tree: DictConfig) -> Job:
+    """Type and check a composed tree. Raises ValueError; loads no model."""
+    runtime = typed(tree.runtime, Runtime, "runtime", drop=("name",))
+    spec = typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"), keep_name=True)
+    concepts = [typed({"slug": slug, **_plain(entry)}, Concept, f"concept.{slug}") for slug, entry in tree.concept.items()]
+    if not concepts:
+        raise ValueError("no concept is chosen. Choose one, for example concept=dog (see `vestige ls concepts`).")
+    _one_of("until", tree.until, UNTIL)
+    sampler = typed(tree.sampler, Sampler, "sampler")
+    method = plugin(tree.method, Method, "method")
+    attacks = {name: plugin(entry, Attack, f"attack.{name}") for name, entry in tree.attack.items()}
+    probes = {name: _probe(name, entry) for name, entry in tree.probe.items()}
+    job = Job(
+        spec, concepts, tree.method.name, method, attacks, probes, sampler, tree.model.attack_judge, int(tree.seed), tree.until, runtime
+    )
+    check(job)
+    return job
+
+
+def check(job: Job) -> None:
+    """Everything that can be known before a model is loaded."""
+    _scheduler(job.sampler)
+    model.check(job.model)
+    for name, probe in job.probes.items():
+        if probe.rows < 1 or probe.repeats < 1:
+            raise ValueError(f"probe.{name}: rows and repeats must be at least 1, got {probe.rows} and {probe.repeats}.")
+        for metric_name, metric in probe.metrics.items():
+            why_not = metric.supports(job.model, job.concepts)
+            if why_not:
+                raise ValueError(f"probe.{name}.metrics.{metric_name}: {why_not}")
+    if any(attack.access not in ("none", "text") for attack in job.attacks.values()):
+        judges.check(job.attack_judge)
+
+
+def _scheduler(sampler: Sampler) -> None:
+    names = [p.stem for p in _diffusers_folder().glob("schedulers/scheduling_*.py")]
+    known = {_camel(name) for name in names}
+    lowered = {name.lower() for name in known}
+    if sampler.scheduler.lower() not in lowered:
+        near = difflib.get_close_matches(sampler.scheduler, sorted(known), 3)
+        raise ValueError(f"sampler.scheduler={sampler.scheduler!r} is no scheduler of diffusers. Near names: {', '.join(near) or 'none'}.")
+
+
+def _diffusers_folder() -> Path:
+    return Path(importlib.util.find_spec("diffusers").origin).parent
+
+
+def _camel(stem: str) -> str:
+    return "".join(word.title() for word in stem.removeprefix("scheduling_").split("_")) + "Scheduler"
+
+
+def _probe(name: str, entry: DictConfig) -> Probe:
+    content = _plain(entry)
+    metrics = content.pop("metrics", {})
+    chosen = {metric: plugin(node, Metric, f"probe.{name}.metrics.{metric}") for metric, node in metrics.items()}
+    head = typed({"name": name, **content}, _ProbeHead, f"probe.{name}")
+    return Probe(**dataclasses.asdict(head), metrics=chosen)
+
+
+@dataclass
+class _ProbeHead:
+    name: str
+    prompts: str
+    rows: int
+    repeats: int
+    attacked: bool
+
+
+def plugin(node: DictConfig | dict, base: type, where: str) -> Any:
+    """Import `_target_`, check that it is a `base`, and build it with typed fields."""
+    content = _plain(node)
+    target = content.pop("_target_", None)
+    content.pop("name", None)
+    if not target:
+        raise ValueError(f"{where} has no _target_: the import path of its class, for example methods.uce.UCE.")
+    module, _, name = target.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{where}._target_={target!r} cannot be imported ({error}). Is its folder on PYTHONPATH?") from error
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ValueError(f"{where}._target_={target!r} is not a {base.__name__} (see bench/plugin.py).")
+    return typed(content, cls, where)
+
+
+def typed(node: DictConfig | dict, cls: type, where: str, drop: tuple[str, ...] = (), keep_name: bool = True) -> Any:
+    """Build a dataclass from a tree: unknown keys, missing keys and wrong types are named with their full key."""
+    content = {key: value for key, value in _plain(node).items() if key not in drop}
+    known = {f.name for f in dataclasses.fields(cls)}
+    for key in content:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 3)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(f"{where}.{key} is not a setting of {cls.__name__}.{hint} Settings: {', '.join(sorted(known))}.")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(cls), content)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise ValueError(f"{where} lacks {', '.join(missing)}: add it to the YAML or the command line ({where}.{missing[0]}=...).")
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        first = str(error).split("\n")[0]
+        raise ValueError(f"{where}.{getattr(error, 'full_key', None) or '?'}: {first}") from error
+
+
+def specification(thing: Any) -> dict:
+    """A plugin as part of a stage's key: where it comes from, its version, all its numbers."""
+    return {"plugin": f"{type(thing).__module__}.{type(thing).__qualname__}", "version": type(thing).version, "params": plain(thing)}
+
+
+def _plain(node: DictConfig | dict) -> dict:
+    return OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), allowed, 1)
+        raise ValueError(f"{key}={value!r} is not known. Allowed: {', '.join(allowed)}." + (f" Did you mean {near[0]}?" if near else ""))
+
+
+# Names on the command line, checked before Hydra composes
+
+GROUPS = ("model", "method", "concept", "attack", "probe", "protocol", "runtime", "experiment")
+
+
+def check_names(overrides: list[str], folders: list[Path]) -> None:
+    """Refuse unknown choices (`method=essd`) with near names; everything else is Hydra's to judge."""
+    for override in overrides:
+        group, _, value = override.partition("=")
+        if group not in GROUPS or not value or value == "null":
+            continue
+        known = sorted({f.stem for folder in folders for f in (folder / group).glob("*.yaml")})
+        for name in filter(None, (part.strip(" []'\"") for part in value.split(","))):
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 3)
+                hint = f" Did you mean {' or '.join(near)}?" if near else ""
+                raise ValueError(f"{override!r}: there is no {group} {name!r}.{hint} See `vestige ls {group}s`. Known: {', '.join(known)}.")

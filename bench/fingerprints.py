@@ -1,0 +1,17 @@
+"""What a model's weights are, by content: so retrained weights under an old path are never mistaken for the old ones."""
+
+import hashlib
+from pathlib import Path
+
+from bench.model import folder_of
+from bench.types import ModelSpec, canonical_hash
+
+
+def weights_digest(spec: ModelSpec) -> str | None:
+    """Hash over all files of a local model folder; None for hub models, which their revision identifies."""
+    folder = folder_of(spec)
+    return None if folder is None else canonical_hash({str(f.relative_to(folder)): file_digest(f) for f in sorted(folder.rglob("*")) if f.is_file()})
+
+
+def file_digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

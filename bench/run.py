@@ -1,0 +1,321 @@
+"""One job, in order: erase, attack, generate, score, record. The only file that knows the order."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from bench import generate, judges, model, prompts
+from bench.config import UNTIL, Job, Probe, specification
+from bench.fingerprints import weights_digest
+from bench.plugin import Attack, Context, Material, Metric, Victim
+from bench.provenance import provenance
+from bench.statistics import cluster_interval
+from bench.store import Busy, Stage, Store, write_atomically
+from bench.types import Adversary, Erasure, ImageSet, PromptSet, Sampler, Scores, canonical_hash, plain
+
+
+def run_job(job: Job) -> dict:
+    """Run (or complete from the store) one job and write its record. Never raises for a failed cell: it records it."""
+    runner = Runner(job)
+    runner.store.check_writable()
+    record = runner.empty_record()
+    why_not = job.method.supports(job.model, job.concepts)
+    if why_not:
+        record |= {"status": "unsupported", "reason": why_not}
+    else:
+        try:
+            runner.fill(record)
+            record["status"] = "done"
+        except Busy as busy:
+            record |= {"status": "busy", "reason": str(busy)}
+        except Exception as error:  # a failed cell is a result: it is recorded with the command that repeats it
+            record |= {"status": "failed", "reason": f"{type(error).__name__}: {error}", "error": traceback.format_exc()}
+    write_atomically(job.runtime.folder("records") / f"{record['key']}.json", json.dumps(record, indent=1, sort_keys=True))
+    return record
+
+
+@dataclass
+class Runner:
+    """The stages of one job. Each method is one stage: a pure function of its specification."""
+
+    job: Job
+
+    @cached_property
+    def store(self) -> Store:
+        runtime = self.job.runtime
+        return Store(runtime.folder("store"), runtime.on_busy, [Path(p) for p in runtime.read_from])
+
+    @cached_property
+    def pipe(self):
+        return model.load(self.job.model, self.job.runtime.device)
+
+    @cached_property
+    def untouched(self):
+        """A second copy, never attached to: the original model while the first is changed."""
+        return model.load(self.job.model, self.job.runtime.device)
+
+    @cached_property
+    def model_spec(self) -> dict:
+        return {**plain(self.job.model), "repo": self.job.model.repo, "weights": weights_digest(self.job.model)}
+
+    @property
+    def is_original(self) -> bool:
+        return self.job.method.mechanism == "none"
+
+    def fill(self, record: dict) -> None:
+        job, reached = self.job, UNTIL.index(self.job.until)
+        erased = self.erase()
+        record["stages"]["erase"] = {"key": erased.key, "digest": erased.digest}
+        record["cost"] = {**erased.meta["facts"], "erase_seconds": erased.meta["seconds"]}
+        for probe in job.probes.values():
+            asked = prompts.build(probe.name, probe.prompts, probe.rows, probe.repeats, job.concepts, job.model.vocabulary)
+            for attack_name, attack in self.attacks_of(probe).items():
+                why_not = attack.supports(job.model, job.concepts, job.method)
+                if why_not:
+                    record["cells"].append({**self.cell(probe, attack_name, attack), "reason": why_not})
+                    continue
+                adversary = self.attack(erased, attack, attack_name, asked) if reached >= 1 and attack.access != "none" else None
+                if reached < 2:
+                    continue
+                images = self.generate(erased, attack, adversary, asked)
+                if reached < 3:
+                    continue
+                for metric_name, metric in probe.metrics.items():
+                    scored = self.score(metric, metric_name, images, asked)
+                    record["cells"] += self.cells(probe, attack_name, attack, metric_name, metric, images, scored)
+        record["cost"] |= self.speed(record["cells"])
+
+    def attacks_of(self, probe: Probe) -> dict[str, Attack]:
+        if probe.attacked:
+            return self.job.attacks
+        from attacks.none import NoAttack
+
+        return {"none": NoAttack()}
+
+    # Stages
+
+    def erase(self) -> Stage:
+        job = self.job
+        spec = {
+            "stage": "erase",
+            "model": self.model_spec,
+            "method": specification(job.method),
+            "inputs": job.method.inputs(job.concepts),
+            "concepts": plain(job.concepts),
+            "sampler": plain(job.sampler),
+            "seed": job.seed,
+        }
+
+        def make(folder: Path) -> dict:
+            ctx = self.context("erase", canonical_hash(spec))
+            with self.pipe.preserved(), measured(self.job.runtime.device) as peak:
+                erasure = job.method.erase(self.pipe, job.concepts, ctx)
+            erasure.save(folder)
+            (folder / "log.json").write_text(json.dumps(ctx.history))
+            return {
+                "erase_peak_bytes": peak(),
+                "parameters_changed": sum(t.numel() for t in erasure.tensors.values()),
+                "artefact_bytes": sum(t.numel() * t.element_size() for t in erasure.tensors.values()),
+            }
+
+        return self.store.stage("erase", spec, self.words(type(job.method).__name__), make)
+
+    def attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage:
+        job = self.job
+        spec = {
+            "stage": "attack",
+            "model": self.model_spec,
+            "erasure": self.erasure_key(erased),
+            "attack": specification(attack),
+            "concepts": plain(job.concepts),
+            "prompts": asked.digest,
+            "judge": job.attack_judge,
+            "sampler": plain(job.sampler),
+            "seed": job.seed,
+        }
+
+        def make(folder: Path) -> dict:
+            ctx = self.context("attack", canonical_hash(spec))
+            judge = judges.load(job.attack_judge)
+            with self.attached(erased) as pipe:
+                victim = Victim(pipe, job.concepts, job.method, job.sampler, judge.present)
+                before, begun = dict(pipe.counts), time.time()
+                with pipe.preserved():
+                    found = attack.attack(victim, asked, ctx)
+                budget = {key: pipe.counts[key] - before[key] for key in before}
+            Adversary(found.prompts, found.tensors, found.meta, {**budget, "seconds": time.time() - begun}).save(folder)
+            (folder / "log.json").write_text(json.dumps(ctx.history))
+            return {"budget": budget}
+
+        return self.store.stage("attack", spec, self.words(name, type(job.method).__name__), make)
+
+    def generate(self, erased: Stage, attack: Attack, adversary: Stage | None, asked: PromptSet) -> Stage:
+        if adversary is None:
+            return self.images(asked, self.job.sampler, erased)
+        found = Adversary.load(adversary.path)
+        return self.images(found.prompts, self.job.sampler, erased, lambda pipe: attack.attach(pipe, found), adversary.key)
+
+    def images(
+        self,
+        asked: PromptSet,
+        sampler: Sampler,
+        erased: Stage | None = None,
+        attach: Callable = nullcontext,
+        adversary_key: str | None = None,
+    ) -> Stage:
+        """Pictures by the erased model, or by the original one when `erased` is None; shared by every job that asks the same."""
+        spec = {
+            "stage": "images",
+            "model": self.model_spec,
+            "erasure": self.erasure_key(erased),
+            "adversary": adversary_key,
+            "prompts": asked.digest,
+            "sampler": plain(sampler),
+        }
+        who = "original" if spec["erasure"] is None else type(self.job.method).__name__
+
+        def make(folder: Path) -> dict:
+            with self.attached(erased) as pipe, attach(pipe):
+                drawn = generate.draw(pipe, asked, sampler, folder, self.job.runtime.batch_size, f"{who}: {asked.name}")
+            return {"pictures": len(drawn)}
+
+        return self.store.stage("images", spec, f"{who}-{asked.name}", make)
+
+    def score(self, metric: Metric, name: str, images: Stage, asked: PromptSet) -> Stage:
+        original = self.images(asked, self.job.sampler)
+        spec = {
+            "stage": "score",
+            "metric": specification(metric),
+            "images": images.key,
+            "original": original.key,
+            "concepts": plain(self.job.concepts),
+            "vocabulary": self.job.model.vocabulary,
+        }
+
+        def make(folder: Path) -> None:
+            material = Material(
+                self.job.concepts, self.job.model.vocabulary, lambda: generate.load(original.path), self.features
+            )
+            metric.score(generate.load(images.path), material).save(folder)
+
+        return self.store.stage("score", spec, f"{name}-{asked.name}", make)
+
+    def features(self, images: ImageSet, extractor: str):
+        """Features of a stored set, computed once per set and extractor."""
+        from safetensors.torch import load_file, save_file
+
+        from bench import features
+
+        spec = {"stage": "features", "images": images.folder.name, "extractor": extractor}
+
+        def make(folder: Path) -> None:
+            save_file({"features": features.extract(images, extractor).contiguous()}, folder / "features.safetensors")
+
+        return load_file(self.store.stage("features", spec, extractor.replace("/", "_"), make).path / "features.safetensors")["features"]
+
+    # Pieces
+
+    @contextmanager
+    def attached(self, erased: Stage | None) -> Iterator:
+        if erased is None:
+            yield self.untouched if "pipe" not in self.__dict__ else self.pipe_if_clean()
+        else:
+            with self.job.method.attach(self.pipe, Erasure.load(erased.path)) as pipe:
+                yield pipe
+
+    def pipe_if_clean(self):
+        return self.untouched
+
+    def erasure_key(self, erased: Stage | None) -> str | None:
+        return None if erased is None or self.is_original else erased.key
+
+    def context(self, *words: str) -> Context:
+        pictures = lambda asked, sampler: generate.load(self.images(asked, sampler).path)  # noqa: E731
+        return Context((*words, self.job.seed), self.job.sampler, lambda: self.untouched, pictures)
+
+    def words(self, *names: str) -> str:
+        return "-".join([*names, *(c.slug for c in self.job.concepts), self.job.model.name])
+
+    def empty_record(self) -> dict:
+        job = self.job
+        spec = {
+            "model": self.model_spec,
+            "concepts": plain(job.concepts),
+            "method": [job.method_name, specification(job.method)],
+            "attacks": {name: specification(a) for name, a in job.attacks.items()},
+            "probes": {p.name: [p.prompts, p.rows, p.repeats, p.attacked, {m: specification(x) for m, x in p.metrics.items()}] for p in job.probes.values()},
+            "sampler": plain(job.sampler),
+            "attack_judge": job.attack_judge,
+            "seed": job.seed,
+            "until": job.until,
+        }
+        facts = provenance()
+        return {
+            "key": canonical_hash(spec),
+            "specification": spec,
+            "status": "running",
+            "reason": None,
+            "error": None,
+            "model": job.model.name,
+            "method": job.method_name,
+            "mechanism": job.method.mechanism,
+            "removable": job.method.removable,
+            "limits": job.method.limits,
+            "concepts": [c.slug for c in job.concepts],
+            "kind": job.concepts[0].kind,
+            "seed": job.seed,
+            "sampler": plain(job.sampler),
+            "cells": [],
+            "cost": {},
+            "stages": {},
+            "flags": [],
+            "command": " ".join(facts["command"]),
+            "provenance": facts,
+        }
+
+    def cell(self, probe: Probe, attack_name: str, attack: Attack) -> dict:
+        empty = dict.fromkeys(("metric", "column", "judge", "value", "ci_low", "ci_high", "score", "images", "reason"))
+        return {"probe": probe.name, "attack": attack_name, "access": attack.access, **empty, "n": 0, "groups": 0, "higher_is_better": True}
+
+    def cells(self, probe, attack_name, attack, metric_name, metric, images: Stage, scored: Stage) -> list[dict]:
+        scores, index = Scores.load(scored.path), generate.load(images.path).index
+        base = self.cell(probe, attack_name, attack) | {"metric": metric_name, "score": scored.reference, "images": images.reference}
+        base |= {"judge": getattr(metric, "judge", None), "n": len(index), "groups": int(index["group"].nunique())}
+        made = []
+        for column, value in scores.totals.items():
+            low = high = None
+            if scores.per_image is not None and column in scores.per_image:
+                rows = scores.per_image.merge(index[["row_id", "rep", "group"]], on=["row_id", "rep"])
+                low, high = cluster_interval(rows[column].to_numpy(float), rows["group"].to_numpy())
+            better = metric.columns.get(column, metric.columns.get(column.split("_")[0], True))
+            made.append(base | {"column": column, "value": value, "ci_low": low, "ci_high": high, "higher_is_better": better})
+        return made
+
+    def speed(self, cells: list[dict]) -> dict:
+        """Seconds per picture, as the image stages of this job measured them."""
+        stages = {c["images"] for c in cells if c["images"] and c["attack"] == "none"}
+        metas = [json.loads((self.store.root / s / "stage.json").read_text()) for s in sorted(stages)]
+        drawn = sum(m["facts"]["pictures"] for m in metas)
+        return {"seconds_per_image": sum(m["seconds"] for m in metas) / drawn} if drawn else {}
+
+
+@contextmanager
+def measured(device: str) -> Iterator[Callable[[], int]]:
+    """Peak memory of the block: of the GPU when there is one, else growth of the process's peak resident size."""
+    import resource
+
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        yield torch.cuda.max_memory_allocated
+        return
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield lambda: max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
