@@ -1,12 +1,85 @@
 """The command line: `vestige <verb> ...`. Nothing heavy is imported before a verb needs it."""
 
+from __future__ import annotations
+
+import argparse
 import sys
+from pathlib import Path
+
+from bench import ROOT, __version__
+
+VERBS = {
+    "run": "run a job or a sweep (Hydra): vestige run -m method=esd,uce concept=dog,rocket attack=none,paraphrase",
+    "plan": "the same arguments as run: what is cached, missing or unsupported; loads no model",
+    "status": "what the store and the records hold: done, failed, unsupported, unfinished",
+    "ls": "list methods, concepts, attacks, metrics, probes, models, ... : vestige ls methods 'e*'",
+    "show": "one record or stage in readable form: vestige show KEY",
+    "table": "leaderboard from the records: vestige table --format md",
+    "gallery": "HTML page, rows prompts, columns methods, same seed",
+    "check": "contract tests of a plugin: vestige check method=mine",
+    "diff": "why two keys differ: vestige diff KEY KEY",
+    "gc": "what no record needs; --delete removes it",
+    "world": "build, train and measure the embedded emoji model",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["world"]:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: vestige <verb> ...\n\n" + "\n".join(f"  {verb:<8} {what}" for verb, what in VERBS.items()))
+        return 0
+    if argv[0] == "--version":
+        print(__version__)
+        return 0
+    verb, rest = argv[0], argv[1:]
+    if verb not in VERBS:
+        import difflib
+
+        near = difflib.get_close_matches(verb, VERBS, 2)
+        print(f"vestige: there is no verb {verb!r}. " + (f"Did you mean {' or '.join(near)}? " if near else "") + "See vestige --help.", file=sys.stderr)
+        return 2
+    try:
+        return _dispatch(verb, rest)
+    except ValueError as error:
+        print(f"vestige {verb}: {error}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(verb: str, rest: list[str]) -> int:
+    if verb in ("run", "plan"):
+        from bench import sweep
+
+        return sweep.main(verb, rest)
+    if verb == "world":
         from bench.world.command import main as world
 
-        return world(argv[1:])
-    return 2
+        return world(rest)
+    if verb == "ls":
+        from bench import listing
+
+        return listing.main(rest)
+    if verb == "check":
+        from bench import contract
+
+        return contract.main(rest)
+    return _read_results(verb, rest)
+
+
+def _read_results(verb: str, rest: list[str]) -> int:
+    from bench import inspect_results as results
+
+    parser = argparse.ArgumentParser(prog=f"vestige {verb}", description=VERBS[verb])
+    parser.add_argument("--store", type=Path, default=ROOT / "results" / "store")
+    parser.add_argument("--records", type=Path, default=ROOT / "results" / "records")
+    if verb == "table":
+        parser.add_argument("--format", choices=("md", "csv"), default="md")
+        parser.add_argument("--out", type=Path, help="write to this file instead of the screen")
+    if verb == "gallery":
+        parser.add_argument("--out", type=Path, default=ROOT / "results" / "gallery.html")
+    if verb == "gc":
+        parser.add_argument("--delete", action="store_true", help="really remove what is listed")
+    if verb == "show":
+        parser.add_argument("key", help="beginning of a record's or stage's key or folder name")
+    if verb == "diff":
+        parser.add_argument("keys", nargs=2, help="beginnings of two records' or stages' keys")
+    return getattr(results, verb)(parser.parse_args(rest))

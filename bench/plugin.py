@@ -104,10 +104,10 @@ class Victim:
 
 
 class Attack:
-    """An attempt to get the concept back. access: none (the control), text, images (queries), gradients, embedding or weights."""
+    """An attempt to get the concept back; the base class itself is the control that does nothing. access: none, text, images (queries), gradients, embedding or weights."""
 
     version: ClassVar[int] = 1
-    access: ClassVar[str] = "text"
+    access: ClassVar[str] = "none"
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2", "sdxl")
 
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:

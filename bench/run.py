@@ -95,15 +95,13 @@ class Runner:
     def attacks_of(self, probe: Probe) -> dict[str, Attack]:
         if probe.attacked:
             return self.job.attacks
-        from attacks.none import NoAttack
-
-        return {"none": NoAttack()}
+        return {"none": Attack()}
 
     # Stages
 
-    def erase(self) -> Stage:
+    def erase_spec(self) -> dict:
         job = self.job
-        spec = {
+        return {
             "stage": "erase",
             "model": self.model_spec,
             "method": specification(job.method),
@@ -113,10 +111,17 @@ class Runner:
             "seed": job.seed,
         }
 
+    def find_erased(self) -> Stage | None:
+        return self.store.find("erase", self.erase_spec(), self.words(type(self.job.method).__name__))
+
+    def erase(self) -> Stage:
+        job, spec = self.job, self.erase_spec()
+
         def make(folder: Path) -> dict:
             ctx = self.context("erase", canonical_hash(spec))
-            with self.pipe.preserved(), measured(self.job.runtime.device) as peak:
-                erasure = job.method.erase(self.pipe, job.concepts, ctx)
+            pipe = self.untouched if self.is_original else self.pipe
+            with pipe.preserved(), measured(self.job.runtime.device) as peak:
+                erasure = job.method.erase(pipe, job.concepts, ctx)
             erasure.save(folder)
             (folder / "log.json").write_text(json.dumps(ctx.history))
             return {
@@ -224,14 +229,11 @@ class Runner:
 
     @contextmanager
     def attached(self, erased: Stage | None) -> Iterator:
-        if erased is None:
-            yield self.untouched if "pipe" not in self.__dict__ else self.pipe_if_clean()
+        if self.erasure_key(erased) is None:
+            yield self.untouched
         else:
             with self.job.method.attach(self.pipe, Erasure.load(erased.path)) as pipe:
                 yield pipe
-
-    def pipe_if_clean(self):
-        return self.untouched
 
     def erasure_key(self, erased: Stage | None) -> str | None:
         return None if erased is None or self.is_original else erased.key

@@ -24,9 +24,10 @@ def main(argv: list[str]) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from bench.world import paths, sprites, tokenizer
+    from bench.world import concepts, paths, sprites, tokenizer
 
     sprites.build(arguments.icons)
+    concepts.write_all()
     tokenizer.build(sprites.emoji_words(arguments.icons)).save_pretrained(paths.GENERATOR / "tokenizer")
     return 0
 

@@ -1,0 +1,47 @@
+"""`vestige ls`: names and one-line descriptions from YAML files and module docstrings; imports no plugin."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import fnmatch
+import re
+from pathlib import Path
+
+from bench import ROOT
+
+GROUPS = ("methods", "concepts", "attacks", "metrics", "probes", "models", "protocols", "experiments", "runtimes")
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="vestige ls", description=__doc__)
+    parser.add_argument("what", choices=GROUPS, nargs="?", default="methods")
+    parser.add_argument("pattern", nargs="?", default="*", help="wildcard, for example 'e*'")
+    parser.add_argument("--config-dir", type=Path, help="also list plugins of this folder")
+    arguments = parser.parse_args(argv)
+    for name, line in entries(arguments.what.removesuffix("s"), arguments.config_dir):
+        if fnmatch.fnmatch(name, arguments.pattern):
+            print(f"{name:<24} {line}")
+    return 0
+
+
+def entries(group: str, extra: Path | None = None) -> list[tuple[str, str]]:
+    """(name, description) of every YAML of a group."""
+    folders = [ROOT / "conf" / group, *([extra / group] if extra else [])]
+    return [(file.stem, describe(file)) for folder in folders for file in sorted(folder.glob("*.yaml"))]
+
+
+def describe(file: Path) -> str:
+    """The YAML's first comment, else the first docstring line of the module its `_target_` names, else a concept's kind."""
+    text = file.read_text()
+    comment = re.match(r"#\s*(.+)", text)
+    if comment:
+        return comment[1]
+    target = re.search(r"_target_:\s*([\w.]+)\.\w+", text)
+    if target:
+        module = ROOT / (target[1].replace(".", "/") + ".py")
+        if module.exists():
+            return (ast.get_docstring(ast.parse(module.read_text())) or "").split("\n")[0]
+        return target[1]
+    kind, group = re.search(r"kind:\s*(\w+)", text), re.search(r"group:\s*(\w+)", text)
+    return f"{kind[1]} ({group[1]})" if kind and group else ""

@@ -1,0 +1,71 @@
+"""`vestige run` and `vestige plan`: Hydra composes the grid, each cell becomes a job."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from bench import config
+
+VERB = "run"  # set by main: Hydra calls `task` with the composed tree alone
+OUTCOMES: list[dict] = []  # one entry per finished job of this process
+
+
+def main(verb: str, overrides: list[str]) -> int:
+    """Run the command line through Hydra. Exit codes: 0 done, 1 some failed, 2 bad command, 3 some busy."""
+    global VERB
+    VERB = verb
+    OUTCOMES.clear()
+    config.check_names(overrides, [config.CONF, *_config_dirs(overrides)])
+    config.register_resolvers()
+    sys.argv = ["vestige", *overrides]
+    hydra.main(config_path=str(config.CONF), config_name="run", version_base="1.3")(task)()
+    return _summary()
+
+
+def task(tree: DictConfig) -> None:
+    config.register_resolvers()  # joblib and submitit workers start without them
+    job = config.build_job(tree)
+    if job.runtime.threads:
+        import torch
+
+        torch.set_num_threads(job.runtime.threads)
+    if VERB == "plan":
+        from bench.plan import plan_job
+
+        OUTCOMES.append(plan_job(job))
+        return
+    from bench.run import run_job
+
+    record = run_job(job)
+    OUTCOMES.append(record)
+    print(f"{record['status']:<11} {record['method']} x {'+'.join(record['concepts'])} on {record['model']}  [{record['key']}]"
+          + (f"  {record['reason']}" if record["reason"] else ""), flush=True)
+
+
+def _summary() -> int:
+    if VERB == "plan" or "--cfg" in sys.argv or "--help" in sys.argv:
+        return 0
+    failed = [o for o in OUTCOMES if o["status"] == "failed"]
+    for record in failed:
+        print(f"failed: {record['method']} x {'+'.join(record['concepts'])}: {record['reason']}\n{record['error']}", file=sys.stderr)
+    if failed:
+        return 1
+    return 3 if any(o["status"] == "busy" for o in OUTCOMES) else 0
+
+
+def _config_dirs(overrides: list[str]) -> list[Path]:
+    found = []
+    for place, word in enumerate(overrides):
+        if word in ("--config-dir", "-cd") and place + 1 < len(overrides):
+            found.append(Path(overrides[place + 1]))
+        elif word.startswith("--config-dir="):
+            found.append(Path(word.partition("=")[2]))
+        elif word.startswith("hydra.searchpath="):
+            found += [Path(part.strip(" []'\"").removeprefix("file://")) for part in word.partition("=")[2].split(",")]
+    return found
+
+
