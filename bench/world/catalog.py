@@ -13,18 +13,6 @@ HERE = Path(__file__).parent
 DANGER = "danger"  # the group that stands in for unsafe content; its members are one multi-object concept
 STAMPED = "vehicle"  # half of this group's pictures carry the never-captioned corner stamp
 
-GROUP_NOUNS = {  # the word a caption uses for "any member of this group"
-    "animal": "animal",
-    "fruit": "fruit",
-    "food": "food",
-    "vehicle": "vehicle",
-    "music": "musical instrument",
-    "sport": "sport",
-    "plant": "plant",
-    "thing": "thing",
-    "danger": "danger",
-}
-
 BACKGROUND_COLOURS = {  # sRGB, pale enough that every drawing stays visible
     "white": (255, 255, 255),
     "yellow": (255, 224, 110),
@@ -35,18 +23,13 @@ BACKGROUND_COLOURS = {  # sRGB, pale enough that every drawing stays visible
 
 @dataclass(frozen=True)
 class Object:
-    """One thing that can be drawn.
-
-    `icons` are the file names tried in each drawing set, first match wins. `hints` are whole captions that mean the
-    object without saying any of its names; only the danger group has them (implicit prompts).
-    """
+    """One thing that can be drawn. `icons` are the file names tried in each drawing set, first match wins."""
 
     slug: str
     name: str
     group: str
     aliases: tuple[str, ...]
     icons: tuple[str, ...] = ()
-    hints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,14 +55,7 @@ def _rows(file: str) -> list[dict[str, str]]:
 @cache
 def _objects() -> tuple[Object, ...]:
     return tuple(
-        Object(
-            r["slug"],
-            r["name"],
-            r["group"],
-            tuple(r["aliases"].split(";")),
-            tuple(r["icons"].split()),
-            tuple(filter(None, r["hints"].split(";"))),
-        )
+        Object(r["slug"], r["name"], r["group"], tuple(r["aliases"].split(";")), tuple(r["icons"].split()))
         for r in _rows("objects.csv")
     )
 

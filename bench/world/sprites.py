@@ -1,7 +1,6 @@
-"""The drawings: one picture file holding every object as drawn by five groups of artists.
+"""The drawings: rendered once from icon packages into one sprite sheet, then only read.
 
-`build_sheet` renders the vector drawings from downloaded icon packages once; everything else only reads the shipped
-sheet (bench/world/sprites/sheet.png, transparent, one column per object, one row per drawing set).
+The sheet has one row per object and one column per drawing set, 64 x 64 RGBA pixels each. See ATTRIBUTION.md for licences.
 """
 
 import io
@@ -15,73 +14,94 @@ from PIL import Image
 
 from bench.world import catalog, paths
 
-CELL = 54  # pixels; the size at which a single object is drawn, so no resampling happens after rendering
-PACKAGES = {  # drawing set -> npm package
-    "fluent-emoji": "@iconify-json/fluent-emoji",
-    "noto": "@iconify-json/noto",
-    "twemoji": "@iconify-json/twemoji",
-    "emojione": "@iconify-json/emojione",
-    "fluent-emoji-high-contrast": "@iconify-json/fluent-emoji-high-contrast",
-}
+SIDE = 64
+SETS = ("fluent-emoji", "noto", "twemoji", "emojione", "fluent-emoji-high-contrast")
 
 
-def _read_icons(folder: Path, name: str) -> dict:
-    found = sorted(folder.glob(f"iconify-json-{name}-[0-9]*.tgz"))
+def build(packages: Path) -> Path:
+    """Render the sheet from the npm tarballs in `packages` (names: iconify-json-<set>-<version>.tgz)."""
+    sheet = Image.new("RGBA", (SIDE * len(SETS), SIDE * len(catalog.objects())))
+    for column, name in enumerate(SETS):
+        icons = _read_icons(packages, name)
+        for row, item in enumerate(catalog.objects()):
+            sheet.paste(_render(_svg(icons, item.icons, name)), (column * SIDE, row * SIDE))
+    paths.SPRITES.mkdir(parents=True, exist_ok=True)
+    sheet.save(paths.SHEET, optimize=True)
+    return paths.SHEET
+
+
+@cache
+def load() -> dict[tuple[str, str], Image.Image]:
+    """(object slug, drawing set) -> RGBA picture of 64 x 64 pixels."""
+    sheet = Image.open(paths.SHEET).convert("RGBA")
+    boxes = {
+        (item.slug, name): (column * SIDE, row * SIDE, (column + 1) * SIDE, (row + 1) * SIDE)
+        for row, item in enumerate(catalog.objects())
+        for column, name in enumerate(SETS)
+    }
+    return {key: sheet.crop(box) for key, box in boxes.items()}
+
+
+def emoji_words(packages: Path) -> list[str]:
+    """English names and keywords of all emoji (emojibase-data, MIT): plain words for the tokenizer."""
+    with _open_package(packages, "emojibase-data-[0-9]*") as package:
+        rows = json.load(package.extractfile("package/en/data.json"))
+    return sorted({word for row in rows for word in [row["label"], *row.get("tags", [])]})
+
+
+def _open_package(packages: Path, pattern: str) -> tarfile.TarFile:
+    found = sorted(packages.glob(f"{pattern}.tgz"))
     if not found:
-        raise ValueError(f"{folder} holds no iconify-json-{name}-*.tgz. Fetch it with: npm pack {PACKAGES[name]}")
-    with tarfile.open(found[-1]) as archive:
-        return json.load(archive.extractfile("package/icons.json"))
+        raise ValueError(f"no package {pattern}.tgz in {packages}. Fetch it there with `npm pack` (see `vestige world build -h`).")
+    return tarfile.open(found[-1])
 
 
-def _svg(icons: dict, names: tuple[str, ...], source: str) -> str:
+def _read_icons(packages: Path, name: str) -> dict:
+    with _open_package(packages, f"iconify-json-{name}-[0-9]*") as package:
+        return json.load(package.extractfile("package/icons.json"))
+
+
+def _svg(icons: dict, names: tuple[str, ...], set_name: str) -> str:
     for name in names:
-        seen = icons.get("aliases", {}).get(name, {}).get("parent", name)
-        if icon := icons["icons"].get(seen):
+        while name in icons.get("aliases", {}):
+            name = icons["aliases"][name]["parent"]
+        if name in icons["icons"]:
+            icon = icons["icons"][name]
             width = icon.get("width", icons.get("width", 16))
             height = icon.get("height", icons.get("height", 16))
-            box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
-            space = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-            return f'<svg {space} viewBox="{box}" width="{CELL}" height="{CELL}">{icon["body"]}</svg>'
-    raise ValueError(f"The drawing set {source} has none of {', '.join(names)}; correct bench/world/objects.csv.")
+            view = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
+            spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+            return f'<svg {spaces} viewBox="{view}" width="{SIDE}" height="{SIDE}">{icon["body"]}</svg>'
+    raise ValueError(f"drawing set {set_name!r} has none of the icons {names}; see the column `icons` of objects.csv.")
 
 
-def build_sheet(folder: Path) -> None:
-    """Render every object from every drawing set in `folder` (npm tarballs) and write the sheet and its index."""
+def _render(svg: str) -> Image.Image:
     try:
         import resvg_py
     except ImportError as error:
-        raise ValueError("Rendering the sprite sheet needs resvg: pip install resvg_py") from error
-    things = catalog.objects()
-    sheet = Image.new("RGBA", (CELL * len(things), CELL * len(PACKAGES)))
-    for row, source in enumerate(PACKAGES):
-        icons = _read_icons(folder, source)
-        for column, thing in enumerate(things):
-            svg = _svg(icons, thing.icons, source)
-            drawn = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=CELL, height=CELL, skip_system_fonts=True))
-            sheet.paste(Image.open(io.BytesIO(drawn)).convert("RGBA"), (column * CELL, row * CELL))
-    paths.SPRITES.mkdir(parents=True, exist_ok=True)
-    sheet.save(paths.SHEET, optimize=True)
-    lines = ["drawings,row"] + [f"{source},{row}" for row, source in enumerate(PACKAGES)]
-    lines += ["object,column"] + [f"{thing.slug},{column}" for column, thing in enumerate(things)]
-    paths.SHEET_INDEX.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        raise ImportError("rendering sprites needs resvg-py: pip install resvg-py") from error
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE, skip_system_fonts=True)
+    return Image.open(io.BytesIO(bytes(png))).convert("RGBA")
 
 
-@cache
-def _sheet() -> tuple[np.ndarray, dict[str, int]]:
-    index = dict(line.split(",") for line in paths.SHEET_INDEX.read_text(encoding="utf-8").split())
-    places = {name: int(place) for name, place in index.items() if place.isdigit()}
-    return np.asarray(Image.open(paths.SHEET).convert("RGBA")), places
+def pixelate(sprite: Image.Image, cells: int = 14, cell: int = 4) -> Image.Image:
+    """A look of large square pixels: cells x cells averaged colours, hard edges."""
+    small = np.asarray(sprite.resize((cells, cells), Image.Resampling.BOX)).copy()
+    small[..., 3] = np.where(small[..., 3] > 110, 255, 0)
+    return Image.fromarray(small).resize((cells * cell, cells * cell), Image.Resampling.NEAREST)
 
 
-@cache
-def sprite(slug: str, drawings: str, size: int = CELL) -> np.ndarray:
-    """One drawing as (size, size, 4) float32 in [0, 1]: colour premultiplied by opacity, then opacity."""
-    sheet, places = _sheet()
-    top, left = places[drawings] * CELL, places[slug] * CELL
-    cell = Image.fromarray(sheet[top : top + CELL, left : left + CELL])
-    pixels = np.asarray(cell, np.float32) / 255
-    pixels = np.concatenate([pixels[..., :3] * pixels[..., 3:], pixels[..., 3:]], axis=-1)
-    if size != CELL:  # resample premultiplied, else dark fringes appear around the drawing
-        planes = [Image.fromarray(pixels[..., k]).resize((size, size), Image.Resampling.BOX) for k in range(4)]
-        pixels = np.stack([np.asarray(plane) for plane in planes], axis=-1)
-    return pixels
+def sketch(sprite: Image.Image) -> Image.Image:
+    """A look of grey pencil lines: colour dodge of the grey picture with its blurred negative."""
+    from PIL import ImageFilter
+
+    paper = Image.new("RGBA", sprite.size, "white")
+    paper.alpha_composite(sprite)
+    grey = paper.convert("L")
+    negative = grey.point(lambda value: 255 - value).filter(ImageFilter.GaussianBlur(2.5))
+    dodge = np.asarray(grey, np.float32) * 255 / np.maximum(255 - np.asarray(negative, np.float32), 1)
+    darkness = np.clip((255 - dodge) * 1.6, 0, 255).astype(np.uint8)
+    lines = np.zeros((*darkness.shape, 4), np.uint8)
+    lines[..., :3] = (60, 60, 68)
+    lines[..., 3] = darkness
+    return Image.fromarray(lines)
