@@ -1,0 +1,26 @@
+"""Every plugin file against its interface, on the tiny model. Adding a YAML adds its tests."""
+
+import pytest
+
+from bench import config, contract
+
+
+def names(group: str) -> list[str]:
+    return sorted(file.stem for file in (config.CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("group, name", [(group, name) for group in contract.KINDS for name in names(group)])
+def test_plugin_keeps_its_contract(group, name, tmp_path):
+    plugin = contract.build(group, name)
+    try:
+        for promise, check in contract.KINDS[group][1](plugin, tmp_path):
+            check()
+    except contract.NotApplicable as reason:
+        assert len(str(reason)) > 20, "a refusal must be a sentence"
+        pytest.skip(str(reason))
+
+
+@pytest.mark.parametrize("name", names("method"))
+def test_method_files_are_named_like_their_name_key(name):
+    text = (config.CONF / "method" / f"{name}.yaml").read_text()
+    assert f"\nname: {name}\n" in f"\n{text}\n"
