@@ -1,0 +1,22 @@
+# make test: the test suite. make demo: the main job on the embedded model. Each sets up .venv by itself.
+PYTHON ?= python3
+VESTIGE = .venv/bin/vestige
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: test demo lint
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+test: .venv/installed
+	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q tests
+
+demo: .venv/installed
+	HF_HUB_OFFLINE=1 $(VESTIGE) run experiment=demo
+	$(VESTIGE) table
+	$(VESTIGE) gallery
+
+lint: .venv/installed
+	.venv/bin/ruff check bench methods attacks metrics tests

@@ -1,0 +1,113 @@
+"""The verbs that read what runs have left: status, show, table, gallery, diff, gc. None of them computes a result."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from bench.store import Store, first_difference
+
+
+def _records(folder: Path) -> list[dict]:
+    return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+
+
+def _needs_records(folder: Path) -> list[dict]:
+    records = _records(folder)
+    if not records:
+        raise ValueError(f"there are no records in {folder}. Run something first, for example: vestige run method=uce concept=dog")
+    return records
+
+
+def status(arguments: argparse.Namespace) -> int:
+    records = _records(arguments.records)
+    for record in records:
+        line = f"{record['status']:<11} {record['method']} x {'+'.join(record['concepts'])} on {record['model']}  [{record['key']}]"
+        print(line + (f"  {record['reason']}" if record["reason"] else ""))
+        if record["status"] in ("failed", "busy"):
+            print(f"            repeat with: {record['command']}")
+    store = Store(arguments.store)
+    stages = store.stages()
+    print(f"{len(records)} records, {len(stages)} finished stages, {len(store.partials())} unfinished")
+    for folder in store.partials():
+        print(f"unfinished  {folder.relative_to(arguments.store)} (continued by the next run that needs it)")
+    digests = {stage["key"]: stage["digest"] for stage in stages}
+    for record in records:
+        for name, stage in record["stages"].items():
+            if digests.get(stage["key"], stage["digest"]) != stage["digest"]:
+                print(f"changed     {record['key']}: its {name} stage was recomputed with another result since")
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    print(json.dumps(_find(arguments, arguments.key), indent=2, sort_keys=True, default=str))
+    return 0
+
+
+def diff(arguments: argparse.Namespace) -> int:
+    one, two = (_find(arguments, key).get("specification", {}) for key in arguments.keys)
+    print(first_difference(one, two) or "the specifications are equal")
+    return 0
+
+
+def table(arguments: argparse.Namespace) -> int:
+    from bench import report, results
+
+    _needs_records(arguments.records)
+    text = report.table(results.load(arguments.records), arguments.format)
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(text)
+    else:
+        print(text)
+    return 0
+
+
+def gallery(arguments: argparse.Namespace) -> int:
+    from bench import gallery as page
+
+    _needs_records(arguments.records)
+    print(f"gallery written to {page.write(arguments.records, arguments.store, arguments.out)}")
+    return 0
+
+
+def gc(arguments: argparse.Namespace) -> int:
+    """Stages that no record leads to (through images, scores and inputs), largest first."""
+    store = Store(arguments.store)
+    used = _used_keys(_records(arguments.records), store)
+    unused = [stage for stage in store.stages() if stage["key"] not in used]
+    sizes = {stage["folder"]: sum(f.stat().st_size for f in stage["folder"].rglob("*") if f.is_file()) for stage in unused}
+    for folder, size in sorted(sizes.items(), key=lambda item: -item[1]):
+        print(f"{size / 1e6:10.1f} MB  {folder.relative_to(arguments.store)}")
+        if arguments.delete:
+            store.remove(folder)
+    print(f"{len(sizes)} stages, {sum(sizes.values()) / 1e6:.1f} MB {'removed' if arguments.delete else 'could go: add --delete to remove them'}")
+    return 0
+
+
+def _used_keys(records: list[dict], store: Store) -> set[str]:
+    """Keys of all stages that records name, and of the stages that those were made from."""
+    by_key = {stage["key"]: stage for stage in store.stages()}
+    by_folder = {f"{stage['kind']}/{stage['folder'].name}": stage["key"] for stage in by_key.values()}
+    todo = [stage["key"] for record in records for stage in record["stages"].values()]
+    todo += [by_folder.get(cell[name]) for record in records for cell in record["cells"] for name in ("images", "score")]
+    used: set[str] = set()
+    while todo:
+        key = todo.pop()
+        if key in by_key and key not in used:
+            used.add(key)
+            specification = by_key[key]["specification"]
+            todo += [specification.get(name) for name in ("erasure", "adversary", "images", "original")]
+    return used
+
+
+def _find(arguments: argparse.Namespace, beginning: str) -> dict:
+    candidates = {record["key"]: record for record in _records(arguments.records)}
+    for stage in Store(arguments.store).stages():
+        candidates[stage["key"]] = candidates[f"{stage['kind']}/{stage['folder'].name}"] = stage
+    hits = {id(value): value for key, value in candidates.items() if key.startswith(beginning)}
+    if len(hits) != 1:
+        some = ", ".join(sorted(candidates)[:5])
+        raise ValueError(f"{len(hits)} records or stages begin with {beginning!r}. Keys look like: {some or 'none yet'}.")
+    return next(iter(hits.values()))

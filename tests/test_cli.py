@@ -1,0 +1,141 @@
+"""The command line as a user meets it: start-up time, mistakes, a method from outside the repository, sharing."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import ROOT
+
+METHOD = """
+from contextlib import contextmanager
+from dataclasses import dataclass
+import torch
+from bench.plugin import Method
+from bench.types import Erasure
+
+@dataclass
+class Scale(Method):
+    '''Scale one layer: a newcomer's first method.'''
+    factor: float
+    def erase(self, pipe, concepts, ctx):
+        return Erasure({"unet.conv_out.weight": pipe.parameter("unet.conv_out.weight") * self.factor})
+"""
+METRIC = """
+from dataclasses import dataclass
+from typing import ClassVar
+from bench.plugin import Metric
+from bench.types import Scores
+
+@dataclass
+class Brightness(Metric):
+    columns: ClassVar = {"brightness": True}
+    def score(self, images, material):
+        if not len(images):
+            raise ValueError("there is no picture to score: the set is empty.")
+        values = images.pixels().float().mean((1, 2, 3))
+        rows = images.index[["row_id", "rep"]].assign(brightness=values.numpy())
+        return Scores({"brightness": float(values.mean())}, rows)
+"""
+PROBE = """
+defaults:
+  - /metric@small.metrics: [brightness]
+small: {prompts: target, rows: 2, repeats: 1, attacked: true}
+"""
+
+
+@pytest.fixture
+def outside(tmp_path) -> Path:
+    """A folder outside the repository: a module and a config folder, as a newcomer would write them."""
+    files = {
+        "mine.py": METHOD,
+        "yours.py": METRIC,
+        "conf/method/mine.yaml": "name: mine\n_target_: mine.Scale\nfactor: 0.5\n",
+        "conf/metric/brightness.yaml": "brightness: {_target_: yours.Brightness}\n",
+        "conf/probe/small.yaml": PROBE,
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(textwrap.dedent(text))
+    return tmp_path
+
+
+def vestige(*words: str, path: Path | None = None) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{path or ''}", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *words], capture_output=True, text=True, env=environment, cwd=path or ROOT, timeout=240
+    )
+
+
+def run_words(outside: Path, *words: str) -> list[str]:
+    places = [f"runtime.store={outside}/store", f"runtime.records={outside}/records", "probe=[small]", "model=tiny"]
+    return ["run", "--config-dir", str(outside / "conf"), *places, f"hydra.sweep.dir={outside}/hydra", f"hydra.run.dir={outside}/hydra", *words]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["ls", "methods"]])
+def test_starting_up_is_quick_and_imports_no_torch(words):
+    best = 9.0
+    for _ in range(3):
+        begun = time.time()
+        done = vestige(*words)
+        best = min(best, time.time() - begun)
+    assert done.returncode == 0 and done.stdout
+    assert best < 0.5, f"{best:.2f} s"
+    code = f"import sys; from bench.cli import main; main({words!r}); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["run", "method=orignal"], "Did you mean original"),
+        (["run", "concept=dogg"], "Did you mean dog"),
+        (["run", "attack=nonne"], "Did you mean none"),
+        (["run", "model=tiny", "method=original", "until=scored"], "Did you mean score"),
+        (["run", "model=tiny", "method=original", "sampler.steps=many"], "could not be converted to Integer"),
+        (["run", "model=tiny", "method=original", "+sampler.stepps=3"], "Did you mean steps"),
+        (["run", "model=tiny", "method=original", "sampler.scheduler=DDIMSchedular"], "DDIMScheduler"),
+        (["run", "model=local", "model.repo=/nowhere/at/all", "method=original"], "no such folder"),
+        (["run", "model=sd14", "method=original"], "HF_HOME"),
+        (["run", "model=tiny", "method=original", "runtime.store=/proc/nowhere"], "runtime.store"),
+        (["runn"], "Did you mean run"),
+    ],
+)
+def test_a_mistake_gets_a_sentence(words, said):
+    done = vestige(*words)
+    assert done.returncode != 0
+    assert said in done.stderr + done.stdout
+
+
+def test_a_method_from_outside_runs_and_keeps_its_contract(outside):
+    checked = vestige("check", "method=mine", "--config-dir", str(outside / "conf"), path=outside)
+    assert checked.returncode == 0 and "BROKEN" not in checked.stdout, checked.stdout + checked.stderr
+    done = vestige(*run_words(outside, "method=mine"), path=outside)
+    assert done.returncode == 0, done.stderr
+    (record,) = [json.loads(f.read_text()) for f in (outside / "records").glob("*.json")]
+    assert record["status"] == "done" and record["cells"][0]["value"] is not None
+
+
+def test_a_sweep_trains_each_model_once_and_repeats_for_free(outside):
+    words = run_words(outside, "-m", "method=original,mine", "concept=dog,cat", "attack=none,paraphrase")
+    done = vestige(*words, path=outside)
+    assert done.returncode == 0, done.stderr
+    store = outside / "store"
+    assert len(list((store / "erase").glob("Scale-*"))) == 2, "one trained model per concept"
+    assert len(list((store / "images").glob("original-*"))) >= 2
+    stamps = {file: file.stat().st_mtime_ns for file in store.rglob("stage.json")}
+    again = vestige(*words, path=outside)
+    assert again.returncode == 0
+    assert {file: file.stat().st_mtime_ns for file in store.rglob("stage.json")} == stamps, "nothing is computed again"
+
+
+def test_a_list_of_attacks_and_a_sweep_of_attacks_both_compose(outside):
+    for choice in ("attack=none", "attack=[none,paraphrase]"):
+        done = vestige("plan", *run_words(outside, "method=mine", choice)[1:], path=outside)
+        assert done.returncode == 0, done.stderr
+        assert "erase missing" in done.stdout
