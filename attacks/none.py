@@ -1,0 +1,14 @@
+"""No attack: the control beside every attack."""
+
+from dataclasses import dataclass
+
+from bench.plugin import Attack, Context, Victim
+from bench.types import Adversary, PromptSet
+
+
+@dataclass
+class NoAttack(Attack):
+    """Asks the prompts as they are."""
+
+    def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
+        return Adversary(prompts)

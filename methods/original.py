@@ -1,0 +1,18 @@
+"""The model as it is: the first row of every table, and the shortest example of a method."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bench.pipe import Pipe
+from bench.plugin import Context, Method
+from bench.types import Concept, Erasure
+
+
+@dataclass
+class Original(Method):
+    """Erases nothing. Its artefact is empty, so its pictures are the shared pictures of the original model."""
+
+    mechanism: ClassVar[str] = "none"
+
+    def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
+        return Erasure({})

@@ -1,0 +1,1 @@
+"""Metrics: one measure, one file. The contract is bench/plugin.py."""
