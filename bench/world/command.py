@@ -19,8 +19,10 @@ def main(argv: list[str]) -> int:
     train.add_argument("--part", choices=("text", "vae", "unet", "all"), default="all")
     retrain = verbs.add_parser("retrain", help="train the UNet again without a concept: the oracle")
     retrain.add_argument("--without", required=True, help="an object, style or group slug, for example dog")
+    card = verbs.add_parser("card", help="measure the shipped model, write its card; exit code 1: a bar is missed")
+    card.add_argument("--seeds", type=int, default=16, help="pictures per object for the plain prompts")
     arguments = parser.parse_args(argv)
-    return {"build": _build, "train": _train, "retrain": _retrain}[arguments.verb](arguments)
+    return {"build": _build, "train": _train, "retrain": _retrain, "card": _card}[arguments.verb](arguments)
 
 
 def _build(arguments: argparse.Namespace) -> int:
@@ -57,6 +59,12 @@ def _retrain(arguments: argparse.Namespace) -> int:
     unet = recipe.train_unet(export.load_part("vae"), export.load_part("text_encoder"), export.tokenizer(), arguments.without)
     export.save_oracle(arguments.without, unet)
     return 0
+
+
+def _card(arguments: argparse.Namespace) -> int:
+    from bench.world import card
+
+    return card.run(arguments.seeds)
 
 
 if __name__ == "__main__":
