@@ -1,6 +1,7 @@
 """The emoji world: what it holds, what its captions say, how its training resumes, and how its model is measured."""
 
 import re
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -243,6 +244,7 @@ class Perfect:
 
     def __init__(self, always: str | None = None) -> None:
         self.always = always  # a broken model shows this object whatever was asked
+        self.unknown: set[str] = set()
         self.drawn: dict[bytes, pictures.Spec] = {}
         encode = lambda x: SimpleNamespace(latent_dist=SimpleNamespace(mean=x))  # noqa: E731
         self.vae = SimpleNamespace(encode=encode, config=SimpleNamespace(scaling_factor=1.0))
@@ -253,8 +255,15 @@ class Perfect:
     def decode(self, x: torch.Tensor) -> torch.Tensor:
         return x / 2 + 0.5
 
+    @contextmanager
+    def replaced(self, tensors: dict[str, torch.Tensor]):
+        """An oracle that never saw its concept shows a key wherever one of these names was asked for."""
+        self.unknown = {name.removeprefix("unet.") for name in tensors}
+        yield self
+        self.unknown = set()
+
     def read(self, text: str) -> pictures.Spec:
-        objects = tuple(item.slug for item in catalog.objects() if says(text, item))
+        objects = tuple("key" if item.slug in self.unknown else item.slug for item in catalog.objects() if says(text, item))
         style = next((style.slug for style in catalog.styles() if says(text, style)), "noto")
         background = next((word for word in catalog.backgrounds() if f"{word} background" in text), "white")
         return pictures.Spec((self.always,) if self.always else objects, style, background, 0, 0, (0, 0, 0), 1.0, False)
@@ -299,3 +308,11 @@ def test_a_model_that_always_draws_a_dog_misses_the_object_bars_only():
     scene = f"generator, {measure.SCENES} two-object scenes: both found"
     assert missed == {*objects, "generator, object x style: object top-1", scene}
     assert lines[scene].measured == "0.0 %"
+
+
+def test_the_oracle_line_shows_the_concept_gone_and_the_rest_kept():
+    model = Perfect()
+    gone, rest = measure.oracle_lines(model, SimpleNamespace(steps=20), model.judge, "dog", {"dog": torch.zeros(1)})
+    assert gone.measured == "0.0 % (100.0 %)" and rest.measured == "100.0 % (100.0 %)"
+    style, _ = measure.oracle_lines(model, SimpleNamespace(steps=20), model.judge, "noto", {"dog": torch.zeros(1)})
+    assert style.measured == "100.0 % (100.0 %)"  # losing the dog does not lose the style

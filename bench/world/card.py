@@ -11,7 +11,7 @@ from torch import Tensor
 from bench import ROOT
 from bench.types import ModelSpec, Sampler
 from bench.world import catalog, paths, pictures
-from bench.world.measure import STYLE_SEEDS, Line, measure
+from bench.world.measure import STYLE_SEEDS, Line, measure, oracle_lines
 
 COLUMNS = 14  # pictures per row of the contact sheet
 
@@ -72,6 +72,7 @@ def text(lines: list[Line], sizes: dict[str, int]) -> str:
 def run(seeds: int) -> int:
     """Measure the shipped model; 0 when every bar is met, 1 otherwise."""
     from omegaconf import OmegaConf
+    from safetensors.torch import load_file
 
     from bench import model
 
@@ -85,7 +86,9 @@ def run(seeds: int) -> int:
     judges = {"judge_a": load_judge("a"), "judge_b": load_judge("b")}
     clip = load_clip()
     lines, shown = measure(pipe, Sampler(**settings["sampler"]), judges, clip, seeds)
-    modules = {**pipe.parts, **judges}
+    for file in sorted(paths.ORACLES.glob("*/unet.safetensors")):
+        lines += oracle_lines(pipe, Sampler(**settings["sampler"]), judges["judge_a"], file.parent.name, load_file(file))
+    modules = {**pipe.parts, **judges, "clip_emoji": clip}
     sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
     write(lines, contact_sheet(shown, seeds), sizes)
     print(paths.CARD.read_text(encoding="utf-8"))

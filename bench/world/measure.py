@@ -17,7 +17,7 @@ from bench.world.catalog import with_article
 
 BATCH = 32
 REAL = 1000  # held-out pictures per set; two sets are drawn
-STYLE_SEEDS, SCENES = 2, 168
+STYLE_SEEDS, ORACLE_SEEDS, SCENES = 2, 4, 168  # pictures per styled object, per object for oracles; number of scenes
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,28 @@ def rebuild(pipe, pixels: Tensor) -> Tensor:
     parts = [pipe.vae.encode(part.float() / 127.5 - 1).latent_dist.mean for part in pixels.split(50)]
     decoded = [pipe.decode(part * pipe.vae.config.scaling_factor) for part in parts]
     return (torch.cat(decoded) * 255).round().to(torch.uint8)
+
+
+def oracle_lines(pipe, sampler: Sampler, judge, concept: str, tensors: dict[str, Tensor]) -> list[Line]:
+    """Does the model retrained without a concept lack it, and still know the rest? The same prompts for both models."""
+    gone = catalog.members(concept)
+    styles = [item.slug for item in catalog.styles()]
+    is_style = concept in styles
+    every = questions(ORACLE_SEEDS)["style" if is_style else "object"]
+    wanted = torch.tensor([bool({*names, label} & set(gone)) for names, label in zip(every.objects, every.labels, strict=True)])
+
+    def seen() -> tuple[float, float]:
+        answer = in_batches(judge, draw(pipe, sampler, every.prompts, every.seeds))
+        hits = right(answer["style"], every.labels, styles) if is_style else found(answer["object"], every.objects)
+        return percent(hits[wanted]), percent(hits[~wanted])
+
+    before = seen()
+    with pipe.replaced({f"unet.{name}": tensor for name, tensor in tensors.items()}):
+        after = seen()
+    return [
+        Line(f"oracle without {concept}: {concept} still shown (original)", "-", f"{after[0]:.1f} % ({before[0]:.1f} %)", None),
+        Line(f"oracle without {concept}: the rest still shown (original)", "-", f"{after[1]:.1f} % ({before[1]:.1f} %)", None),
+    ]
 
 
 def measure(pipe, sampler: Sampler, judges: dict, clip, seeds: int, real: int = REAL):
