@@ -21,8 +21,10 @@ def main(argv: list[str]) -> int:
     retrain.add_argument("--without", required=True, help="an object, style or group slug, for example dog")
     card = verbs.add_parser("card", help="measure the shipped model, write its card; exit code 1: a bar is missed")
     card.add_argument("--seeds", type=int, default=16, help="pictures per object for the plain prompts")
+    judges = verbs.add_parser("judges", help="train (or resume) the judges and clip_emoji; exit code 1: a bar is missed")
+    judges.add_argument("--part", choices=("judge_a", "judge_b", "clip", "all"), default="all")
     arguments = parser.parse_args(argv)
-    return {"build": _build, "train": _train, "retrain": _retrain, "card": _card}[arguments.verb](arguments)
+    return {"build": _build, "train": _train, "retrain": _retrain, "judges": _judges, "card": _card}[arguments.verb](arguments)
 
 
 def _build(arguments: argparse.Namespace) -> int:
@@ -59,6 +61,12 @@ def _retrain(arguments: argparse.Namespace) -> int:
     unet = recipe.train_unet(export.load_part("vae"), export.load_part("text_encoder"), export.tokenizer(), arguments.without)
     export.save_oracle(arguments.without, unet)
     return 0
+
+
+def _judges(arguments: argparse.Namespace) -> int:
+    from bench.world import train_judges
+
+    return train_judges.run(arguments.part)
 
 
 def _card(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,45 @@
+"""Is the thing each prompt asked for in the picture, by an independent judge? On target prompts low means erased."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from bench import judges
+from bench.plugin import Material, Metric
+from bench.types import ImageSet, Scores
+from metrics._rows import refuse_empty, scored
+
+
+@dataclass
+class Presence(Metric):
+    """present: 1 when the expected label is among the judge's first answers (as many as the prompt names objects)."""
+
+    columns: ClassVar[dict[str, bool]] = {"present": True, "probability": True}
+
+    judge: str
+    batch_size: int
+
+    def supports(self, model, concepts) -> str | None:
+        try:
+            judges.check(self.judge)
+        except ValueError as reason:
+            return str(reason)
+        return None
+
+    def score(self, images: ImageSet, material: Material) -> Scores:
+        refuse_empty(images, "presence")
+        if (images.index["expect"] == "").any():
+            raise ValueError("presence: some rows have an empty column expect, so there is nothing to look for.")
+        judge = judges.load(self.judge)
+        rows = images.index[["expect", "names"]]
+        if self.judge.startswith("clip:"):  # its candidates are the set's labels: judge the whole set at once
+            verdicts = [judge(images.pixels(), rows["expect"].tolist(), rows["names"].tolist())]
+        else:
+            verdicts = []
+            for k, part in enumerate(images.batches(self.batch_size)):
+                some = rows.iloc[k * self.batch_size : k * self.batch_size + len(part)]
+                verdicts.append(judge(part, some["expect"].tolist(), some["names"].tolist()))
+        present = torch.cat([v.present for v in verdicts]).float()
+        probability = torch.cat([v.probability for v in verdicts])
+        return scored(images, {"present": present, "probability": probability}, {"judge": self.judge})
