@@ -36,7 +36,10 @@ def main(argv: list[str] | None = None) -> int:
         import difflib
 
         near = difflib.get_close_matches(verb, VERBS, 2)
-        print(f"vestige: there is no verb {verb!r}. " + (f"Did you mean {' or '.join(near)}? " if near else "") + "See vestige --help.", file=sys.stderr)
+        print(
+            f"vestige: there is no verb {verb!r}. " + (f"Did you mean {' or '.join(near)}? " if near else "") + "See vestige --help.",
+            file=sys.stderr,
+        )
         return 2
     try:
         return _dispatch(verb, rest)

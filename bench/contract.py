@@ -30,7 +30,14 @@ class NotApplicable(Exception):
 
 def prompts_about(concept: Concept, n: int = 3) -> PromptSet:
     rows = [
-        {"row_id": f"{k:03d}", "prompt": f"a photo of a {concept.name}", "role": "target", "expect": concept.slug, "names": 1, "group": str(k)}
+        {
+            "row_id": f"{k:03d}",
+            "prompt": f"a photo of a {concept.name}",
+            "role": "target",
+            "expect": concept.slug,
+            "names": 1,
+            "group": str(k),
+        }
         for k in range(n)
     ]
     return PromptSet("contract", pd.DataFrame(rows))

@@ -74,7 +74,9 @@ def encode_images(pipe: Pipe, images: Tensor, generator: torch.Generator | None 
     return (latents * pipe.vae.config.scaling_factor).to(pipe.dtype)
 
 
-def guided(pipe: Pipe, x: Tensor, t: Tensor, cond: Conditioning, null: Conditioning, scale: float, module: nn.Module | None = None) -> Tensor:
+def guided(
+    pipe: Pipe, x: Tensor, t: Tensor, cond: Conditioning, null: Conditioning, scale: float, module: nn.Module | None = None
+) -> Tensor:
     """Plain classifier-free guidance, whatever rule the pipe samples by: e_null + scale (e_cond - e_null)."""
     if scale <= 1:
         return pipe.predict(x, t, cond, module)

@@ -82,7 +82,9 @@ def gc(arguments: argparse.Namespace) -> int:
         print(f"{size / 1e6:10.1f} MB  {folder.relative_to(arguments.store)}")
         if arguments.delete:
             store.remove(folder)
-    print(f"{len(sizes)} stages, {sum(sizes.values()) / 1e6:.1f} MB {'removed' if arguments.delete else 'could go: add --delete to remove them'}")
+    print(
+        f"{len(sizes)} stages, {sum(sizes.values()) / 1e6:.1f} MB {'removed' if arguments.delete else 'could go: add --delete to remove them'}"
+    )
     return 0
 
 

@@ -85,7 +85,7 @@ def _diffusers_parts(spec: ModelSpec):
     from diffusers import DiffusionPipeline
 
     where = folder_of(spec) or spec.repo
-    unused = {name: None for name in ("safety_checker", "feature_extractor", "image_encoder")}
+    unused = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
     if spec.family == "sdxl":
         unused.pop("safety_checker")
     pipeline = DiffusionPipeline.from_pretrained(

@@ -104,7 +104,10 @@ class Victim:
 
 
 class Attack:
-    """An attempt to get the concept back; the base class itself is the control that does nothing. access: none, text, images (queries), gradients, embedding or weights."""
+    """An attempt to get the concept back; the base class itself is the control that does nothing.
+
+    access: none, text, images (queries), gradients, embedding or weights.
+    """
 
     version: ClassVar[int] = 1
     access: ClassVar[str] = "none"

@@ -205,9 +205,7 @@ class Runner:
         }
 
         def make(folder: Path) -> None:
-            material = Material(
-                self.job.concepts, self.job.model.vocabulary, lambda: generate.load(original.path), self.features
-            )
+            material = Material(self.job.concepts, self.job.model.vocabulary, lambda: generate.load(original.path), self.features)
             metric.score(generate.load(images.path), material).save(folder)
 
         return self.store.stage("score", spec, f"{name}-{asked.name}", make)
@@ -252,7 +250,10 @@ class Runner:
             "concepts": plain(job.concepts),
             "method": [job.method_name, specification(job.method)],
             "attacks": {name: specification(a) for name, a in job.attacks.items()},
-            "probes": {p.name: [p.prompts, p.rows, p.repeats, p.attacked, {m: specification(x) for m, x in p.metrics.items()}] for p in job.probes.values()},
+            "probes": {
+                p.name: [p.prompts, p.rows, p.repeats, p.attacked, {m: specification(x) for m, x in p.metrics.items()}]
+                for p in job.probes.values()
+            },
             "sampler": plain(job.sampler),
             "attack_judge": job.attack_judge,
             "seed": job.seed,

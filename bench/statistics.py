@@ -12,7 +12,9 @@ RESAMPLES = 2000
 LEVEL = 0.95
 
 
-def cluster_interval(values: np.ndarray, groups: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float] | tuple[None, None]:
+def cluster_interval(
+    values: np.ndarray, groups: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float] | tuple[None, None]:
     """Percentile bootstrap interval of the mean of group means. values (n,), groups (n,) cluster labels.
 
     One group has no spread to learn from: (None, None). All zeros or all ones among 0/1 values with one picture per group
@@ -32,7 +34,9 @@ def cluster_interval(values: np.ndarray, groups: np.ndarray, resamples: int = RE
     return float(low), float(high)
 
 
-def paired_difference(a: np.ndarray, b: np.ndarray, groups: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float, float]:
+def paired_difference(
+    a: np.ndarray, b: np.ndarray, groups: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float, float]:
     """(mean, low, high) of a - b, both measured on the same pictures (row and repetition): one set of resamples for both."""
     difference = np.asarray(a, float) - np.asarray(b, float)
     means = _group_means(difference, np.asarray(groups))

@@ -42,8 +42,11 @@ def task(tree: DictConfig) -> None:
 
     record = run_job(job)
     OUTCOMES.append(record)
-    print(f"{record['status']:<11} {record['method']} x {'+'.join(record['concepts'])} on {record['model']}  [{record['key']}]"
-          + (f"  {record['reason']}" if record["reason"] else ""), flush=True)
+    print(
+        f"{record['status']:<11} {record['method']} x {'+'.join(record['concepts'])} on {record['model']}  [{record['key']}]"
+        + (f"  {record['reason']}" if record["reason"] else ""),
+        flush=True,
+    )
 
 
 def _summary() -> int:
@@ -67,5 +70,3 @@ def _config_dirs(overrides: list[str]) -> list[Path]:
         elif word.startswith("hydra.searchpath="):
             found += [Path(part.strip(" []'\"").removeprefix("file://")) for part in word.partition("=")[2].split(",")]
     return found
-
-

@@ -74,7 +74,15 @@ def vestige(*words: str, path: Path | None = None) -> subprocess.CompletedProces
 
 def run_words(outside: Path, *words: str) -> list[str]:
     places = [f"runtime.store={outside}/store", f"runtime.records={outside}/records", "probe=[small]", "model=tiny"]
-    return ["run", "--config-dir", str(outside / "conf"), *places, f"hydra.sweep.dir={outside}/hydra", f"hydra.run.dir={outside}/hydra", *words]
+    return [
+        "run",
+        "--config-dir",
+        str(outside / "conf"),
+        *places,
+        f"hydra.sweep.dir={outside}/hydra",
+        f"hydra.run.dir={outside}/hydra",
+        *words,
+    ]
 
 
 @pytest.mark.parametrize("words", [["--help"], ["ls", "methods"]])

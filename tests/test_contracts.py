@@ -13,7 +13,7 @@ def names(group: str) -> list[str]:
 def test_plugin_keeps_its_contract(group, name, tmp_path):
     plugin = contract.build(group, name)
     try:
-        for promise, check in contract.KINDS[group][1](plugin, tmp_path):
+        for _promise, check in contract.KINDS[group][1](plugin, tmp_path):
             check()
     except contract.NotApplicable as reason:
         assert len(str(reason)) > 20, "a refusal must be a sentence"

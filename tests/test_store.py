@@ -117,5 +117,5 @@ def test_integers_and_floats_are_different_specifications():
 def test_an_unwritable_folder_is_refused_with_the_setting_to_change(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(ValueError, match="runtime.store"):
+    with pytest.raises(ValueError, match=r"runtime\.store"):
         Store(blocked / "store").check_writable()
