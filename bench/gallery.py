@@ -1,0 +1,77 @@
+"""A self-contained HTML page: rows are prompts, columns methods, the same seed in a row."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from bench import results
+
+ROWS_PER_PROBE = 8
+PAGE = """<!doctype html><meta charset="utf-8"><title>Vestige gallery</title><style>
+body{{font:14px/1.4 system-ui,sans-serif;margin:2rem;background:#fff;color:#222}}
+table{{border-collapse:collapse;margin:0 0 2rem}}td,th{{padding:3px 6px;text-align:center;font-weight:400}}
+td:first-child{{text-align:right;max-width:16rem}}img,.grey{{width:96px;height:96px;image-rendering:pixelated;border-radius:6px;display:block}}
+.grey{{background:#999}}th{{font-weight:600}}select{{margin:0 1rem 1rem 0;font:inherit}}
+@media(prefers-color-scheme:dark){{body{{background:#181818;color:#ddd}}}}</style>
+<h1>Vestige gallery</h1><p>One row is one prompt and one seed; a column is a method. Pictures are shown as drawn.</p>
+<p>{filters}</p>{sections}<script>
+const boxes=[...document.querySelectorAll("select")];
+const show=()=>document.querySelectorAll("section").forEach(s=>s.hidden=boxes.some(b=>b.value&&s.dataset[b.name]!==b.value));
+boxes.forEach(b=>b.onchange=show);</script>
+"""
+
+
+def write(records: Path, store: Path, out: Path) -> Path:
+    """Write the page to `out`. Explicit concepts show grey tiles instead of pictures."""
+    shown = _image_sets(records)
+    keys = ("model", "concepts", "probe", "attack")
+    sections = [_section(dict(zip(keys, key, strict=True)), group, store) for key, group in shown.groupby(list(keys), sort=True)]
+    filters = " ".join(_filter(name, sorted(shown[name].unique())) for name in keys)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(PAGE.format(filters=filters, sections="".join(sections)))
+    return out
+
+
+def _image_sets(records: Path) -> pd.DataFrame:
+    """One row per (job, probe, attack) that has pictures: model, concepts, kind, method, probe, attack, images."""
+    rows = []
+    for file in sorted(records.glob("*.json")):
+        record = json.loads(file.read_text())
+        head = {"model": record["model"], "concepts": "+".join(record["concepts"]), "kind": record["kind"], "method": record["method"]}
+        rows += [{**head, **{name: cell[name] for name in ("probe", "attack", "images")}} for cell in record["cells"] if cell["images"]]
+    if not rows:
+        raise ValueError(f"no record in {records} has pictures yet. Run with until=score first.")
+    return pd.DataFrame(rows).drop_duplicates()
+
+
+def _section(key: dict[str, str], group: pd.DataFrame, store: Path) -> str:
+    columns = {}
+    for row in group.drop_duplicates("method").itertuples():
+        index = pd.read_csv(store / row.images / "index.csv", dtype={"row_id": str}, keep_default_na=False)
+        columns[row.method] = (store / row.images, index.drop_duplicates("row_id").head(ROWS_PER_PROBE).set_index("row_id"), row.kind)
+    order = results.order(list(columns))
+    first = columns[order[0]][1]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ["", *order])
+    body = "".join(
+        f"<tr><td>{html.escape(first.loc[row_id, 'prompt'])}</td>{''.join(_tile(columns[m], row_id) for m in order)}</tr>" for row_id in first.index
+    )
+    data = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in key.items())
+    return f"<section {data}><h2>{html.escape(' · '.join(key.values()))}</h2><table><tr>{head}</tr>{body}</table></section>"
+
+
+def _tile(column: tuple[Path, pd.DataFrame, str], row_id: str) -> str:
+    folder, index, kind = column
+    if kind == "explicit" or row_id not in index.index:
+        return '<td><div class="grey"></div></td>'
+    png = base64.b64encode((folder / index.loc[row_id, "file"]).read_bytes()).decode()
+    return f'<td><img alt="" title="{html.escape(index.loc[row_id, "prompt"])}" src="data:image/png;base64,{png}"></td>'
+
+
+def _filter(name: str, values: list[str]) -> str:
+    options = "".join(f"<option>{html.escape(value)}</option>" for value in values)
+    return f'<label>{name} <select name="{name}"><option value="">all</option>{options}</select></label>'
