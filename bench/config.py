@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.util
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench import ROOT, judges, model
 from bench.plugin import Attack, Method, Metric
+from bench.store import Store
 from bench.types import Concept, ModelSpec, Sampler, plain
 
 CONF = ROOT / "conf"
@@ -90,7 +92,7 @@ def build_job(tree: DictConfig) -> Job:
     if not concepts:
         raise ValueError("no concept is chosen. Choose one, for example concept=dog (see `vestige ls concepts`).")
     _one_of("until", tree.until, UNTIL)
-    sampler = typed(tree.sampler, Sampler, "sampler")
+    sampler = typed(tree.model.sampler, Sampler, "model.sampler")
     method = plugin(tree.method, Method, "method")
     attacks = {name: plugin(entry, Attack, f"attack.{name}") for name, entry in tree.attack.items()}
     probes = {name: _probe(name, entry) for name, entry in tree.probe.items()}
@@ -103,6 +105,7 @@ def build_job(tree: DictConfig) -> Job:
 
 def check(job: Job) -> None:
     """Everything that can be known before a model is loaded."""
+    Store(job.runtime.folder("store"), job.runtime.on_busy).check_writable()
     _scheduler(job.sampler)
     model.check(job.model)
     for name, probe in job.probes.items():
@@ -117,20 +120,12 @@ def check(job: Job) -> None:
 
 
 def _scheduler(sampler: Sampler) -> None:
-    names = [p.stem for p in _diffusers_folder().glob("schedulers/scheduling_*.py")]
-    known = {_camel(name) for name in names}
-    lowered = {name.lower() for name in known}
-    if sampler.scheduler.lower() not in lowered:
-        near = difflib.get_close_matches(sampler.scheduler, sorted(known), 3)
-        raise ValueError(f"sampler.scheduler={sampler.scheduler!r} is no scheduler of diffusers. Near names: {', '.join(near) or 'none'}.")
-
-
-def _diffusers_folder() -> Path:
-    return Path(importlib.util.find_spec("diffusers").origin).parent
-
-
-def _camel(stem: str) -> str:
-    return "".join(word.title() for word in stem.removeprefix("scheduling_").split("_")) + "Scheduler"
+    """Read the names from diffusers' list of lazy imports: importing diffusers would load torch before the checks are done."""
+    listing = Path(importlib.util.find_spec("diffusers").origin).read_text()
+    known = set(re.findall(r'"(\w+Scheduler)"', listing))
+    if sampler.scheduler not in known:
+        near = ", ".join(difflib.get_close_matches(sampler.scheduler, sorted(known), 3)) or "none"
+        raise ValueError(f"model.sampler.scheduler={sampler.scheduler!r} is no scheduler of diffusers. Near names: {near}.")
 
 
 def _probe(name: str, entry: DictConfig) -> Probe:

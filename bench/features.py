@@ -72,6 +72,22 @@ def load_clip(which: str) -> EmojiClip | OpenClip:
     return EmojiClip() if which == "emoji" else OpenClip(which)
 
 
+def check(extractor: str) -> str | None:
+    """Why this extractor or CLIP cannot be loaded here, in a sentence, or None. Nothing is loaded."""
+    try:
+        if extractor in ("emoji", "clip_emoji"):
+            from bench.world.clip_emoji import weights_file
+
+            weights_file()
+        elif extractor == "judge_a":
+            from bench.world.judges import weights_file as judge_file
+
+            judge_file("a")
+    except ValueError as reason:
+        return str(reason)
+    return None
+
+
 def extract(images: ImageSet, extractor: str) -> Tensor:
     """Features of a set in index order, float32 [n, d]."""
     if len(images) == 0:

@@ -57,9 +57,8 @@ def _section(key: dict[str, str], group: pd.DataFrame, store: Path) -> str:
     order = results.order(list(columns))
     first = columns[order[0]][1]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ["", *order])
-    body = "".join(
-        f"<tr><td>{html.escape(first.loc[row_id, 'prompt'])}</td>{''.join(_tile(columns[m], row_id) for m in order)}</tr>" for row_id in first.index
-    )
+    rows = {row_id: "".join(_tile(columns[name], row_id) for name in order) for row_id in first.index}
+    body = "".join(f"<tr><td>{html.escape(first.loc[row_id, 'prompt'])}</td>{tiles}</tr>" for row_id, tiles in rows.items())
     data = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in key.items())
     return f"<section {data}><h2>{html.escape(' · '.join(key.values()))}</h2><table><tr>{head}</tr>{body}</table></section>"
 

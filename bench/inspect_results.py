@@ -83,7 +83,7 @@ def gc(arguments: argparse.Namespace) -> int:
         if arguments.delete:
             store.remove(folder)
     print(
-        f"{len(sizes)} stages, {sum(sizes.values()) / 1e6:.1f} MB {'removed' if arguments.delete else 'could go: add --delete to remove them'}"
+        f"{len(sizes)} stages, {sum(sizes.values()) / 1e6:.1f} MB {'removed' if arguments.delete else 'could go (--delete removes them)'}"
     )
     return 0
 

@@ -6,7 +6,22 @@ from pathlib import Path
 import pandas as pd
 
 FIRST = ("original", "oracle")
-CELL = ["probe", "attack", "access", "metric", "column", "judge", "value", "ci_low", "ci_high", "n", "groups", "higher_is_better", "images", "reason"]
+CELL = [
+    "probe",
+    "attack",
+    "access",
+    "metric",
+    "column",
+    "judge",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n",
+    "groups",
+    "higher_is_better",
+    "images",
+    "reason",
+]
 
 
 def load(records: Path) -> pd.DataFrame:

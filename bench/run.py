@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from bench import generate, judges, model, prompts
@@ -24,7 +24,6 @@ from bench.types import Adversary, Erasure, ImageSet, PromptSet, Sampler, Scores
 def run_job(job: Job) -> dict:
     """Run (or complete from the store) one job and write its record. Never raises for a failed cell: it records it."""
     runner = Runner(job)
-    runner.store.check_writable()
     record = runner.empty_record()
     why_not = job.method.supports(job.model, job.concepts)
     if why_not:
@@ -148,9 +147,9 @@ class Runner:
 
         def make(folder: Path) -> dict:
             ctx = self.context("attack", canonical_hash(spec))
-            judge = judges.load(job.attack_judge)
+            judge = cache(judges.load)  # loaded when the attack first asks: text attacks never do
             with self.attached(erased) as pipe:
-                victim = Victim(pipe, job.concepts, job.method, job.sampler, judge.present)
+                victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge(job.attack_judge).present(*asked_of))
                 before, begun = dict(pipe.counts), time.time()
                 with pipe.preserved():
                     found = attack.attack(victim, asked, ctx)

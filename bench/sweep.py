@@ -21,14 +21,21 @@ def main(verb: str, overrides: list[str]) -> int:
     OUTCOMES.clear()
     config.check_names(overrides, [config.CONF, *_config_dirs(overrides)])
     config.register_resolvers()
-    sys.argv = ["vestige", *overrides]
+    # Hydra's parser wants its flags before the overrides; people type `-m` anywhere.
+    multirun = [word for word in overrides if word in ("-m", "--multirun")]
+    sys.argv = ["vestige", *multirun[:1], *(word for word in overrides if word not in multirun)]
     hydra.main(config_path=str(config.CONF), config_name="run", version_base="1.3")(task)()
     return _summary()
 
 
 def task(tree: DictConfig) -> None:
     config.register_resolvers()  # joblib and submitit workers start without them
-    job = config.build_job(tree)
+    try:
+        job = config.build_job(tree)
+    except ValueError as mistake:
+        print(f"vestige {VERB}: {mistake}", file=sys.stderr)
+        OUTCOMES.append({"status": "refused"})
+        return
     if job.runtime.threads:
         import torch
 
@@ -50,6 +57,8 @@ def task(tree: DictConfig) -> None:
 
 
 def _summary() -> int:
+    if any(outcome["status"] == "refused" for outcome in OUTCOMES):
+        return 2
     if VERB == "plan" or "--cfg" in sys.argv or "--help" in sys.argv:
         return 0
     failed = [o for o in OUTCOMES if o["status"] == "failed"]

@@ -24,6 +24,9 @@ class ClipScore(Metric):
     clip: str
     template: str
 
+    def supports(self, model, concepts) -> str | None:
+        return features.check(self.clip)
+
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "clip_score")
         clip = features.load_clip(self.clip)

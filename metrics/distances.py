@@ -63,6 +63,9 @@ class _Distance(Metric):
         if self.reference not in REFERENCES:
             raise ValueError(f"metric reference={self.reference!r} is not known. Allowed: {', '.join(REFERENCES)}.")
 
+    def supports(self, model, concepts) -> str | None:
+        return features.check(self.extractor)
+
     def score(self, images: ImageSet, material: Material) -> Scores:
         name = type(self).__name__.lower()
         refuse_empty(images, name)

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import torch
 
+from bench import features
 from bench.plugin import Material, Metric
 from bench.types import ImageSet, Scores
 from metrics._rows import refuse_empty, scored
@@ -18,6 +19,9 @@ class ImageChange(Metric):
 
     extractor: str
     psnr_limit: float
+
+    def supports(self, model, concepts) -> str | None:
+        return features.check(self.extractor)
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "image_change")

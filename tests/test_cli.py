@@ -42,6 +42,19 @@ class Brightness(Metric):
         rows = images.index[["row_id", "rep"]].assign(brightness=values.numpy())
         return Scores({"brightness": float(values.mean())}, rows)
 """
+ATTACK = """
+from dataclasses import dataclass
+from typing import ClassVar
+from bench.plugin import Attack
+from bench.types import Adversary
+
+@dataclass
+class Shout(Attack):
+    access: ClassVar[str] = "text"
+    mark: str
+    def attack(self, victim, prompts, ctx):
+        return Adversary(prompts.with_prompts([prompt + self.mark for prompt in prompts.prompts]))
+"""
 PROBE = """
 defaults:
   - /metric@small.metrics: [brightness]
@@ -55,6 +68,8 @@ def outside(tmp_path) -> Path:
     files = {
         "mine.py": METHOD,
         "yours.py": METRIC,
+        "theirs.py": ATTACK,
+        "conf/attack/shout.yaml": "shout: {_target_: theirs.Shout, mark: ' dog!'}\n",
         "conf/method/mine.yaml": "name: mine\n_target_: mine.Scale\nfactor: 0.5\n",
         "conf/metric/brightness.yaml": "brightness: {_target_: yours.Brightness}\n",
         "conf/probe/small.yaml": PROBE,
@@ -105,9 +120,9 @@ def test_starting_up_is_quick_and_imports_no_torch(words):
         (["run", "concept=dogg"], "Did you mean dog"),
         (["run", "attack=nonne"], "Did you mean none"),
         (["run", "model=tiny", "method=original", "until=scored"], "Did you mean score"),
-        (["run", "model=tiny", "method=original", "sampler.steps=many"], "could not be converted to Integer"),
-        (["run", "model=tiny", "method=original", "+sampler.stepps=3"], "Did you mean steps"),
-        (["run", "model=tiny", "method=original", "sampler.scheduler=DDIMSchedular"], "DDIMScheduler"),
+        (["run", "model=tiny", "method=original", "model.sampler.steps=many"], "could not be converted to Integer"),
+        (["run", "model=tiny", "method=original", "+model.sampler.stepps=3"], "Did you mean steps"),
+        (["run", "model=tiny", "method=original", "model.sampler.scheduler=DDIMSchedular"], "DDIMScheduler"),
         (["run", "model=local", "model.repo=/nowhere/at/all", "method=original"], "no such folder"),
         (["run", "model=sd14", "method=original"], "HF_HOME"),
         (["run", "model=tiny", "method=original", "runtime.store=/proc/nowhere"], "runtime.store"),
@@ -130,12 +145,14 @@ def test_a_method_from_outside_runs_and_keeps_its_contract(outside):
 
 
 def test_a_sweep_trains_each_model_once_and_repeats_for_free(outside):
-    words = run_words(outside, "-m", "method=original,mine", "concept=dog,cat", "attack=none,paraphrase")
+    words = run_words(outside, "-m", "method=original,mine", "concept=dog,cat", "attack=none,shout")
     done = vestige(*words, path=outside)
     assert done.returncode == 0, done.stderr
     store = outside / "store"
     assert len(list((store / "erase").glob("Scale-*"))) == 2, "one trained model per concept"
-    assert len(list((store / "images").glob("original-*"))) >= 2
+    assert len(list((store / "attack").glob("shout-*"))) == 4, "one attack per model and concept"
+    assert len(list((store / "images").glob("original-*"))) == 4, "original pictures, plain and attacked, once per concept"
+    assert len(list((store / "images").glob("Scale-*"))) == 4
     stamps = {file: file.stat().st_mtime_ns for file in store.rglob("stage.json")}
     again = vestige(*words, path=outside)
     assert again.returncode == 0
@@ -143,7 +160,7 @@ def test_a_sweep_trains_each_model_once_and_repeats_for_free(outside):
 
 
 def test_a_list_of_attacks_and_a_sweep_of_attacks_both_compose(outside):
-    for choice in ("attack=none", "attack=[none,paraphrase]"):
+    for choice in ("attack=none", "attack=[none,shout]"):
         done = vestige("plan", *run_words(outside, "method=mine", choice)[1:], path=outside)
         assert done.returncode == 0, done.stderr
         assert "erase missing" in done.stdout

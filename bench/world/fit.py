@@ -1,6 +1,6 @@
 """One resumable training loop for every model of the emoji world.
 
-Each step draws all its randomness from a generator seeded by (run name, seed, step), so a killed run that resumes from its
+Each step draws all its randomness from a generator seeded by (seed, step), never by name: a killed run that resumes from its
 checkpoint ends with the same weights as one that was never killed, and a retrained oracle sees the same schedule.
 """
 

@@ -6,7 +6,6 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SPRITES = HERE / "sprites"
 SHEET = SPRITES / "sheet.png"
-SHEET_INDEX = SPRITES / "sheet.csv"
 
 WEIGHTS = HERE / "weights"
 GENERATOR = WEIGHTS / "generator"
