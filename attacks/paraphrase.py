@@ -1,0 +1,98 @@
+"""Asks for the concept as people do: by a synonym, a description, with a typing error, in a long text, in an odd scene.
+
+No optimisation and no look at the erased model, so the list of prompts is the same for every method. Families after
+ml-postech/HUB@3f4957b, jasper0314-huang/Receler@3ccedc9 and fmp453/erase-eval@fab9900; written anew. Unlike theirs, no
+language model writes prompts and no filter by the original model's success is applied: the control column shows that rate.
+"""
+
+from dataclasses import dataclass
+from random import Random
+from typing import ClassVar
+
+from attacks.typos import TYPOS, misspell
+from attacks.wording import concept_of, contains_any, instead, named_as
+from bench.plugin import Attack, Context, Victim
+from bench.prompts import with_articles
+from bench.text import TextSide
+from bench.types import Adversary, Concept, PromptSet, derived_seed
+
+WORDINGS = ("synonym", "description", "typo", "long_context", "compositional")
+
+
+@dataclass
+class Paraphrase(Attack):
+    """Each row is asked in the next family in turn; columns `family` and `names_concept` say how."""
+
+    wordings: list[str]
+    q: float  # chance that a word is misspelt
+    typo_words: str  # name: only the concept's words; all: every word of the prompt
+    typos: list[str]  # kinds of errors, one is drawn per misspelt word
+    positions: list[int]  # in turn: how many tokens stand before the prompt in a long context
+    filler: str  # harmless text, repeated to fill these tokens
+    compositions: list[str]  # templates with {name} and {other}
+    seed: int  # of the typing errors
+
+    access: ClassVar[str] = "text"
+
+    def __post_init__(self) -> None:
+        _allowed("wordings", self.wordings, WORDINGS)
+        _allowed("typos", self.typos, tuple(TYPOS))
+        _allowed("typo_words", [self.typo_words], ("name", "all"))
+
+    def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
+        texts, families, turns = [], [], {}
+        for row in prompts.table.to_dict("records"):
+            concept = concept_of(row, victim.concepts)
+            word = concept and named_as(row["prompt"], concept)
+            choices = self.usable(concept) if word else []
+            if not choices:
+                texts.append(row["prompt"])
+                families.append("unchanged")
+                continue
+            turn = turns[concept.slug] = turns.get(concept.slug, -1) + 1
+            family, again = choices[turn % len(choices)], turn // len(choices)
+            texts.append(self.ask(family, again, row, word, concept, victim.pipe.text))
+            families.append(family)
+        names = [contains_any(text, [c.name for c in victim.concepts]) for text in texts]
+        left_out = {c.slug: [f for f in self.wordings if f not in self.usable(c)] for c in victim.concepts}
+        return Adversary(prompts.with_prompts(texts, family=families, names_concept=names), meta={"families_without_words": left_out})
+
+    def usable(self, concept: Concept) -> list[str]:
+        """The families this concept has words for. A description that uses the name or a synonym is none."""
+        words = {"synonym": concept.aliases, "description": _descriptions(concept), "compositional": self.compositions}
+        return [family for family in self.wordings if words.get(family, True)]
+
+    def ask(self, family: str, again: int, row: dict, word: str, concept: Concept, text: TextSide) -> str:
+        """One row in one family; `again` counts the rows this family already had."""
+        prompt = row["prompt"]
+        if family == "typo":
+            rng = Random(derived_seed("paraphrase", self.seed, row["row_id"]))
+            return misspell(prompt, word if self.typo_words == "name" else prompt, self.q, self.typos, rng)
+        if family == "long_context":
+            return f"{_filled(self.filler, self.positions[again % len(self.positions)], text)} {prompt}"
+        if family == "compositional":
+            other = concept.others[again % len(concept.others)] if concept.others else "box"
+            scene = self.compositions[again % len(self.compositions)].format(name="\0", other=other)
+            return with_articles(instead(scene, "\0", concept.name))
+        phrases = concept.aliases if family == "synonym" else _descriptions(concept)
+        # The first phrase that differs: a synonym probe already uses one of the aliases.
+        fresh = [phrase for phrase in phrases if phrase.lower() != word.lower()] or phrases
+        return instead(prompt, word, fresh[again % len(fresh)])
+
+
+def _descriptions(concept: Concept) -> list[str]:
+    return [text for text in concept.descriptions if not contains_any(text, [concept.name, *concept.aliases])]
+
+
+def _filled(filler: str, tokens: int, text: TextSide) -> str:
+    """Words of the filler, over and over, while they fit into so many tokens."""
+    words, chosen = filler.split(), []
+    while len(text.token_ids(" ".join([*chosen, words[len(chosen) % len(words)]]))) <= tokens:
+        chosen.append(words[len(chosen) % len(words)])
+    return " ".join(chosen)
+
+
+def _allowed(key: str, values: list[str], known: tuple[str, ...]) -> None:
+    unknown = [value for value in values if value not in known]
+    if unknown or not values:
+        raise ValueError(f"paraphrase.{key}={values} is not usable. Allowed: {', '.join(known)}. Set attack.paraphrase.{key}=[...].")
