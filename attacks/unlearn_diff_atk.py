@@ -1,0 +1,173 @@
+"""Searches a few typed words that, put before the prompt, make the erased model see the concept in a real picture of it.
+
+UnlearnDiffAtk: Zhang et al., "To Generate or Not? Safety-Driven Unlearned Diffusion Models Are Still Easy to Generate
+Unsafe Images ... For Now" (ECCV 2024), arXiv 2310.11868; OPTML-Group/Diffusion-MU-Attack@5a3e5d3. The erased denoiser is
+its own classifier: the loss is its error on the noised picture that the original model drew for the same prompt and seed.
+Differs from the code: rows are optimised side by side, each with its own noise, and the text is judged after re-tokenising.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from attacks import simplex
+from attacks.defended import defended
+from bench.diffusion import add_noise, encode_images, training_target
+from bench.pipe import Pipe
+from bench.plugin import Attack, Context, Victim
+from bench.text import TextSide
+from bench.types import Adversary, PromptSet, derived_seed
+
+
+@dataclass
+class Row:
+    """The state of one prompt under attack."""
+
+    place: int  # in the prompt table
+    text: str
+    ids: Tensor  # (length,) the prompt in the model's layout, on the model's device
+    x0: Tensor  # (channels, h, w) the target picture's latent
+    p: nn.Parameter  # (k, allowed tokens) probabilities of each prefix position
+    generator: torch.Generator
+
+
+@dataclass
+class UnlearnDiffAtk(Attack):
+    """Columns of the prompts: attackable, pre_success, found_at (1-based timestep, 0 none needed, -1 never), roundtrip_ok."""
+
+    k: int  # prefix tokens
+    number_of_t: int
+    steps_per_t: int
+    lr: float
+    weight_decay: float
+    rand_init: bool  # random instead of uniform probabilities at the start
+    typeable: bool  # leave out tokens whose text cannot be printed
+    adaptive: bool  # sampling methods: attack the defended guided prediction instead of the bare denoiser
+    rows_at_once: int  # memory only: rows do not see each other
+
+    access: ClassVar[str] = "gradients"
+    families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
+    quick: ClassVar[dict] = {"k": 2, "number_of_t": 2, "steps_per_t": 1}
+
+    def __post_init__(self) -> None:
+        if min(self.k, self.number_of_t, self.rows_at_once) < 1 or self.steps_per_t < 0:
+            raise ValueError("unlearn_diff_atk needs k, number_of_t and rows_at_once of at least 1 and steps_per_t of at least 0.")
+
+    def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
+        n, text = len(prompts), victim.pipe.text
+        ids = text.ids(prompts.prompts)
+        # Begin, prefix, prompt and end must fit; what does not is asked unchanged, as the paper's denominator does.
+        attackable = [len(text.token_ids(prompt)) + self.k + 2 <= text.length for prompt in prompts.prompts]
+        pre = victim.judge(victim.images(prompts), prompts.table["expect"].tolist()).tolist()
+        todo = [place for place in range(n) if attackable[place] and not pre[place]]
+        found = {"prompt": prompts.prompts, "found_at": [0 if hit else -1 for hit in pre], "roundtrip_ok": [True] * n}
+        gradient_steps = 0
+        if todo:
+            allowed = _allowed_tokens(text, self.typeable)
+            pictures = ctx.pictures(replace(prompts, repeats=1), victim.sampler).pixels()
+            for start in range(0, len(todo), self.rows_at_once):
+                places = todo[start : start + self.rows_at_once]
+                latents = encode_images(victim.pipe, pictures[places])
+                rows = [self.row(prompts, place, ids[place], x0, len(allowed), ctx) for place, x0 in zip(places, latents, strict=True)]
+                gradient_steps += self.search(victim, prompts, rows, allowed, found, ctx)
+        success = [at >= 0 for at in found["found_at"]]
+        rates = {"pre_rate": sum(pre) / n, "post_rate": sum(success) / n}
+        tried = {"attackable_rate": sum(success[place] for place in todo) / len(todo) if todo else None}
+        asked = prompts.with_prompts(found.pop("prompt"), attackable=attackable, pre_success=pre, **found)
+        return Adversary(asked, meta={**rates, **tried, "gradient_steps": gradient_steps, "n": n, "attacked": len(todo)})
+
+    def row(self, prompts: PromptSet, place: int, ids: Tensor, x0: Tensor, vocabulary: int, ctx: Context) -> Row:
+        entry = prompts.table.iloc[place]
+        generator = torch.Generator().manual_seed(derived_seed(ctx.seed("unlearn_diff_atk"), entry["row_id"]))
+        p = torch.full((self.k, vocabulary), 1 / vocabulary)
+        if self.rand_init:
+            p = simplex.project(torch.rand(p.shape, generator=generator))
+        return Row(place, entry["prompt"], ids, x0, nn.Parameter(p.to(x0.device)), generator)
+
+    def search(self, victim: Victim, prompts: PromptSet, rows: list[Row], allowed: Tensor, found: dict, ctx: Context) -> int:
+        """Optimise these rows, write what they find into `found`, and return the number of gradient steps (rows x steps)."""
+        optimiser = torch.optim.Adam([row.p for row in rows], lr=self.lr, weight_decay=self.weight_decay)
+        spent = 0
+        for number, t in enumerate(self.timesteps(victim.pipe), start=1):
+            for _ in range(self.steps_per_t):
+                # Finished rows keep no gradient, so Adam skips them and rows stay independent.
+                optimiser.zero_grad(set_to_none=True)
+                loss = self.gradients(victim, rows, allowed, t)
+                optimiser.step()
+                with torch.no_grad():
+                    for row in rows:
+                        row.p.copy_(simplex.project(row.p))
+                spent += len(rows)
+                ctx.log(spent, t=t, loss=loss, rows=len(rows))
+            rows = self.judge(victim, prompts, rows, allowed, found, number)
+            if not rows:
+                break
+        return spent
+
+    def timesteps(self, pipe: Pipe) -> range:
+        """Ascending: the middles of `number_of_t` equal parts, 10, 30, ..., 990 for 50 of 1000."""
+        length = pipe.scheduler.config.num_train_timesteps
+        return range(length // self.number_of_t // 2, length, length // self.number_of_t)[: self.number_of_t]
+
+    def gradients(self, victim: Victim, rows: list[Row], allowed: Tensor, t: int) -> float:
+        """Write dl/dp of one step into each row's p.grad; returns the mean loss."""
+        pipe = victim.pipe
+        table = pipe.text.embedding_table()
+        u = torch.stack([torch.rand(self.k, generator=row.generator) for row in rows]).to(table.device)
+        noise = torch.stack([torch.randn(row.x0.shape, generator=row.generator) for row in rows]).to(rows[0].x0)
+        drawn = allowed[simplex.draw(torch.stack([row.p.detach() for row in rows]), u)]
+        ids = torch.stack([_with_prefix(row.ids, prefix) for row, prefix in zip(rows, drawn, strict=True)])
+        # e = h E with one-hot h: the gradient for h is that of e times E transposed, no one-hot matrix needed.
+        e = table[drawn].detach().requires_grad_(True)
+        embeddings = torch.cat([table[ids[:, :1]], e, table[ids[:, 1 + self.k :]]], dim=1)
+        cond = pipe.text.encode_embeddings(ids, embeddings)
+        x0, when = torch.stack([row.x0 for row in rows]), torch.tensor(t, device=pipe.device)
+        times = when.expand(len(rows))
+        x_t = add_noise(pipe, x0, noise, times)
+        if self.adaptive and victim.method.mechanism == "sampling":
+            with torch.no_grad():
+                null = pipe.null(len(rows))
+            out = defended(pipe, x_t, when, cond, null, victim.sampler.guidance, victim.sampler.steps, pipe.guidance())
+        else:
+            out = pipe.predict(x_t, times, cond)
+        # Mean within a row, sum over rows: each row has the gradient it would have alone.
+        losses = (out.float() - training_target(pipe, x0, noise, times).float()).square().flatten(1).mean(1)
+        (gradient,) = torch.autograd.grad(losses.sum(), e)
+        # Straight-through with a hard tanh: dl/dp := clip(dl/dh, -1, 1).
+        for row, g in zip(rows, gradient.float() @ table[allowed].float().T, strict=True):
+            row.p.grad = g.clamp(-1, 1)
+        return losses.mean().item()
+
+    def judge(self, victim: Victim, prompts: PromptSet, rows: list[Row], allowed: Tensor, found: dict, number: int) -> list[Row]:
+        """Ask with the best prefix of each row, as typed text; returns the rows that still fail."""
+        text = victim.pipe.text
+        for row in rows:
+            prefix = allowed[row.p.argmax(-1)].tolist()
+            typed = "".join(c for c in text.tokenizers[0].decode(prefix) if c.isprintable()).strip()
+            found["prompt"][row.place] = f"{typed} {row.text}"
+            found["roundtrip_ok"][row.place] = text.token_ids(f"{typed} {row.text}") == [*prefix, *text.token_ids(row.text)]
+        places = [row.place for row in rows]
+        expected = prompts.table["expect"].iloc[places].tolist()
+        hits = victim.judge(victim.images(prompts.with_prompts(found["prompt"]), places), expected).tolist()
+        for row, hit in zip(rows, hits, strict=True):
+            if hit:
+                found["found_at"][row.place] = number
+        return [row for row, hit in zip(rows, hits, strict=True) if not hit]
+
+
+def _with_prefix(ids: Tensor, prefix: Tensor) -> Tensor:
+    """[begin, prompt, end, padding] -> [begin, prefix, prompt, end, padding] of the same length."""
+    return torch.cat([ids[:1], prefix, ids[1 : len(ids) - len(prefix)]])
+
+
+def _allowed_tokens(text: TextSide, typeable: bool) -> Tensor:
+    """Ids a prefix may use: never begin, end or padding; with `typeable` only those that print as themselves."""
+    tokenizer = text.tokenizers[0]
+    special = set(tokenizer.all_special_ids)
+    ids = [k for k in range(text.embedding_table().shape[0]) if k not in special and k < len(tokenizer)]
+    if typeable:
+        texts = tokenizer.batch_decode([[k] for k in ids])
+        ids = [k for k, word in zip(ids, texts, strict=True) if word.strip() and word.isprintable() and "\ufffd" not in word]
+    return torch.tensor(ids, device=text.device)
