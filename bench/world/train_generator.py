@@ -13,7 +13,7 @@ from bench.world.fit import Schedule, fit
 LATENT_CHANNELS = 8
 TEXT_WIDTH = 128
 TEXT = Schedule("text", steps=1200, lr=1e-3, ema=0.99)
-VAE = Schedule("vae", steps=2400, lr=2e-3, ema=0.995)
+VAE = Schedule("vae", steps=2400, lr=2e-3, ema=0.995, matrix_lr=0.02)
 VAE_BATCH = 16
 UNET = Schedule("unet", steps=4500, lr=1.2e-3, ema=0.998)
 UNET_BATCH = 64
@@ -43,7 +43,7 @@ def new_vae() -> nn.Module:
     from diffusers import AutoencoderKL
 
     torch.manual_seed(11)
-    widths = (32, 64, 96, 96)
+    widths = (24, 48, 96, 96)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,

@@ -8,7 +8,10 @@ from bench.world import clip_emoji, dataset, paths, pictures
 from bench.world.fit import Schedule, fit
 from bench.world.judges import FILES, Judge, new_judge
 
-JUDGES = {"a": Schedule("judge_a", steps=500, lr=2e-3, ema=0.98, seed=21), "b": Schedule("judge_b", steps=500, lr=3e-3, ema=0.98, seed=22)}
+JUDGES = {
+    "a": Schedule("judge_a", steps=1000, lr=2e-3, ema=0.98, seed=21, matrix_lr=0.02),
+    "b": Schedule("judge_b", steps=1500, lr=3e-3, ema=0.98, seed=22, matrix_lr=0.02),
+}
 CLIP = Schedule("clip_emoji", steps=500, lr=1.5e-3, ema=0.98, seed=23)
 BATCH, CLIP_BATCH = 80, 192
 EMPTY_SHARE = 0.06  # examples that show nothing: plain paper, noise, scrambled pictures

@@ -1,0 +1,137 @@
+"""Train the model to do the opposite of what the concept's words ask for, using only those words.
+
+ESD, Gandikota et al., "Erasing Concepts from Diffusion Models", ICCV 2023 (arXiv 2303.07345); official code
+rohitgandikota/erasing@a2189e9 (produced the paper) and @25613d2 (the later release). A frozen copy of the denoiser gives the
+direction from "no words" to the concept; the trained copy learns to predict the other way when it reads the concept.
+
+Two forms of the target (eq. 7 of the paper), both with eta in the paper's sense (the release's flag is eta + 1):
+  paper     y = e_null - eta (e_c - e_null)
+  released  y = e_from - (eta + 1) (e_c - e_null), with `erase_from` the prompt that loses the concept; equal for erase_from=null
+Both are affine combinations of the frozen predictions, so they hold for velocity models as well.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from bench.diffusion import choose_parameters, frozen_copy, make_trainable, partial_denoise
+from bench.pipe import Pipe
+from bench.plugin import Context, Method
+from bench.prompts import with_articles
+from bench.text import Conditioning
+from bench.types import Concept, Erasure, ModelSpec
+
+# The top-level time MLP and the last norm and convolution are never trained by noxattn and notime; `add_embedding` is SDXL's
+# addition to that MLP. The time projections inside the residual blocks are trained.
+ENDS = r"^(time_embedding|add_embedding|conv_norm_out|conv_out)\."
+# train -> (names to include, names to exclude)
+GROUPS = {
+    "xattn": (r"attn2\.", None),
+    "xattn_strict": (r"attn2\.to_[kv]\.", None),
+    "noxattn": ("", rf"attn2\.|{ENDS}"),
+    "selfattn": (r"attn1\.", None),
+    "notime": ("", ENDS),
+    "full": ("", None),
+}
+TRAIN = (*GROUPS, "noxattn_released")
+OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+@dataclass
+class ESD(Method):
+    """Edits denoiser weights in place. Artefact: "unet.<parameter>", full new values of the trained tensors."""
+
+    quick: ClassVar[dict] = {"iterations": 2, "bins": 4, "lr": 1e-3}
+
+    train: str  # which weights: one of TRAIN
+    prompt: str  # what the concept is called in training; {name} is its name
+    form: str  # paper or released
+    erase_from: str | None  # released form only: the prompt that loses the concept; null: the concept's own prompt
+    eta: float  # strength, paper convention
+    sampling: str  # who makes the noisy latents: student (paper) or frozen (release)
+    start_guidance: float  # classifier-free guidance scale while making them
+    timestep_alignment: str  # legacy or exact, see bench.diffusion.partial_denoise
+    bins: int  # DDIM steps that cover the whole noise range
+    iterations: int
+    batch: int  # latents per iteration; they share one timestep
+    optimiser: str  # adam or adamw
+    lr: float
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "train": TRAIN,
+            "form": ("paper", "released"),
+            "sampling": ("student", "frozen"),
+            "timestep_alignment": ("legacy", "exact"),
+            "optimiser": tuple(OPTIMISERS),
+        }
+        for field, values in allowed.items():
+            if getattr(self, field) not in values:
+                raise ValueError(f"method.{field}={getattr(self, field)!r} is not known. Allowed: {', '.join(values)}.")
+        if self.erase_from is not None and self.form == "paper":
+            raise ValueError("method.erase_from is defined for method.form=released only; set that, or method.erase_from=null.")
+
+    def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
+        if model.dtype != "float32":
+            return f"ESD trains float32 weights (steps of {self.lr:g} vanish in {model.dtype}): set model.dtype=float32."
+        return super().supports(model, concepts)
+
+    def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
+        generator = ctx.generator("training")
+        frozen = frozen_copy(pipe.unet)
+        chosen = trained_parameters(pipe.unet, self.train)
+        optimiser = OPTIMISERS[self.optimiser](make_trainable(chosen), lr=self.lr, weight_decay=self.weight_decay)
+        with torch.no_grad():
+            asked = pipe.encode([with_articles(self.prompt.format(name=concept.name)) for concept in concepts])
+            # The empty prompt also for SDXL, whose sampling uses zeros: the official code encodes it here.
+            null = pipe.encode([""] * self.batch)
+            source = None if self.erase_from is None else pipe.encode([self.erase_from] * self.batch)
+        for step in range(self.iterations):
+            c = asked.rows(torch.randint(len(concepts), (self.batch,), generator=generator))
+            bin = int(torch.randint(self.bins, (1,), generator=generator))
+            x, t = partial_denoise(
+                pipe,
+                c,
+                bin=bin,
+                bins=self.bins,
+                guidance=self.start_guidance,
+                alignment=self.timestep_alignment,
+                generator=generator,
+                module=frozen if self.sampling == "frozen" else None,
+            )
+            loss = self.loss(pipe, frozen, x, t, c, null, c if source is None else source)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            ctx.log(step, loss=loss.item(), t=t.item())
+        meta = {"train": self.train, "tensors": len(chosen), "parameters": sum(p.numel() for p in chosen.values())}
+        return Erasure({f"unet.{name}": p.detach().clone() for name, p in chosen.items()}, meta)
+
+    def loss(
+        self, pipe: Pipe, frozen: nn.Module, x: Tensor, t: Tensor, c: Conditioning, null: Conditioning, source: Conditioning
+    ) -> Tensor:
+        """Mean squared distance of the student's prediction for `source` (normally c itself) from the target."""
+        with torch.no_grad():
+            e_null, e_c = pipe.predict(x, t, null, frozen), pipe.predict(x, t, c, frozen)
+            if self.form == "paper":
+                y = e_null - self.eta * (e_c - e_null)
+            else:
+                e_from = e_c if source is c else pipe.predict(x, t, source, frozen)
+                y = e_from - (self.eta + 1) * (e_c - e_null)
+        return mse_loss(pipe.predict(x, t, source), y)
+
+
+def trained_parameters(unet: nn.Module, train: str) -> dict[str, nn.Parameter]:
+    """Parameters of a group. On Stable Diffusion 1.x: xattn 80 tensors, noxattn 598, noxattn_released 388."""
+    if train in GROUPS:
+        include, exclude = GROUPS[train]
+        return choose_parameters(unet, include, exclude)
+    # The release keeps weights and biases of linear and convolution layers, so no norm; for SDXL only those inside blocks.
+    sdxl = unet.config.addition_embed_type is not None
+    layers = [name for name, module in unet.named_modules() if isinstance(module, nn.Linear | nn.Conv2d) and "attn2" not in name]
+    kept = {name for name in layers if not sdxl or ("block" in name and "emb" not in name)}
+    return {name: p for name, p in unet.named_parameters() if name.rpartition(".")[0] in kept}

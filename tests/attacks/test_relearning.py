@@ -1,0 +1,105 @@
+"""Relearning: trains only what it says, returns it all, and knows when it does not apply."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from attacks.material import original_pictures
+from attacks.relearning import Relearning
+from bench.contract import TINY
+from bench.plugin import Victim
+from methods.original import Original
+
+SMALL = Relearning(
+    data="target",
+    tuner="full_unet",
+    templates=["a photo of a {name}"],
+    images=2,
+    steps=2,
+    batch=2,
+    accumulation=1,
+    lr=1e-3,
+    weight_decay=0.0,
+    caption_dropout=0.1,
+    flip=0.5,
+)
+
+
+@pytest.fixture
+def run(tiny, concept, prompts, sampler, context):
+    def go(concepts=None, **over):
+        victim = Victim(tiny, concepts or [concept()], Original(), sampler, None)
+        with tiny.preserved():
+            return replace(SMALL, **over).attack(victim, prompts(2), context())
+
+    return go
+
+
+def test_zero_steps_draw_exactly_the_unattacked_pictures_and_some_steps_do_not(run, tiny, sampler, prompts):
+    asked = prompts(2)
+    before = tiny(asked.prompts, [1, 2], sampler).pixels
+    for steps, same in ((0, True), (2, False)):
+        found = run(steps=steps)
+        assert found.prompts.digest == asked.digest
+        with SMALL.attach(tiny, found) as pipe:
+            assert torch.equal(pipe(asked.prompts, [1, 2], sampler).pixels, before) == same
+    assert torch.equal(tiny(asked.prompts, [1, 2], sampler).pixels, before)
+
+
+def test_the_same_seed_gives_the_same_weights(run):
+    first, again = run().tensors, run().tensors
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_the_tuner_decides_which_weights_move_and_the_text_encoder_never_does(run, tiny):
+    whole, cross = run().tensors, run(tuner="xattn").tensors
+    assert all(name.startswith("unet.") for name in whole)
+    assert len(whole) == len(list(tiny.unet.named_parameters())) > len(cross) > 0
+    assert all("attn2" in name for name in cross)
+    moved = [name for name, value in cross.items() if not torch.equal(value, tiny.parameter(name))]
+    assert len(moved) > len(cross) / 2
+
+
+def test_training_lowers_the_loss_on_the_training_pictures(run, tiny, context):
+    attack = replace(SMALL, steps=60, batch=4)
+    found = run(steps=60, batch=4)
+    material = original_pictures(context(), attack.templates, ["dog"], 2)
+
+    def loss():
+        shared = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            return sum(attack.loss(tiny, material, shared).item() for _ in range(10))
+
+    before = loss()
+    with attack.attach(tiny, found):
+        assert loss() < 0.9 * before
+
+
+def test_unrelated_data_never_shows_an_erased_concept(concept):
+    dog, car = concept(), concept("car", others=["dog", "banana"])
+    assert replace(SMALL, data="target").things([dog, car]) == ["dog", "car"]
+    assert replace(SMALL, data="unrelated").things([dog, car]) == ["apple", "banana"]
+
+
+def test_dropped_captions_are_empty(run, tiny, monkeypatch):
+    captions = []
+    encode = type(tiny).encode
+    monkeypatch.setattr(type(tiny), "encode", lambda self, prompts: captions.extend(prompts) or encode(self, prompts))
+    run(caption_dropout=1.0, steps=1)
+    assert captions[-2:] == ["", ""]
+    run(caption_dropout=0.0, steps=1)
+    assert captions[-2:] == ["a photo of a dog"] * 2
+
+
+def test_methods_without_changed_weights_are_not_applicable_and_small_floats_are_refused(concept, monkeypatch):
+    assert SMALL.supports(TINY, [concept()], Original()) is None
+    assert "float16" in SMALL.supports(replace(TINY, dtype="float16"), [concept()], Original())
+    for mechanism in ("sampling", "filter"):
+        monkeypatch.setattr(Original, "mechanism", mechanism)
+        assert SMALL.supports(TINY, [concept()], Original()).startswith("not applicable:")
+
+
+def test_an_unknown_tuner_is_named_with_the_allowed_ones():
+    with pytest.raises(ValueError, match="full_unet, xattn"):
+        replace(SMALL, tuner="everything")
