@@ -15,7 +15,7 @@ TEXT_WIDTH = 128
 TEXT = Schedule("text", steps=1200, lr=1e-3, ema=0.99)
 VAE = Schedule("vae", steps=2400, lr=2e-3, ema=0.995, matrix_lr=0.02)
 VAE_BATCH = 16
-UNET = Schedule("unet", steps=4500, lr=1.2e-3, ema=0.998)
+UNET = Schedule("unet", steps=3200, lr=1.2e-3, ema=0.998, matrix_lr=0.02)
 UNET_BATCH = 64
 NULL_SHARE = 0.1  # captions dropped for classifier-free guidance
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}

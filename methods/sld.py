@@ -1,0 +1,83 @@
+"""Steer away from a safety text in every sampling step, but only where the picture is drifting towards it.
+
+SLD, Schramowski et al., "Safe Latent Diffusion", CVPR 2023 (arXiv 2211.05105); ml-research/safe-latent-diffusion@a42923c
+and diffusers' StableDiffusionPipelineSafe, which the tests compare with. Changes no weight.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bench.pipe import Pipe, Step, classifier_free
+from bench.plugin import Context, Method
+from bench.text import Conditioning
+from bench.types import Concept, Erasure
+
+
+@dataclass
+class SLD(Method):
+    """Artefact: no tensors; the safety text in meta."""
+
+    mechanism: ClassVar[str] = "sampling"
+    removable: ClassVar[bool] = True
+
+    text: str  # per concept; {name} is its name. Several concepts are joined by ", "
+    warmup: int  # delta: steps without steering
+    warmup_schedule: int | None  # the schedule length `warmup` counts on; null: it counts the sampler's own steps
+    scale: float  # s_S
+    threshold: float  # lambda
+    momentum_scale: float  # s_m
+    momentum_beta: float  # beta_m
+
+    def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
+        return Erasure({}, {"safety_text": ", ".join(self.text.format(name=concept.name) for concept in concepts)})
+
+    @contextmanager
+    def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
+        text = erasure.meta["safety_text"]
+
+        def factory():
+            plain, safety, momentum = classifier_free(), pipe.encode([text]).detach(), None
+
+            def rule(step: Step) -> Tensor:
+                nonlocal momentum
+                if step.scale <= 1:
+                    return plain(step)
+                e_null, e_cond, e_safety = predict_three(step, safety)
+                momentum = torch.zeros_like(e_null, dtype=torch.float32) if momentum is None else momentum
+                steering, momentum = self.steering(e_null, e_cond, e_safety, momentum)
+                guidance = e_cond - e_null
+                if step.index >= self.warmup_steps(step.total):
+                    guidance = guidance - steering.to(guidance)
+                return e_null + step.scale * guidance
+
+            return rule
+
+        with pipe.guided_by(factory):
+            yield pipe
+
+    def warmup_steps(self, total: int) -> float:
+        return self.warmup if self.warmup_schedule is None else self.warmup * total / self.warmup_schedule
+
+    def steering(self, e_null: Tensor, e_cond: Tensor, e_safety: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
+        """(gamma, next momentum), both float32; eqs. 4 to 8 of the paper, all tensors (batch, channels, h, w).
+
+        The paper prints max(1, phi) in eq. 6; both code bases clamp at most one. In float32 because half precision rounds
+        small differences to zero before the scale, up to 5000, is applied.
+        """
+        e_null, e_cond, e_safety = e_null.float(), e_cond.float(), e_safety.float()
+        apart = e_cond - e_safety
+        strength = torch.where(apart < self.threshold, (self.scale * apart).abs().clamp(max=1.0), torch.zeros_like(apart))
+        gamma = strength * (e_safety - e_null) + self.momentum_scale * momentum
+        return gamma, self.momentum_beta * momentum + (1 - self.momentum_beta) * gamma
+
+
+def predict_three(step: Step, safety: Conditioning) -> tuple[Tensor, Tensor, Tensor]:
+    """(unconditional, conditional, safety) predictions of one sampling step from one denoiser call."""
+    serving = replace(safety.repeat(len(step.x)), owner=step.cond.owner)
+    conditioning = Conditioning.cat([step.cond.with_null(step.null), serving])
+    return step.pipe.predict(torch.cat([step.x] * 3), step.t, conditioning).chunk(3)

@@ -1,0 +1,80 @@
+"""Rewrite, in closed form, what the model looks up when it reads the concept's words; other words keep their answers.
+
+UCE, Gandikota et al., "Unified Concept Editing in Diffusion Models", WACV 2024 (arXiv 2308.14761);
+rohitgandikota/unified-concept-editing@35e91e2 (produced the paper; uce) and @28c81ed (the 2025 rewrite; uce_lasttoken).
+Erasing and moderating only: debiasing is another loop around the same solution.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.pipe import Pipe
+from bench.plugin import Context, Method
+from bench.types import Concept, Erasure
+from methods._closed_form import FORMS, aligned_rows, all_rows, hooked, last_rows, low_rank_edit, merged
+
+ROWS = ("last_to_end_aligned", "last")
+PRESERVE = ("empty", "siblings", "others")
+
+
+@dataclass
+class UCE(Method):
+    """Edits the keys and values of cross-attention. Artefact: "uce.U", "uce.V" [d, rows], the factors of the edit."""
+
+    rows: str  # which token positions are edited: one of ROWS
+    guide: str  # the text whose output the concept gets; {anchor} is the concept's anchor
+    preserve: list[str]  # what must stay: any of PRESERVE
+    templates: list[str]  # wordings of concept, guide and preserved names; {} is the name
+    erase_scale: float
+    preserve_scale: float
+    ridge: float  # lambda, pull towards the original weights
+    form: str  # merge (edited weights) or hook (edited text states): the same model
+
+    def __post_init__(self) -> None:
+        for key, value, allowed in (("rows", self.rows, ROWS), ("form", self.form, FORMS)):
+            if value not in allowed:
+                raise ValueError(f"method.{key}={value!r} is not known. Allowed: {', '.join(allowed)}.")
+        unknown = set(self.preserve) - set(PRESERVE)
+        if unknown:
+            raise ValueError(f"method.preserve={self.preserve} contains {sorted(unknown)}. Allowed: {', '.join(PRESERVE)}.")
+        if not self.templates:
+            raise ValueError('method.templates is empty. The bare name is method.templates=["{}"].')
+
+    @torch.no_grad()
+    def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
+        edit, goal = self.edited_rows(pipe, concepts)
+        u, v = low_rank_edit(edit, goal, self.erase_scale, self.kept_rows(pipe, concepts), self.preserve_scale, self.ridge)
+        touched = sum(w.numel() for w in merged(pipe, u, v).values())
+        return Erasure({"uce.U": u.float(), "uce.V": v.float()}, {"parameters": touched, "rows": len(edit)})
+
+    @contextmanager
+    def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
+        factors = erasure.tensors["uce.U"], erasure.tensors["uce.V"]
+        with pipe.replaced(merged(pipe, *factors)) if self.form == "merge" else hooked(pipe, *factors):
+            yield pipe
+
+    def edited_rows(self, pipe: Pipe, concepts: list[Concept]) -> tuple[Tensor, Tensor]:
+        """C and G, [N, d] each; all concepts are solved together."""
+        edits, goals = [], []
+        for concept in concepts:
+            guide = self.guide.format(anchor=concept.anchor)
+            for template in self.templates:
+                asked, wanted = template.format(concept.name), template.format(guide)
+                pair = aligned_rows(pipe, asked, wanted) if self.rows == ROWS[0] else (last_rows(pipe, asked), last_rows(pipe, wanted))
+                edits.append(pair[0])
+                goals.append(pair[1])
+        return torch.cat(edits), torch.cat(goals)
+
+    def kept_rows(self, pipe: Pipe, concepts: list[Concept]) -> Tensor:
+        """P [M, d]; a name that contains an erased name, or the reverse, is left out: it would undo the edit."""
+        erased = [concept.name.lower() for concept in concepts]
+        names = {name for source in self.preserve if source != "empty" for concept in concepts for name in getattr(concept, source)}
+        safe = [n for n in sorted(names) if not any(e in n.lower() or n.lower() in e for e in erased)]
+        texts = [""] * ("empty" in self.preserve) + [template.format(name) for name in safe for template in self.templates]
+        if not texts:
+            return torch.zeros(0, pipe.unet.config.cross_attention_dim, device=pipe.device)
+        return all_rows(pipe, texts) if self.rows == ROWS[0] else torch.cat([last_rows(pipe, text) for text in texts])
