@@ -15,6 +15,7 @@ from bench.text import Conditioning
 if TYPE_CHECKING:
     from bench.pipe import Pipe
 
+ALIGNMENTS = ("legacy", "exact", "leco")
 CROSS_ATTENTION_KV = r"attn2\.to_[kv]\.weight$"
 
 
@@ -95,33 +96,38 @@ def partial_denoise(
     alignment: str,
     generator: torch.Generator,
     module: nn.Module | None = None,
+    size: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Latents (rows of `cond`) denoised from pure noise part of the way, and the timestep a trainer should use with them.
 
     `bins` DDIM steps cover the 1000 training steps; `bin` counts from the clean end (0 .. bins-1). alignment:
     legacy - as the CompVis code of ESD (rohitgandikota/erasing@a2189e9, ldm/models/diffusion/ddim.py): sampling starts
     from pure noise one grid entry late and stops one early, so the latent is 1.95 to 2.9 bins cleaner than t, which is
-    uniform in the bin; exact - the latent lies exactly at the returned grid timestep.
-    `module` samples with another denoiser (a frozen teacher) than the pipe's own.
+    uniform in the bin; exact - the latent lies exactly at the returned grid timestep; leco - as LECO and its descendants
+    (Con6924/SPM@3dd762e, train_spm.py): the grid has no offset and t is taken from the 1000-step grid, 33 to 42 steps
+    noisier than the latent with 30 bins.
+    `module` samples with another denoiser (a frozen teacher) than the pipe's own; `size` is the latents' height and width.
     """
-    if alignment not in ("legacy", "exact"):
-        raise ValueError(f"timestep_alignment={alignment!r} is not known. Allowed: legacy, exact.")
+    if alignment not in ALIGNMENTS:
+        raise ValueError(f"timestep_alignment={alignment!r} is not known. Allowed: {', '.join(ALIGNMENTS)}.")
     from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler.from_config(
-        dict(pipe.scheduler.config), clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading"
-    )
+    grid_of = {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading"}
+    scheduler = DDIMScheduler.from_config(dict(pipe.scheduler.config), **grid_of, steps_offset=0 if alignment == "leco" else 1)
     scheduler.set_timesteps(bins)
     grid = scheduler.timesteps  # descending, e.g. 981, 961, ..., 1 for 50 bins
     width = scheduler.config.num_train_timesteps // bins
     if alignment == "legacy":
         run = grid[1:][: bins - bin] if bin > 1 else grid[1:]
         t = bin * width + int(torch.randint(width, (1,), generator=generator))
-    else:
+    elif alignment == "exact":
         run = grid[: bins - 1 - bin]
         t = int(grid[bins - 1 - bin])
-    size = pipe.unet.config.sample_size
-    x = torch.randn((len(cond), pipe.unet.config.in_channels, size, size), generator=generator).to(pipe.device, pipe.dtype)
+    else:
+        run = grid[: bins - 1 - bin]
+        t = 999 - 1000 * (bins - 1 - bin) // bins
+    size = size or (pipe.unet.config.sample_size,) * 2
+    x = torch.randn((len(cond), pipe.unet.config.in_channels, *size), generator=generator).to(pipe.device, pipe.dtype)
     null = pipe.null(len(cond))
     for step in run:
         x = scheduler.step(guided(pipe, x, step, cond, null, guidance, module), step, x, eta=0.0).prev_sample

@@ -125,7 +125,7 @@ class Runner:
             (folder / "log.json").write_text(json.dumps(ctx.history))
             return {
                 "erase_peak_bytes": peak(),
-                "parameters_changed": sum(t.numel() for t in erasure.tensors.values()),
+                "parameters_changed": erasure.meta.get("parameters", sum(t.numel() for t in erasure.tensors.values())),
                 "artefact_bytes": sum(t.numel() * t.element_size() for t in erasure.tensors.values()),
             }
 

@@ -90,6 +90,16 @@ class TextSide:
             return self._encode_with_words(prompts)
         return self._run([self.ids(prompts, k) for k in range(len(self.encoders))], None)
 
+    def encode_ids(self, ids: Tensor) -> Conditioning:
+        """Encode token ids (batch, length) laid out by the first tokenizer."""
+        every = [ids]
+        for tokenizer in self.tokenizers[1:]:
+            # SDXL's second tokenizer has the same words but another padding after the first end token.
+            ended = (ids == self.tokenizers[0].eos_token_id).cumsum(-1)
+            padding = (ended > 1) | ((ended == 1) & (ids != self.tokenizers[0].eos_token_id))
+            every.append(ids.masked_fill(padding, tokenizer.pad_token_id))
+        return self._run(every, None)
+
     def encode_embeddings(self, ids: Tensor, embeddings: Tensor) -> Conditioning:
         """Encode custom token embeddings (batch, length, width), without positions, laid out like `ids`.
 

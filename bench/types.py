@@ -124,7 +124,8 @@ class Erasure:
     """The frozen result of an erasure: tensors and plain JSON, and nothing that needs the training code.
 
     Keys of `tensors`: "<part>.<parameter>" (for example "unet.mid_block.attentions.0....to_k.weight") replace a parameter;
-    any other prefix belongs to the method, which reads it in its own `attach`.
+    any other prefix belongs to the method, which reads it in its own `attach`. meta["parameters"], where a method gives it,
+    counts the model's parameters that change (the artefact may be a compressed form of them).
     """
 
     tensors: dict[str, torch.Tensor]
