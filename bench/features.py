@@ -6,6 +6,7 @@ Extractors: clip_emoji, judge_a (what the emoji judge's heads read), clip:<open_
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -73,7 +74,7 @@ def load_clip(which: str) -> EmojiClip | OpenClip:
 
 
 def check(extractor: str) -> str | None:
-    """Why this extractor or CLIP cannot be loaded here, in a sentence, or None. Nothing is loaded."""
+    """Why this extractor or CLIP cannot be loaded here, in a sentence, or None. Nothing is loaded, weights may be fetched."""
     try:
         if extractor in ("emoji", "clip_emoji"):
             from bench.world.clip_emoji import weights_file
@@ -83,9 +84,35 @@ def check(extractor: str) -> str | None:
             from bench.world.judges import weights_file as judge_file
 
             judge_file("a")
+        elif "/" in extractor:
+            _fetch_open_clip(extractor.removeprefix("clip:"))
     except ValueError as reason:
         return str(reason)
     return None
+
+
+@cache
+def _fetch_open_clip(which: str) -> None:
+    """Bring an open_clip model's weights into the local cache, or raise a ValueError that says why that is impossible."""
+    import open_clip
+
+    name, _, pretrained = which.partition("/")
+    if name not in open_clip.list_models():
+        near = ", ".join(difflib.get_close_matches(name, open_clip.list_models(), 3)) or "none"
+        raise ValueError(f"clip={which!r}: open_clip has no model {name!r}. Near names: {near}.")
+    if Path(pretrained).is_file():
+        return
+    config = open_clip.get_pretrained_cfg(name, pretrained)
+    if not config:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise ValueError(f"clip={which!r}: {name} has no weights {pretrained!r}, and no such file exists. Known weights: {tags}.")
+    try:
+        open_clip.download_pretrained(config)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"clip={which!r}: its weights are neither in the local cache nor reachable. Set HF_HOME to a cache that holds them, "
+            f"or give a file: clip={name}//path/to/weights.safetensors."
+        ) from error
 
 
 def extract(images: ImageSet, extractor: str) -> Tensor:

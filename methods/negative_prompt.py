@@ -37,7 +37,7 @@ class NegativePrompt(Method):
         texts = [self.text.format(name=concept.name) for concept in concepts]
         lost = first_beyond_limit(pipe, texts)
         if lost is not None:
-            warnings.warn(f"the negative prompt is longer than the model reads: {texts[lost]!r} and all after it are cut off.", stacklevel=2)
+            warnings.warn(f"the model reads {pipe.text.length} tokens: {texts[lost]!r} and all after it are cut off.", stacklevel=2)
         return Erasure({}, {"negative_prompt": ", ".join(texts), "concepts_lost": 0 if lost is None else len(texts) - lost})
 
     @contextmanager

@@ -1,0 +1,94 @@
+"""The shared factor T of closed-form edits, against the loop over layers that the published codes run."""
+
+import pytest
+import torch
+
+from bench.diffusion import CROSS_ATTENTION_KV, choose_parameters
+from methods._closed_form import aligned_rows, hooked, last_rows, low_rank_edit, merged, single_thread
+
+D = 12
+
+
+def rows(n: int, seed: int) -> torch.Tensor:
+    return torch.randn(n, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def factor(edit, goal, alpha, keep, beta, ridge) -> torch.Tensor:
+    u, v = low_rank_edit(edit, goal, alpha, keep, beta, ridge)
+    return torch.eye(D, dtype=torch.float64) + u @ v.T
+
+
+def test_the_factor_solves_the_ridge_problem_of_every_layer():
+    c, g, p, w = rows(3, 0), rows(3, 1), rows(5, 2), rows(7, 3)
+    alpha, beta, ridge = 2.0, 0.3, 0.5
+    left = ridge * w + alpha * (w @ g.T) @ c + beta * (w @ p.T) @ p
+    right = ridge * torch.eye(D, dtype=torch.float64) + alpha * c.T @ c + beta * p.T @ p
+    assert torch.allclose(w @ factor(c, g, alpha, p, beta, ridge), left @ torch.linalg.inv(right), rtol=1e-9, atol=1e-10)
+
+
+def test_nothing_to_change_changes_nothing():
+    c, p = rows(3, 0), rows(5, 2)
+    identity = torch.eye(D, dtype=torch.float64)
+    assert torch.equal(factor(c, c, 1.0, p, 1.0, 0.5), identity)
+    assert torch.equal(factor(c, rows(3, 1), 0.0, p, 1.0, 0.5), identity)
+
+
+def test_rank_order_and_duplicates():
+    c, g, p = rows(3, 0), rows(3, 1), rows(5, 2)
+    t = factor(c, g, 1.0, p, 1.0, 0.5)
+    assert torch.linalg.matrix_rank(t - torch.eye(D, dtype=torch.float64)) == 3
+    order = [2, 0, 1]
+    assert torch.allclose(factor(c[order], g[order], 1.0, p, 1.0, 0.5), t)
+    twice = factor(torch.cat([c, c]), torch.cat([g, g]), 0.5, p, 1.0, 0.5)
+    assert torch.allclose(twice, t)
+
+
+def test_more_ridge_and_more_preservation_mean_less_change():
+    c, g, p = rows(3, 0), rows(3, 1), rows(5, 2)
+    identity = torch.eye(D, dtype=torch.float64)
+    change = [(factor(c, g, 1.0, p, 1.0, ridge) - identity).norm() for ridge in (0.1, 1.0, 10.0, 1000.0)]
+    assert change == sorted(change, reverse=True) and change[-1] < 0.02 * change[0]
+    kept = [((factor(c, g, 1.0, p, beta, 0.5) - identity) @ p.T).norm() for beta in (0.1, 1.0, 10.0, 1000.0)]
+    assert kept == sorted(kept, reverse=True) and kept[-1] < 0.1 * kept[0]
+
+
+def test_merging_and_hooking_are_the_same_model(tiny):
+    width = tiny.unet.config.cross_attention_dim
+    generator = torch.Generator().manual_seed(0)
+    u, v = (0.2 * torch.randn(width, 4, generator=generator) for _ in range(2))
+    cond, x = tiny.encode(["a dog", "a cat"]), torch.randn(2, 4, 8, 8, generator=generator)
+    with torch.no_grad():
+        plain = tiny.predict(x, torch.tensor(300), cond)
+        with hooked(tiny, u, v):
+            by_hook = tiny.predict(x, torch.tensor(300), cond)
+        with tiny.replaced(merged(tiny, u, v)):
+            by_merge = tiny.predict(x, torch.tensor(300), cond)
+            twice = merged(tiny, u, v)
+        once = merged(tiny, u, v)
+    assert torch.allclose(by_hook, by_merge, atol=1e-5) and (by_hook - plain).abs().max() > 1e-3
+    assert set(once) == {f"unet.{name}" for name in choose_parameters(tiny.unet, CROSS_ATTENTION_KV)}
+    assert any((once[name] - twice[name]).norm() > 1e-3 for name in once)
+
+
+def test_token_rows_are_those_of_the_published_code(tiny):
+    """('golf ball', ' '): 75 aligned rows; the goal's first row is the begin token, its second the first end token."""
+    edit, goal = aligned_rows(tiny, "golf ball", " ")
+    hidden = tiny.encode(["golf ball", " "]).hidden
+    assert edit.shape == goal.shape == (75, hidden.shape[-1])
+    assert torch.equal(edit, hidden[0, 2:]) and torch.equal(goal, hidden[1, :75])
+    assert torch.equal(last_rows(tiny, ""), tiny.encode([""]).hidden[0, :1])
+
+
+def test_bad_numbers_are_refused():
+    with pytest.raises(ValueError, match="must be positive"):
+        low_rank_edit(rows(1, 0), rows(1, 1), 1.0, rows(0, 2), 1.0, 0.0)
+    with pytest.raises(ValueError, match="pair up"):
+        low_rank_edit(rows(2, 0), rows(1, 1), 1.0, rows(0, 2), 1.0, 0.5)
+
+
+def test_the_thread_guard_restores_the_number_of_threads():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), single_thread():
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == before

@@ -1,0 +1,134 @@
+"""Concept Ablation: its pairs of prompts, its loss and mask, the cut at the begin token, and what its teacher is."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import tiny_spec
+
+from bench.contract import build, quick
+from bench.diffusion import frozen_copy
+from methods.concept_ablation import ConceptAblation, begin_token_cut, masked_error, noised, scaled
+
+STYLE = ["{caption}, in the style of {name}", "{name} inspired painting, {caption}", "in {name}'s style, {caption}"]
+
+
+def ablation(**over) -> ConceptAblation:
+    small = {"iterations": 4, "batch": 2, "lr": 1e-2, "images": 4, "material_steps": 2, "augment": "none", "captions": ["a {anchor}"]}
+    return replace(build("method", "concept_ablation"), **{**small, **over})
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_object_prompts_swap_the_anchor_for_the_concept(concept):
+    pairs = ablation(captions=["a photo of a {anchor}", "a category of {anchor}"]).pairs(concept("owl", anchor="cat"))
+    assert [pair.caption for pair in pairs] == ["a photo of a cat", "a category of cat"]
+    assert [pair.targets[0] for pair in pairs] == ["a photo of an owl", "a category of owl"]
+
+
+def test_style_prompts_come_in_equal_shares_and_half_of_them_say_the_name_twice(concept):
+    method = ablation(targets=STYLE, doubled=0.5, anchor="painting", captions=["a {anchor} of a {other}"])
+    pair = method.pairs(concept("monet", kind="style", others=["boat", "house"]))[1]
+    assert pair.caption == "a painting of a house"
+    draw = generator()
+    drawn = Counter(method.target_of(pair, draw) for _ in range(6000))
+    twice = sum(n for text, n in drawn.items() if "monet monet" in text)
+    assert abs(twice / 6000 - 0.5) < 0.02
+    for template in ("in the style of", "inspired painting", "in monet's style", "in monet monet's style"):
+        share = sum(n for text, n in drawn.items() if template in text) / 6000
+        assert abs(share - (1 / 6 if "monet" in template else 1 / 3)) < 0.02
+
+
+def test_the_same_words_on_both_sides_cost_nothing(tiny, concept, context):
+    method = ablation(targets=["{caption}"])
+    pairs = method.pairs(concept())
+    pictures = torch.randint(256, (4, 3, 16, 16), generator=generator(), dtype=torch.uint8)
+    assert method.step_loss(tiny, pairs, pictures, None, generator()).item() == 0
+    assert ablation().step_loss(tiny, ablation().pairs(concept()), pictures, None, generator()).item() > 1e-6
+
+
+def test_the_mask_limits_the_error_and_a_full_mask_gives_four_times_the_mean():
+    a, b = torch.randn(2, 3, 4, 8, 8, generator=generator())
+    full = torch.ones(3, 1, 8, 8)
+    assert torch.allclose(masked_error(a, b, full), 4 * (a - b).square().mean())
+    half = full.clone()
+    half[..., :4] = 0
+    wrong = a.clone()
+    wrong[..., :4] += 100
+    assert torch.allclose(masked_error(wrong, b, half), masked_error(a, b, half))
+
+
+def test_shrunk_pictures_are_masked_inside_their_frame_and_named():
+    image, leads, draw = torch.ones(3, 64, 64), Counter(), generator()
+    for _ in range(300):
+        picture, mask, lead = scaled(image, 8, draw)
+        leads[lead] += 1
+        assert picture.shape == image.shape
+        assert (torch.nn.functional.avg_pool2d(picture[:1], 8)[mask > 0] > 0.99).all() or mask.all()
+    close = leads["zoomed in "] + leads["close up "]
+    assert abs(close / 300 - 1 / 3) < 0.1 and leads["a far away "] > 0 and leads[""] > 0
+
+
+def test_the_begin_token_gives_no_gradient_to_keys_and_values(tiny):
+    hidden = tiny.encode(["a dog"]).hidden.detach().requires_grad_(True)
+    cond = replace(tiny.encode(["a dog"]), hidden=hidden)
+    x = torch.randn(1, 4, 8, 8, generator=generator())
+    with torch.no_grad():
+        plain = tiny.predict(x, torch.tensor(100), cond)
+    with begin_token_cut(tiny):
+        out = tiny.predict(x, torch.tensor(100), cond)
+        out.square().sum().backward()
+    assert torch.allclose(out.detach(), plain, atol=1e-6)
+    assert hidden.grad[:, 0].abs().max() == 0 and hidden.grad[:, 1:].abs().max() > 0
+
+
+def test_training_brings_the_concept_to_the_anchor(tiny, concept, context):
+    x, t, _ = noised(tiny, torch.randn(4, 4, 2, 2, generator=generator()), generator(1))
+    c, anchor = tiny.encode(["a dog"] * 4), tiny.encode(["an animal"] * 4)
+    frozen = frozen_copy(tiny.unet)
+
+    def gap():
+        with torch.no_grad():
+            return (tiny.predict(x, t, c) - tiny.predict(x, t, anchor, frozen)).square().mean().item()
+
+    before = gap()
+    erasure = ablation(iterations=40, teacher="frozen").erase(tiny, [concept()], context())
+    assert gap() < 0.5 * before
+    assert all("attn2.to_k" in name or "attn2.to_v" in name for name in erasure.tensors)
+
+
+def test_the_official_teacher_drifts_and_the_frozen_one_does_not(tiny, concept, context):
+    def tensors(teacher):
+        with tiny.preserved():
+            return ablation(teacher=teacher).erase(tiny, [concept()], context()).tensors
+
+    current, frozen = tensors("current"), tensors("frozen")
+    assert any(not torch.equal(current[name], frozen[name]) for name in current)
+
+
+def test_the_prior_term_and_the_noise_target_change_the_training(tiny, concept, context):
+    def tensors(**over):
+        with tiny.preserved():
+            return ablation(**over).erase(tiny, [concept()], context()).tensors
+
+    plain = tensors()
+    for over in ({"prior_weight": 1.0}, {"loss": "noise"}, {"augment": "scale"}, {"cut_begin_token": False}):
+        other = tensors(**over)
+        assert any(not torch.equal(plain[name], other[name]) for name in plain), over
+
+
+def test_the_emoji_settings_use_a_sibling_as_anchor(concept):
+    method = quick(build("method", "concept_ablation_emoji"))
+    assert method.pairs(concept())[0].caption == "a cat"
+    assert "siblings" in method.supports(tiny_spec(), [concept(siblings=[])])
+
+
+
+
+@pytest.mark.parametrize("over", [{"train": "all"}, {"loss": "l1"}, {"teacher": "ema"}, {"augment": "crop"}, {"captions": []}])
+def test_bad_settings_are_named(over):
+    with pytest.raises(ValueError, match=f"method.{next(iter(over))}"):
+        ablation(**over)
