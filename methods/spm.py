@@ -153,7 +153,7 @@ def adapted_layers(unet: nn.Module) -> list[str]:
 
 
 def new_adapter(unet: nn.Module, generator: torch.Generator) -> dict[str, nn.Parameter]:
-    """"<layer>.down" [in], uniform as Kaiming's with a = sqrt 5, and "<layer>.up" [out], zero: a fresh adapter changes nothing."""
+    """ "<layer>.down" [in], uniform as Kaiming's with a = sqrt 5, and "<layer>.up" [out], zero: a fresh adapter changes nothing."""
     adapter = {}
     for name in adapted_layers(unet):
         weight = unet.get_submodule(name).weight

@@ -62,11 +62,11 @@ def test_a_prompt_equal_to_the_negative_text_cancels_guidance(tiny, erasure):
 
 def test_texts_beyond_the_models_reach_are_named(tiny, concept, context):
     many = [concept(slug=f"thing_{k}", name=f"thing number {k}") for k in range(40)]
-    with pytest.warns(UserWarning, match="'thing number 15' and all after it"):
+    with pytest.warns(UserWarning, match="'thing number 17' and all after it"):
         erasure = method().erase(tiny, many, context())
-    assert erasure.meta["concepts_lost"] == 25
+    assert erasure.meta["concepts_lost"] == 23
 
 
 def test_shares_outside_zero_and_one_are_refused():
-    with pytest.raises(ValueError, match="method.start=0.6 and method.end=0.5"):
+    with pytest.raises(ValueError, match=r"method\.start=0\.6 and method\.end=0\.5"):
         method(start=0.6, end=0.5)

@@ -74,5 +74,5 @@ def test_pictures_equal_those_of_diffusers(tiny, concept, context, name):
     with torch.no_grad(), method.attach(tiny, method.erase(tiny, [concept()], context())):
         ours = tiny.decode(tiny.sample(tiny.encode(["a photo of a dog"]), [7], sampler))[0].permute(1, 2, 0)
     plain = tiny.decode(tiny.sample(tiny.encode(["a photo of a dog"]), [7], sampler))[0].permute(1, 2, 0).detach()
-    assert (ours - torch.from_numpy(wanted)).abs().max() < 1e-4
-    assert name == "sld_weak_diffusers" or (plain - ours).abs().max() > 1e-3
+    assert (ours - torch.from_numpy(wanted)).abs().max() < 2e-5
+    assert name == "sld_weak_diffusers" or (plain - ours).abs().max() > 1e-4

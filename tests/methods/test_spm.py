@@ -125,7 +125,7 @@ def test_training_moves_away_from_the_concept_and_anchoring_protects_other_texts
         other = tiny.predict(x, t, pseudo)
     moved = {}
     for weight in (0.0, 1000.0):
-        method = spm(anchoring=weight, transport="allone", iterations=40, batch=2, anchor_layout="paper")
+        method = spm(anchoring=weight, transport="allone", iterations=80, lr=3e-3, batch=2, anchor_layout="paper")
         erasure = method.erase(tiny, [concept()], context())
         with torch.no_grad(), method.attach(tiny, erasure):
             moved[weight] = (tiny.predict(x, t, pseudo) - other).square().mean().item()
