@@ -22,18 +22,20 @@ INDEX = "index.csv"
 def draw(pipe: Pipe, prompts: PromptSet, sampler: Sampler, folder: Path, batch_size: int, label: str = "") -> ImageSet:
     """Draw every (row, repetition) that `folder` does not hold yet and write the index.
 
-    A picture's file appears whole or not at all; one that is there was finished, so an interrupted run continues.
+    A picture's file appears whole or not at all; one that is there was finished, so an interrupted run continues. Batches
+    are cut from the whole set, never from what is left: a picture depends on its batch by rounding.
     """
     (folder / "png").mkdir(parents=True, exist_ok=True)
     jobs = [(row, rep) for row in prompts.table.to_dict("records") for rep in range(prompts.repeats)]
-    todo = [job for job in jobs if not list((folder / "png").glob(f"{_stem(*job)}.*.png"))]
-    starts = range(0, len(todo), batch_size)
-    for start in tqdm(starts, desc=label or prompts.name, disable=None, leave=False):
-        some = todo[start : start + batch_size]
+    finished = {file.name.rsplit(".", 2)[0] for file in (folder / "png").glob("*.png")}
+    batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
+    todo = [batch for batch in batches if any(_stem(*job) not in finished for job in batch)]
+    for some in tqdm(todo, desc=label or prompts.name, disable=None, leave=False):
         seeds = [prompts.seed(row["row_id"], rep) for row, rep in some]
         images = pipe([row["prompt"] for row, _ in some], seeds, sampler)
         for (row, rep), pixels, status in zip(some, images.pixels, images.status, strict=True):
-            _write_png(folder / "png" / f"{_stem(row, rep)}.{status}.png", pixels)
+            if _stem(row, rep) not in finished:
+                _write_png(folder / "png" / f"{_stem(row, rep)}.{status}.png", pixels)
     return _index(prompts, jobs, folder)
 
 

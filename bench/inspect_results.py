@@ -55,7 +55,7 @@ def table(arguments: argparse.Namespace) -> int:
     from bench import report, results
 
     _needs_records(arguments.records)
-    text = report.table(results.load(arguments.records), arguments.format)
+    text = report.table(results.load(arguments.records, arguments.store), arguments.format)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(text)

@@ -22,6 +22,17 @@ def plan_job(job: Job) -> dict:
         asked = prompts.build(probe.name, probe.prompts, probe.rows, probe.repeats, job.concepts, job.model.vocabulary)
         for name, attack in runner.attacks_of(probe).items():
             why_not = attack.supports(job.model, job.concepts, job.method)
-            state = f"unsupported: {why_not}" if why_not else f"{len(asked) * probe.repeats} pictures, metrics {', '.join(probe.metrics)}"
-            print(f"  {probe.name:<12} {name:<18} {state}")
+            state = f"unsupported: {why_not}" if why_not else _state(runner, erased, probe, name, attack, asked)
+            print(f"  {probe.name:<12} {name:<24} {state}")
     return {"status": "planned"}
+
+
+def _state(runner, erased, probe, name, attack, asked) -> str:
+    """What of one cell the store holds; its later stages have no key before the earlier ones exist."""
+    attacked = attack.access != "none"
+    adversary = runner.find_attack(erased, attack, name, asked) if erased and attacked else None
+    known = erased and (adversary or not attacked)
+    images = runner.find_images(erased, adversary, asked) if known else None
+    words = [f"attack {'cached' if adversary else 'missing'}"] if attacked else []
+    words += [f"{len(asked) * probe.repeats} pictures {'cached' if images else 'missing'}", f"metrics {', '.join(probe.metrics)}"]
+    return ", ".join(words)

@@ -131,9 +131,9 @@ class Runner:
 
         return self.store.stage("erase", spec, self.words(type(job.method).__name__), make)
 
-    def attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage:
+    def attack_spec(self, erased: Stage, attack: Attack, asked: PromptSet) -> dict:
         job = self.job
-        spec = {
+        return {
             "stage": "attack",
             "model": self.model_spec,
             "erasure": self.erasure_key(erased),
@@ -144,6 +144,12 @@ class Runner:
             "sampler": plain(job.sampler),
             "seed": job.seed,
         }
+
+    def find_attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage | None:
+        return self.store.find("attack", self.attack_spec(erased, attack, asked), self.words(name, type(self.job.method).__name__))
+
+    def attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage:
+        job, spec = self.job, self.attack_spec(erased, attack, asked)
 
         def make(folder: Path) -> dict:
             ctx = self.context("attack", canonical_hash(spec))
@@ -166,6 +172,24 @@ class Runner:
         found = Adversary.load(adversary.path)
         return self.images(found.prompts, self.job.sampler, erased, lambda pipe: attack.attach(pipe, found), adversary.key)
 
+    def images_spec(self, asked: PromptSet, sampler: Sampler, erased: Stage | None, adversary_key: str | None) -> dict:
+        return {
+            "stage": "images",
+            "model": self.model_spec,
+            "erasure": self.erasure_key(erased),
+            "adversary": adversary_key,
+            "prompts": asked.digest,
+            "sampler": plain(sampler),
+        }
+
+    def artist(self, erased: Stage | None) -> str:
+        return "original" if self.erasure_key(erased) is None else type(self.job.method).__name__
+
+    def find_images(self, erased: Stage, adversary: Stage | None, asked: PromptSet) -> Stage | None:
+        asked = asked if adversary is None else Adversary.load(adversary.path).prompts
+        spec = self.images_spec(asked, self.job.sampler, erased, adversary.key if adversary else None)
+        return self.store.find("images", spec, f"{self.artist(erased)}-{asked.name}")
+
     def images(
         self,
         asked: PromptSet,
@@ -175,15 +199,7 @@ class Runner:
         adversary_key: str | None = None,
     ) -> Stage:
         """Pictures by the erased model, or by the original one when `erased` is None; shared by every job that asks the same."""
-        spec = {
-            "stage": "images",
-            "model": self.model_spec,
-            "erasure": self.erasure_key(erased),
-            "adversary": adversary_key,
-            "prompts": asked.digest,
-            "sampler": plain(sampler),
-        }
-        who = "original" if spec["erasure"] is None else type(self.job.method).__name__
+        spec, who = self.images_spec(asked, sampler, erased, adversary_key), self.artist(erased)
 
         def make(folder: Path) -> dict:
             with self.attached(erased) as pipe, attach(pipe):

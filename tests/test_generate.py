@@ -1,0 +1,29 @@
+"""Drawing in batches: an interrupted set ends with the same files as one drawn in one go."""
+
+from bench import generate
+
+
+def digests(images) -> dict:
+    return images.index.set_index("file")["sha256"].to_dict()
+
+
+def test_an_interrupted_set_is_completed_bit_for_bit(tiny, prompts, sampler, tmp_path):
+    asked = prompts(5)
+    whole = generate.draw(tiny, asked, sampler, tmp_path / "whole", 3)
+    broken = generate.draw(tiny, asked, sampler, tmp_path / "broken", 3)
+    for file in ("0000-0", "0001-0", "0004-0"):
+        next((broken.folder / "png").glob(f"{file}.*")).unlink()
+    kept = next((broken.folder / "png").glob("0003-0.*")).stat().st_mtime_ns
+    before = tiny.counts["images"]
+    again = generate.draw(tiny, asked, sampler, tmp_path / "broken", 3)
+    assert digests(again) == digests(whole)
+    assert tiny.counts["images"] - before == 5, "both batches lacked a picture"
+    assert next((broken.folder / "png").glob("0003-0.*")).stat().st_mtime_ns == kept, "a finished picture is never written again"
+    generate.draw(tiny, asked, sampler, tmp_path / "broken", 3)
+    assert tiny.counts["images"] - before == 5, "a complete set draws nothing"
+
+
+def test_row_ids_may_contain_dots(tiny, prompts, sampler, tmp_path):
+    asked = prompts(2)
+    asked.table["row_id"] = ["a.1", "a.2"]
+    assert list(generate.draw(tiny, asked, sampler, tmp_path / "dots", 2).index["row_id"]) == ["a.1", "a.2"]
