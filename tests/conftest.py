@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from newcomer import write_plugins
 
 from bench import model
 from bench.generate import draw
@@ -76,3 +77,9 @@ def context(tmp_path, sampler):
         return Context(seed_words or ("test",), sampler, original, pictures)
 
     return make
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A folder outside the repository with plugins of a newcomer."""
+    return write_plugins(tmp_path)

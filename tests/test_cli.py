@@ -1,103 +1,14 @@
 """The command line as a user meets it: start-up time, mistakes, a method from outside the repository, sharing."""
 
 import json
-import os
 import subprocess
 import sys
-import textwrap
 import time
-from pathlib import Path
 
 import pytest
+from newcomer import run_words, vestige
 
 from bench import ROOT
-
-METHOD = """
-from contextlib import contextmanager
-from dataclasses import dataclass
-import torch
-from bench.plugin import Method
-from bench.types import Erasure
-
-@dataclass
-class Scale(Method):
-    '''Scale one layer: a newcomer's first method.'''
-    factor: float
-    def erase(self, pipe, concepts, ctx):
-        return Erasure({"unet.conv_out.weight": pipe.parameter("unet.conv_out.weight") * self.factor})
-"""
-METRIC = """
-from dataclasses import dataclass
-from typing import ClassVar
-from bench.plugin import Metric
-from bench.types import Scores
-
-@dataclass
-class Brightness(Metric):
-    columns: ClassVar = {"brightness": True}
-    def score(self, images, material):
-        if not len(images):
-            raise ValueError("there is no picture to score: the set is empty.")
-        values = images.pixels().float().mean((1, 2, 3))
-        rows = images.index[["row_id", "rep"]].assign(brightness=values.numpy())
-        return Scores({"brightness": float(values.mean())}, rows)
-"""
-ATTACK = """
-from dataclasses import dataclass
-from typing import ClassVar
-from bench.plugin import Attack
-from bench.types import Adversary
-
-@dataclass
-class Shout(Attack):
-    access: ClassVar[str] = "text"
-    mark: str
-    def attack(self, victim, prompts, ctx):
-        return Adversary(prompts.with_prompts([prompt + self.mark for prompt in prompts.prompts]))
-"""
-PROBE = """
-defaults:
-  - /metric@small.metrics: [brightness]
-small: {prompts: target, rows: 2, repeats: 1, attacked: true}
-"""
-
-
-@pytest.fixture
-def outside(tmp_path) -> Path:
-    """A folder outside the repository: a module and a config folder, as a newcomer would write them."""
-    files = {
-        "mine.py": METHOD,
-        "yours.py": METRIC,
-        "theirs.py": ATTACK,
-        "conf/attack/shout.yaml": "shout: {_target_: theirs.Shout, mark: ' dog!'}\n",
-        "conf/method/mine.yaml": "name: mine\n_target_: mine.Scale\nfactor: 0.5\n",
-        "conf/metric/brightness.yaml": "brightness: {_target_: yours.Brightness}\n",
-        "conf/probe/small.yaml": PROBE,
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(textwrap.dedent(text))
-    return tmp_path
-
-
-def vestige(*words: str, path: Path | None = None) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{path or ''}", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "bench", *words], capture_output=True, text=True, env=environment, cwd=path or ROOT, timeout=240
-    )
-
-
-def run_words(outside: Path, *words: str) -> list[str]:
-    places = [f"runtime.store={outside}/store", f"runtime.records={outside}/records", "probe=[small]", "model=tiny"]
-    return [
-        "run",
-        "--config-dir",
-        str(outside / "conf"),
-        *places,
-        f"hydra.sweep.dir={outside}/hydra",
-        f"hydra.run.dir={outside}/hydra",
-        *words,
-    ]
 
 
 @pytest.mark.parametrize("words", [["--help"], ["ls", "methods"]])
