@@ -79,6 +79,7 @@ def _read_results(verb: str, rest: list[str]) -> int:
         parser.add_argument("--out", type=Path, help="write to this file instead of the screen")
     if verb == "gallery":
         parser.add_argument("--out", type=Path, default=ROOT / "results" / "gallery.html")
+        parser.add_argument("--sheet", type=Path, help="also write one picture with two examples per question, for a README")
     if verb == "gc":
         parser.add_argument("--delete", action="store_true", help="really remove what is listed")
     if verb == "show":

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import json
 from pathlib import Path
 
 import pandas as pd
 
 from bench import results
+from bench.report import PROBES
 
-ROWS_PER_PROBE = 8
+ROWS_PER_PROBE = 6
 PAGE = """<!doctype html><meta charset="utf-8"><title>Vestige gallery</title><style>
 body{{font:14px/1.4 system-ui,sans-serif;margin:2rem;background:#fff;color:#222}}
 table{{border-collapse:collapse;margin:0 0 2rem}}td,th{{padding:3px 6px;text-align:center;font-weight:400}}
@@ -50,10 +52,7 @@ def _image_sets(records: Path) -> pd.DataFrame:
 
 
 def _section(key: dict[str, str], group: pd.DataFrame, store: Path) -> str:
-    columns = {}
-    for row in group.drop_duplicates("method").itertuples():
-        index = pd.read_csv(store / row.images / "index.csv", dtype={"row_id": str}, keep_default_na=False)
-        columns[row.method] = (store / row.images, index.drop_duplicates("row_id").head(ROWS_PER_PROBE).set_index("row_id"), row.kind)
+    columns = _columns(group, store)
     order = results.order(list(columns))
     first = columns[order[0]][1]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ["", *order])
@@ -63,12 +62,63 @@ def _section(key: dict[str, str], group: pd.DataFrame, store: Path) -> str:
     return f"<section {data}><h2>{html.escape(' · '.join(key.values()))}</h2><table><tr>{head}</tr>{body}</table></section>"
 
 
+def sheet(records: Path, store: Path, out: Path) -> Path:
+    """The same as one picture: a line per concept, probe and attack, a column per method. Explicit concepts are left out."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    side, left, top = 64, 330, 24
+    lines, methods = [], []
+    for (concept, probe, attack), group in _image_sets(records).groupby(["concepts", "probe", "attack"], sort=True):
+        columns = _columns(group[group["kind"] != "explicit"], store)
+        methods = results.order([*methods, *columns])
+        if columns:
+            lines.append((f"{concept}, {probe}" + ("" if attack == "none" else f", {attack}"), columns))
+    lines.sort(key=lambda line: [line[0].split(",")[0], PROBES.index(line[0].split(", ")[1]) if line[0].split(", ")[1] in PROBES else 9])
+    page = Image.new("RGB", (left + side * 2 * len(methods), top + side * len(lines)), "white")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(13)
+    for k, method in enumerate(methods):
+        pen.text((left + 2 * side * k + 4, 5), method.removesuffix("_emoji"), "black", font)
+    for i, (words, columns) in enumerate(lines):
+        first = next(iter(columns.values()))[1]
+        rows = list(first.index[:2])
+        pen.text((6, top + side * i + 14), words, "black", font)
+        pen.text((6, top + side * i + 32), first.loc[rows[0], "prompt"][:52], "#777777", font)
+        for k, method in enumerate(methods):
+            for n, row_id in enumerate(rows):
+                if method in columns and row_id in columns[method][1].index:
+                    folder, index, _ = columns[method]
+                    picture = Image.open(folder / index.loc[row_id, "file"]).convert("RGB").resize((side - 2, side - 2))
+                    page.paste(picture, (left + side * (2 * k + n), top + side * i))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    page.save(out, optimize=True)
+    return out
+
+
+def _columns(group: pd.DataFrame, store: Path) -> dict[str, tuple[Path, pd.DataFrame, str]]:
+    """method -> (folder, index of its first pictures by row_id, kind of concept)."""
+    columns = {}
+    for row in group.drop_duplicates("method").itertuples():
+        index = pd.read_csv(store / row.images / "index.csv", dtype={"row_id": str}, keep_default_na=False)
+        columns[row.method] = (store / row.images, index.drop_duplicates("row_id").head(ROWS_PER_PROBE).set_index("row_id"), row.kind)
+    return columns
+
+
+def _thumbnail(file: Path) -> str:
+    """At most 256 pixels wide, WebP, as base64: a page of a thousand pictures stays a few megabytes."""
+    from PIL import Image
+
+    picture, buffer = Image.open(file).convert("RGB"), io.BytesIO()
+    picture.thumbnail((256, 256))
+    picture.save(buffer, format="WEBP", quality=85)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
 def _tile(column: tuple[Path, pd.DataFrame, str], row_id: str) -> str:
     folder, index, kind = column
     if kind == "explicit" or row_id not in index.index:
         return '<td><div class="grey"></div></td>'
-    png = base64.b64encode((folder / index.loc[row_id, "file"]).read_bytes()).decode()
-    return f'<td><img alt="" title="{html.escape(index.loc[row_id, "prompt"])}" src="data:image/png;base64,{png}"></td>'
+    data = _thumbnail(folder / index.loc[row_id, "file"])
+    return f'<td><img alt="" title="{html.escape(index.loc[row_id, "prompt"])}" src="data:image/webp;base64,{data}"></td>'
 
 
 def _filter(name: str, values: list[str]) -> str:

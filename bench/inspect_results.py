@@ -69,6 +69,8 @@ def gallery(arguments: argparse.Namespace) -> int:
 
     _needs_records(arguments.records)
     print(f"gallery written to {page.write(arguments.records, arguments.store, arguments.out)}")
+    if arguments.sheet:
+        print(f"sheet written to {page.sheet(arguments.records, arguments.store, arguments.sheet)}")
     return 0
 
 
