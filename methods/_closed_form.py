@@ -30,7 +30,7 @@ def single_thread() -> Iterator[None]:
 
 
 def low_rank_edit(edit: Tensor, goal: Tensor, alpha: float, keep: Tensor, beta: float, ridge: float) -> tuple[Tensor, Tensor]:
-    """Factors (U, V), both float64 [d, N], of the optimal T = I + U V^T.
+    """Factors (U, V), both float64 [d, min(N, d)], of the optimal T = I + U V^T.
 
     edit C [N, d] rows to change; goal G [N, d] rows whose output they get; keep P [M, d] rows to preserve; alpha, beta
     their weights; ridge lambda > 0 pulls towards the original weights. Text states share one large common direction (the
@@ -45,7 +45,9 @@ def low_rank_edit(edit: Tensor, goal: Tensor, alpha: float, keep: Tensor, beta: 
     with single_thread():
         factor = torch.linalg.cholesky((b + b.T) / 2)
         v = torch.cholesky_solve(alpha * c.T, factor)
-    return (g - c).T.contiguous(), v
+    u = (g - c).T.contiguous()
+    # More rows than dimensions: the product itself is the smaller form.
+    return (u, v) if len(c) <= c.shape[1] else (u @ v.T, torch.eye(c.shape[1], dtype=c.dtype, device=c.device))
 
 
 def merged(pipe: Pipe, u: Tensor, v: Tensor) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.pipe import Pipe
 from bench.plugin import Context, Method
-from bench.types import Concept, Erasure
+from bench.types import Concept, Erasure, ModelSpec
 from methods._closed_form import FORMS, aligned_rows, all_rows, hooked, last_rows, low_rank_edit, merged
 
 ROWS = ("last_to_end_aligned", "last")
@@ -26,9 +26,9 @@ class UCE(Method):
     """Edits the keys and values of cross-attention. Artefact: "uce.U", "uce.V" [d, rows], the factors of the edit."""
 
     rows: str  # which token positions are edited: one of ROWS
-    guide: str  # the text whose output the concept gets; {anchor} is the concept's anchor
+    guide: str  # the text whose output the concept gets; {anchor} is the concept's anchor, {sibling} its first sibling
     preserve: list[str]  # what must stay: any of PRESERVE
-    templates: list[str]  # wordings of concept, guide and preserved names; {} is the name
+    templates: list[str]  # wordings of concept, guide and preserved names: {name}, and {other}: each unrelated thing in turn
     erase_scale: float
     preserve_scale: float
     ridge: float  # lambda, pull towards the original weights
@@ -42,7 +42,14 @@ class UCE(Method):
         if unknown:
             raise ValueError(f"method.preserve={self.preserve} contains {sorted(unknown)}. Allowed: {', '.join(PRESERVE)}.")
         if not self.templates:
-            raise ValueError('method.templates is empty. The bare name is method.templates=["{}"].')
+            raise ValueError('method.templates is empty. The bare name is method.templates=["{name}"].')
+
+    def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
+        needs = {"{other}": ("others", "".join(self.templates)), "{sibling}": ("siblings", self.guide)}
+        for placeholder, (entry, where) in needs.items():
+            if placeholder in where and not all(getattr(concept, entry) for concept in concepts):
+                return f"its settings use {placeholder}: the concept file needs entries under `{entry}`."
+        return super().supports(model, concepts)
 
     @torch.no_grad()
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
@@ -61,20 +68,24 @@ class UCE(Method):
         """C and G, [N, d] each; all concepts are solved together."""
         edits, goals = [], []
         for concept in concepts:
-            guide = self.guide.format(anchor=concept.anchor)
-            for template in self.templates:
-                asked, wanted = template.format(concept.name), template.format(guide)
+            guide = self.guide.format(anchor=concept.anchor, sibling=next(iter(concept.siblings), ""))
+            for asked, wanted in zip(self.worded(concept.name, concept), self.worded(guide, concept), strict=True):
                 pair = aligned_rows(pipe, asked, wanted) if self.rows == ROWS[0] else (last_rows(pipe, asked), last_rows(pipe, wanted))
                 edits.append(pair[0])
                 goals.append(pair[1])
         return torch.cat(edits), torch.cat(goals)
 
+    def worded(self, name: str, concept: Concept) -> list[str]:
+        """`name` in every wording. Unrelated things fill {other}, so that the words around the name are edited too."""
+        return [t.format(name=name, other=o) for t in self.templates for o in (concept.others if "{other}" in t else [""])]
+
     def kept_rows(self, pipe: Pipe, concepts: list[Concept]) -> Tensor:
         """P [M, d]; a name that contains an erased name, or the reverse, is left out: it would undo the edit."""
         erased = [concept.name.lower() for concept in concepts]
-        names = {name for source in self.preserve if source != "empty" for concept in concepts for name in getattr(concept, source)}
+        sources = [source for source in self.preserve if source != "empty"]
+        names = {name: concept for concept in concepts for source in sources for name in getattr(concept, source)}
         safe = [n for n in sorted(names) if not any(e in n.lower() or n.lower() in e for e in erased)]
-        texts = [""] * ("empty" in self.preserve) + [template.format(name) for name in safe for template in self.templates]
+        texts = [""] * ("empty" in self.preserve) + [text for name in safe for text in self.worded(name, names[name])]
         if not texts:
             return torch.zeros(0, pipe.unet.config.cross_attention_dim, device=pipe.device)
         return all_rows(pipe, texts) if self.rows == ROWS[0] else torch.cat([last_rows(pipe, text) for text in texts])

@@ -43,6 +43,14 @@ def test_rank_order_and_duplicates():
     assert torch.allclose(twice, t)
 
 
+def test_more_rows_than_dimensions_are_stored_as_one_square_factor():
+    c, g, p = rows(40, 0), rows(40, 1), rows(5, 2)
+    u, v = low_rank_edit(c, g, 1.0, p, 1.0, 0.5)
+    assert u.shape == v.shape == (D, D)
+    b = 0.5 * torch.eye(D, dtype=torch.float64) + c.T @ c + p.T @ p
+    assert torch.allclose(u @ v.T, (g - c).T @ c @ torch.linalg.inv(b), rtol=1e-9, atol=1e-10)
+
+
 def test_more_ridge_and_more_preservation_mean_less_change():
     c, g, p = rows(3, 0), rows(3, 1), rows(5, 2)
     identity = torch.eye(D, dtype=torch.float64)

@@ -60,6 +60,13 @@ def test_concepts_are_solved_together_in_any_order(tiny, concept, context):
     assert torch.allclose(there, back, atol=1e-5) and there.abs().max() > 1e-3
 
 
+def test_wordings_with_other_things_need_such_things(tiny, concept):
+    method = uce(templates=["{name}", "a {name} {other}"], guide="{sibling}")
+    assert method.worded("dog", concept()) == ["dog", "a dog car", "a dog apple"]
+    assert "`others`" in method.supports(tiny.spec, [concept(others=[])])
+    assert "`siblings`" in method.supports(tiny.spec, [concept(siblings=[])])
+
+
 @pytest.mark.parametrize("name", ["uce", "uce_lasttoken", "uce_emoji"])
 def test_merge_and_hook_draw_the_same_pictures(tiny, concept, context, sampler, name):
     method = build("method", name)
