@@ -45,6 +45,9 @@ def _model(model: str, sampler: str, frame: pd.DataFrame) -> str:
         lines += [f"## Mean over {len(concepts)} concepts: {', '.join(concepts)}", "", _overall(frame, presence, methods, concepts), ""]
     for (kind, concept), part in frame.groupby(["kind", "concept"], sort=True):
         lines += [f"## {concept} ({kind})", "", _presence(part, presence[presence["concept"] == concept], methods), ""]
+        attacked = part[(part["metric"] == "presence") & (part["column"] == "present") & ~part["attack"].isin(["none", WORST])]
+        if len(attacked):
+            lines += [f"### {concept}: attacks", "", _attacks(attacked, methods), ""]
         others = part[part["metric"].notna() & (part["metric"] != "presence")]
         if len(others):
             lines += [f"### {concept}: other measures", "", _measures(others, methods), ""]
@@ -135,6 +138,25 @@ def _share(cell, method: str) -> str:
     interval = "" if pd.isna(cell.ci_low) else f" [{100 * cell.ci_low:.0f}, {100 * cell.ci_high:.0f}]"
     same = method != "original" and cell.diff_low <= 0 <= cell.diff_high
     return f"{100 * cell.value:.0f}{interval}{' ≈' if same else ''}"
+
+
+def _attacks(cells: pd.DataFrame, methods: list[str]) -> str:
+    """Rates as the attack papers define them, beside what the same attack draws from the oracle."""
+    invented = cells[cells["method"] == "oracle"].groupby(["attack", "probe"])["value"].mean()
+    rows = []
+    for method, job in _jobs(cells, methods):
+        for cell in job.sort_values(["attack", "probe"]).itertuples():
+            after = "" if pd.isna(cell.after_failing) else f"{100 * cell.after_failing:.0f} (of {int(cell.failed_before)})"
+            oracle = invented.get((cell.attack, cell.probe), float("nan"))
+            shares = [_percent(cell.before), _share(cell, "original"), _percent(cell.either), after or "n/a", _percent(oracle)]
+            budget = "n/a" if pd.isna(cell.attack_unet_rows) else f"{int(cell.attack_unet_rows)}"
+            rows.append([_name(cells, method, job), cell.attack, cell.access, *shares, budget])
+    heads = ["before", "attacked", "either", "back, of those that failed before", "oracle attacked", "denoiser rows spent"]
+    return _markdown(["method", "attack", "access", *heads], rows)
+
+
+def _percent(value: float) -> str:
+    return "n/a" if pd.isna(value) else f"{100 * value:.0f}"
 
 
 def _measures(cells: pd.DataFrame, methods: list[str]) -> str:

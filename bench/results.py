@@ -19,14 +19,18 @@ CELL = [
     *("higher_is_better", "images", "score", "reason"),
 ]
 COST = ["erase_seconds", "erase_peak_bytes", "parameters_changed", "artefact_bytes", "seconds_per_image"]
-NUMBERS = ["value", "ci_low", "ci_high", "n", *COST]
+NUMBERS = ["value", "ci_low", "ci_high", "n", "attack_unet_rows", *COST]
+DIFFERENCE = ("diff", "diff_low", "diff_high")
+RATES = ("before", "either", "failed_before", "after_failing")
 
 
 def load(records: Path, store: Path | None = None) -> pd.DataFrame:
     """One row per cell; a job without cells (unsupported, failed) keeps one row that carries its reason.
 
-    With a store, whose per-picture scores it reads, the frame also has the worst case over attacks, and `diff`, `diff_low`,
-    `diff_high`: the paired difference to the original model on the same prompts and seeds.
+    With a store, whose per-picture scores it reads, the frame also has the worst case over attacks; `diff`, `diff_low`,
+    `diff_high`: the paired difference to the original model on the same prompts and seeds; and for attacked presence `before`
+    (without attack), `either` (before or after: the field's post-ASR), `failed_before` (number of pictures) and
+    `after_failing` (share of those that the attack brings back: the attackable ASR).
     """
     rows = []
     for file in sorted(Path(records).glob("*.json")):
@@ -34,15 +38,20 @@ def load(records: Path, store: Path | None = None) -> pd.DataFrame:
         job = {name: record.get(name) for name in ("key", "status", "model", "method", "mechanism", "kind", "seed", "limits")}
         job |= {"concept": "+".join(record["concepts"]), "sampler": json.dumps(record.get("sampler"), sort_keys=True)}
         job |= {"job_reason": record.get("reason")} | {name: (record.get("cost") or {}).get(name) for name in COST}
-        rows += [job | {name: cell.get(name) for name in CELL} for cell in record["cells"] or [{}]]
+        rows += [job | {name: cell.get(name) for name in CELL} | _budget(cell) for cell in record["cells"] or [{}]]
     frame = pd.DataFrame(rows, columns=None if rows else ["key", "method", "concept", *CELL])
     for name in NUMBERS:
         if name in frame:
             frame[name] = pd.to_numeric(frame[name])
     if store is None or frame.empty:
-        return frame.assign(diff=float("nan"), diff_low=float("nan"), diff_high=float("nan"))
+        return frame.assign(**dict.fromkeys((*DIFFERENCE, *RATES), float("nan")))
     reader = _Pictures(Path(store))
-    return _compared(_with_worst_case(frame, reader), reader)
+    return _with_attack_rates(_compared(_with_worst_case(frame, reader), reader), reader)
+
+
+def _budget(cell: dict) -> dict:
+    """What the attack cost: denoiser evaluations times batch, for the whole prompt set."""
+    return {"attack_unet_rows": (cell.get("budget") or {}).get("unet_rows")}
 
 
 def order(methods: list[str]) -> list[str]:
@@ -95,7 +104,25 @@ def _compared(frame: pd.DataFrame, pictures: _Pictures) -> pd.DataFrame:
     for cell in frame[(frame["method"] == "original") & frame["metric"].notna()].itertuples():
         base.setdefault(_question(cell), cell)
     differences = [_difference(cell, base.get(_question(cell)), pictures) for cell in frame.itertuples()]
-    return frame.assign(**{name: [d[k] for d in differences] for k, name in enumerate(("diff", "diff_low", "diff_high"))})
+    return frame.assign(**{name: [d[k] for d in differences] for k, name in enumerate(DIFFERENCE)})
+
+
+def _with_attack_rates(frame: pd.DataFrame, pictures: _Pictures) -> pd.DataFrame:
+    shown = frame[(frame["metric"] == "presence") & (frame["column"] == "present")]
+    plain = {(cell.key, cell.probe): cell for cell in shown[shown["attack"] == "none"].itertuples()}
+    rates = {name: [float("nan")] * len(frame) for name in RATES}
+    for cell in shown[~shown["attack"].isin(["none", WORST])].itertuples():
+        if (cell.key, cell.probe) not in plain:
+            continue
+        before, after = pictures.values(plain[cell.key, cell.probe]), pictures.values(cell)
+        if before is None or after is None:
+            continue
+        both = before.merge(after, on=["row_id", "rep", "group"], suffixes=("", "_after"))
+        failed = both[both["value"] == 0]["value_after"]
+        found = (both["value"].mean(), both[["value", "value_after"]].max(axis=1).mean(), len(failed), failed.mean())
+        for name, value in zip(RATES, found, strict=True):
+            rates[name][frame.index.get_loc(cell.Index)] = value
+    return frame.assign(**rates)
 
 
 def _difference(cell, original, pictures: _Pictures) -> tuple[float, float, float]:

@@ -88,7 +88,8 @@ class Runner:
                     continue
                 for metric_name, metric in probe.metrics.items():
                     scored = self.score(metric, metric_name, images, asked)
-                    record["cells"] += self.cells(probe, attack_name, attack, metric_name, metric, images, scored)
+                    cells = self.cells(probe, attack_name, attack, metric_name, metric, images, scored)
+                    record["cells"] += [cell | {"budget": adversary.meta["facts"]["budget"] if adversary else {}} for cell in cells]
         record["cost"] |= self.speed(record["cells"])
 
     def attacks_of(self, probe: Probe) -> dict[str, Attack]:
@@ -300,7 +301,8 @@ class Runner:
 
     def cell(self, probe: Probe, attack_name: str, attack: Attack) -> dict:
         empty = dict.fromkeys(("metric", "column", "judge", "value", "ci_low", "ci_high", "score", "images", "reason"))
-        return {"probe": probe.name, "attack": attack_name, "access": attack.access, **empty, "n": 0, "groups": 0, "higher_is_better": True}
+        head = {"probe": probe.name, "attack": attack_name, "access": attack.access, "n": 0, "groups": 0, "higher_is_better": True}
+        return {**head, **empty, "budget": {}}
 
     def cells(self, probe, attack_name, attack, metric_name, metric, images: Stage, scored: Stage) -> list[dict]:
         scores, index = Scores.load(scored.path), generate.load(images.path).index

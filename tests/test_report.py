@@ -47,6 +47,7 @@ def cell(store, concept, method, probe, attack, share, reverse):
     draw_pictures(store / "images" / name)
     head = {"probe": probe, "attack": attack, "access": "none", "metric": "presence", "column": "present", "judge": "judge"}
     rest = {"n": ROWS, "groups": ROWS, "higher_is_better": True, "images": f"images/{name}", "score": f"score/{name}", "reason": None}
+    rest |= {"budget": {"unet_rows": 40, "images": 2} if attack == "typos" else {}}
     return head | rest | {"value": float(shown.mean()), "ci_low": 0.0, "ci_high": 1.0}
 
 
@@ -78,6 +79,15 @@ def test_the_worst_case_counts_a_picture_that_any_attack_brings_back(places):
     """good: one of ten pictures without attack and six others under it."""
     worst = frame(places).query("attack == @results.WORST and concept == 'dog'").set_index("method")["value"]
     assert worst["good"] == pytest.approx(0.7) and worst["blunt"] == pytest.approx(0.2) and worst["oracle"] == 0
+
+
+def test_attack_rates_follow_the_papers_definitions(places):
+    """good: one of ten before, six others after, so seven of ten in either, and six of the nine that failed before."""
+    cell = frame(places).query("attack == 'typos' and method == 'good' and concept == 'dog'").iloc[0]
+    assert (cell["before"], cell["either"], cell["failed_before"]) == (pytest.approx(0.1), pytest.approx(0.7), 9)
+    assert cell["after_failing"] == pytest.approx(6 / 9)
+    rows = report.table(frame(places), "md").split("### dog: attacks")[1].split("##")[0]
+    assert "| good | typos | none | 10 | 60 [0, 100] | 70 | 67 (of 9) | 0 | 40 |" in rows
 
 
 def test_methods_are_ranked_by_erasure_minus_damage_behind_original_and_oracle(places):
