@@ -6,16 +6,20 @@ the solution W' = W T with ONE matrix T = I + U V^T [d, d] for all layers:
 An edit is therefore 2 d N numbers, and it can be applied to the weights (merge) or to the text states (hook).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bench.diffusion import CROSS_ATTENTION_KV, choose_parameters
+from bench.diffusion import choose_parameters
 from bench.pipe import Pipe
+from bench.plugin import Method
+from bench.types import Erasure
 
 FORMS = ("merge", "hook")
+LAYERS = {"kv": r"attn2\.to_[kv]\.weight$", "k": r"attn2\.to_k\.weight$", "v": r"attn2\.to_v\.weight$"}
 
 
 @contextmanager
@@ -45,28 +49,82 @@ def low_rank_edit(edit: Tensor, goal: Tensor, alpha: float, keep: Tensor, beta: 
     with single_thread():
         factor = torch.linalg.cholesky((b + b.T) / 2)
         v = torch.cholesky_solve(alpha * c.T, factor)
-    u = (g - c).T.contiguous()
-    # More rows than dimensions: the product itself is the smaller form.
-    return (u, v) if len(c) <= c.shape[1] else (u @ v.T, torch.eye(c.shape[1], dtype=c.dtype, device=c.device))
+    return compact((g - c).T.contiguous(), v)
 
 
-def merged(pipe: Pipe, u: Tensor, v: Tensor) -> dict[str, Tensor]:
-    """New cross-attention key and value weights W + (W U) V^T by full name, in the model's dtype."""
-    weights = choose_parameters(pipe.unet, CROSS_ATTENTION_KV)
-    u, v = u.to(pipe.device, torch.float64), v.to(pipe.device, torch.float64)
-    return {f"{pipe.denoiser_name}.{n}": (w.double() + (w.double() @ u) @ v.T).to(w.dtype) for n, w in weights.items()}
+def compact(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors with no more columns than the text states have dimensions: beyond that the product is the smaller form."""
+    d = u.shape[0]
+    return (u, v) if u.shape[1] <= d else (u @ v.T, torch.eye(d, dtype=u.dtype, device=u.device))
 
 
-@contextmanager
-def hooked(pipe: Pipe, u: Tensor, v: Tensor) -> Iterator[Pipe]:
-    """The same edit on the text states: h -> h + (h V) U^T before the denoiser reads them, in both guidance branches."""
+def chained(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Factors of T1 T2: the second edit was computed for the model that the first had already changed."""
+    (u1, v1), (u2, v2) = first, second
+    return compact(torch.cat([u1, u2 + u1 @ (v1.T @ u2)], 1), torch.cat([v1, v2], 1))
+
+
+def gram(pipe: Pipe, layers: str = "kv") -> Tensor:
+    """Sum over the projections of W^T W, float64 [d, d]: all that a sum over layers needs to know of the weights."""
+    weights = choose_parameters(pipe.unet, LAYERS[layers]).values()
+    return sum(w.double().T @ w.double() for w in weights)
+
+
+@dataclass
+class LinearEdit(Method):
+    """A method whose artefact is one edit of the text states, h -> T h, read by some cross-attention projections.
+
+    Artefact: "edit.U" and "edit.V" [d, rows], with T = I + U V^T; or one V for each layer, "edit.V.<layer>".
+    """
+
+    layers: str  # which projections read the edited states: one of LAYERS
+    form: str  # merge (edited weights) or hook (edited text states): the same model
+
+    def __post_init__(self) -> None:
+        for key, value, allowed in (("layers", self.layers, tuple(LAYERS)), ("form", self.form, FORMS)):
+            if value not in allowed:
+                raise ValueError(f"method.{key}={value!r} is not known. Allowed: {', '.join(allowed)}.")
+
+    def artefact(self, pipe: Pipe, u: Tensor, v: Tensor | dict[str, Tensor], **meta) -> Erasure:
+        """The erasure in float32. `v` may be one factor per layer name."""
+        factors = {"edit.V": v} if isinstance(v, Tensor) else {f"edit.V.{name}": each for name, each in v.items()}
+        touched = sum(w.numel() for w in choose_parameters(pipe.unet, LAYERS[self.layers]).values())
+        return Erasure({name: t.float() for name, t in {"edit.U": u, **factors}.items()}, {"parameters": touched, **meta})
+
+    @contextmanager
+    def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
+        weights = choose_parameters(pipe.unet, LAYERS[self.layers])
+        tensors = erasure.tensors
+        if tensors["edit.U"].shape[0] != next(iter(weights.values())).shape[1]:
+            raise ValueError(
+                f"the artefact edits text states of width {tensors['edit.U'].shape[0]}, model {pipe.spec.name!r} has width "
+                f"{next(iter(weights.values())).shape[1]}: it was made for another model."
+            )
+        of = {n: (tensors["edit.U"], tensors.get("edit.V", tensors.get(f"edit.V.{n.removesuffix('.weight')}"))) for n in weights}
+        if self.form == "merge":
+            new = {f"{pipe.denoiser_name}.{name}": merged(w, *of[name]) for name, w in weights.items()}
+            with pipe.replaced(new):
+                yield pipe
+        else:
+            hooks = {f"{pipe.denoiser_name}.{name.removesuffix('.weight')}": reading(*of[name]) for name in weights}
+            with pipe.hooked(hooks, pre=True):
+                yield pipe
+
+
+def merged(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """W + (W U) V^T, computed in float64 and returned in the weight's dtype."""
+    w, u, v = weight.double(), u.to(weight.device, torch.float64), v.to(weight.device, torch.float64)
+    return (w + (w @ u) @ v.T).to(weight.dtype)
+
+
+def reading(u: Tensor, v: Tensor) -> Callable:
+    """A hook that edits what a projection reads: h -> h + (h V) U^T, in both guidance branches."""
 
     def change(module, args, kwargs):
-        h = kwargs["encoder_hidden_states"]
-        return args, {**kwargs, "encoder_hidden_states": h + (h @ v.to(h)) @ u.T.to(h)}
+        h = args[0]
+        return (h + (h @ v.to(h)) @ u.T.to(h), *args[1:]), kwargs
 
-    with pipe.hooked({f"{pipe.denoiser_name}.": change}, pre=True):
-        yield pipe
+    return change
 
 
 # Which token rows of an encoded text enter. BOS is row 0; an empty text has its "last token" there.

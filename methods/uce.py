@@ -5,25 +5,23 @@ rohitgandikota/unified-concept-editing@35e91e2 (produced the paper; uce) and @28
 Erasing and moderating only: debiasing is another loop around the same solution.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bench.pipe import Pipe
-from bench.plugin import Context, Method
+from bench.plugin import Context
 from bench.types import Concept, Erasure, ModelSpec
-from methods._closed_form import FORMS, aligned_rows, all_rows, hooked, last_rows, low_rank_edit, merged
+from methods._closed_form import LinearEdit, aligned_rows, all_rows, last_rows, low_rank_edit
 
 ROWS = ("last_to_end_aligned", "last")
 PRESERVE = ("empty", "siblings", "others")
 
 
 @dataclass
-class UCE(Method):
-    """Edits the keys and values of cross-attention. Artefact: "uce.U", "uce.V" [d, rows], the factors of the edit."""
+class UCE(LinearEdit):
+    """Edits the keys and values of cross-attention. Artefact: see LinearEdit."""
 
     rows: str  # which token positions are edited: one of ROWS
     guide: str  # the text whose output the concept gets; {anchor} is the concept's anchor, {sibling} its first sibling
@@ -32,12 +30,11 @@ class UCE(Method):
     erase_scale: float
     preserve_scale: float
     ridge: float  # lambda, pull towards the original weights
-    form: str  # merge (edited weights) or hook (edited text states): the same model
 
     def __post_init__(self) -> None:
-        for key, value, allowed in (("rows", self.rows, ROWS), ("form", self.form, FORMS)):
-            if value not in allowed:
-                raise ValueError(f"method.{key}={value!r} is not known. Allowed: {', '.join(allowed)}.")
+        super().__post_init__()
+        if self.rows not in ROWS:
+            raise ValueError(f"method.rows={self.rows!r} is not known. Allowed: {', '.join(ROWS)}.")
         unknown = set(self.preserve) - set(PRESERVE)
         if unknown:
             raise ValueError(f"method.preserve={self.preserve} contains {sorted(unknown)}. Allowed: {', '.join(PRESERVE)}.")
@@ -55,20 +52,13 @@ class UCE(Method):
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         edit, goal = self.edited_rows(pipe, concepts)
         u, v = low_rank_edit(edit, goal, self.erase_scale, self.kept_rows(pipe, concepts), self.preserve_scale, self.ridge)
-        touched = sum(w.numel() for w in merged(pipe, u, v).values())
-        return Erasure({"uce.U": u.float(), "uce.V": v.float()}, {"parameters": touched, "rows": len(edit)})
-
-    @contextmanager
-    def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
-        factors = erasure.tensors["uce.U"], erasure.tensors["uce.V"]
-        with pipe.replaced(merged(pipe, *factors)) if self.form == "merge" else hooked(pipe, *factors):
-            yield pipe
+        return self.artefact(pipe, u, v, rows=len(edit))
 
     def edited_rows(self, pipe: Pipe, concepts: list[Concept]) -> tuple[Tensor, Tensor]:
         """C and G, [N, d] each; all concepts are solved together."""
         edits, goals = [], []
         for concept in concepts:
-            guide = self.guide.format(anchor=concept.anchor, sibling=next(iter(concept.siblings), ""))
+            guide = self.guided_name(concept)
             for asked, wanted in zip(self.worded(concept.name, concept), self.worded(guide, concept), strict=True):
                 pair = aligned_rows(pipe, asked, wanted) if self.rows == ROWS[0] else (last_rows(pipe, asked), last_rows(pipe, wanted))
                 edits.append(pair[0])
@@ -79,13 +69,20 @@ class UCE(Method):
         """`name` in every wording. Unrelated things fill {other}, so that the words around the name are edited too."""
         return [t.format(name=name, other=o) for t in self.templates for o in (concept.others if "{other}" in t else [""])]
 
-    def kept_rows(self, pipe: Pipe, concepts: list[Concept]) -> Tensor:
-        """P [M, d]; a name that contains an erased name, or the reverse, is left out: it would undo the edit."""
+    def guided_name(self, concept: Concept) -> str:
+        return self.guide.format(anchor=concept.anchor, sibling=next(iter(concept.siblings), ""))
+
+    def kept_texts(self, concepts: list[Concept]) -> list[str]:
+        """Texts to preserve; a name that contains an erased name, or the reverse, is left out: it would undo the edit."""
         erased = [concept.name.lower() for concept in concepts]
         sources = [source for source in self.preserve if source != "empty"]
         names = {name: concept for concept in concepts for source in sources for name in getattr(concept, source)}
         safe = [n for n in sorted(names) if not any(e in n.lower() or n.lower() in e for e in erased)]
-        texts = [""] * ("empty" in self.preserve) + [text for name in safe for text in self.worded(name, names[name])]
+        return [""] * ("empty" in self.preserve) + [text for name in safe for text in self.worded(name, names[name])]
+
+    def kept_rows(self, pipe: Pipe, concepts: list[Concept]) -> Tensor:
+        """P [M, d]: every position of the preserved texts, or their last tokens."""
+        texts = self.kept_texts(concepts)
         if not texts:
             return torch.zeros(0, pipe.unet.config.cross_attention_dim, device=pipe.device)
         return all_rows(pipe, texts) if self.rows == ROWS[0] else torch.cat([last_rows(pipe, text) for text in texts])

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from bench.diffusion import CROSS_ATTENTION_KV, choose_parameters
-from methods._closed_form import aligned_rows, hooked, last_rows, low_rank_edit, merged, single_thread
+from bench.diffusion import choose_parameters
+from methods._closed_form import FORMS, LAYERS, LinearEdit, aligned_rows, chained, gram, last_rows, low_rank_edit, single_thread
 
 D = 12
 
@@ -60,22 +60,59 @@ def test_more_ridge_and_more_preservation_mean_less_change():
     assert kept == sorted(kept, reverse=True) and kept[-1] < 0.1 * kept[0]
 
 
-def test_merging_and_hooking_are_the_same_model(tiny):
+@pytest.mark.parametrize("layers", ["kv", "v", "k"])
+def test_merging_and_hooking_are_the_same_model(tiny, layers):
     width = tiny.unet.config.cross_attention_dim
     generator = torch.Generator().manual_seed(0)
     u, v = (0.2 * torch.randn(width, 4, generator=generator) for _ in range(2))
     cond, x = tiny.encode(["a dog", "a cat"]), torch.randn(2, 4, 8, 8, generator=generator)
+    predictions, changed = {}, {}
     with torch.no_grad():
         plain = tiny.predict(x, torch.tensor(300), cond)
-        with hooked(tiny, u, v):
-            by_hook = tiny.predict(x, torch.tensor(300), cond)
-        with tiny.replaced(merged(tiny, u, v)):
-            by_merge = tiny.predict(x, torch.tensor(300), cond)
-            twice = merged(tiny, u, v)
-        once = merged(tiny, u, v)
-    assert torch.allclose(by_hook, by_merge, atol=1e-5) and (by_hook - plain).abs().max() > 1e-3
-    assert set(once) == {f"unet.{name}" for name in choose_parameters(tiny.unet, CROSS_ATTENTION_KV)}
-    assert any((once[name] - twice[name]).norm() > 1e-3 for name in once)
+        before = {name: p.clone() for name, p in tiny.named_parameters()}
+        for form in FORMS:
+            edit = LinearEdit(layers, form)
+            with edit.attach(tiny, edit.artefact(tiny, u, v)):
+                predictions[form] = tiny.predict(x, torch.tensor(300), cond)
+                changed[form] = [name for name, p in tiny.named_parameters() if not torch.equal(p, before[name])]
+    assert torch.allclose(predictions["hook"], predictions["merge"], atol=1e-5)
+    assert (predictions["hook"] - plain).abs().max() > 1e-3
+    assert changed["hook"] == [] and len(changed["merge"]) == len(choose_parameters(tiny.unet, LAYERS[layers]))
+    assert all("attn2.to_" in name and name.split(".to_")[1][0] in layers for name in changed["merge"])
+
+
+def test_a_factor_per_layer_reaches_its_layer_alone(tiny):
+    width = tiny.unet.config.cross_attention_dim
+    names = [n.removesuffix(".weight") for n in choose_parameters(tiny.unet, LAYERS["v"])]
+    u = torch.randn(width, 1, generator=torch.Generator().manual_seed(0))
+    per_layer = {name: (u if k == 0 else torch.zeros_like(u)) for k, name in enumerate(names)}
+    edit = LinearEdit("v", "merge")
+    before = {name: p.clone() for name, p in tiny.named_parameters()}
+    with edit.attach(tiny, edit.artefact(tiny, u, per_layer)):
+        changed = [name for name, p in tiny.named_parameters() if not torch.equal(p, before[name])]
+    assert changed == [f"unet.{names[0]}.weight"]
+
+
+def test_chained_edits_multiply_in_order_and_an_edit_applied_twice_is_its_square():
+    one, two = (low_rank_edit(rows(2, k), rows(2, k + 1), 1.0, rows(0, 9), 1.0, 0.5) for k in (0, 5))
+    dense = [torch.eye(D, dtype=torch.float64) + u @ v.T for u, v in (one, two, chained(one, two), chained(one, one))]
+    assert torch.allclose(dense[2], dense[0] @ dense[1]) and not torch.allclose(dense[2], dense[1] @ dense[0])
+    assert torch.allclose(dense[3], dense[0] @ dense[0]) and not torch.allclose(dense[3], dense[0])
+
+
+def test_the_gram_holds_all_sums_over_layers(tiny):
+    h = torch.randn(5, tiny.unet.config.cross_attention_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    direct = sum((h @ w.double().T).square().sum() for w in choose_parameters(tiny.unet, LAYERS["kv"]).values())
+    assert torch.allclose((h @ gram(tiny) * h).sum(), direct)
+
+
+def test_an_artefact_for_another_text_width_is_refused(tiny):
+    edit = LinearEdit("kv", "merge")
+    with (
+        pytest.raises(ValueError, match="made for another model"),
+        edit.attach(tiny, edit.artefact(tiny, torch.ones(7, 1), torch.ones(7, 1))),
+    ):
+        pass
 
 
 def test_token_rows_are_those_of_the_published_code(tiny):

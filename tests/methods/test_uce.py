@@ -16,7 +16,7 @@ def uce(**over) -> UCE:
 
 def shift(pipe, erasure, rows) -> torch.Tensor:
     """How far T moves each row, in the output of one key projection."""
-    u, v = erasure.tensors["uce.U"], erasure.tensors["uce.V"]
+    u, v = erasure.tensors["edit.U"], erasure.tensors["edit.V"]
     weight = next(p for n, p in pipe.unet.named_parameters() if n.endswith("attn2.to_k.weight"))
     return ((rows @ v) @ u.T) @ weight.T
 
@@ -28,7 +28,7 @@ def test_the_concepts_last_token_gets_the_guides_output(tiny, concept, context):
     left = {}
     for ridge in (0.5, 1e-6):
         erasure = uce(guide="cat", ridge=ridge).erase(tiny, [concept()], context())
-        u, v = erasure.tensors["uce.U"], erasure.tensors["uce.V"]
+        u, v = erasure.tensors["edit.U"], erasure.tensors["edit.V"]
         left[ridge] = ((((c @ v) @ u.T) @ weight.T - wanted).norm() / wanted.norm()).item()
     assert left[0.5] < 0.2 and left[1e-6] < 1e-3
 

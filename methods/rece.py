@@ -1,0 +1,70 @@
+"""After UCE, find the text states that still reach the concept, erase those too, and repeat: all in closed form.
+
+RECE, Gong et al., "Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models", ECCV 2024 (arXiv 2407.12383);
+CharlesGong12/RECE@403a67f. The official scripts pick the epoch by a detector on validation pictures; here the number of
+epochs is a setting. Sums over layers run through one Gram matrix, so no layer is visited before the edit is attached.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.pipe import Pipe
+from bench.plugin import Context
+from bench.types import Concept, Erasure
+from methods._closed_form import all_rows, chained, gram, low_rank_edit, single_thread
+from methods.uce import UCE
+
+REGULARISERS = ("zero", "standard")
+
+
+@dataclass
+class RECE(UCE):
+    """The fields of UCE describe the start; `adversarial_*` the rounds after it. Artefact: see LinearEdit."""
+
+    epochs: int  # rounds; 0 is UCE
+    regulariser: str  # zero: small adversarial states (official default); standard: states near the concept's own
+    regular_scale: float  # r, its weight
+    adversarial_ridge: float  # lambda 1, pull towards the weights of the round before
+    adversarial_preserve_scale: float  # lambda 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.regulariser not in REGULARISERS:
+            raise ValueError(f"method.regulariser={self.regulariser!r} is not known. Allowed: {', '.join(REGULARISERS)}.")
+        if self.regular_scale <= 0:
+            raise ValueError(f"method.regular_scale={self.regular_scale} must be positive: without it the states have no limit.")
+
+    @torch.no_grad()
+    def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
+        edit, goal = self.edited_rows(pipe, concepts)
+        kept = self.kept_rows(pipe, concepts)
+        factors = low_rank_edit(edit, goal, self.erase_scale, kept, self.preserve_scale, self.ridge)
+        weights = gram(pipe, self.layers)
+        asked = [text for concept in concepts for text in self.worded(concept.name, concept)]
+        wanted = [text for concept in concepts for text in self.worded(self.guided_name(concept), concept)]
+        k, g, preserved = all_rows(pipe, asked).double(), all_rows(pipe, wanted).double(), self.preserved_rows(pipe, concepts)
+        for epoch in range(self.epochs):
+            found = adversarial_rows(k, factors, weights, self.regulariser, self.regular_scale)
+            ctx.log(epoch, growth=(found.norm() / k.norm()).item())
+            step = low_rank_edit(found, g, self.erase_scale, preserved, self.adversarial_preserve_scale, self.adversarial_ridge)
+            factors = chained(factors, step)
+        return self.artefact(pipe, *factors, rows=len(edit), epochs=self.epochs)
+
+    def preserved_rows(self, pipe: Pipe, concepts: list[Concept]) -> Tensor:
+        """All positions of the preserved texts, whatever rule the start has."""
+        texts = self.kept_texts(concepts)
+        return all_rows(pipe, texts) if texts else torch.zeros(0, pipe.unet.config.cross_attention_dim, device=pipe.device)
+
+
+def adversarial_rows(k: Tensor, factors: tuple[Tensor, Tensor], weights: Tensor, regulariser: str, r: float) -> Tensor:
+    """Rows x [n, d] whose edited outputs come nearest to the original outputs of rows k: min sum_l |W_l T x - W_l k|^2 + r R(x).
+
+    R is |x|^2 (zero) or |x - k|^2 (standard); eq. 8 of the paper with W_l T for the edited weights and weights = sum W_l^T W_l.
+    """
+    t = torch.eye(k.shape[1], dtype=k.dtype, device=k.device) + factors[0] @ factors[1].T
+    left = t.T @ weights @ t + r * torch.eye(k.shape[1], dtype=k.dtype, device=k.device)
+    right = t.T @ weights @ k.T + (r * k.T if regulariser == "standard" else 0)
+    with single_thread():
+        return torch.linalg.solve((left + left.T) / 2, right).T

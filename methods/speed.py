@@ -1,0 +1,158 @@
+"""Change what the concept's words look up, but only along directions that no retained word uses.
+
+SPEED, Li et al., "SPEED: Scalable, Precise, and Efficient Concept Erasure for Diffusion Models", ICLR 2026 (arXiv
+2503.07392); Ouxiang-Li/SPEED@6d3df0c. The retained words are filtered (those the edit would disturb most), augmented and
+turned into a null space; the begin token and the empty prompt are fixed exactly. The code averages over concepts where the
+paper sums; so do we.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.diffusion import choose_parameters
+from bench.pipe import Pipe
+from bench.plugin import Context
+from bench.types import Concept, Erasure
+from methods._closed_form import LAYERS, LinearEdit, all_rows, last_rows, single_thread
+
+ROWS = ("last", "all")
+RETAIN = ("siblings", "others")
+CHUNK = 128  # augmented rows are filtered by the mean of chunks of this many rows, as in the code
+
+
+@dataclass
+class SPEED(LinearEdit):
+    """Artefact: see LinearEdit, one V for each layer, since the filter depends on the layer's weights."""
+
+    rows: str  # last: each text's last token; all: every position but the begin token
+    anchor: str  # what the concept becomes; {anchor} is the concept's anchor, {sibling} its first sibling; empty: the begin token
+    retain: list[str]  # names that must stay: any of RETAIN; none: the empty prompt
+    templates: list[str]  # wordings of the concept, its anchor and the retained names; {name} is the name
+    threshold: float  # tau: eigenvalues below it count as null
+    row_norm: float | None  # the mean squared norm of text states that tau was chosen for; null: tau is taken as it is
+    retain_scale: float  # r
+    invariance_ridge: float  # ell: 0 fixes begin token and empty prompt exactly
+    filter: bool  # influence-based prior filtering
+    augment: int  # copies of each retained row, 0: none
+    invariants: int  # centres that stand for the empty prompt's other rows
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rows not in ROWS:
+            raise ValueError(f"method.rows={self.rows!r} is not known. Allowed: {', '.join(ROWS)}.")
+        unknown = set(self.retain) - set(RETAIN)
+        if unknown:
+            raise ValueError(f"method.retain={self.retain} contains {sorted(unknown)}. Allowed: {', '.join(RETAIN)}.")
+        if self.retain_scale <= 0:
+            raise ValueError(f"method.retain_scale={self.retain_scale} must be positive.")
+
+    @torch.no_grad()
+    def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
+        c, g = self.edited_rows(pipe, concepts)
+        retained = self.retained_rows(pipe, concepts, ctx.generator("order"))
+        fixed = invariant_rows(all_rows(pipe, [""]).double(), self.invariants, ctx.generator("centres"))
+        factors, null = {}, {}
+        for name, weight in choose_parameters(pipe.unet, LAYERS[self.layers]).items():
+            layer = name.removesuffix(".weight")
+            rows = self.chosen_rows(weight.double(), c, g, retained, ctx.generator(f"augmentation {layer}"))
+            projector, null[layer] = null_projector(rows, self.threshold * self.scale_of(retained))
+            if null[layer] == 0:
+                raise ValueError(
+                    f"{len(rows)} retained rows leave no free direction in {layer}: raise method.threshold ({self.threshold}) or "
+                    "retain fewer names."
+                )
+            factors[layer] = reading_factor(c, g, projector, fixed, self.retain_scale, self.invariance_ridge)
+        ctx.log(0, smallest_null_space=min(null.values()), retained=len(retained))
+        return self.artefact(pipe, (g - c).T.contiguous(), factors, rows=len(c), null_space=null)
+
+    def scale_of(self, rows: Tensor) -> float:
+        return 1.0 if self.row_norm is None else rows.square().sum(-1).mean().item() / self.row_norm
+
+    def edited_rows(self, pipe: Pipe, concepts: list[Concept]) -> tuple[Tensor, Tensor]:
+        """C and G [N, d], float64."""
+        pairs = []
+        for concept in concepts:
+            anchor = self.anchor.format(anchor=concept.anchor, sibling=next(iter(concept.siblings), ""))
+            pairs += [(t.format(name=concept.name), t.format(name=anchor) if anchor else "") for t in self.templates]
+        if self.rows == "last":
+            return tuple(torch.cat([last_rows(pipe, pair[k]) for pair in pairs]).double() for k in range(2))
+        every = [pipe.encode([pair[k] for pair in pairs]).hidden[:, 1:].flatten(0, 1).double() for k in range(2)]
+        return every[0], every[1]
+
+    def retained_rows(self, pipe: Pipe, concepts: list[Concept], generator: torch.Generator) -> Tensor:
+        """R0 [M, d], shuffled. A name that holds an erased name as a word is dropped."""
+        erased = [set(concept.name.lower().split()) for concept in concepts]
+        names = sorted({name for source in self.retain for concept in concepts for name in getattr(concept, source)})
+        names = [name for name in names if not any(words <= set(name.lower().split()) for words in erased)]
+        if not names:
+            return all_rows(pipe, [""]).double()[1:]
+        rows = torch.cat([last_rows(pipe, t.format(name=name)) for name in names for t in self.templates]).double()
+        return rows[torch.randperm(len(rows), generator=generator)]
+
+    def chosen_rows(self, weight: Tensor, c: Tensor, g: Tensor, retained: Tensor, generator: torch.Generator) -> Tensor:
+        """Retained rows after filtering (IPF) and augmentation (DPA) for one layer."""
+        if not self.filter and self.augment == 0:
+            return retained
+        gram = weight.T @ weight
+        influence = influence_of(gram, c, g)
+        kept = retained
+        if self.filter:
+            size = influence(retained)
+            kept = retained[size >= size.mean()]
+        if self.augment == 0:
+            return kept
+        # The input direction that the layer passes least: copies moved along it look alike to the layer.
+        v = torch.linalg.eigh(gram).eigenvectors[:, max(0, gram.shape[0] - weight.shape[0])]
+        noise = torch.randn((len(kept) * self.augment, gram.shape[0]), generator=generator, dtype=torch.float64).to(kept)
+        copies = kept.repeat_interleave(self.augment, 0) + (noise @ v)[:, None] * v
+        if self.filter:
+            parts = [(part, influence(part)) for part in copies.split(CHUNK * self.augment)]
+            copies = torch.cat([part[size >= size.mean()] for part, size in parts])
+        return torch.cat([kept, copies])
+
+
+def influence_of(gram: Tensor, c: Tensor, g: Tensor):
+    """Rows x -> |D x|, how far the erase-only update D = W (A - T)(I + T)^-1 would move each row's output; eq. 7 of the paper."""
+    n = len(c)
+    with single_thread():
+        edit = (g - c).T @ torch.linalg.solve(n * torch.eye(n, dtype=c.dtype, device=c.device) + c @ c.T, c)
+    return lambda x: ((x @ edit.T) @ gram * (x @ edit.T)).sum(-1).clamp_min(0).sqrt()
+
+
+def null_projector(rows: Tensor, threshold: float) -> tuple[Tensor, int]:
+    """(projector [d, d], its rank): eigenvectors of the rows' second moment with eigenvalues below the threshold."""
+    with single_thread():
+        values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
+    free = vectors[:, values.clamp_min(0) < threshold]  # rounding makes some zeros negative
+    return free @ free.T, free.shape[1]
+
+
+def reading_factor(c: Tensor, g: Tensor, projector: Tensor, fixed: Tensor, r: float, ridge: float) -> Tensor:
+    """V [d, N] of the update W (G - C)^T V^T; eqs. 9 to 12 of the paper by the push-through identity (an N x N solve).
+
+    projector P [d, d]; fixed K [d, m] whose outputs must not change. With Q = P (C^T C P / N + r I)^-1:
+    V^T = (C Q - C Q K (K^T Q K + ridge I)^-1 K^T Q) / N.
+    """
+    n = len(c)
+    with single_thread():
+        z = projector @ c.T
+        inner = torch.linalg.solve(r * n * torch.eye(n, dtype=c.dtype, device=c.device) + z.T @ z, z.T)
+        q = (projector - z @ inner) / r
+        cq = c @ q
+        between = fixed.T @ q @ fixed
+        # Fixed rows that the retained ones already span have no part in the null space: nothing is left to solve for.
+        tiny = 1e-6 * between.diagonal().mean().clamp_min(1e-12)
+        middle = between + (ridge + tiny) * torch.eye(len(between), dtype=c.dtype, device=c.device)
+        return ((cq - cq @ fixed @ torch.linalg.solve(middle, fixed.T @ q)) / n).T.contiguous()
+
+
+def invariant_rows(empty: Tensor, centres: int, generator: torch.Generator) -> Tensor:
+    """K [d, 1 + centres]: the begin token of the empty prompt and k-means centres of its other rows."""
+    rest, steps = empty[1:], 20
+    middle = rest[torch.randperm(len(rest), generator=generator)[:centres]]
+    for _ in range(steps):
+        nearest = torch.cdist(rest, middle).argmin(-1)
+        middle = torch.stack([rest[nearest == k].mean(0) if (nearest == k).any() else middle[k] for k in range(centres)])
+    return torch.cat([empty[:1], middle]).T
