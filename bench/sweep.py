@@ -36,6 +36,7 @@ def task(tree: DictConfig) -> None:
         print(f"vestige {VERB}: {mistake}", file=sys.stderr)
         OUTCOMES.append({"status": "refused"})
         return
+    _hint(job)
     if job.runtime.threads:
         import torch
 
@@ -54,6 +55,16 @@ def task(tree: DictConfig) -> None:
         + (f"  {record['reason']}" if record["reason"] else ""),
         flush=True,
     )
+
+
+def _hint(job: config.Job) -> None:
+    """Numbers of a paper are for Stable Diffusion: say so when the same method has numbers for the model at hand."""
+    variant = f"{job.method_name}_{job.model.vocabulary}"
+    if (config.CONF / "method" / f"{variant}.yaml").exists():
+        print(
+            f"hint: method={job.method_name} has its paper's numbers; method={variant} has those for model {job.model.name}.",
+            file=sys.stderr,
+        )
 
 
 def _summary() -> int:

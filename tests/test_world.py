@@ -10,6 +10,7 @@ import torch
 import yaml
 from torch import nn
 
+from bench.prompts import slug
 from bench.world import captions, card, catalog, concepts, dataset, export, fit, measure, pictures
 from bench.world.pictures import draw_specs
 
@@ -29,6 +30,11 @@ def test_every_object_has_a_group_of_siblings_and_every_label_is_unique():
         assert len(mates) >= 5 and item.slug not in mates
         assert not set(mates) & set(catalog.others(item.slug))
         assert all(catalog.find(mate).group == item.group for mate in mates)
+
+
+def test_slugs_are_their_names_so_that_a_prompt_s_label_is_one_the_judges_know():
+    items = [*catalog.objects(), *catalog.styles()]
+    assert [item.slug for item in items] == [slug(item.name) for item in items]
 
 
 def test_no_name_or_synonym_belongs_to_two_concepts():
