@@ -1,0 +1,87 @@
+"""Make a short prompt mean a longer one, or another one: the closed-form edit from which UCE descends, preserving nothing.
+
+TIME, Orgad et al., "Editing Implicit Assumptions in Text-to-Image Diffusion Models", ICCV 2023 (arXiv 2303.08084);
+bahjat-kawar/time-diffusion@1d6784a. The published alignment of tokens needs a destination that contains the source's words
+("a rose" -> "a blue rose"), so it edits assumptions and cannot erase. The alignment `eraser` is ours.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.pipe import Pipe
+from bench.plugin import Context
+from bench.prompts import with_articles
+from bench.types import Concept, Erasure
+from methods._closed_form import LinearEdit, low_rank_edit
+
+ALIGNMENTS = ("subsequence", "eraser")
+
+
+@dataclass
+class TimeEdit(LinearEdit):
+    """Artefact: see LinearEdit. Several concepts are edited together (the paper edits one at a time)."""
+
+    source: str  # {name} is the concept's name
+    destination: str  # what the source comes to mean; {name}, {anchor}, {sibling}
+    alignment: str  # subsequence (paper) or eraser
+    templates: list[str]  # sentences around source and destination; {} is either
+    ridge: float  # lambda
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alignment not in ALIGNMENTS:
+            raise ValueError(f"method.alignment={self.alignment!r} is not known. Allowed: {', '.join(ALIGNMENTS)}.")
+
+    @torch.no_grad()
+    def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
+        rows = [self.rows(pipe, *pair) for concept in concepts for pair in self.sentences(concept)]
+        edit, goal = (torch.cat([pair[k] for pair in rows]) for k in range(2))
+        nothing = edit[:0]
+        u, v = low_rank_edit(edit, goal, 1.0, nothing, 0.0, self.ridge)
+        return self.artefact(pipe, u, v, rows=len(edit))
+
+    def sentences(self, concept: Concept) -> list[tuple[str, str]]:
+        words = {"name": concept.name, "anchor": concept.anchor, "sibling": next(iter(concept.siblings), "")}
+        pair = self.source.format(**words), self.destination.format(**words)
+        return [tuple(with_articles(template.format(text)) for text in pair) for template in self.templates]
+
+    def rows(self, pipe: Pipe, source: str, destination: str) -> tuple[Tensor, Tensor]:
+        """All source positions [77, d] and the destination rows they are aligned with."""
+        ids = [pipe.text.token_ids(text) for text in (source, destination)]
+        same = {pipe.text.token_ids("an")[0]: pipe.text.token_ids("a")[0]}
+        ids = [[same.get(token, token) for token in tokens] for tokens in ids]
+        align = subsequence if self.alignment == "subsequence" else eraser
+        places = align(*ids, pipe.text.length)
+        hidden = pipe.encode([source, destination]).hidden
+        return hidden[0], hidden[1, places]
+
+
+def subsequence(source: list[int], destination: list[int], length: int) -> list[int]:
+    """The destination position of every source position: equal tokens in order, everything after them shifted along."""
+    places, at = [0], 0
+    for token in source:
+        at += 1
+        while at <= len(destination) and destination[at - 1] != token:
+            at += 1
+        if at > len(destination):
+            raise ValueError(
+                "alignment=subsequence needs a destination that contains the source's words in order. "
+                "To replace a concept set method.alignment=eraser."
+            )
+        places.append(at)
+    return (places + [min(at + k, length - 1) for k in range(1, length)])[:length]
+
+
+def eraser(source: list[int], destination: list[int], length: int) -> list[int]:
+    """Shared words around the concept to themselves, the concept's tokens to the anchor's last token, padding shifted along."""
+    shared = 0
+    while shared < min(len(source), len(destination)) and source[shared] == destination[shared]:
+        shared += 1
+    tail, room = 0, min(len(source), len(destination)) - shared
+    while tail < room and source[-1 - tail] == destination[-1 - tail]:
+        tail += 1
+    last = len(destination) - tail  # position of the anchor's last token: positions count the begin token
+    places = list(range(shared + 1)) + [last] * (len(source) - shared - tail)
+    return (places + [min(last + k, length - 1) for k in range(1, length)])[:length]
