@@ -253,7 +253,12 @@ class Runner:
         return None if erased is None or self.is_original else erased.key
 
     def context(self, *words: str) -> Context:
-        pictures = lambda asked, sampler: generate.load(self.images(asked, sampler).path)  # noqa: E731
+        def pictures(asked: PromptSet, sampler: Sampler) -> ImageSet:
+            before = dict(self.untouched.counts)
+            drawn = generate.load(self.images(asked, sampler).path)
+            self.untouched.counts.update(before)  # shared material is no attack's own budget, whoever draws it first
+            return drawn
+
         return Context((*words, self.job.seed), self.job.sampler, lambda: self.untouched, pictures)
 
     def words(self, *names: str) -> str:
