@@ -50,7 +50,8 @@ def test_the_source_reads_as_the_destination_the_smaller_the_ridge(tiny, concept
     for ridge in (10.0, 0.1, 1e-4):
         tensors = replace(method, ridge=ridge).erase(tiny, [concept()], context()).tensors
         left.append((c + (c @ tensors["edit.V"]) @ tensors["edit.U"].T - g).norm().item() / (c - g).norm().item())
-    assert left[0] > left[1] > left[2] and left[2] < 0.05
+    # 77 positions in the tiny encoder's 32 dimensions cannot all be met: least squares leaves a rest
+    assert left[0] > left[1] > left[2] and left[2] < 0.1
 
 
 def test_it_is_uces_edit_for_the_same_rows_and_nothing_preserved(tiny, concept, context):
