@@ -68,12 +68,13 @@ def sheet(records: Path, store: Path, out: Path) -> Path:
 
     side, left, top = 64, 330, 24
     lines, methods = [], []
-    for (concept, probe, attack), group in _image_sets(records).groupby(["concepts", "probe", "attack"], sort=True):
+    sets = dict(iter(_image_sets(records).groupby(["concepts", "probe", "attack"])))
+    for concept, probe, attack in sorted(sets, key=_reading_order):
+        group = sets[concept, probe, attack]
         columns = _columns(group[group["kind"] != "explicit"], store)
         methods = results.order([*methods, *columns])
         if columns:
             lines.append((f"{concept}, {probe}" + ("" if attack == "none" else f", {attack}"), columns))
-    lines.sort(key=lambda line: [line[0].split(",")[0], PROBES.index(line[0].split(", ")[1]) if line[0].split(", ")[1] in PROBES else 9])
     page = Image.new("RGB", (left + side * 2 * len(methods), top + side * len(lines)), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(13)
     for k, method in enumerate(methods):
@@ -124,3 +125,9 @@ def _tile(column: tuple[Path, pd.DataFrame, str], row_id: str) -> str:
 def _filter(name: str, values: list[str]) -> str:
     options = "".join(f"<option>{html.escape(value)}</option>" for value in values)
     return f'<label>{name} <select name="{name}"><option value="">all</option>{options}</select></label>'
+
+
+def _reading_order(key: tuple[str, str, str]) -> tuple:
+    """Concept, then probe as in the tables, each unattacked before attacked."""
+    concept, probe, attack = key
+    return concept, PROBES.index(probe) if probe in PROBES else len(PROBES), attack != "none", attack
