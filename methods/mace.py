@@ -221,7 +221,7 @@ class MACE(Method):
 
 def shuffled(n: int, total: int, generator: torch.Generator) -> Tensor:
     """[total] indices below n: every one once, in random order, before any comes again."""
-    return torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-total // n))])[:total]
+    return torch.cat([torch.randperm(n, generator=generator) for _ in range(1 + total // n)])[:total]
 
 
 def fused(
