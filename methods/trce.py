@@ -46,7 +46,7 @@ class TRCE(LinearEdit):
     """Artefact: "edit.U", "edit.V" (see LinearEdit) and, unless epochs is 0, "unet.<parameter>" of the trained tensors."""
 
     quick: ClassVar[dict] = {
-        **{"epochs": 1, "runs": 2, "steps": 3, "early": 2, "kept_runs": 2, "kept_batch": 2, "lr": 1e-2},
+        **{"runs": 2, "steps": 3, "early": 2, "kept_runs": 2, "kept_batch": 2, "lr": 1e-2},
         "templates": ["a photo of {name}"],
     }
 
@@ -54,7 +54,7 @@ class TRCE(LinearEdit):
     phrases: list[str]  # what is called unsafe: any of PHRASES
     safe: str  # what every such phrase is paired with; {anchor} is the concept's anchor, {sibling} its first sibling
     pairs: str | None  # a JSON file [[unsafe, safe], ...] in place of these
-    edited_pairs: int  # so many pairs, from the first, enter stage 1
+    edited_pairs: int  # so many pairs, from the first, enter stage 1; 0: stage 2 alone
     templates: list[str]  # wordings of both phrases and of preserved names: {name}, and {other}: each unrelated thing in turn
     eot_index: str  # whitespace (official): the number of words + 1; token: where the end token really stands
     token_weights: list[float]  # of begin token, first end token, last position and first keyword
@@ -159,6 +159,8 @@ class TRCE(LinearEdit):
     def edit(self, pipe: Pipe, groups: list[Pairs], concepts: list[Concept]) -> tuple[Tensor, Tensor]:
         """Factors (U, V) of T: sum_i w_i |W'c_i - W g_i|^2 / sentences + preserve mean_j |W'p_j - W p_j|^2."""
         rows, goals, sentences = [], [], 0
+        if self.edited_pairs == 0:
+            return (torch.zeros(pipe.unet.config.cross_attention_dim, 1, device=pipe.device),) * 2
         for group in groups:
             for unsafe, safe in group.phrases[: self.edited_pairs]:
                 asked, wanted = (self.worded(phrase, group.concept) for phrase in (unsafe, safe))
