@@ -16,7 +16,7 @@ from torch import Tensor
 from bench.diffusion import choose_parameters
 from bench.pipe import Pipe
 from bench.plugin import Method
-from bench.types import Erasure
+from bench.types import Concept, Erasure
 
 FORMS = ("merge", "hook")
 LAYERS = {"kv": r"attn2\.to_[kv]\.weight$", "k": r"attn2\.to_k\.weight$", "v": r"attn2\.to_v\.weight$"}
@@ -44,12 +44,25 @@ def low_rank_edit(edit: Tensor, goal: Tensor, alpha: float, keep: Tensor, beta: 
         raise ValueError(f"edited rows {tuple(edit.shape)} and goal rows {tuple(goal.shape)} must pair up.")
     if ridge <= 0:
         raise ValueError(f"the ridge weight must be positive, got {ridge}: without it the preserved rows alone may not span the space.")
-    c, g, p = edit.double(), goal.double(), keep.double()
-    b = ridge * torch.eye(c.shape[1], dtype=c.dtype, device=c.device) + alpha * c.T @ c + beta * p.T @ p
+    p = keep.double()
+    return edit_keeping(edit, goal, alpha, beta * p.T @ p, ridge)
+
+
+def edit_keeping(edit: Tensor, goal: Tensor, alpha: float, kept: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """As `low_rank_edit`, with the preserved rows given as their weighted sum of squares P^T beta P, [d, d]."""
+    c, g = edit.double(), goal.double()
+    factor = factored(alpha * c.T @ c + kept, ridge)
     with single_thread():
-        factor = torch.linalg.cholesky((b + b.T) / 2)
         v = torch.cholesky_solve(alpha * c.T, factor)
     return compact((g - c).T.contiguous(), v)
+
+
+def factored(squares: Tensor, ridge: float) -> Tensor:
+    """Cholesky factor of squares + ridge I, float64 [d, d]. Without a ridge 1e-10 of the mean diagonal stands in for it."""
+    ridge = ridge or 1e-10 * squares.diagonal().mean().item()
+    b = squares + ridge * torch.eye(len(squares), dtype=squares.dtype, device=squares.device)
+    with single_thread():
+        return torch.linalg.cholesky((b + b.T) / 2)
 
 
 def compact(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,3 +160,55 @@ def aligned_rows(pipe: Pipe, edit: str, goal: str) -> tuple[Tensor, Tensor]:
 def all_rows(pipe: Pipe, texts: list[str]) -> Tensor:
     """[len(texts) * length, d]: every position, padding included."""
     return pipe.encode(texts).hidden.flatten(0, 1)
+
+
+def context_rows(pipe: Pipe, asked: list[str], wanted: list[str]) -> tuple[Tensor, Tensor]:
+    """Two [n, d], pair by pair: the words that a pair of sentences shares at both ends, and the padding, without what differs.
+
+    Shilin-LU/MACE@057e7a6, src/cfr_utils.py: the longest common prefix and suffix (begin and end token included), then
+    padding, as many rows of either sentence as the longer one has.
+    """
+    cond = pipe.encode([*asked, *wanted])
+    length, rows = pipe.text.length, ([], [])
+    for k, pair in enumerate(zip(asked, wanted, strict=True)):
+        ids = [[-1, *pipe.text.token_ids(text), -2] for text in pair]
+        head = shared_head(*ids)
+        tail = shared_head(*(tokens[: head - 1 : -1] for tokens in ids))
+        kept = length - max(len(tokens) - tail - head for tokens in ids)
+        for side, tokens in enumerate(ids):
+            places = [*range(head), *range(len(tokens) - tail, length)][:kept]
+            rows[side].append(cond.hidden[k + side * len(asked), places])
+    return torch.cat(rows[0]), torch.cat(rows[1])
+
+
+def shared_head(one: list[int], two: list[int]) -> int:
+    """Length of the longest common beginning."""
+    return next((k for k, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+
+
+def sum_of_squares(pipe: Pipe, texts: list[str], batch: int = 250) -> Tensor:
+    """P^T P, float64 [d, d], over all positions of the texts, however many they are; zero without texts."""
+    width = pipe.unet.config.cross_attention_dim
+    total = torch.zeros(width, width, dtype=torch.float64, device=pipe.device)
+    for start in range(0, len(texts), batch):
+        rows = all_rows(pipe, texts[start : start + batch]).double()
+        total += rows.T @ rows
+    return total
+
+
+# Texts
+
+
+def worded(templates: list[str], name: str, concept: Concept) -> list[str]:
+    """`name` in every wording. Unrelated things fill {other}, so that the words around the name are edited too."""
+    return [t.format(name=name, other=o) for t in templates for o in (concept.others if "{other}" in t else [""])]
+
+
+def kept_names(concepts: list[Concept], sources: list[str]) -> dict[str, Concept]:
+    """Names to preserve, sorted, and a concept that lists each. `sources` are entries of the concept file.
+
+    A name that contains an erased name, or the reverse, is left out: it would undo the edit.
+    """
+    erased = [concept.name.lower() for concept in concepts]
+    names = {name: concept for concept in concepts for source in sources for name in getattr(concept, source)}
+    return {n: names[n] for n in sorted(names) if not any(e in n.lower() or n.lower() in e for e in erased)}

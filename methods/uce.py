@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.pipe import Pipe
 from bench.plugin import Context
 from bench.types import Concept, Erasure, ModelSpec
-from methods._closed_form import LinearEdit, aligned_rows, all_rows, last_rows, low_rank_edit
+from methods._closed_form import LinearEdit, aligned_rows, all_rows, kept_names, last_rows, low_rank_edit, worded
 
 ROWS = ("last_to_end_aligned", "last")
 PRESERVE = ("empty", "siblings", "others")
@@ -66,19 +66,14 @@ class UCE(LinearEdit):
         return torch.cat(edits), torch.cat(goals)
 
     def worded(self, name: str, concept: Concept) -> list[str]:
-        """`name` in every wording. Unrelated things fill {other}, so that the words around the name are edited too."""
-        return [t.format(name=name, other=o) for t in self.templates for o in (concept.others if "{other}" in t else [""])]
+        return worded(self.templates, name, concept)
 
     def guided_name(self, concept: Concept) -> str:
         return self.guide.format(anchor=concept.anchor, sibling=next(iter(concept.siblings), ""))
 
     def kept_texts(self, concepts: list[Concept]) -> list[str]:
-        """Texts to preserve; a name that contains an erased name, or the reverse, is left out: it would undo the edit."""
-        erased = [concept.name.lower() for concept in concepts]
-        sources = [source for source in self.preserve if source != "empty"]
-        names = {name: concept for concept in concepts for source in sources for name in getattr(concept, source)}
-        safe = [n for n in sorted(names) if not any(e in n.lower() or n.lower() in e for e in erased)]
-        return [""] * ("empty" in self.preserve) + [text for name in safe for text in self.worded(name, names[name])]
+        names = kept_names(concepts, [source for source in self.preserve if source != "empty"])
+        return [""] * ("empty" in self.preserve) + [text for name in names for text in self.worded(name, names[name])]
 
     def kept_rows(self, pipe: Pipe, concepts: list[Concept]) -> Tensor:
         """P [M, d]: every position of the preserved texts, or their last tokens."""
