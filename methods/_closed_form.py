@@ -3,7 +3,8 @@
 Every key and value projection W reads the same text states h, so a ridge problem that sends W'c to W g and keeps W'p has
 the solution W' = W T with ONE matrix T = I + U V^T [d, d] for all layers:
     U = (G - C)^T [d, N],   V = B^-1 C^T alpha [d, N],   B = lambda I + C^T alpha C + P^T beta P.
-An edit is therefore 2 d N numbers, and it can be applied to the weights (merge) or to the text states (hook).
+An edit is therefore 2 d N numbers, and it can be applied to the weights (merge) or to the text states (hook). Affine edits
+h -> T h + a need no bias either where all text states lie in one hyperplane (see `hyperplane`).
 """
 
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from bench.plugin import Method
 from bench.types import Concept, Erasure
 
 FORMS = ("merge", "hook")
+NO_HYPERPLANE = "its edit has a shift, which sdxl's text states (no final layer norm) cannot carry inside weights: set method.form=hook."
+Piece = Tensor | dict[str, Tensor]  # one for all layers, or one per layer name
 LAYERS = {"kv": r"attn2\.to_[kv]\.weight$", "k": r"attn2\.to_k\.weight$", "v": r"attn2\.to_v\.weight$"}
 
 
@@ -37,13 +40,12 @@ def low_rank_edit(edit: Tensor, goal: Tensor, alpha: float, keep: Tensor, beta: 
     """Factors (U, V), both float64 [d, min(N, d)], of the optimal T = I + U V^T.
 
     edit C [N, d] rows to change; goal G [N, d] rows whose output they get; keep P [M, d] rows to preserve; alpha, beta
-    their weights; ridge lambda > 0 pulls towards the original weights. Text states share one large common direction (the
-    condition number of B is about 1e6), so everything is float64.
+    their weights; ridge lambda pulls towards the original weights. Text states share one large common direction (the
+    condition number of B is about 1e6), so everything is float64. Without a ridge the rows must span the space.
     """
     if edit.shape != goal.shape:
         raise ValueError(f"edited rows {tuple(edit.shape)} and goal rows {tuple(goal.shape)} must pair up.")
-    if ridge <= 0:
-        raise ValueError(f"the ridge weight must be positive, got {ridge}: without it the preserved rows alone may not span the space.")
+    check_spanned(len(edit) * (alpha > 0) + len(keep) * (beta > 0), edit.shape[1], ridge)
     p = keep.double()
     return edit_keeping(edit, goal, alpha, beta * p.T @ p, ridge)
 
@@ -65,6 +67,34 @@ def factored(squares: Tensor, ridge: float) -> Tensor:
         return torch.linalg.cholesky((b + b.T) / 2)
 
 
+def check_spanned(rows: int, width: int, ridge: float) -> None:
+    """Fewer rows than dimensions leave directions that only a ridge decides."""
+    if ridge < 0:
+        raise ValueError(f"the ridge weight must not be negative, got {ridge}.")
+    if ridge == 0 and rows < width:
+        raise ValueError(
+            f"without a ridge {rows} rows cannot decide an edit of {width} dimensions: set a ridge weight above 0 "
+            "(method.ridge=0.5), or edit and preserve more texts."
+        )
+
+
+def solved_per_layer(
+    weights: dict[str, Tensor], edit: Tensor, goals: dict[str, Tensor], alpha: float, keep: Tensor, beta: float, ridge: float
+) -> dict[str, Tensor]:
+    """New weights [o, d] by layer, where layer l must answer rows C [N, d] with goals[l] [N, o], which need not be W g.
+
+    W'_l = (lambda W_l + alpha V_l^T C + beta W_l P^T P) B^-1: one factorisation, all layers stacked as right-hand sides.
+    """
+    c, p = edit.double(), keep.double()
+    check_spanned(len(c) * (alpha > 0) + len(p) * (beta > 0), c.shape[1], ridge)
+    kept = beta * p.T @ p
+    right = [ridge * w.double() + alpha * goals[name].double().T @ c + w.double() @ kept for name, w in weights.items()]
+    factor = factored(alpha * c.T @ c + kept, ridge)
+    with single_thread():
+        solved = torch.cholesky_solve(torch.cat(right).T, factor).T
+    return {name: new.to(w.dtype) for (name, w), new in zip(weights.items(), solved.split([len(r) for r in right]), strict=True)}
+
+
 def compact(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Factors with no more columns than the text states have dimensions: beyond that the product is the smaller form."""
     d = u.shape[0]
@@ -83,11 +113,28 @@ def gram(pipe: Pipe, layers: str = "kv") -> Tensor:
     return sum(w.double().T @ w.double() for w in weights)
 
 
+def hyperplane(pipe: Pipe) -> Tensor:
+    """u [d], float64, with u h = 1 for every text state h, which turns a shift a into a part of the weights: W a = W a u h.
+
+    Text states leave a layer norm with gain g and bias b, so sum_j h_j / g_j = sum_j b_j / g_j, whatever the prompt.
+    """
+    if pipe.spec.family == "sdxl":
+        raise ValueError(NO_HYPERPLANE)
+    norm = next(m for name, m in pipe.text.encoders[0].named_modules() if name.endswith("final_layer_norm"))
+    inverse = 1 / norm.weight.double()
+    u = inverse / (norm.bias.double() @ inverse)
+    error = (all_rows(pipe, ["", "a photo of a dog"]).double() @ u - 1).abs().max().item()
+    if not error < 1e-3:  # also when the biases cancel: a plane through the origin has no such u
+        raise ValueError(f"text states of model {pipe.spec.name!r} miss their hyperplane by {error:.1e}: set method.form=hook.")
+    return u
+
+
 @dataclass
 class LinearEdit(Method):
-    """A method whose artefact is one edit of the text states, h -> T h, read by some cross-attention projections.
+    """A method whose artefact is one edit of the text states, h -> T h + a, read by some cross-attention projections.
 
-    Artefact: "edit.U" and "edit.V" [d, rows], with T = I + U V^T; or one V for each layer, "edit.V.<layer>".
+    Artefact: "edit.U" and "edit.V" [d, rows], with T = I + U V^T, and "edit.shift" [d], a, where the edit has one. Any of
+    them may differ by layer: "edit.V.<layer>".
     """
 
     layers: str  # which projections read the edited states: one of LAYERS
@@ -98,24 +145,27 @@ class LinearEdit(Method):
             if value not in allowed:
                 raise ValueError(f"method.{key}={value!r} is not known. Allowed: {', '.join(allowed)}.")
 
-    def artefact(self, pipe: Pipe, u: Tensor, v: Tensor | dict[str, Tensor], **meta) -> Erasure:
-        """The erasure in float32. `v` may be one factor per layer name."""
-        factors = {"edit.V": v} if isinstance(v, Tensor) else {f"edit.V.{name}": each for name, each in v.items()}
+    def artefact(self, pipe: Pipe, u: Piece, v: Piece, shift: Piece | None = None, **meta) -> Erasure:
+        """The erasure in float32. Each piece may be given by layer name."""
+        pieces = {}
+        for piece, value in (("U", u), ("V", v), ("shift", shift)):
+            pieces |= {f"edit.{piece}.{n}": t for n, t in value.items()} if isinstance(value, dict) else {f"edit.{piece}": value}
         touched = sum(w.numel() for w in choose_parameters(pipe.unet, LAYERS[self.layers]).values())
-        return Erasure({name: t.float() for name, t in {"edit.U": u, **factors}.items()}, {"parameters": touched, **meta})
+        return Erasure({name: t.float() for name, t in pieces.items() if t is not None}, {"parameters": touched, **meta})
 
     @contextmanager
     def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
         weights = choose_parameters(pipe.unet, LAYERS[self.layers])
-        tensors = erasure.tensors
-        if tensors["edit.U"].shape[0] != next(iter(weights.values())).shape[1]:
+        of = {name: pieces_of(erasure, name) for name in weights}
+        made_for, width = next(iter(of.values()))[0].shape[0], next(iter(weights.values())).shape[1]
+        if made_for != width:
             raise ValueError(
-                f"the artefact edits text states of width {tensors['edit.U'].shape[0]}, model {pipe.spec.name!r} has width "
-                f"{next(iter(weights.values())).shape[1]}: it was made for another model."
+                f"the artefact edits text states of width {made_for}, model {pipe.spec.name!r} has width {width}: "
+                "it was made for another model."
             )
-        of = {n: (tensors["edit.U"], tensors.get("edit.V", tensors.get(f"edit.V.{n.removesuffix('.weight')}"))) for n in weights}
         if self.form == "merge":
-            new = {f"{pipe.denoiser_name}.{name}": merged(w, *of[name]) for name, w in weights.items()}
+            plane = hyperplane(pipe) if any(shift is not None for _, _, shift in of.values()) else None
+            new = {f"{pipe.denoiser_name}.{name}": merged(w, *linear(*of[name], plane)) for name, w in weights.items()}
             with pipe.replaced(new):
                 yield pipe
         else:
@@ -124,18 +174,33 @@ class LinearEdit(Method):
                 yield pipe
 
 
+def pieces_of(erasure: Erasure, weight: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(U, V, shift or None) of an artefact for the layer of this weight."""
+    layer = weight.removesuffix(".weight")
+    u, v, shift = (erasure.tensors.get(f"edit.{k}.{layer}", erasure.tensors.get(f"edit.{k}")) for k in ("U", "V", "shift"))
+    return u, v, shift
+
+
+def linear(u: Tensor, v: Tensor, shift: Tensor | None, plane: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Factors of T + a u^T, which does to text states what T h + a does."""
+    if shift is None:
+        return u, v
+    return torch.cat([u, shift[:, None]], 1), torch.cat([v.to(plane), plane[:, None]], 1)
+
+
 def merged(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """W + (W U) V^T, computed in float64 and returned in the weight's dtype."""
     w, u, v = weight.double(), u.to(weight.device, torch.float64), v.to(weight.device, torch.float64)
     return (w + (w @ u) @ v.T).to(weight.dtype)
 
 
-def reading(u: Tensor, v: Tensor) -> Callable:
-    """A hook that edits what a projection reads: h -> h + (h V) U^T, in both guidance branches."""
+def reading(u: Tensor, v: Tensor, shift: Tensor | None = None) -> Callable:
+    """A hook that edits what a projection reads: h -> h + (h V) U^T + a, in both guidance branches."""
 
     def change(module, args, kwargs):
         h = args[0]
-        return (h + (h @ v.to(h)) @ u.T.to(h), *args[1:]), kwargs
+        edited = h + (h @ v.to(h)) @ u.T.to(h)
+        return (edited if shift is None else edited + shift.to(h), *args[1:]), kwargs
 
     return change
 
@@ -207,8 +272,17 @@ def worded(templates: list[str], name: str, concept: Concept) -> list[str]:
 def kept_names(concepts: list[Concept], sources: list[str]) -> dict[str, Concept]:
     """Names to preserve, sorted, and a concept that lists each. `sources` are entries of the concept file.
 
-    A name that contains an erased name, or the reverse, is left out: it would undo the edit.
+    A name that contains an erased name, or the reverse, is left out: it would undo the edit (see `left_out`).
     """
+    dropped, names = left_out(concepts, sources), _listed(concepts, sources)
+    return {name: names[name] for name in sorted(names) if name not in dropped}
+
+
+def left_out(concepts: list[Concept], sources: list[str]) -> list[str]:
+    """Listed names that overlap with an erased name: for the artefact's record."""
     erased = [concept.name.lower() for concept in concepts]
-    names = {name: concept for concept in concepts for source in sources for name in getattr(concept, source)}
-    return {n: names[n] for n in sorted(names) if not any(e in n.lower() or n.lower() in e for e in erased)}
+    return sorted(n for n in _listed(concepts, sources) if any(e in n.lower() or n.lower() in e for e in erased))
+
+
+def _listed(concepts: list[Concept], sources: list[str]) -> dict[str, Concept]:
+    return {name: concept for concept in concepts for source in sources for name in getattr(concept, source)}

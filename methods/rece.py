@@ -42,8 +42,7 @@ class RECE(UCE):
         kept = self.kept_rows(pipe, concepts)
         factors = low_rank_edit(edit, goal, self.erase_scale, kept, self.preserve_scale, self.ridge)
         weights = gram(pipe, self.layers)
-        asked = [text for concept in concepts for text in self.worded(concept.name, concept)]
-        wanted = [text for concept in concepts for text in self.worded(self.guided_name(concept), concept)]
+        asked, wanted = (list(texts) for texts in zip(*self.pairs(concepts), strict=True))
         k, g, preserved = all_rows(pipe, asked).double(), all_rows(pipe, wanted).double(), self.preserved_rows(pipe, concepts)
         for epoch in range(self.epochs):
             found = adversarial_rows(k, factors, weights, self.regulariser, self.regular_scale)

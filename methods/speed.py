@@ -14,7 +14,8 @@ from torch import Tensor
 from bench.diffusion import choose_parameters
 from bench.pipe import Pipe
 from bench.plugin import Context
-from bench.types import Concept, Erasure
+from bench.types import Concept, Erasure, ModelSpec
+from methods._checks import check_pairs, refusal
 from methods._closed_form import LAYERS, LinearEdit, all_rows, last_rows, single_thread
 
 ROWS = ("last", "all")
@@ -48,8 +49,12 @@ class SPEED(LinearEdit):
         if self.retain_scale <= 0:
             raise ValueError(f"method.retain_scale={self.retain_scale} must be positive.")
 
+    def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
+        return refusal(concepts, {"anchor": self.anchor}, self.retain, self.anchored_name) or super().supports(model, concepts)
+
     @torch.no_grad()
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
+        check_pairs(pipe, [(concept.name, self.anchored_name(concept)) for concept in concepts])
         c, g = self.edited_rows(pipe, concepts)
         retained = self.retained_rows(pipe, concepts, ctx.generator("order"))
         fixed = invariant_rows(all_rows(pipe, [""]).double(), self.invariants, ctx.generator("centres"))
@@ -70,11 +75,14 @@ class SPEED(LinearEdit):
     def scale_of(self, rows: Tensor) -> float:
         return 1.0 if self.row_norm is None else rows.square().sum(-1).mean().item() / self.row_norm
 
+    def anchored_name(self, concept: Concept) -> str:
+        return self.anchor.format(anchor=concept.anchor, sibling=next(iter(concept.siblings), ""))
+
     def edited_rows(self, pipe: Pipe, concepts: list[Concept]) -> tuple[Tensor, Tensor]:
         """C and G [N, d], float64."""
         pairs = []
         for concept in concepts:
-            anchor = self.anchor.format(anchor=concept.anchor, sibling=next(iter(concept.siblings), ""))
+            anchor = self.anchored_name(concept)
             pairs += [(t.format(name=concept.name), t.format(name=anchor) if anchor else "") for t in self.templates]
         if self.rows == "last":
             return tuple(torch.cat([last_rows(pipe, pair[k]) for pair in pairs]).double() for k in range(2))

@@ -13,7 +13,8 @@ from torch import Tensor
 from bench.pipe import Pipe
 from bench.plugin import Context
 from bench.prompts import with_articles
-from bench.types import Concept, Erasure
+from bench.types import Concept, Erasure, ModelSpec
+from methods._checks import check_pairs, refusal
 from methods._closed_form import LinearEdit, low_rank_edit
 
 ALIGNMENTS = ("subsequence", "eraser")
@@ -34,17 +35,23 @@ class TimeEdit(LinearEdit):
         if self.alignment not in ALIGNMENTS:
             raise ValueError(f"method.alignment={self.alignment!r} is not known. Allowed: {', '.join(ALIGNMENTS)}.")
 
+    def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
+        return refusal(concepts, {"destination": self.destination}, [], self.meaning) or super().supports(model, concepts)
+
     @torch.no_grad()
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
+        check_pairs(pipe, [(concept.name, "") for concept in concepts] + [pair for c in concepts for pair in self.sentences(c)])
         rows = [self.rows(pipe, *pair) for concept in concepts for pair in self.sentences(concept)]
         edit, goal = (torch.cat([pair[k] for pair in rows]) for k in range(2))
         nothing = edit[:0]
         u, v = low_rank_edit(edit, goal, 1.0, nothing, 0.0, self.ridge)
         return self.artefact(pipe, u, v, rows=len(edit))
 
+    def meaning(self, concept: Concept) -> str:
+        return self.destination.format(**words(concept))
+
     def sentences(self, concept: Concept) -> list[tuple[str, str]]:
-        words = {"name": concept.name, "anchor": concept.anchor, "sibling": next(iter(concept.siblings), "")}
-        pair = self.source.format(**words), self.destination.format(**words)
+        pair = self.source.format(**words(concept)), self.meaning(concept)
         return [tuple(with_articles(template.format(text)) for text in pair) for template in self.templates]
 
     def rows(self, pipe: Pipe, source: str, destination: str) -> tuple[Tensor, Tensor]:
@@ -56,6 +63,11 @@ class TimeEdit(LinearEdit):
         places = align(*ids, pipe.text.length)
         hidden = pipe.encode([source, destination]).hidden
         return hidden[0], hidden[1, places]
+
+
+def words(concept: Concept) -> dict[str, str]:
+    """What source and destination may name."""
+    return {"name": concept.name, "anchor": concept.anchor, "sibling": next(iter(concept.siblings), "")}
 
 
 def subsequence(source: list[int], destination: list[int], length: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 UCE, Gandikota et al., "Unified Concept Editing in Diffusion Models", WACV 2024 (arXiv 2308.14761);
 rohitgandikota/unified-concept-editing@35e91e2 (produced the paper; uce) and @28c81ed (the 2025 rewrite; uce_lasttoken).
-Erasing and moderating only: debiasing is another loop around the same solution.
+Erasing and moderating (all words of a concept towards the empty text) differ in settings; debiasing is methods/uce_debias.py.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,11 @@ from torch import Tensor
 from bench.pipe import Pipe
 from bench.plugin import Context
 from bench.types import Concept, Erasure, ModelSpec
-from methods._closed_form import LinearEdit, aligned_rows, all_rows, kept_names, last_rows, low_rank_edit, worded
+from methods._checks import check_pairs, refusal
+from methods._closed_form import LinearEdit, aligned_rows, all_rows, kept_names, last_rows, left_out, low_rank_edit, worded
 
 ROWS = ("last_to_end_aligned", "last")
+EDITS = ("name", "aliases")
 PRESERVE = ("empty", "siblings", "others")
 
 
@@ -24,6 +26,7 @@ class UCE(LinearEdit):
     """Edits the keys and values of cross-attention. Artefact: see LinearEdit."""
 
     rows: str  # which token positions are edited: one of ROWS
+    edits: list[str]  # which words of a concept: any of EDITS
     guide: str  # the text whose output the concept gets; {anchor} is the concept's anchor, {sibling} its first sibling
     preserve: list[str]  # what must stay: any of PRESERVE
     templates: list[str]  # wordings of concept, guide and preserved names: {name}, and {other}: each unrelated thing in turn
@@ -35,35 +38,55 @@ class UCE(LinearEdit):
         super().__post_init__()
         if self.rows not in ROWS:
             raise ValueError(f"method.rows={self.rows!r} is not known. Allowed: {', '.join(ROWS)}.")
-        unknown = set(self.preserve) - set(PRESERVE)
-        if unknown:
-            raise ValueError(f"method.preserve={self.preserve} contains {sorted(unknown)}. Allowed: {', '.join(PRESERVE)}.")
+        for key, allowed in (("edits", EDITS), ("preserve", PRESERVE)):
+            unknown = set(getattr(self, key)) - set(allowed)
+            if unknown:
+                raise ValueError(f"method.{key}={getattr(self, key)} contains {sorted(unknown)}. Allowed: {', '.join(allowed)}.")
+        if not self.edits:
+            raise ValueError("method.edits is empty: nothing would be erased. The usual choice is method.edits=[name].")
         if not self.templates:
             raise ValueError('method.templates is empty. The bare name is method.templates=["{name}"].')
+        if self.ridge < 0:
+            raise ValueError(f"method.ridge={self.ridge} must not be negative.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        needs = {"{other}": ("others", "".join(self.templates)), "{sibling}": ("siblings", self.guide)}
-        for placeholder, (entry, where) in needs.items():
-            if placeholder in where and not all(getattr(concept, entry) for concept in concepts):
-                return f"its settings use {placeholder}: the concept file needs entries under `{entry}`."
-        return super().supports(model, concepts)
+        if not all(self.edited_names(concept) for concept in concepts):
+            return f"method.edits={self.edits} leaves nothing to edit: the concept file needs entries under `aliases`."
+        texts = {"guide": self.guide, "templates": "".join(self.templates)}
+        return refusal(concepts, texts, self.preserved_sources, self.guided_name) or super().supports(model, concepts)
 
     @torch.no_grad()
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         edit, goal = self.edited_rows(pipe, concepts)
         u, v = low_rank_edit(edit, goal, self.erase_scale, self.kept_rows(pipe, concepts), self.preserve_scale, self.ridge)
-        return self.artefact(pipe, u, v, rows=len(edit))
+        return self.artefact(pipe, u, v, rows=len(edit), left_out=left_out(concepts, self.preserved_sources))
 
     def edited_rows(self, pipe: Pipe, concepts: list[Concept]) -> tuple[Tensor, Tensor]:
         """C and G, [N, d] each; all concepts are solved together."""
+        check_pairs(pipe, [(name, self.guided_name(concept)) for concept in concepts for name in self.edited_names(concept)])
         edits, goals = [], []
-        for concept in concepts:
-            guide = self.guided_name(concept)
-            for asked, wanted in zip(self.worded(concept.name, concept), self.worded(guide, concept), strict=True):
-                pair = aligned_rows(pipe, asked, wanted) if self.rows == ROWS[0] else (last_rows(pipe, asked), last_rows(pipe, wanted))
-                edits.append(pair[0])
-                goals.append(pair[1])
+        for asked, wanted in self.pairs(concepts):
+            pair = aligned_rows(pipe, asked, wanted) if self.rows == ROWS[0] else (last_rows(pipe, asked), last_rows(pipe, wanted))
+            edits.append(pair[0])
+            goals.append(pair[1])
         return torch.cat(edits), torch.cat(goals)
+
+    def pairs(self, concepts: list[Concept]) -> list[tuple[str, str]]:
+        """(text, the text whose answers it gets), in every wording."""
+        return [
+            pair
+            for concept in concepts
+            for name in self.edited_names(concept)
+            for pair in zip(self.worded(name, concept), self.worded(self.guided_name(concept), concept), strict=True)
+        ]
+
+    def edited_names(self, concept: Concept) -> list[str]:
+        return [concept.name] * ("name" in self.edits) + concept.aliases * ("aliases" in self.edits)
+
+    @property
+    def preserved_sources(self) -> list[str]:
+        """Entries of the concept file that are preserved."""
+        return [source for source in self.preserve if source != "empty"]
 
     def worded(self, name: str, concept: Concept) -> list[str]:
         return worded(self.templates, name, concept)
@@ -72,7 +95,7 @@ class UCE(LinearEdit):
         return self.guide.format(anchor=concept.anchor, sibling=next(iter(concept.siblings), ""))
 
     def kept_texts(self, concepts: list[Concept]) -> list[str]:
-        names = kept_names(concepts, [source for source in self.preserve if source != "empty"])
+        names = kept_names(concepts, self.preserved_sources)
         return [""] * ("empty" in self.preserve) + [text for name in names for text in self.worded(name, names[name])]
 
     def kept_rows(self, pipe: Pipe, concepts: list[Concept]) -> Tensor:

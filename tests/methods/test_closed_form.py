@@ -3,8 +3,23 @@
 import pytest
 import torch
 
+from bench import model
 from bench.diffusion import choose_parameters
-from methods._closed_form import FORMS, LAYERS, LinearEdit, aligned_rows, chained, gram, last_rows, low_rank_edit, single_thread
+from bench.types import ModelSpec
+from methods._closed_form import (
+    FORMS,
+    LAYERS,
+    LinearEdit,
+    aligned_rows,
+    all_rows,
+    chained,
+    gram,
+    hyperplane,
+    last_rows,
+    low_rank_edit,
+    single_thread,
+    solved_per_layer,
+)
 
 D = 12
 
@@ -81,6 +96,64 @@ def test_merging_and_hooking_are_the_same_model(tiny, layers):
     assert all("attn2.to_" in name and name.split(".to_")[1][0] in layers for name in changed["merge"])
 
 
+def test_enough_rows_need_no_ridge():
+    c, g, p = rows(3, 0), rows(3, 1), rows(D, 2)
+    wanted = g.T @ c + p.T @ p
+    assert torch.allclose(factor(c, g, 1.0, p, 1.0, 0.0), wanted @ torch.linalg.inv(c.T @ c + p.T @ p), rtol=1e-5, atol=1e-7)
+
+
+def test_goals_that_differ_by_layer_share_one_factorisation():
+    c, p, alpha, beta, ridge = rows(3, 0), rows(5, 2), 2.0, 0.3, 0.5
+    weights = {"k": rows(7, 3), "v": rows(4, 4)}
+    goals = {name: torch.randn(3, len(w), dtype=torch.float64, generator=torch.Generator().manual_seed(9)) for name, w in weights.items()}
+    new = solved_per_layer(weights, c, goals, alpha, p, beta, ridge)
+    inverse = torch.linalg.inv(ridge * torch.eye(D, dtype=torch.float64) + alpha * c.T @ c + beta * p.T @ p)
+    for name, w in weights.items():
+        direct = (ridge * w + alpha * goals[name].T @ c + beta * (w @ p.T) @ p) @ inverse
+        assert torch.allclose(new[name], direct, rtol=1e-9, atol=1e-10)
+    linear = solved_per_layer(weights, c, {name: rows(3, 1) @ w.T for name, w in weights.items()}, alpha, p, beta, ridge)
+    assert torch.allclose(linear["k"], weights["k"] @ factor(c, rows(3, 1), alpha, p, beta, ridge))
+
+
+def with_biases(pipe):
+    """A random encoder's last norm has no bias, so its states lie in a plane through the origin; a trained one has some."""
+    norm = next(m for n, m in pipe.text.encoders[0].named_modules() if n.endswith("final_layer_norm"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        norm.weight.copy_(1 + 0.2 * torch.rand(norm.weight.shape, generator=generator))
+        norm.bias.copy_(0.2 + 0.2 * torch.rand(norm.bias.shape, generator=generator))
+    return pipe
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_affine_edit_is_the_same_in_weights_and_in_text_states(tiny, form):
+    pipe, width = with_biases(tiny), tiny.unet.config.cross_attention_dim
+    generator = torch.Generator().manual_seed(0)
+    u, v, shift = (0.2 * torch.randn(width, n, generator=generator) for n in (3, 3, 1))
+    hidden = pipe.encode(["a dog", ""]).hidden.detach()
+    name, edit = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k", LinearEdit("kv", form)
+    layer = pipe.module(f"unet.{name}")
+    wanted = (hidden + (hidden @ v) @ u.T + shift[:, 0]) @ layer.weight.T
+    with edit.attach(pipe, edit.artefact(pipe, u, v, shift[:, 0])):
+        found = layer(hidden)
+    assert torch.allclose(found, wanted, atol=1e-4) and (found - layer(hidden)).norm() > 0.1 * wanted.norm()
+
+
+def test_every_text_state_lies_in_the_hyperplane_of_the_last_norm(tiny):
+    plane = hyperplane(with_biases(tiny))
+    assert (all_rows(tiny, ["", "a dog in a park", "Vincent van Gogh"]).double() @ plane - 1).abs().max() < 1e-4
+
+
+def test_without_a_hyperplane_a_shift_needs_the_hook(tiny):
+    one, edit = torch.ones(tiny.unet.config.cross_attention_dim, 1), LinearEdit("kv", "merge")
+    erasure = edit.artefact(tiny, one, one, one[:, 0])
+    with pytest.raises(ValueError, match=r"miss their hyperplane.*method\.form=hook"), edit.attach(tiny, erasure):
+        pass
+    xl = model.load(ModelSpec("tiny", "sdxl", "random:tiny", None, "float32", "deterministic", "photo"))
+    with pytest.raises(ValueError, match=r"sdxl.*method\.form=hook"):
+        hyperplane(xl)
+
+
 def test_a_factor_per_layer_reaches_its_layer_alone(tiny):
     width = tiny.unet.config.cross_attention_dim
     names = [n.removesuffix(".weight") for n in choose_parameters(tiny.unet, LAYERS["v"])]
@@ -125,8 +198,11 @@ def test_token_rows_are_those_of_the_published_code(tiny):
 
 
 def test_bad_numbers_are_refused():
-    with pytest.raises(ValueError, match="must be positive"):
-        low_rank_edit(rows(1, 0), rows(1, 1), 1.0, rows(0, 2), 1.0, 0.0)
+    with pytest.raises(ValueError, match="must not be negative"):
+        low_rank_edit(rows(1, 0), rows(1, 1), 1.0, rows(0, 2), 1.0, -0.5)
+    for preserved, beta in ((D - 2, 1.0), (5 * D, 0.0)):
+        with pytest.raises(ValueError, match=f"rows cannot decide an edit of {D} dimensions"):
+            low_rank_edit(rows(1, 0), rows(1, 1), 1.0, rows(preserved, 2), beta, 0.0)
     with pytest.raises(ValueError, match="pair up"):
         low_rank_edit(rows(2, 0), rows(1, 1), 1.0, rows(0, 2), 1.0, 0.5)
 

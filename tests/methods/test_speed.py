@@ -60,9 +60,17 @@ def test_influence_is_the_output_change_of_the_unconstrained_edit():
     assert torch.allclose(influence_of(w.T @ w, c, g)(x), (x @ update.T).norm(dim=-1))
 
 
-def test_the_anchor_equal_to_the_concept_changes_nothing_and_values_alone_are_edited(tiny, concept, context):
-    same = speed(anchor="dog").erase(tiny, [concept()], context())
-    assert same.tensors["edit.U"].abs().max() == 0
+def test_bad_concepts_are_refused_before_anything_is_computed(tiny, concept, context):
+    with pytest.raises(ValueError, match="the same tokens"):
+        speed(anchor="DOG").erase(tiny, [concept()], context())
+    with pytest.raises(ValueError, match="has no token"):
+        speed().erase(tiny, [concept(name=" ")], context())
+    assert "itself" in speed(anchor="{anchor}").supports(tiny.spec, [concept(anchor="dog")])
+    assert "`siblings`" in speed().supports(tiny.spec, [concept(siblings=["dog"])])
+    assert speed().supports(tiny.spec, [concept()]) is None
+
+
+def test_values_alone_are_edited(tiny, concept, context):
     method = speed()
     erasure = method.erase(tiny, [concept()], context())
     before = {name: p.clone() for name, p in tiny.named_parameters()}

@@ -39,8 +39,13 @@ def test_concept_tokens_meet_the_anchors_last_token(source, destination, wanted)
     assert eraser(source, destination, 77)[:5] == wanted
 
 
-def test_the_same_text_on_both_sides_changes_nothing(tiny, concept, context):
-    assert edit(destination="a {name}").erase(tiny, [concept()], context()).tensors["edit.U"].abs().max() == 0
+def test_the_same_text_on_both_sides_changes_nothing_and_is_refused(tiny, concept, context):
+    c, g = edit().rows(tiny, "a dog", "a dog")
+    assert torch.equal(c, g)
+    with pytest.raises(ValueError, match="the same tokens"):
+        edit(destination="a {name}").erase(tiny, [concept()], context())
+    with pytest.raises(ValueError, match="has no token"):
+        edit().erase(tiny, [concept(name=" ")], context())
 
 
 def test_the_source_reads_as_the_destination_the_smaller_the_ridge(tiny, concept, context):

@@ -33,9 +33,21 @@ def test_the_concepts_last_token_gets_the_guides_output(tiny, concept, context):
     assert left[0.5] < 0.2 and left[1e-6] < 1e-3
 
 
-def test_the_concept_itself_as_guide_changes_nothing(tiny, concept, context):
-    erasure = uce(guide="dog").erase(tiny, [concept()], context())
-    assert shift(tiny, erasure, all_rows(tiny, ["a dog in a park"])).abs().max() < 1e-6
+def test_a_concept_without_tokens_or_with_itself_as_guide_is_refused_before_anything_is_computed(tiny, concept, context):
+    with pytest.raises(ValueError, match=r"'   ' has no token"):
+        uce().erase(tiny, [concept(name="   ")], context())
+    with pytest.raises(ValueError, match=r"'dog' should become 'DOG', which are the same tokens"):
+        uce(guide="DOG").erase(tiny, [concept()], context())
+    assert "itself" in uce(guide="{anchor}").supports(tiny.spec, [concept(anchor="Dog ")])
+    assert uce(guide="{anchor}").supports(tiny.spec, [concept()]) is None
+
+
+def test_a_concept_among_its_own_preserved_names_is_refused(tiny, concept):
+    with_itself, with_alias = concept(siblings=["cat", "Dog"]), concept(others=["puppy"])
+    method = uce(preserve=["empty", "siblings", "others"])
+    assert "'dog' under `siblings`" in method.supports(tiny.spec, [with_itself])
+    assert "'puppy' under `others`" in method.supports(tiny.spec, [with_alias])
+    assert uce(preserve=[]).supports(tiny.spec, [with_itself]) is None
 
 
 def test_preserved_names_keep_their_answers_the_better_the_more_they_weigh(tiny, concept, context):
@@ -51,6 +63,7 @@ def test_names_that_contain_the_concept_are_never_preserved(tiny, concept, conte
     with_hot_dog = concept(siblings=["hot dog", "cat"])
     kept = uce(preserve=["siblings"]).kept_rows(tiny, [with_hot_dog])
     assert torch.equal(kept, last_rows(tiny, "cat"))
+    assert uce(preserve=["siblings"]).erase(tiny, [with_hot_dog], context()).meta["left_out"] == ["hot dog"]
 
 
 def test_concepts_are_solved_together_in_any_order(tiny, concept, context):
@@ -84,7 +97,35 @@ def test_the_paper_edits_seventy_rows_and_the_rewrite_one(tiny, concept, context
     assert rows == {"uce": 76, "uce_lasttoken": 1}
 
 
-@pytest.mark.parametrize("over", [{"rows": "first"}, {"form": "lora"}, {"preserve": ["friends"]}, {"templates": []}])
+def test_moderation_reaches_the_synonyms_and_erasing_does_not(tiny, concept, context):
+    puppy, begin, left = last_rows(tiny, "puppy"), last_rows(tiny, ""), {}
+    for edits in (["name"], ["name", "aliases"]):
+        method = replace(build("method", "uce_moderate"), edits=edits, rows="last", preserve=[])
+        u, v = (method.erase(tiny, [concept()], context()).tensors[f"edit.{k}"] for k in "UV")
+        left[len(edits)] = (puppy + (puppy @ v) @ u.T - begin).norm().item()
+    assert left[2] < 0.3 * left[1]
+    assert "`aliases`" in uce(edits=["aliases"]).supports(tiny.spec, [concept(aliases=[])])
+
+
+def test_without_a_ridge_the_rows_must_span_the_space(tiny, concept, context):
+    with pytest.raises(ValueError, match=r"1 rows cannot decide an edit of 32 dimensions.*method\.ridge"):
+        uce(ridge=0.0).erase(tiny, [concept()], context())
+    erasure = replace(build("method", "uce"), ridge=0.0).erase(tiny, [concept()], context())
+    assert all(tensor.isfinite().all() for tensor in erasure.tensors.values())
+
+
+BAD = [
+    {"rows": "first"},
+    {"form": "lora"},
+    {"preserve": ["friends"]},
+    {"templates": []},
+    {"edits": ["slug"]},
+    {"edits": []},
+    {"ridge": -1.0},
+]
+
+
+@pytest.mark.parametrize("over", BAD)
 def test_bad_settings_are_named(over):
     with pytest.raises(ValueError, match=f"method.{next(iter(over))}"):
         uce(**over)
