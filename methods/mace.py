@@ -23,6 +23,7 @@ from bench.prompts import with_articles
 from bench.types import Concept, Erasure, ModelSpec
 from methods._attention_maps import attention_loss, positions, recorded
 from methods._closed_form import LAYERS, context_rows, edit_keeping, factored, kept_names, merged, sum_of_squares, worded
+from methods._lora import edited_weights
 from methods.masks import MASKERS, masker
 from methods.spm import adapters
 
@@ -129,11 +130,7 @@ class MACE(Method):
 
     @contextmanager
     def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
-        t, new = erasure.tensors, {}
-        for name, weight in choose_parameters(pipe.unet, LAYERS["kv"]).items():
-            up, down = (t[f"lora.{name.removesuffix('.weight')}.{side}"].to(weight.device, torch.float64) for side in ("up", "down"))
-            new[f"{pipe.denoiser_name}.{name}"] = merged(weight, t["edit.U"], t["edit.V"]) + (up @ down).to(weight.dtype)
-        with pipe.replaced(new):
+        with pipe.replaced(edited_weights(pipe, erasure.tensors)):
             yield pipe
 
     # Texts
