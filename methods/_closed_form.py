@@ -68,11 +68,22 @@ def edit_of_sums(cross: Tensor, squares: Tensor, ridge: float) -> tuple[Tensor, 
 
 
 def factored(squares: Tensor, ridge: float) -> Tensor:
-    """Cholesky factor of squares + ridge I, float64 [d, d]. Without a ridge 1e-10 of the mean diagonal stands in for it."""
-    ridge = ridge or 1e-10 * squares.diagonal().mean().item()
-    b = squares + ridge * torch.eye(len(squares), dtype=squares.dtype, device=squares.device)
+    """Cholesky factor of squares + ridge I, float64 [d, d].
+
+    Without a ridge, 1e-10 of the mean diagonal stands in for it where the rows leave some direction undecided.
+    """
+    identity = torch.eye(len(squares), dtype=squares.dtype, device=squares.device)
+    b = (squares + squares.T) / 2 + ridge * identity
     with single_thread():
-        return torch.linalg.cholesky((b + b.T) / 2)
+        factor, failed = torch.linalg.cholesky_ex(b)
+        pivots = factor.diagonal().square()
+        if ridge == 0 and (failed or pivots.min() < 1e-12 * pivots.max()):
+            factor, failed = torch.linalg.cholesky_ex(b + 1e-10 * squares.diagonal().mean() * identity)
+    if failed:
+        raise ValueError(
+            f"the edited and preserved rows decide too few directions for a ridge of {ridge}: set a larger one (method.ridge=0.5)."
+        )
+    return factor
 
 
 def check_spanned(rows: int, width: int, ridge: float) -> None:

@@ -116,6 +116,8 @@ class RealEra(Method):
                 f"RealEra trains float32 adapters: set model.dtype=float32 (it is {model.dtype}), or method.iterations=0 for stage 1 alone."
             )
         texts = {"anchor": self.anchor, "templates": "".join(self.templates)}
+        if self.centred and not self.kept_texts(concepts):
+            return "method.centred needs preserved texts, and the concept file names none: set method.preserve=[empty]."
         return refusal(concepts, texts, self.preserved_sources, self.anchored_name) or super().supports(model, concepts)
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:

@@ -36,6 +36,9 @@ class TimeEdit(LinearEdit):
             raise ValueError(f"method.alignment={self.alignment!r} is not known. Allowed: {', '.join(ALIGNMENTS)}.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
+        for concept in concepts:
+            if self.meaning(concept).strip().lower() == self.source.format(**words(concept)).strip().lower():
+                return f"{self.meaning(concept)!r} should become itself: nothing would be edited. Choose another method.destination."
         return refusal(concepts, {"destination": self.destination}, [], self.meaning) or super().supports(model, concepts)
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from bench.contract import build
 from bench.diffusion import choose_parameters, frozen_copy
 from bench.model import load
 from bench.types import ModelSpec
-from methods._closed_form import LAYERS, all_rows, aligned_rows, edit_keeping, plane_normal
+from methods._closed_form import LAYERS, aligned_rows, all_rows, edit_keeping, plane_normal
 from methods._neighbours import far, near
 from methods.realera import RealEra
 
