@@ -172,7 +172,7 @@ def test_no_other_map_that_hides_the_label_moves_the_states_less(data):
 
     for norm in (eye(), inverse):
         ours = moved(left[:, 0], right[0], norm)
-        assert ours < 0.9 * moved(cross, cross / (cross @ cross), norm) or torch.equal(norm, inverse)
+        assert ours < 0.9 * moved(cross, cross / (cross @ cross), norm)
         for seed in range(20):
             r = cross + 0.5 * cross.norm() * torch.nn.functional.normalize(draw(D, seed=seed), dim=0)
             assert moved(cross, r / (r @ cross), norm) > ours - 1e-9
@@ -229,12 +229,12 @@ def test_a_pair_enters_with_matched_positions(tiny):
     assert places == ["begin", "concept", *["after"] * 3, "end", *["padding"] * 2]
     assert torch.allclose(rows[0][:6], first[[0, 6, 7, 8, 9, 10]], atol=1e-5)
     assert torch.allclose(rows[1][:6], second[[0, 5, 6, 7, 8, 9]], atol=1e-5)
+
+    def place(hidden, row):
+        return next(k for k, other in enumerate(hidden) if torch.allclose(other, row, atol=1e-5))
+
     for k in (6, 7):
-        steps = [
-            next(i for i, row in enumerate(h) if torch.allclose(row, part[k], atol=1e-5))
-            for h, part in ((first, rows[0]), (second, rows[1]))
-        ]
-        assert steps[0] - 10 == steps[1] - 9 > 0
+        assert place(first, rows[0][k]) - 10 == place(second, rows[1][k]) - 9 > 0
 
 
 def test_only_the_asked_positions_enter_and_padding_is_drawn_by_the_seed(tiny):
@@ -310,15 +310,16 @@ def test_a_fixed_mean_stays_where_it_is(tiny, concept, context, name):
 
 
 def test_anchored_states_of_the_concept_land_on_the_anchors_mean_and_plain_ones_half_way(tiny, concept, context):
+    def class_means(seen, rows):
+        return rows[seen.z[:, 0] == 1].mean(0), rows[seen.anchor].mean(0)
+
     def gap_to_anchor(fill):
         asked = method(fill=fill, centre=False, shrinkage=False, padding=10)
         with torch.no_grad():
             seen = asked.examples(tiny, [concept()], context().generator("padding"))
             t, shift = parts(asked.erase(tiny, [concept()], context()))
         after = seen.x @ t.T + shift
-        means = {
-            role: (rows[seen.z[:, 0] == 1].mean(0), rows[seen.anchor].mean(0)) for role, rows in (("before", seen.x), ("after", after))
-        }
+        means = {"before": class_means(seen, seen.x), "after": class_means(seen, after)}
         gap = (means["before"][0] - means["before"][1]).norm()
         assert (means["after"][0] - means["after"][1]).norm() < 1e-5 * gap, "the two classes have one mean"
         return ((means["after"][1] - means["before"][1]).norm() / gap).item()
@@ -337,13 +338,13 @@ def test_strength_scales_the_change_and_its_shift(tiny, concept, context, name):
 
 @pytest.mark.parametrize("name", ["inlp_t2i", "rlace_t2i", "leace_t2i"])
 def test_several_concepts_are_erased_together_in_any_order(tiny, concept, context, name):
-    """Each concept's own direction is gone; INLP's takes ten for each."""
+    """Each concept adds directions of its own: one, or for INLP several."""
     dog, cat = concept(siblings=["frog"]), concept("cat", siblings=["frog"])
     few = {"iterations": 3, "min_accuracy": 0.6} if name == "inlp_t2i" else {}
     asked = method(name, centre=False, fill="zero", positions=["concept"], **few)
     there, back = (parts(asked.erase(tiny, pair, context()))[0] for pair in ([dog, cat], [cat, dog]))
     rank = torch.linalg.matrix_rank(eye(32) - there, tol=1e-4).item()
-    assert torch.allclose(there, back, atol=1e-4) and rank == {"inlp_t2i": rank, "rlace_t2i": 2, "leace_t2i": 2}[name] >= 2
+    assert torch.allclose(there, back, atol=1e-4) and (rank > 2 if name == "inlp_t2i" else rank == 2)
     alone = parts(asked.erase(tiny, [dog], context()))[0]
     assert torch.linalg.matrix_rank(eye(32) - alone, tol=1e-4) < rank
 
