@@ -18,6 +18,7 @@ VERBS = {
     "gallery": "HTML page, rows prompts, columns methods, same seed",
     "check": "contract tests of a plugin: vestige check method=mine",
     "diff": "why two keys differ: vestige diff KEY KEY",
+    "curves": "erasure against the number of concepts erased together",
     "gc": "what no record needs; --delete removes it",
     "world": "build, train and measure the embedded emoji model",
 }
@@ -65,7 +66,19 @@ def _dispatch(verb: str, rest: list[str]) -> int:
         from bench import contract
 
         return contract.main(rest)
+    if verb == "curves":
+        return _curves(rest)
     return _read_results(verb, rest)
+
+
+def _curves(rest: list[str]) -> int:
+    from bench import concept_curves
+
+    folder = ROOT / "results" / "mass_erasure"
+    parser = argparse.ArgumentParser(prog="vestige curves", description=VERBS["curves"])
+    parser.add_argument("--records", type=Path, default=folder / "records", help="of a sweep over concept sets")
+    parser.add_argument("--out", type=Path, default=folder, help="folder for curves.md, curves.csv and curves.png")
+    return concept_curves.main(parser.parse_args(rest))
 
 
 def _read_results(verb: str, rest: list[str]) -> int:
