@@ -47,7 +47,9 @@ class SPEED(LinearEdit):
         if unknown:
             raise ValueError(f"method.retain={self.retain} contains {sorted(unknown)}. Allowed: {', '.join(RETAIN)}.")
         if self.retain_scale <= 0:
-            raise ValueError(f"method.retain_scale={self.retain_scale} must be positive.")
+            raise ValueError(f"method.retain_scale={self.retain_scale} must be positive: without it the edit has no limit. SPEED's is 1.")
+        if self.invariance_ridge < 0:
+            raise ValueError(f"method.invariance_ridge={self.invariance_ridge} must not be negative.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         return refusal(concepts, {"anchor": self.anchor}, self.retain, self.anchored_name) or super().supports(model, concepts)
@@ -151,9 +153,10 @@ def reading_factor(c: Tensor, g: Tensor, projector: Tensor, fixed: Tensor, r: fl
         cq = c @ q
         between = fixed.T @ q @ fixed
         # Fixed rows that the retained ones already span have no part in the null space: nothing is left to solve for.
-        tiny = 1e-6 * between.diagonal().mean().clamp_min(1e-12)
-        middle = between + (ridge + tiny) * torch.eye(len(between), dtype=c.dtype, device=c.device)
-        return ((cq - cq @ fixed @ torch.linalg.solve(middle, fixed.T @ q)) / n).T.contiguous()
+        nothing = 1e-10 * fixed.square().sum(0).mean() / r
+        middle = between + ridge * torch.eye(len(between), dtype=c.dtype, device=c.device)
+        inverse = torch.linalg.pinv((middle + middle.T) / 2, atol=nothing, rtol=0.0, hermitian=True)
+        return ((cq - cq @ fixed @ inverse @ (fixed.T @ q)) / n).T.contiguous()
 
 
 def invariant_rows(empty: Tensor, centres: int, generator: torch.Generator) -> Tensor:
