@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bench.contract import build
 from bench.provenance import provenance
 from bench.tiny import clip_tokenizer
-from methods._closed_form import chained, gram, low_rank_edit, merged
+from methods._closed_form import chained, edit_keeping, gram, low_rank_edit, merged
 from methods.rece import adversarial_rows
 from methods.speed import invariant_rows, null_projector, reading_factor
 
@@ -85,6 +85,12 @@ def rece(edit: Tensor, goal: Tensor, kept: Tensor, weights: Tensor, rounds: int 
     return factors
 
 
+def sweep(edit: Tensor, goal: Tensor, kept: Tensor, ridges: list[float]) -> list[tuple[Tensor, Tensor]]:
+    """The preserved rows' sum of squares is the same for all of them."""
+    squares = kept.double().T @ kept.double()
+    return [edit_keeping(edit, goal, 1.0, squares, ridge) for ridge in ridges]
+
+
 def speed(values: list[Tensor], edit: Tensor, goal: Tensor, kept: Tensor, empty: Tensor) -> list[Tensor]:
     """All that SPEED.erase does after encoding, value projections as published."""
     method = build("method", "speed")
@@ -93,8 +99,7 @@ def speed(values: list[Tensor], edit: Tensor, goal: Tensor, kept: Tensor, empty:
     fixed = invariant_rows(empty.double(), 3, generator)
     factors = []
     for weight in values:
-        rows = method.chosen_rows(weight.double(), c, g, retained, generator)
-        projector, _ = null_projector(rows, 0.1)
+        projector, _ = null_projector(method.retained_moment(weight.double(), c, g, retained, generator), 0.1)
         factors.append(reading_factor(c, g, projector, fixed, 1.0, 0.0))
     return factors
 
@@ -121,9 +126,7 @@ def main(concepts: int, preserved: int, repeats: int, out: Path) -> None:
     took["TRCE, stage 1"], _ = timed(lambda: low_rank_edit(edit, goal, 1 / concepts, kept, 1e-3, 1e-6), repeats)
     took["RECE, 3 rounds"], _ = timed(lambda: rece(edit, goal, kept, sums), repeats)
     took["SPEED"], _ = timed(lambda: speed([p for n, p in unet.named_parameters() if "to_v" in n], edit, goal, kept, empty), 1)
-    took["100 values of lambda"], _ = timed(
-        lambda: [low_rank_edit(edit, goal, 1.0, kept, 1.0, r) for r in torch.logspace(-3, 3, 100).tolist()], 1
-    )
+    took["100 values of lambda"], _ = timed(lambda: sweep(edit, goal, kept, torch.logspace(-3, 3, 100).tolist()), 1)
     blocks = [(edit[k : k + 1], goal[k : k + 1]) for k in range(concepts)]
     took["UCE, published loop structure"], slow = timed(lambda: published_loop(weights, blocks, list(kept.split(LENGTH)), 0.5), 1)
     took["encoding all texts once"] = encoding
