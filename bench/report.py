@@ -6,7 +6,8 @@ import json
 
 import pandas as pd
 
-from bench.results import FIRST, WORST, order
+from bench.pictures import WORST
+from bench.results import FIRST, order
 
 CELL = ["probe", "metric", "column", "judge", "attack"]
 LOW_IS_GOOD = ("target", "synonyms")  # probes on which presence of the concept is a failure

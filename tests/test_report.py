@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from bench import gallery, report, results
+from bench.pictures import WORST
 
 SAMPLER = {"scheduler": "DDIMScheduler", "steps": 20, "guidance": 3.0}
 # method -> (share of target pictures, share of others) that show what the prompt asks for; attack raises the target to `attacked`
@@ -77,7 +78,7 @@ def test_differences_are_paired_with_the_original_and_zero_for_an_idle_method(pl
 
 def test_the_worst_case_counts_a_picture_that_any_attack_brings_back(places):
     """good: one of ten pictures without attack and six others under it."""
-    worst = frame(places).query("attack == @results.WORST and concept == 'dog'").set_index("method")["value"]
+    worst = frame(places).query("attack == @WORST and concept == 'dog'").set_index("method")["value"]
     assert worst["good"] == pytest.approx(0.7) and worst["blunt"] == pytest.approx(0.2) and worst["oracle"] == 0
 
 
