@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bench.guards import with_collapse
 from bench.pictures import WORST, Pictures
 from bench.statistics import cluster_interval
 from bench.statistics.intervals import paired_intervals
@@ -24,6 +25,8 @@ CELL = [
 COST = ["erase_seconds", "erase_peak_bytes", "parameters_changed", "artefact_bytes", "seconds_per_image"]
 NUMBERS = ["value", "ci_low", "ci_high", "n", "groups", "attack_unet_rows", *COST]
 DIFFERENCE = ("diff", "diff_low", "diff_high")
+ERASED = ("target", "synonyms")  # probes on which presence of the concept is a failure
+ALWAYS = {"content": True, "seen": False}  # columns whose better direction does not depend on the probe
 RATES = ("before", "either", "failed_before", "after_failing")
 
 
@@ -34,6 +37,8 @@ def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
     `diff_high`: the paired difference to the original model on the same prompts and seeds (for the worst case, under the same
     attacks); and for attacked presence `before` (without attack), `either` (before or after: the field's post-ASR),
     `failed_before` (number of pictures) and `after_failing` (share of those that the attack brings back: the attackable ASR).
+    `collapsed` says why a method's numbers on a concept come from a broken model (bench/guards.py); `leads` marks a value that
+    is better than every other method's with a paired interval that leaves out zero, original, oracle and collapsed ones aside.
     A `Pictures` in place of the folder keeps what was read for further questions.
     """
     rows: list[tuple] = []
@@ -41,15 +46,22 @@ def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
         record = json.loads(file.read_text())
         cost = record.get("cost") or {}
         sampler = json.dumps(record.get("sampler"), sort_keys=True)
-        head = (*map(record.get, JOB), "+".join(record["concepts"]), sampler, record.get("reason"), *map(cost.get, COST))
+        vocabulary = record.get("specification", {}).get("model", {}).get("vocabulary")
+        head = (*map(record.get, JOB), "+".join(record["concepts"]), sampler, vocabulary, record.get("reason"), *map(cost.get, COST))
         # What an attack cost: denoiser evaluations times batch, for the whole prompt set.
         rows += [(*head, *map(cell.get, CELL), (cell.get("budget") or {}).get("unet_rows")) for cell in record["cells"] or [{}]]
-    frame = pd.DataFrame(rows, columns=[*JOB, "concept", "sampler", "job_reason", *COST, *CELL, "attack_unet_rows"])
+    frame = pd.DataFrame(rows, columns=[*JOB, "concept", "sampler", "vocabulary", "job_reason", *COST, *CELL, "attack_unet_rows"])
     frame = frame.assign(**{name: pd.to_numeric(frame[name]) for name in NUMBERS})
     if store is None or frame.empty:
-        return frame.assign(**dict.fromkeys((*DIFFERENCE, *RATES), float("nan")))
+        return frame.assign(**dict.fromkeys((*DIFFERENCE, *RATES), float("nan")), collapsed=None, leads=False)
     pictures = store if isinstance(store, Pictures) else Pictures(store)
-    return _with_attack_rates(_compared(_with_worst_case(frame, pictures), pictures), pictures)
+    frame = with_collapse(_with_worst_case(frame, pictures), pictures)
+    return _with_attack_rates(_compared(frame, pictures), pictures)
+
+
+def higher_is_better(probe: str, column: str, on_kept: bool) -> bool:
+    """The better direction of a cell; `on_kept` is the metric's own, stated for prompts whose picture should stay."""
+    return ALWAYS.get(column, bool(on_kept) != (probe in ERASED))
 
 
 def order(methods: list[str]) -> list[str]:
@@ -87,6 +99,8 @@ def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     diff = np.full((len(frame), 3), np.nan)
     bootstrap = Bootstrap()
     method, metric, score, images, column = (frame[n].tolist() for n in ("method", "metric", "score", "images", "column"))
+    better, leads = frame["higher_is_better"].tolist(), np.zeros(len(frame), bool)
+    aside = set(np.flatnonzero(frame["method"].isin(FIRST) | frame["collapsed"].notna()))
     questions: dict[tuple, list[int]] = {}
     for row, question in enumerate(zip(*(frame[name].tolist() for name in QUESTION), strict=True)):
         if isinstance(metric[row], str):
@@ -113,7 +127,22 @@ def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
             if len(kept):
                 diff[kept, 0] = means.mean(0)
                 diff[kept, 1], diff[kept, 2] = paired_intervals(means, bootstrap)
-    return frame.assign(**{name: diff[:, k] for k, name in enumerate(DIFFERENCE)})
+                up = higher_is_better(question[3], question[6], better[kept[0]])
+                rivals = np.array([row not in aside for row in kept])
+                best = _leader(means[:, rivals] * (1 if up else -1), [method[row] for row in kept[rivals]], bootstrap)
+                if best is not None:
+                    leads[kept[rivals][best]] = True
+    return frame.assign(**{name: diff[:, k] for k, name in enumerate(DIFFERENCE)}, leads=leads)
+
+
+def _leader(means: np.ndarray, methods: list[str], bootstrap: Bootstrap) -> int | None:
+    """The column of means (prompts, rows) that beats those of every other method; None if no interval separates one."""
+    if len(set(methods)) < 2:
+        return None
+    best = int(means.mean(0).argmax())
+    others = [k for k, name in enumerate(methods) if name != methods[best]]
+    low, _ = paired_intervals(means[:, [best]] - means[:, others], bootstrap)
+    return best if (low > 0).all() else None
 
 
 def _with_attack_rates(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:

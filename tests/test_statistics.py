@@ -31,7 +31,8 @@ def coverage_over_concepts(concepts, nested, between, trials=800):
     for trial in range(trials):
         bootstrap = Bootstrap(600, trial, nested)
         means = [between * rng.normal() + clustered(rng, 15, 2, 0.6).mean(1) for _ in range(concepts)]
-        draws = np.stack([bootstrap.prompts(f"c{k}", m, concepts) for k, m in enumerate(means)])
+        whole = bootstrap.keeps_prompts(concepts)
+        draws = np.stack([np.full(600, m.mean()) if whole else bootstrap.prompts(f"c{k}", m) for k, m in enumerate(means)])
         low, high = interval(bootstrap.over_concepts(draws), concepts if concepts >= 8 else 15 * concepts)
         hits += low <= 0 <= high
     return hits / trials

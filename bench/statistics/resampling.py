@@ -39,11 +39,13 @@ class Bootstrap:
             self._weights[unit, n] = draw / n
         return self._weights[unit, n]
 
-    def prompts(self, unit: str, means: np.ndarray, concepts: int = 1) -> np.ndarray:
+    def prompts(self, unit: str, means: np.ndarray) -> np.ndarray:
         """Resampled means over prompts, (resamples,) or (resamples, methods) for means (prompts,) or (prompts, methods)."""
-        if concepts >= FEW_CONCEPTS and not self.nested:
-            return np.broadcast_to(means.mean(0), (self.resamples, *means.shape[1:]))
         return self.weights(unit, len(means)) @ means
+
+    def keeps_prompts(self, concepts: int) -> bool:
+        """Whether concepts are what is resampled, each with all its prompts."""
+        return concepts >= FEW_CONCEPTS and not self.nested
 
     def over_concepts(self, draws: np.ndarray) -> np.ndarray:
         """Draws (concepts, resamples) to one mean over concepts per resample, (resamples,)."""
