@@ -77,10 +77,10 @@ def _mace(column: str, unjudged: str = "out", synonyms: bool = True) -> dict[str
     return parts | ({"g": Part(("synonyms",), (column,), unjudged=unjudged)} if synonyms else {})
 
 
-def _canvas(own: str, other: str, kinds: tuple[str, ...], kept: tuple[str, ...], names: str) -> list[Composite]:
+def _canvas(own: str, other: str, kinds: tuple[str, ...], kept: tuple[str, ...]) -> list[Composite]:
     """UnlearnCanvas: own and other domain's judge. CRA leaves the target's pictures out (they count for UA only)."""
     parts = {"ua": Part(("target",), (own,)), "ira": Part(kept, (own,)), "cra": Part(("others",), (other,))}
-    source = f"UnlearnCanvas (2402.11846), {names} target"
+    source = f"UnlearnCanvas (2402.11846), {kinds[0]} target"
     forms = {
         "ua": lambda p, o: 1 - p["ua"],
         "ira": _only("ira"),
@@ -88,7 +88,7 @@ def _canvas(own: str, other: str, kinds: tuple[str, ...], kept: tuple[str, ...],
         "mean": lambda p, o: (1 - p["ua"] + p["ira"] + p["cra"]) / 3,
     }
     needs = {"ua": ["ua"], "ira": ["ira"], "cra": ["cra"], "mean": ["ua", "ira", "cra"]}
-    return [Composite(f"canvas_{n}", source, {k: parts[k] for k in needs[n]}, f, kinds=kinds) for n, f in forms.items()]
+    return [Composite(f"canvas_{kinds[0]}_{n}", source, {k: parts[k] for k in needs[n]}, f, kinds=kinds) for n, f in forms.items()]
 
 
 def _hub() -> list[Composite]:
@@ -157,8 +157,8 @@ CATALOGUE = [
         lambda p, o: p["s"] - p["e"],
         kinds=("style",),
     ),
-    *_canvas("answers.object_right", "answers.style_right", ("object",), ("siblings", "others"), "object"),
-    *_canvas("answers.style_right", "answers.object_right", ("style",), ("siblings",), "style"),
+    *_canvas("answers.object_right", "answers.style_right", ("object",), ("siblings", "others")),
+    *_canvas("answers.style_right", "answers.object_right", ("style",), ("siblings",)),
     *(
         Composite(f"{name}_{k}", "EAP (2501.18950)", {"x": Part(probes, ("answers.rank",), rule=within(k))}, formula)
         for k in (1, 5)

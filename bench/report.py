@@ -65,7 +65,10 @@ def _model(model: str, sampler: str, frame: pd.DataFrame, views: Views | None, c
     rank = pd.DataFrame() if views is None else standing(views)
     methods = _ranked(frame, rank)
     if len(concepts) > 1:
-        blocks += [Heading(2, f"Mean over {len(concepts)} concepts: {', '.join(concepts)}"), _overall(frame, rank, views, methods, concepts)]
+        blocks += [
+            Heading(2, f"Mean over {len(concepts)} concepts: {', '.join(concepts)}"),
+            _overall(frame, rank, views, methods, concepts),
+        ]
     if len(rank) > 1:
         blocks += [Heading(2, "Standing"), _standing_text(len(concepts)), _standing(rank, views)]
     for (kind, concept), part in frame.groupby(["kind", "concept"], sort=True):
@@ -132,7 +135,12 @@ def _net(views: Views | None, concepts: list[str]) -> dict[str, float]:
 
 def _is_alone(rank: pd.DataFrame, method: str) -> bool:
     """The leader, when no other method shares its group."""
-    return len(rank) > 1 and method == rank.index[0] and not any("a" in group for group in rank["group"].iloc[1:]) and rank["group"].iloc[0] == "a"
+    return (
+        len(rank) > 1
+        and method == rank.index[0]
+        and not any("a" in group for group in rank["group"].iloc[1:])
+        and rank["group"].iloc[0] == "a"
+    )
 
 
 def _points(value: float | None, best: bool = False) -> Cell:

@@ -127,8 +127,13 @@ def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
             if len(kept):
                 diff[kept, 0] = means.mean(0)
                 diff[kept, 1], diff[kept, 2] = paired_intervals(means, bootstrap)
-                up = higher_is_better(question[3], question[6], better[kept[0]])
+                up = higher_is_better(question[QUESTION.index("probe")], column[kept[0]], better[kept[0]])
                 rivals = np.array([row not in aside for row in kept])
+                if (
+                    question[QUESTION.index("attack")] == WORST
+                    and len({frozenset(pictures.attacks_of(score[k])) for k in kept[rivals]}) > 1
+                ):
+                    continue  # the worst of fewer attacks is no lead
                 best = _leader(means[:, rivals] * (1 if up else -1), [method[row] for row in kept[rivals]], bootstrap)
                 if best is not None:
                     leads[kept[rivals][best]] = True

@@ -18,6 +18,9 @@ from bench.types import derived_seed
 Means = dict[str, list[tuple[str, np.ndarray]]]  # part -> [(unit, mean per prompt)]
 
 
+UNDEFINED = "undefined for these parts (a set distance to the original's own pictures has no scale: set its reference=real)"
+
+
 class Missing(Exception):
     """A part that was not measured; the sentence is its reason."""
 
@@ -68,7 +71,7 @@ class Views:
             value = self.point(composite, method, concepts)
         except Missing as why:
             return {"value": np.nan, "ci_low": np.nan, "ci_high": np.nan, "reason": str(why)}
-        reason = "undefined for these parts" if np.isnan(value) else None
+        reason = UNDEFINED if np.isnan(value) else None
         return {"value": value, "ci_low": float(low), "ci_high": float(high), "reason": reason}
 
     def defined(self, composite: Composite) -> list[str]:
