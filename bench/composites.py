@@ -18,6 +18,10 @@ ERASED = ("target", "synonyms")
 EVERY = "every attack"  # mean over the attacks that apply to every method
 
 
+def _as_stored(values: np.ndarray) -> np.ndarray:
+    return values
+
+
 @dataclass(frozen=True)
 class Part:
     """Which pictures, which stored columns ("metric.column"), and the published rule that makes a score of them.
@@ -29,7 +33,7 @@ class Part:
     probes: tuple[str, ...]
     columns: tuple[str, ...] = ("presence.present",)
     attack: str = "none"
-    rule: Callable[..., np.ndarray] = lambda x: x
+    rule: Callable[..., np.ndarray] = _as_stored
     unjudged: str = "out"
     whole_set: bool = False
 

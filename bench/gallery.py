@@ -18,7 +18,8 @@ from bench.report import PROBES
 ROWS_PER_PROBE = 6
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Vestige gallery</title><style>
 body{{font:14px/1.4 system-ui,sans-serif;margin:2rem;background:#fff;color:#222}}
-table{{border-collapse:collapse;margin:0 0 2rem}}td,th{{padding:3px 6px;text-align:center;font-weight:400}}thead th{{max-width:96px;vertical-align:bottom}}
+table{{border-collapse:collapse;margin:0 0 2rem}}td,th{{padding:3px 6px;text-align:center;font-weight:400}}
+thead th{{max-width:96px;vertical-align:bottom}}
 tbody th{{text-align:right}}img,.grey{{width:96px;height:96px;image-rendering:pixelated;border-radius:6px;display:block}}
 .grey{{background:#999}}a{{color:inherit}}label{{margin-right:1rem;white-space:nowrap}}select{{font:inherit}}
 @media(prefers-color-scheme:dark){{body{{background:#181818;color:#ddd}}}}</style>

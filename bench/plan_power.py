@@ -29,9 +29,8 @@ def answer(arguments: argparse.Namespace, frame: pd.DataFrame | None, pictures: 
         lines.append(
             f"{a.a} - {a.b} on {a.probe} ({a.column}): mean {observed:.3g}, sd of a picture {sd:.3g}, correlation in a prompt {icc:.2f},"
         )
-        lines.append(
-            f"{prompts} prompts x {repeats}: finds {smallest_difference(prompts, sd, icc, repeats, a.wanted):.3g} with {a.wanted:.0%} power."
-        )
+        found = smallest_difference(prompts, sd, icc, repeats, a.wanted)
+        lines.append(f"{prompts} prompts x {repeats}: finds {found:.3g} with {a.wanted:.0%} power.")
     if sd is None or (a.difference is None and frame is None):
         raise ValueError(
             "say what to plan for: --difference and --sd of a paired comparison, --rate and --within of a rate, or --a METHOD to take "

@@ -84,13 +84,16 @@ def _latex_text(text: str) -> str:
     return "".join(LATEX.get(c, c) for c in text)
 
 
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
+<style>
 body{{font:14px/1.5 system-ui,sans-serif;margin:2rem;background:#fff;color:#222}}p,li{{max-width:60rem}}
 .wide{{overflow-x:auto}}table{{border-collapse:collapse;margin:0 0 1rem}}td,th{{padding:4px 10px;text-align:right;white-space:nowrap}}
 td:first-child,th:first-child{{text-align:left;position:sticky;left:0;background:inherit}}tr{{background:#fff}}
 thead tr{{border-bottom:2px solid #888}}tbody tr:hover{{background:#eef4ff}}th button{{all:unset;cursor:pointer;font-weight:600}}
-th button:focus-visible{{outline:2px solid #36c}}th[aria-sort=ascending] button::after{{content:" ▴"}}th[aria-sort=descending] button::after{{content:" ▾"}}
-@media(prefers-color-scheme:dark){{body{{background:#181818;color:#ddd}}tr{{background:#181818}}tbody tr:hover{{background:#243044}}}}</style>
+th button:focus-visible{{outline:2px solid #36c}}th[aria-sort=ascending] button::after{{content:" ▴"}}
+th[aria-sort=descending] button::after{{content:" ▾"}}
+@media(prefers-color-scheme:dark){{body{{background:#181818;color:#ddd}}
+tr{{background:#181818}}tbody tr:hover{{background:#243044}}}}</style>
 {body}<script>
 for(const table of document.querySelectorAll("table")){{
   const heads=[...table.tHead.rows[0].cells];

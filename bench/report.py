@@ -17,6 +17,7 @@ from bench.views import Views
 CELL = ["probe", "metric", "column", "judge", "attack"]
 PROBES = ("target", "synonyms", "siblings", "others", "scenes", "background")
 LEAK = ("scenes", "others")
+SHARES = {("presence", "present"), ("answers", "seen")}  # (metric, column) that a leaderboard shows as shares
 FORMATS = {"md": markdown, "latex": latex, "html": page}
 LEGEND = (
     "Share of pictures in which the judge sees what the prompt asks for, in percent. On target and synonyms low is erased (↓), elsewhere "
@@ -111,7 +112,7 @@ def _head(question: tuple[str, str, str]) -> str:
 
 def _asked(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells that a leaderboard shows as shares."""
-    return cells[cells["column"].isin(["present", "seen"]) & cells["metric"].isin(["presence", "answers"])]
+    return cells[[pair in SHARES for pair in zip(cells["metric"], cells["column"], strict=True)]]
 
 
 def _overall(frame: pd.DataFrame, rank: pd.DataFrame, views: Views | None, methods: list[str], concepts: list[str]) -> Table:
@@ -194,17 +195,15 @@ def _presence(part: pd.DataFrame, views: Views | None, methods: list[str]) -> Ta
     net = _net(views, [part["concept"].iloc[0]])
     broken = _broken(part)
     rows, notes = [], []
-    for method, job in _jobs(part, methods):
-        name = _name(part, method, job)
-        cells = {(c.column, c.probe, c.attack): c for c in _asked(job).itertuples()}
-        reasons = {("present", c.probe, c.attack): c.reason for c in job[job["metric"].isna() & job["probe"].notna()].itertuples()}
+    for method, name, job in _jobs(part, methods):
+        cells = {(c.column, c.probe, c.attack): c for c in job if (c.metric, c.column) in SHARES}
+        reasons = {("present", c.probe, c.attack): c.reason for c in job if not isinstance(c.metric, str) and isinstance(c.probe, str)}
         shown = [_share(cells[q], method) if q in cells else Cell("n/a") for q in asked]
         notes += [f"{name}, {_head(q)}: {reasons[q]}" for q in asked if q in reasons]
-        first = job.iloc[0]
-        if first["status"] != "done":
-            notes.append(f"{name}: {first['status']}: {first['job_reason']}")
-        if first["limits"]:
-            notes.append(f"{name}: {first['limits']}.")
+        if job[0].status != "done":
+            notes.append(f"{name}: {job[0].status}: {job[0].job_reason}")
+        if job[0].limits:
+            notes.append(f"{name}: {job[0].limits}.")
         if method in broken:
             notes.append(f"{name}† collapsed. {broken[method]}.")
         rows.append([name + ("†" if method in broken else ""), _points(net.get(method)), *shown])
@@ -225,15 +224,15 @@ def _share(cell, method: str) -> Cell:
 
 def _attacks(cells: pd.DataFrame, methods: list[str]) -> Table:
     """Rates as the attack papers define them, beside what the same attack draws from the oracle."""
-    invented = cells[cells["method"] == "oracle"].groupby(["attack", "probe"])["value"].mean()
+    invented = cells[cells["method"] == "oracle"].groupby(["attack", "probe"])["value"].mean().to_dict()
     rows = []
-    for method, job in _jobs(cells, methods):
-        for cell in job.sort_values(["attack", "probe"]).itertuples():
-            after = "" if pd.isna(cell.after_failing) else f"{100 * cell.after_failing:.0f} (of {int(cell.failed_before)})"
+    for _, name, job in _jobs(cells, methods):
+        for cell in sorted(job, key=lambda c: (c.attack, c.probe)):
+            after = "n/a" if pd.isna(cell.after_failing) else f"{100 * cell.after_failing:.0f} (of {int(cell.failed_before)})"
             oracle = invented.get((cell.attack, cell.probe), float("nan"))
-            shares = [_percent(cell.before), _share(cell, "original"), _percent(cell.either), Cell(after or "n/a", cell.after_failing)]
+            shares = [_percent(cell.before), _share(cell, "original"), _percent(cell.either), Cell(after, cell.after_failing)]
             budget = Cell("n/a" if pd.isna(cell.attack_unet_rows) else f"{int(cell.attack_unet_rows)}", cell.attack_unet_rows)
-            rows.append([_name(cells, method, job), cell.attack, cell.access, *shares, _percent(oracle), budget])
+            rows.append([name, cell.attack, cell.access, *shares, _percent(oracle), budget])
     heads = ["before", "attacked", "either", "back, of those that failed before", "oracle attacked", "denoiser rows spent"]
     return Table(["method", "attack", "access", *heads], rows)
 
@@ -244,15 +243,24 @@ def _percent(value: float) -> Cell:
 
 def _measures(cells: pd.DataFrame, methods: list[str]) -> Table:
     cells = cells[cells["attack"] == "none"]
-    columns = list(dict.fromkeys(cells[CELL].fillna("").sort_values(CELL).itertuples(index=False, name=None)))
-    better = {tuple(row[:-1]): row[-1] for row in cells[[*CELL, "higher_is_better"]].fillna("").to_numpy().tolist()}
+    better = {_measure(c): c.higher_is_better for c in cells.itertuples(index=False)}
     rows = []
-    for method, job in _jobs(cells, methods):
-        found = {tuple(row[:5]): row[5:] for row in job[[*CELL, "value", "leads"]].fillna("").to_numpy().tolist()}
-        values = [found.get(column, ["", False]) for column in columns]
-        rows.append([_name(cells, method, job), *(Cell(f"{v:.3f}", v, bool(leads)) if v != "" else Cell("n/a") for v, leads in values)])
-    heads = [f"{c[0]} {c[1]}.{c[2]} {'↑' if higher_is_better(c[0], c[2], better[c]) else '↓'}" for c in columns]
+    for _, name, job in _jobs(cells, methods):
+        found = {_measure(c): c for c in job if not pd.isna(c.value)}
+        values = [
+            Cell(f"{found[m].value:.3f}", found[m].value, bool(found[m].leads)) if m in found else Cell("n/a") for m in sorted(better)
+        ]
+        rows.append([name, *values])
+    heads = [
+        f"{probe} {metric}.{column} {'↑' if higher_is_better(probe, column, better[m]) else '↓'}"
+        for m in sorted(better)
+        for probe, metric, column, _ in [m]
+    ]
     return Table(["method", *heads], rows)
+
+
+def _measure(cell) -> tuple[str, str, str, str]:
+    return cell.probe, cell.metric, cell.column, cell.judge if isinstance(cell.judge, str) else ""
 
 
 def _composites(views: Views, methods: list[str]) -> list[Block]:
@@ -291,11 +299,12 @@ def _cost(frame: pd.DataFrame, methods: list[str]) -> Table:
 
 
 def _jobs(part: pd.DataFrame, methods: list[str]):
-    for method in methods:
-        for _, job in part[part["method"] == method].groupby("key", sort=True):
-            yield method, job
-
-
-def _name(part: pd.DataFrame, method: str, job: pd.DataFrame) -> str:
-    seeds = part.loc[part["method"] == method, "seed"].nunique()
-    return method if seeds == 1 else f"{method} (seed {job.iloc[0]['seed']})"
+    """(method, name, cells) of every job, methods in the given order."""
+    jobs: dict[tuple[str, str], list] = {}
+    for cell in part.itertuples(index=False):
+        jobs.setdefault((cell.method, cell.key), []).append(cell)
+    seeds = part.groupby("method")["seed"].nunique().to_dict()
+    place = {method: k for k, method in enumerate(methods)}
+    for method, key in sorted(jobs, key=lambda job: (place[job[0]], job[1])):
+        job = jobs[method, key]
+        yield method, method if seeds[method] == 1 else f"{method} (seed {job[0].seed})", job

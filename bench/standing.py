@@ -54,13 +54,8 @@ def plane(views: Views) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     table["on_front"], table["p_front"] = False, np.nan
     if rivals:
         table.loc[rivals, "on_front"] = pareto(table.loc[rivals, ["erasure", "preservation"]].to_numpy())
-        table.loc[rivals, "p_front"] = front_shares(np.stack([draws[m] for m in rivals], axis=1))
+        table.loc[rivals, "p_front"] = pareto(np.stack([draws[m] for m in rivals], axis=1)).mean(0)
     return table, draws
-
-
-def front_shares(draws: np.ndarray) -> np.ndarray:
-    """(methods,) share of resamples in which each is on the front. draws (resamples, methods, axes)."""
-    return np.mean([pareto(points) for points in draws], axis=0)
 
 
 def measured(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from bench.statistics.resampling import interval
 
@@ -14,17 +15,10 @@ def rank_distribution(draws: np.ndarray, methods: list[str]) -> pd.DataFrame:
     Ties share their ranks and the first place: two equal methods have p_best of a half each.
     """
     first = draws == draws.max(1, keepdims=True)
-    ranks = np.stack([_ranks(row) for row in draws])
+    ranks = rankdata(-draws, axis=1)
     low, median, high = np.quantile(ranks, [0.05, 0.5, 0.95], axis=0)
     p_best = (first / first.sum(1, keepdims=True)).mean(0)
     return pd.DataFrame({"median_rank": median, "rank_low": low, "rank_high": high, "p_best": p_best}, index=methods)
-
-
-def _ranks(row: np.ndarray) -> np.ndarray:
-    """1 is the highest; ties get the mean of their places."""
-    values, place, count = np.unique(-row, return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    return (last - (count - 1) / 2)[place]
 
 
 def differs(draws: np.ndarray, n: int) -> np.ndarray:
@@ -56,10 +50,12 @@ def _letter(k: int) -> str:
 
 
 def pareto(points: np.ndarray) -> np.ndarray:
-    """(methods,) bool: no other method is at least as good on every axis and better on one. points (methods, axes), NaN never is."""
-    at_least = (points[None] >= points[:, None]).all(-1)
-    better = (points[None] > points[:, None]).any(-1)
-    return ~(at_least & better).any(1) & ~np.isnan(points).any(1)
+    """(methods,) bool: no other method is at least as good on every axis and better on one. points (..., methods, axes), NaN never is."""
+    at_least, better = True, False
+    for axis in np.moveaxis(points, -1, 0):
+        other, own = axis[..., None, :], axis[..., :, None]
+        at_least, better = at_least & (other >= own), better | (other > own)
+    return ~(at_least & better).any(-1) & ~np.isnan(points).any(-1)
 
 
 def ellipse(draws: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, float, float, float]:
