@@ -50,7 +50,7 @@ def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
         head = (*map(record.get, JOB), "+".join(record["concepts"]), sampler, vocabulary, record.get("reason"), *map(cost.get, COST))
         # What an attack cost: denoiser evaluations times batch, for the whole prompt set.
         rows += [(*head, *map(cell.get, CELL), (cell.get("budget") or {}).get("unet_rows")) for cell in record["cells"] or [{}]]
-    frame = pd.DataFrame(rows, columns=[*JOB, "concept", "sampler", "vocabulary", "job_reason", *COST, *CELL, "attack_unet_rows"])
+    frame = pd.DataFrame(rows, columns=[*JOB, "concept", "sampler", "vocabulary", "job_reason", *COST, *CELL, "attack_unet_rows"], dtype=object)
     frame = frame.assign(**{name: pd.to_numeric(frame[name]) for name in NUMBERS})
     if store is None or frame.empty:
         return frame.assign(**dict.fromkeys((*DIFFERENCE, *RATES), float("nan")), collapsed=None, leads=False)
@@ -94,7 +94,7 @@ def _with_worst_case(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
         row = cells[0]._asdict() | {"attack": WORST, "access": WORST, "value": asked.means(values).mean()}
         row |= {"ci_low": low, "ci_high": high, "n": len(values), "groups": asked.groups}
         added.append(row | {"images": None, "score": name, "reason": None, "attack_unet_rows": float("nan")})
-    return pd.concat([frame, pd.DataFrame(added)], ignore_index=True) if added else frame
+    return pd.concat([frame, pd.DataFrame(added, dtype=object).astype(frame.dtypes)], ignore_index=True) if added else frame
 
 
 def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:

@@ -156,6 +156,6 @@ def test_power_takes_the_spread_of_two_methods_from_the_records(places, capsys):
     where = ["--records", str(places[0]), "--store", str(places[1])]
     assert cli.main(["power", "--a", "good", "--b", "idle", "--probe", "others", "--difference", "0.1", *where]) == 0
     out = capsys.readouterr().out
-    assert "mean -0.1, sd of a picture 0.31" in out and "power needs 77 prompts" in out
+    assert "mean -0.1, sd of a picture 0.308" in out and "power needs 77 prompts" in out
     assert cli.main(["power", "--a", "goood", *where]) == 2 and "no concept has goood" in capsys.readouterr().err
     assert cli.main(["power"]) == 2

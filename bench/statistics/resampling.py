@@ -36,12 +36,12 @@ class Bootstrap:
         """(resamples, n) for the n prompts (or concepts) that `unit` names."""
         if (unit, n) not in self._weights:
             draw = np.random.default_rng(derived_seed(self.seed, unit, n)).multinomial(n, np.full(n, 1 / n), self.resamples)
-            self._weights[unit, n] = draw / n
+            self._weights[unit, n] = (draw / n).astype(np.float32)  # noise of 1e-7 against intervals of 1e-2, at half the cost
         return self._weights[unit, n]
 
     def prompts(self, unit: str, means: np.ndarray) -> np.ndarray:
         """Resampled means over prompts, (resamples,) or (resamples, methods) for means (prompts,) or (prompts, methods)."""
-        return self.weights(unit, len(means)) @ means
+        return self.weights(unit, len(means)) @ means.astype(np.float32)
 
     def keeps_prompts(self, concepts: int) -> bool:
         """Whether concepts are what is resampled, each with all its prompts."""
