@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from made_results import make_places
 from newcomer import write_plugins
 
 from bench import model
@@ -124,3 +125,9 @@ def context(tmp_path, sampler):
 def outside(tmp_path):
     """A folder outside the repository with plugins of a newcomer."""
     return write_plugins(tmp_path)
+
+
+@pytest.fixture
+def places(tmp_path):
+    """(records, store) of made-up results, see made_results.py."""
+    return make_places(tmp_path)
