@@ -35,7 +35,7 @@ class SPEED(LinearEdit):
     retain: list[str]  # names that must stay: any of RETAIN; none: the empty prompt
     templates: list[str]  # wordings of the concept, its anchor and the retained names; {name} is the name
     threshold: float  # tau: eigenvalues below it count as null
-    row_norm: float | None  # the mean squared norm of text states that tau was chosen for; null: tau is taken as it is
+    row_norm: float | None  # the mean squared norm of text states that tau and r were chosen for; null: they are taken as they are
     retain_scale: float  # r
     invariance_ridge: float  # ell: 0 fixes begin token and empty prompt exactly
     filter: bool  # influence-based prior filtering
@@ -63,17 +63,17 @@ class SPEED(LinearEdit):
         c, g = self.edited_rows(pipe, concepts)
         retained = self.retained_rows(pipe, concepts, ctx.generator("order"))
         fixed = invariant_rows(all_rows(pipe, [""]).double(), self.invariants, ctx.generator("centres"))
-        factors, null = {}, {}
+        factors, null, scale = {}, {}, self.scale_of(retained)
         for name, weight in choose_parameters(pipe.unet, LAYERS[self.layers]).items():
             layer = name.removesuffix(".weight")
             moment = self.retained_moment(weight.double(), c, g, retained, ctx.generator(f"augmentation {layer}"))
-            projector, null[layer] = null_projector(moment, self.threshold * self.scale_of(retained))
+            projector, null[layer] = null_projector(moment, self.threshold * scale)
             if null[layer] == 0:
                 raise ValueError(
                     f"{len(retained)} retained rows leave no free direction in {layer}: raise method.threshold ({self.threshold}) or "
                     "retain fewer names."
                 )
-            factors[layer] = reading_factor(c, g, projector, fixed, self.retain_scale, self.invariance_ridge)
+            factors[layer] = reading_factor(c, g, projector, fixed, self.retain_scale * scale, self.invariance_ridge)
         ctx.log(0, smallest_null_space=min(null.values()), retained=len(retained))
         return self.artefact(pipe, (g - c).T.contiguous(), factors, rows=len(c), null_space=null)
 
