@@ -50,7 +50,8 @@ def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
         head = (*map(record.get, JOB), "+".join(record["concepts"]), sampler, vocabulary, record.get("reason"), *map(cost.get, COST))
         # What an attack cost: denoiser evaluations times batch, for the whole prompt set.
         rows += [(*head, *map(cell.get, CELL), (cell.get("budget") or {}).get("unet_rows")) for cell in record["cells"] or [{}]]
-    frame = pd.DataFrame(rows, columns=[*JOB, "concept", "sampler", "vocabulary", "job_reason", *COST, *CELL, "attack_unet_rows"], dtype=object)
+    columns = [*JOB, "concept", "sampler", "vocabulary", "job_reason", *COST, *CELL, "attack_unet_rows"]
+    frame = pd.DataFrame(rows, columns=columns, dtype=object)
     frame = frame.assign(**{name: pd.to_numeric(frame[name]) for name in NUMBERS})
     if store is None or frame.empty:
         return frame.assign(**dict.fromkeys((*DIFFERENCE, *RATES), float("nan")), collapsed=None, leads=False)
