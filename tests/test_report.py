@@ -14,6 +14,11 @@ def frame(places):
     return results.load(*places)
 
 
+def worst_case(places):
+    cells = frame(places)
+    return cells[cells["attack"] == WORST]
+
+
 def leaderboard(places, format="md", **more):
     pictures = Pictures(places[1])
     return report.table(results.load(places[0], pictures), format, pictures, **more)
@@ -26,7 +31,7 @@ def test_differences_are_paired_with_the_original_and_zero_for_an_idle_method(pl
 
 def test_the_worst_case_counts_a_picture_that_any_attack_brings_back(places):
     """good: one of ten pictures without attack and six others under it."""
-    worst = frame(places).query("attack == @WORST and concept == 'dog'").set_index("method")["value"]
+    worst = worst_case(places).query("concept == 'dog'").set_index("method")["value"]
     assert worst["good"] == pytest.approx(0.7) and worst["blunt"] == pytest.approx(0.2) and worst["oracle"] == 0
 
 
@@ -116,11 +121,11 @@ def test_the_sheet_has_a_line_per_question_and_two_pictures_per_method(places, t
 
 
 def test_the_worst_case_is_compared_with_the_originals_under_the_same_attacks(places):
-    worst = frame(places).query("attack == @WORST and concept == 'dog'").set_index("method")["diff"]
+    worst = worst_case(places).query("concept == 'dog'").set_index("method")["diff"]
     assert worst["good"] == pytest.approx(-0.3) and worst["idle"] == 0
     records, store = places
     write_record(records, "dog", "single", [cell(store, "s", "single", "target", "none", 0.5, False)])
-    assert "single" not in set(results.load(records, store).query("attack == @WORST")["method"])
+    assert "single" not in set(worst_case((records, store))["method"])
 
 
 def test_only_a_separated_lead_is_marked(places):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 FLIPS = 10_000
 
 
+@lru_cache(maxsize=8)
 def signs(n: int, seed: int = 0, flips: int = FLIPS) -> np.ndarray:
     """(flips, n) of -1 and 1; all 2^n of them when they are no more than `flips`."""
     if 2**n <= flips:

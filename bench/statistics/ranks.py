@@ -24,8 +24,12 @@ def rank_distribution(draws: np.ndarray, methods: list[str]) -> pd.DataFrame:
 def differs(draws: np.ndarray, n: int) -> np.ndarray:
     """(methods, methods) bool: the interval of the paired difference leaves out zero. draws (resamples, methods)."""
     k = draws.shape[1]
-    low, high = interval(draws[:, :, None] - draws[:, None, :], n) if k else (np.zeros((0, 0)),) * 2
-    return (low > 0) | (high < 0)
+    one, two = np.triu_indices(k, 1)
+    apart = np.zeros((k, k), bool)
+    if len(one):
+        low, high = interval(draws[:, one] - draws[:, two], n)
+        apart[one, two] = apart[two, one] = (low > 0) | (high < 0)
+    return apart
 
 
 def letters(apart: np.ndarray) -> list[str]:
