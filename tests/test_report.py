@@ -6,7 +6,7 @@ import pytest
 from made_results import cell, write_record
 
 from bench import cli, gallery, plots, render, report, results
-from bench.pictures import Pictures, per_picture
+from bench.pictures import WORST, Pictures, per_picture
 from bench.views import Views
 
 
