@@ -48,7 +48,7 @@ class ConceptArithmetics(Attack):
                 template.format(**dict.fromkeys(FIELDS, ""))
             except (KeyError, IndexError, ValueError) as error:
                 raise ValueError(
-                    f"attack.concept_arithmetics.compositions has {template!r} with an unknown field ({error}). Allowed: {', '.join(FIELDS)}."
+                    f"attack.concept_arithmetics.compositions: {template!r} has an unknown field ({error}). Allowed: {', '.join(FIELDS)}."
                 ) from None
         least = min(abs(share) * scale for terms in self.compositions.values() for share in terms.values() for scale in self.scales)
         if least <= 1:

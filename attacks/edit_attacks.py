@@ -172,7 +172,7 @@ class MasaCtrl(InversionEdit):
 
 @contextmanager
 def shared_attention(pipe: Pipe, from_layer: int, sharing: dict[str, int]):
-    """While sharing["rows"] is n > 0, batches are laid out [n pictures, n edits] any number of times, and edits read the pictures' keys and values."""
+    """Edits read the pictures' keys and values while sharing["rows"] is n > 0; batches are then [n pictures, n edits], repeated."""
 
     def of_the_pictures(module, args, kwargs, out: Tensor):
         n = sharing["rows"]

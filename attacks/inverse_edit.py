@@ -7,16 +7,18 @@ computation is repeated on the recovered weights until nothing moves. A projecti
 directions that T shrinks below `cut` stay erased, and meta says how many they are.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from bench.diffusion import choose_parameters
+from bench.pipe import Pipe
 from bench.plugin import Attack, Context, Method, Victim
 from bench.types import Adversary, Concept, Erasure, ModelSpec, PromptSet
 from methods._closed_form import LAYERS, LinearEdit, hyperplane, linear, pieces_of, single_thread
+from methods.trce import TRCE
 
 
 @dataclass
@@ -36,7 +38,7 @@ class InverseEdit(Attack):
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
         if not isinstance(method, LinearEdit):
             return f"not applicable: {type(method).__name__} is no linear edit in closed form, so there is nothing to compute again."
-        if any(field.name == "iterations" or field.name == "epochs" and _trains(method) for field in fields(method)):
+        if isinstance(method, TRCE) and method.epochs > 0:
             return f"not applicable: {type(method).__name__} also trains weights, which cannot be computed again."
         return super().supports(model, concepts, method)
 
@@ -65,7 +67,7 @@ class InverseEdit(Attack):
         return Adversary(prompts, {f"{pipe.denoiser_name}.{name}": w for name, w in recovered.items()}, meta)
 
 
-def matrices(erasure: Erasure, pipe, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def matrices(erasure: Erasure, pipe: Pipe, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """T [d, d], float64, for every edited weight; a shift enters as in merged weights."""
     plane, edits = None, {}
     for name, weight in weights.items():
@@ -87,8 +89,3 @@ def inverse(t: Tensor, cut: float) -> tuple[Tensor, int]:
         u, s, vh = torch.linalg.svd(t)
     kept = s >= cut
     return vh.T[:, kept] @ ((1 / s[kept])[:, None] * u.T[kept]), int(kept.sum())
-
-
-def _trains(method: Method) -> bool:
-    """Whether the method's `epochs` are rounds of training (TRCE), not of a closed form (RECE)."""
-    return type(method).__name__ == "TRCE" and method.epochs > 0

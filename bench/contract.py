@@ -161,7 +161,7 @@ def attack_checks(attack: Attack, folder: Path) -> Iterator[tuple[str, Callable[
         assert pipe.fingerprint() == before, "leaving `attach` did not restore the pipe."
 
     def does_something() -> None:
-        changed = adversary.prompts.prompts != asked.prompts or bool(adversary.tensors)
+        changed = adversary.prompts.digest != asked.digest or bool(adversary.tensors)
         assert changed == (attack.access != "none"), "an attack must change prompts or carry tensors; the control must not."
 
     yield "row ids and expectations are kept", keeps_rows

@@ -241,7 +241,9 @@ class TRCE(LinearEdit):
             three = Conditioning.cat([unsafe, safe, null])
             e_unsafe, e_safe, e_0 = pipe.predict(torch.cat([x, x, x]), t.repeat(3), three, original).chunk(3)
         both = pipe.predict(torch.cat([x, x]), t.repeat(2), Conditioning.cat([unsafe, null]))
-        near, far = ((both - (e_0 + self.guidance * (e - e_0)).repeat(2, 1, 1, 1)).square().mean((1, 2, 3)) for e in (e_safe, e_unsafe))
+        near, far = (
+            (both - (e_0 + self.guidance * (e - e_0)).repeat(2, 1, 1, 1)).square().mean((1, 2, 3)) for e in (e_safe, e_unsafe)
+        )
         return (near - far + self.margin).clamp_min(0).mean()
 
     @torch.no_grad()
