@@ -115,17 +115,17 @@ def composed(pipe: Pipe, prompts: PromptSet, terms: list[Terms]) -> AbstractCont
             if not parts:
                 rows = places_of(step.seeds, known, prompts.name) // prompts.repeats
                 parts.update(_parts(pipe, [terms[k] for k in rows.tolist()], inner))
-            with torch.no_grad():
-                e_null = pipe.predict(step.x, step.t, step.null) if max(weights for _, weights in parts) else None
-            out, count = torch.zeros_like(step.x), torch.zeros(len(step.x), device=step.x.device)
+            guided = torch.zeros_like(step.x)
+            weight_of_null = -torch.ones(len(step.x), 1, 1, 1).to(step.x)
             for (w, _), (index, cond, guide) in parts.items():
-                part = replace(
-                    step, x=step.x[index], cond=cond, null=step.null.rows(index), scale=abs(w), seeds=tuple(step.seeds[k] for k in index)
-                )
-                e = guide(part)  # eps_null + |w| d(p)
-                out[index] += e if w > 0 else 2 * e_null[index] - e
-                count[index] += 1
-            return out if e_null is None else out - (count - 1).view(-1, 1, 1, 1) * e_null
+                seeds = tuple(step.seeds[k] for k in index)
+                e = guide(replace(step, x=step.x[index], cond=cond, null=step.null.rows(index), scale=abs(w), seeds=seeds))
+                # e is eps_null + |w| d(p); every term brings an eps_null, of which one is wanted.
+                guided[index] += e if w > 0 else -e
+                weight_of_null[index] += 1 if w > 0 else -1
+            if not weight_of_null.any():
+                return guided
+            return guided - weight_of_null * step.pipe.predict(step.x, step.t, step.null)
 
         return rule
 
