@@ -2,12 +2,12 @@
 
 Ours, after the remark that a closed-form eraser multiplies every edited projection by one matrix T = I + U V^T, which follows
 from text states alone: who knows the method, its settings and the concept computes T from the erased model, whose text
-encoder is untouched, and W' T^-1 is the original. Where T also depends on the weights (RECE, through their Gram matrix), the
-computation is repeated on the recovered weights until nothing moves. A projection (LEACE, INLP, R-LACE) has no inverse:
-directions that T shrinks below `cut` stay erased, and meta says how many they are.
+encoder is untouched, and W' T^-1 is the original. An attacker can check the result: edited anew, it must give W'. Where T
+also depends on the weights (RECE, SPEED), the computation is repeated on the recovered weights, which need not converge; the
+candidate that comes nearest to W' is taken. Directions that T shrinks below `cut` (a projection's) stay erased.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -27,7 +27,7 @@ class InverseEdit(Attack):
 
     cut: float  # smallest share of a direction that T may leave and that is still blown up again
     rounds: int  # at most, for edits that depend on the weights
-    tolerance: float  # largest relative change of T between two rounds that counts as none
+    tolerance: float  # relative distance to the edited weights at which the recovered ones, edited anew, count as right
 
     access: ClassVar[str] = "weights"
 
@@ -45,26 +45,35 @@ class InverseEdit(Attack):
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         pipe, method = victim.pipe, victim.method
         edited = {n: w.detach().clone() for n, w in choose_parameters(pipe.unet, LAYERS[method.layers]).items()}
-        recovered, before, change = edited, None, float("inf")
-        for number in range(self.rounds):
-            with pipe.replaced({f"{pipe.denoiser_name}.{name}": w for name, w in recovered.items()}):
-                edits = matrices(method.erase(pipe, victim.concepts, ctx), pipe, edited)
-            stacked = torch.stack(list(edits.values()))
-            if before is not None:
-                change = ((stacked - before).norm() / before.norm()).item()
-            ctx.log(number, change=change if before is not None else 1.0)
-            if change <= self.tolerance:
-                break
-            before = stacked
-            inverses, kept = zip(*(inverse(t, self.cut) for t in stacked), strict=True)
-            recovered = {name: (w.double() @ t).to(w.dtype) for (name, w), t in zip(edited.items(), inverses, strict=True)}
+        recovered, gap, rounds = edited, float("inf"), 0
+        used = edits = self.computed(victim, edited, ctx)
+        if method.form == "hook":  # the weights are the original's, so these matrices are the hook's own
+            recovered, gap = undone(edited, edits, self.cut), 0.0
+        while gap > self.tolerance and rounds < self.rounds:
+            rounds, candidate = rounds + 1, undone(edited, edits, self.cut)
+            edits = self.computed(victim, candidate, ctx)
+            distance = max(((w.double() @ edits[n] - edited[n]).norm() / edited[n].norm()).item() for n, w in candidate.items())
+            ctx.log(rounds, distance=distance)
+            if distance < gap:
+                recovered, gap, used = candidate, distance, edits
+        singular = [torch.linalg.svdvals(t) for t in used.values()]
         meta = {
-            "condition": max(torch.linalg.cond(t).item() for t in before),
-            "directions_lost": before.shape[-1] - min(kept),
-            "rounds": number + 1,
-            "converged": change <= self.tolerance,
+            "condition": max((s[0] / s[-1]).item() for s in singular),
+            "directions_lost": max(int((s < self.cut).sum()) for s in singular),
+            "rounds": rounds,
+            "distance": gap,
         }
         return Adversary(prompts, {f"{pipe.denoiser_name}.{name}": w for name, w in recovered.items()}, meta)
+
+    def computed(self, victim: Victim, weights: dict[str, Tensor], ctx: Context) -> dict[str, Tensor]:
+        """The edit that the method would make to a model with these projections, as T [d, d] by weight name."""
+        pipe = victim.pipe
+        with pipe.replaced({f"{pipe.denoiser_name}.{name}": w for name, w in weights.items()}):
+            return matrices(victim.method.erase(pipe, victim.concepts, replace(ctx, history=[])), pipe, weights)
+
+
+def undone(edited: dict[str, Tensor], edits: dict[str, Tensor], cut: float) -> dict[str, Tensor]:
+    return {name: (w.double() @ inverse(edits[name], cut)).to(w.dtype) for name, w in edited.items()}
 
 
 def matrices(erasure: Erasure, pipe: Pipe, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -80,12 +89,12 @@ def matrices(erasure: Erasure, pipe: Pipe, weights: dict[str, Tensor]) -> dict[s
     return edits
 
 
-def inverse(t: Tensor, cut: float) -> tuple[Tensor, int]:
-    """Inverse of T where it keeps at least `cut` of a direction, zero where it does not; and the number of kept directions.
+def inverse(t: Tensor, cut: float) -> Tensor:
+    """Inverse of T where it keeps at least `cut` of a direction, zero where it does not.
 
     Singular values are compared with 1, the share of a direction that an untouched model has.
     """
     with single_thread():
         u, s, vh = torch.linalg.svd(t)
     kept = s >= cut
-    return vh.T[:, kept] @ ((1 / s[kept])[:, None] * u.T[kept]), int(kept.sum())
+    return vh.T[:, kept] @ ((1 / s[kept])[:, None] * u.T[kept])
