@@ -37,9 +37,7 @@ def test_the_recovered_model_draws_the_original_models_pictures(tiny, concept, p
             assert torch.allclose(found.tensors[f"unet.{key}"], weight, atol=1e-3)
 
 
-def test_where_the_edit_depends_on_the_weights_the_nearest_candidate_is_taken_and_its_distance_told(
-    tiny, concept, prompts, sampler, context
-):
+def test_where_the_edit_depends_on_the_weights_the_nearest_candidate_is_taken(tiny, concept, prompts, sampler, context):
     method = contract.build("method", "rece")
     ctx = context()
     with method.attach(tiny, method.erase(tiny, [concept()], context())):
