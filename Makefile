@@ -1,9 +1,9 @@
-# make test: the test suite. make demo: the main job on the embedded model. Each sets up .venv by itself.
+# make test: the test suite. make demo: the main job on the embedded model. make bench: timings. Each sets up .venv by itself.
 PYTHON ?= python3
 VESTIGE = .venv/bin/vestige
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: test demo lint
+.PHONY: test demo bench lint
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -18,5 +18,8 @@ demo: .venv/installed
 	$(VESTIGE) table
 	$(VESTIGE) gallery
 
+bench: .venv/installed
+	.venv/bin/python -m benchmarks.closed_form
+
 lint: .venv/installed
-	.venv/bin/ruff check bench methods attacks metrics tests
+	.venv/bin/ruff check .

@@ -15,9 +15,12 @@ VERBS = {
     "ls": "list methods, concepts, attacks, metrics, probes, models, ... : vestige ls methods 'e*'",
     "show": "one record or stage in readable form: vestige show KEY",
     "table": "leaderboard from the records: vestige table --format md",
-    "gallery": "HTML page, rows prompts, columns methods, same seed",
+    "gallery": "HTML page, rows methods, columns prompts: the same seed in a column",
+    "plot": "erasure against preservation, attack success against budget, ranks",
+    "power": "how many prompts a claim needs: vestige power --difference 0.1 --sd 0.45",
     "check": "contract tests of a plugin: vestige check method=mine",
     "diff": "why two keys differ: vestige diff KEY KEY",
+    "curves": "erasure against the number of concepts erased together",
     "gc": "what no record needs; --delete removes it",
     "world": "build, train and measure the embedded emoji model",
 }
@@ -65,7 +68,19 @@ def _dispatch(verb: str, rest: list[str]) -> int:
         from bench import contract
 
         return contract.main(rest)
+    if verb == "curves":
+        return _curves(rest)
     return _read_results(verb, rest)
+
+
+def _curves(rest: list[str]) -> int:
+    from bench import concept_curves
+
+    folder = ROOT / "results" / "mass_erasure"
+    parser = argparse.ArgumentParser(prog="vestige curves", description=VERBS["curves"])
+    parser.add_argument("--records", type=Path, default=folder / "records", help="of a sweep over concept sets")
+    parser.add_argument("--out", type=Path, default=folder, help="folder for curves.md, curves.csv and curves.png")
+    return concept_curves.main(parser.parse_args(rest))
 
 
 def _read_results(verb: str, rest: list[str]) -> int:
@@ -75,11 +90,17 @@ def _read_results(verb: str, rest: list[str]) -> int:
     parser.add_argument("--store", type=Path, default=ROOT / "results" / "store")
     parser.add_argument("--records", type=Path, default=ROOT / "results" / "records")
     if verb == "table":
-        parser.add_argument("--format", choices=("md", "csv"), default="md")
+        parser.add_argument("--format", choices=("md", "csv", "latex", "html"), default="md")
+        parser.add_argument("--composites", action="store_true", help="also the published composite scores (csv: only those)")
         parser.add_argument("--out", type=Path, help="write to this file instead of the screen")
     if verb == "gallery":
         parser.add_argument("--out", type=Path, default=ROOT / "results" / "gallery.html")
         parser.add_argument("--sheet", type=Path, help="also write one picture with two examples per question, for a README")
+    if verb == "plot":
+        parser.add_argument("--out", type=Path, default=ROOT / "results" / "plots", help="folder")
+        parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png")
+    if verb == "power":
+        _power_arguments(parser)
     if verb == "gc":
         parser.add_argument("--delete", action="store_true", help="really remove what is listed")
     if verb == "show":
@@ -87,3 +108,18 @@ def _read_results(verb: str, rest: list[str]) -> int:
     if verb == "diff":
         parser.add_argument("keys", nargs=2, help="beginnings of two records' or stages' keys")
     return getattr(results, verb)(parser.parse_args(rest))
+
+
+def _power_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--difference", type=float, help="smallest difference between two methods worth finding, in the metric's unit")
+    parser.add_argument("--sd", type=float, help="sd of the paired difference of single pictures")
+    parser.add_argument("--icc", type=float, default=0.0, help="its correlation within a prompt (0 with one picture per prompt)")
+    parser.add_argument("--repeats", type=int, default=1, help="pictures per prompt")
+    parser.add_argument("--power", type=float, default=0.8, dest="wanted", help="chance to find the difference")
+    parser.add_argument("--rate", type=float, help="an expected rate, for the width of its interval")
+    parser.add_argument("--within", type=float, help="wanted half-width of the rate's 95 %% interval")
+    parser.add_argument("--a", help="a method in the records: take sd and icc from its difference to --b")
+    parser.add_argument("--b", default="original", help="the other method")
+    parser.add_argument("--probe", default="target")
+    parser.add_argument("--attack", default="none")
+    parser.add_argument("--column", default="presence.present", help="metric.column")

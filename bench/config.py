@@ -7,17 +7,17 @@ import difflib
 import importlib
 import importlib.util
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import ROOT, judges, model
+from bench import ROOT, judges, model, prompts
 from bench.plugin import Attack, Method, Metric
 from bench.store import Store
-from bench.types import Concept, ModelSpec, Sampler, plain
+from bench.types import Concept, ModelSpec, PromptSet, Sampler, plain
 
 CONF = ROOT / "conf"
 UNTIL = ("erase", "attack", "generate", "score")
@@ -32,7 +32,12 @@ class Probe:
     rows: int  # prompts per concept
     repeats: int  # pictures per prompt
     attacked: bool
+    limit: int | None = None  # prompts in all, spread evenly over the concepts: so that forty concepts cost as much as one
     metrics: dict[str, Metric] = field(default_factory=dict)
+
+    def rows_for(self, concepts: list[Concept]) -> int:
+        """Prompts per concept."""
+        return self.rows if self.limit is None else max(1, min(self.rows, self.limit // len(concepts)))
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,9 @@ class Job:
     until: str
     runtime: Runtime
 
+    def prompts_of(self, probe: Probe) -> PromptSet:
+        return prompts.build(probe.name, probe.prompts, probe.rows_for(self.concepts), probe.repeats, self.concepts, self.model.vocabulary)
+
 
 def by_kind(table: DictConfig, *, _root_: DictConfig) -> Any:
     """`${by_kind:{style: a, object: b}}`: the value for the kind of the chosen concepts."""
@@ -91,6 +99,7 @@ def build_job(tree: DictConfig) -> Job:
     concepts = [typed({"slug": slug, **_plain(entry)}, Concept, f"concept.{slug}") for slug, entry in tree.concept.items()]
     if not concepts:
         raise ValueError("no concept is chosen. Choose one, for example concept=dog (see `vestige ls concepts`).")
+    concepts = as_one_set(concepts)
     _one_of("until", tree.until, UNTIL)
     sampler = typed(tree.model.sampler, Sampler, "model.sampler")
     method = plugin(tree.method, Method, "method")
@@ -103,14 +112,28 @@ def build_job(tree: DictConfig) -> Job:
     return job
 
 
+def as_one_set(concepts: list[Concept]) -> list[Concept]:
+    """What is erased together is no concept's sibling or unrelated thing, and what is a sibling of one is unrelated to none.
+
+    So no method preserves, or maps a concept to, what another concept of the set erases, and no probe asks for it.
+    """
+    near = {name.lower() for concept in concepts for name in concept.siblings}
+    parted = []
+    for concept in concepts:
+        gone = {name.lower() for other in concepts if other is not concept for name in (other.name, *other.aliases)}
+        siblings = [name for name in concept.siblings if name.lower() not in gone]
+        parted.append(replace(concept, siblings=siblings, others=[n for n in concept.others if n.lower() not in gone | near]))
+    return parted
+
+
 def check(job: Job) -> None:
     """Everything that can be known before a model is loaded."""
     Store(job.runtime.folder("store"), job.runtime.on_busy).check_writable()
     _scheduler(job.sampler)
     model.check(job.model)
     for name, probe in job.probes.items():
-        if probe.rows < 1 or probe.repeats < 1:
-            raise ValueError(f"probe.{name}: rows and repeats must be at least 1, got {probe.rows} and {probe.repeats}.")
+        if min(probe.rows, probe.repeats, probe.limit or 1) < 1:
+            raise ValueError(f"probe.{name}: rows, repeats and limit must be at least 1, got {probe.rows}, {probe.repeats}, {probe.limit}.")
         for metric_name, metric in probe.metrics.items():
             why_not = metric.supports(job.model, job.concepts)
             if why_not:
@@ -143,6 +166,7 @@ class _ProbeHead:
     rows: int
     repeats: int
     attacked: bool
+    limit: int | None = None
 
 
 def plugin(node: DictConfig | dict, base: type, where: str) -> Any:

@@ -1,6 +1,7 @@
 """What a model's weights are, by content: so retrained weights under an old path are never mistaken for the old ones."""
 
 import hashlib
+from functools import cache
 from pathlib import Path
 
 from bench.model import folder_of
@@ -18,4 +19,12 @@ def weights_digest(spec: ModelSpec) -> str | None:
 
 
 def file_digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    """SHA-256; read again only when size or time of change differ."""
+    facts = file.stat()
+    return _digest(file, facts.st_size, facts.st_mtime_ns)
+
+
+@cache
+def _digest(file: Path, size: int, changed: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""A self-contained HTML page: rows are prompts, columns methods, the same seed in a row."""
+"""A self-contained HTML page: rows are methods, columns prompts: the same prompt and seed in a column."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import base64
 import html
 import io
 import json
+import os
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -14,17 +16,25 @@ from bench import results
 from bench.report import PROBES
 
 ROWS_PER_PROBE = 6
-PAGE = """<!doctype html><meta charset="utf-8"><title>Vestige gallery</title><style>
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Vestige gallery</title><style>
 body{{font:14px/1.4 system-ui,sans-serif;margin:2rem;background:#fff;color:#222}}
 table{{border-collapse:collapse;margin:0 0 2rem}}td,th{{padding:3px 6px;text-align:center;font-weight:400}}
-td:first-child{{text-align:right;max-width:16rem}}img,.grey{{width:96px;height:96px;image-rendering:pixelated;border-radius:6px;display:block}}
-.grey{{background:#999}}th{{font-weight:600}}select{{margin:0 1rem 1rem 0;font:inherit}}
+thead th{{max-width:96px;vertical-align:bottom}}
+tbody th{{text-align:right}}img,.grey{{width:96px;height:96px;image-rendering:pixelated;border-radius:6px;display:block}}
+.grey{{background:#999}}a{{color:inherit}}label{{margin-right:1rem;white-space:nowrap}}select{{font:inherit}}
 @media(prefers-color-scheme:dark){{body{{background:#181818;color:#ddd}}}}</style>
-<h1>Vestige gallery</h1><p>One row is one prompt and one seed; a column is a method. Pictures are shown as drawn.</p>
-<p>{filters}</p>{sections}<script>
-const boxes=[...document.querySelectorAll("select")];
-const show=()=>document.querySelectorAll("section").forEach(s=>s.hidden=boxes.some(b=>b.value&&s.dataset[b.name]!==b.value));
-boxes.forEach(b=>b.onchange=show);</script>
+<h1>Vestige gallery</h1><p>A column is one prompt and one seed, a row a method; its name leads to the record of the run. Pictures are shown
+as drawn. Beside a chosen method the original model stays in sight.</p>
+<p>{filters}</p><p id="none" hidden>Nothing was measured for this choice.</p>{sections}<script>
+const boxes=[...document.querySelectorAll("select")],method=boxes.find(b=>b.name==="method");
+const show=()=>{{
+  document.querySelectorAll("tr[data-method]").forEach(r=>r.hidden=!!method.value&&![method.value,"original"].includes(r.dataset.method));
+  const sections=[...document.querySelectorAll("section")];
+  sections.forEach(s=>s.hidden=boxes.some(b=>b!==method&&b.value&&s.dataset[b.name]!==b.value)
+    ||(!!method.value&&![...s.querySelectorAll("tr[data-method]")].some(r=>r.dataset.method===method.value)));
+  document.getElementById("none").hidden=sections.some(s=>!s.hidden);
+}};
+boxes.forEach(b=>b.onchange=show);show();</script></html>
 """
 
 
@@ -32,34 +42,46 @@ def write(records: Path, store: Path, out: Path) -> Path:
     """Write the page to `out`. Explicit concepts show grey tiles instead of pictures."""
     shown = _image_sets(records)
     keys = ("model", "concepts", "probe", "attack")
-    sections = [_section(dict(zip(keys, key, strict=True)), group, store) for key, group in shown.groupby(list(keys), sort=True)]
-    filters = " ".join(_filter(name, sorted(shown[name].unique())) for name in keys)
+    links = {key: quote(os.path.relpath(Path(records, f"{key}.json").resolve(), out.parent.resolve())) for key in shown["key"].unique()}
+    sections = [_section(dict(zip(keys, key, strict=True)), group, store, links) for key, group in shown.groupby(list(keys), sort=True)]
+    filters = " ".join(_filter(name, results.order(shown[name].tolist())) for name in (*keys, "method"))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(PAGE.format(filters=filters, sections="".join(sections)))
     return out
 
 
 def _image_sets(records: Path) -> pd.DataFrame:
-    """One row per (job, probe, attack) that has pictures: model, concepts, kind, method, probe, attack, images."""
+    """One row per (job, probe, attack) that has pictures: record key, model, concepts, kind, method, probe, attack, images."""
     rows = []
     for file in sorted(records.glob("*.json")):
         record = json.loads(file.read_text())
-        head = {"model": record["model"], "concepts": "+".join(record["concepts"]), "kind": record["kind"], "method": record["method"]}
+        head = {
+            "key": record["key"],
+            "model": record["model"],
+            "concepts": "+".join(record["concepts"]),
+            "kind": record["kind"],
+            "method": record["method"],
+        }
         rows += [{**head, **{name: cell[name] for name in ("probe", "attack", "images")}} for cell in record["cells"] if cell["images"]]
     if not rows:
         raise ValueError(f"no record in {records} has pictures yet. Run with until=score first.")
     return pd.DataFrame(rows).drop_duplicates()
 
 
-def _section(key: dict[str, str], group: pd.DataFrame, store: Path) -> str:
+def _section(key: dict[str, str], group: pd.DataFrame, store: Path, links: dict[str, str]) -> str:
     columns = _columns(group, store)
+    record = group.drop_duplicates("method").set_index("method")["key"]
     order = results.order(list(columns))
     first = columns[order[0]][1]
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ["", *order])
-    rows = {row_id: "".join(_tile(columns[name], row_id) for name in order) for row_id in first.index}
-    body = "".join(f"<tr><td>{html.escape(first.loc[row_id, 'prompt'])}</td>{tiles}</tr>" for row_id, tiles in rows.items())
+    head = "".join(f"<th>{html.escape(prompt)}</th>" for prompt in ["", *first["prompt"]])
+    body = ""
+    for name in order:
+        tiles = "".join(_tile(columns[name], row_id) for row_id in first.index)
+        link = f'<th><a href="{html.escape(links[record[name]])}">{html.escape(name)}</a></th>'
+        body += f'<tr data-method="{html.escape(name)}">{link}{tiles}</tr>'
     data = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in key.items())
-    return f"<section {data}><h2>{html.escape(' · '.join(key.values()))}</h2><table><tr>{head}</tr>{body}</table></section>"
+    title = html.escape(" · ".join(key.values()))
+    return f"<section {data}><h2>{title}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></section>"
 
 
 def sheet(records: Path, store: Path, out: Path) -> Path:

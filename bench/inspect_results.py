@@ -1,4 +1,4 @@
-"""The verbs that read what runs have left: status, show, table, gallery, diff, gc. None of them computes a result."""
+"""The verbs that read what runs have left: status, show, table, gallery, plot, power, diff, gc. None of them computes a result."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ def _records(folder: Path) -> list[dict]:
     return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
 
 
-def _needs_records(folder: Path) -> list[dict]:
-    records = _records(folder)
-    if not records:
+def _needs_records(folder: Path) -> None:
+    if not any(folder.glob("*.json")):
         raise ValueError(f"there are no records in {folder}. Run something first, for example: vestige run method=uce concept=dog")
-    return records
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -52,16 +50,43 @@ def diff(arguments: argparse.Namespace) -> int:
 
 
 def table(arguments: argparse.Namespace) -> int:
-    from bench import report, results
+    from bench import report
 
-    _needs_records(arguments.records)
-    text = report.table(results.load(arguments.records, arguments.store), arguments.format)
+    frame, pictures = _measured(arguments)
+    text = report.table(frame, arguments.format, pictures, arguments.composites)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(text)
     else:
         print(text)
     return 0
+
+
+def plot(arguments: argparse.Namespace) -> int:
+    from bench import plots
+
+    frame, pictures = _measured(arguments)
+    for file in plots.write(frame, pictures, arguments.out, arguments.format):
+        print(f"plot written to {file}")
+    return 0
+
+
+def power(arguments: argparse.Namespace) -> int:
+    from bench import plan_power
+
+    needs = arguments.a is not None
+    print(plan_power.answer(arguments, *(_measured(arguments) if needs else (None, None))))
+    return 0
+
+
+def _measured(arguments: argparse.Namespace):
+    """The frame of results.load and the pictures it read."""
+    from bench import results
+    from bench.pictures import Pictures
+
+    _needs_records(arguments.records)
+    pictures = Pictures(arguments.store)
+    return results.load(arguments.records, pictures), pictures
 
 
 def gallery(arguments: argparse.Namespace) -> int:

@@ -60,6 +60,11 @@ class PresenceJudge:
         """The yes or no an attack may ask for: bool [n], one object per picture."""
         return self(images, expect, [1] * len(expect)).present
 
+    @torch.no_grad()
+    def shares(self, images: Tensor, candidates: list[str]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+        """All answers: {head: probabilities [n, labels]} and {head: labels}. Zero-shot judges choose among `candidates`."""
+        return {head: answer.float().softmax(-1) for head, answer in self.logits(images).items()}, self.labels
+
     def place(self, label: str) -> tuple[str, int]:
         """The head that knows a label, and its column there."""
         for head, known in self.labels.items():
@@ -78,12 +83,21 @@ class ClipJudge(PresenceJudge):
     @torch.no_grad()
     def __call__(self, images: Tensor, expect: list[str], names: list[int]) -> Verdict:
         # Candidates are the expected labels of this call: one call per prompt set keeps them independent of batches.
-        candidates = sorted(set(expect))
+        return self.among(sorted(set(expect)))(images, expect, names)
+
+    def shares(self, images: Tensor, candidates: list[str]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+        return self.among(candidates).shares(images, candidates)
+
+    @torch.no_grad()
+    def among(self, candidates: list[str]) -> PresenceJudge:
+        """The judge that answers one of `candidates`, or nothing."""
         texts = [f"a photo of a {label.replace('_', ' ')}" for label in candidates] + [BACKDROP]
         written = self.clip.text(texts)
-        seen = torch.cat([self.clip.image(part) for part in images.split(32)])
-        inner = PresenceJudge(lambda _: {"object": 100 * seen @ written.T}, {"object": [*candidates, "nothing"]}, self.name)
-        return inner(images, expect, names)
+
+        def logits(images: Tensor) -> dict[str, Tensor]:
+            return {"object": 100 * torch.cat([self.clip.image(part) for part in images.split(32)]) @ written.T}
+
+        return PresenceJudge(logits, {"object": [*candidates, "nothing"]}, self.name)
 
 
 def check(judge_id: str) -> None:

@@ -66,6 +66,7 @@ def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
     """Load a model, frozen and in evaluation mode."""
     import torch
 
+    from bench.fingerprints import weights_digest
     from bench.pipe import Pipe
 
     apply_numerics(spec)
@@ -77,7 +78,9 @@ def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
         parts, tokenizers, scheduler = _diffusers_parts(spec)
     for module in parts.values():
         module.to(device, getattr(torch, spec.dtype)).eval().requires_grad_(False)
-    return Pipe(spec, parts, tokenizers, scheduler)
+    pipe = Pipe(spec, parts, tokenizers, scheduler)
+    pipe.text.identified_as(weights_digest(spec) or (spec.repo, spec.revision))
+    return pipe
 
 
 def _diffusers_parts(spec: ModelSpec):

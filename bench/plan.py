@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bench import prompts
 from bench.config import Job
 
 
@@ -19,7 +18,7 @@ def plan_job(job: Job) -> dict:
     erased = runner.find_erased()
     print(f"{title}: erase {'cached' if erased else 'missing'}")
     for probe in job.probes.values():
-        asked = prompts.build(probe.name, probe.prompts, probe.rows, probe.repeats, job.concepts, job.model.vocabulary)
+        asked = job.prompts_of(probe)
         for name, attack in runner.attacks_of(probe).items():
             why_not = attack.supports(job.model, job.concepts, job.method)
             state = f"unsupported: {why_not}" if why_not else _state(runner, erased, probe, name, attack, asked)

@@ -19,11 +19,14 @@ ROLES = {"target": "target", "synonyms": "alias", "siblings": "sibling", "others
 def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Concept], vocabulary: str) -> PromptSet:
     """The prompts of one probe for a concept set: `rows` per concept, in a fixed order.
 
-    Row i takes subject i (in turn) and the next template in turn, so that small sets still mix both.
+    Row i takes subject i (in turn) and the next template in turn, so that small sets still mix both. A concept without such
+    subjects (all its siblings are erased with it, say) has no rows, as long as another one has.
     """
     if prompts.endswith(".csv"):
         return from_csv(Path(prompts), repeats)
     parts = [_rows(prompts, concept, rows, vocabulary) for concept in concepts]
+    if not any(parts):
+        raise ValueError(f"prompts={prompts!r} needs names that the concept files do not list for {', '.join(c.slug for c in concepts)}.")
     table = pd.DataFrame([row for part in parts for row in part])
     return PromptSet("-".join([name, vocabulary, *(c.slug for c in concepts)]), table, repeats)
 
@@ -56,7 +59,7 @@ def _rows(family: str, concept: Concept, n: int, vocabulary: str) -> list[dict]:
         raise ValueError(f"prompts={family!r} has no templates for kind {concept.kind!r} in {vocabulary}.yaml; it has: {have}.") from None
     subjects = {"name": [concept.name], "alias": concept.aliases, "sibling": concept.siblings, "other": concept.others}[entry["subject"]]
     if not subjects:
-        raise ValueError(f"concept {concept.slug!r} has no {entry['subject']} entries, which prompts={family!r} needs.")
+        return []
     rows = []
     for i in range(n):
         subject = subjects[i % len(subjects)]

@@ -1,4 +1,4 @@
-"""The leaderboard as text: methods down, questions across, every value with its interval, ranked by paired differences."""
+"""The leaderboard: methods down, questions across, every value with its interval, ranked by paired differences."""
 
 from __future__ import annotations
 
@@ -6,53 +6,83 @@ import json
 
 import pandas as pd
 
-from bench.results import FIRST, WORST, order
+from bench.composites import CATALOGUE, NET
+from bench.pictures import WORST, Pictures
+from bench.render import Block, Cell, Heading, Table, latex, markdown, page
+from bench.results import ERASED, FIRST, higher_is_better, order, present
+from bench.standing import measured, plane, standing
+from bench.statistics.resampling import FEW_CONCEPTS
+from bench.views import Views
 
 CELL = ["probe", "metric", "column", "judge", "attack"]
-LOW_IS_GOOD = ("target", "synonyms")  # probes on which presence of the concept is a failure
 PROBES = ("target", "synonyms", "siblings", "others", "scenes", "background")
+LEAK = ("scenes", "others")
+SHARES = {("presence", "present"), ("answers", "seen")}  # (metric, column) that a leaderboard shows as shares
+FORMATS = {"md": markdown, "latex": latex, "html": page}
 LEGEND = (
     "Share of pictures in which the judge sees what the prompt asks for, in percent. On target and synonyms low is erased (↓), elsewhere "
-    "high is kept (↑). Brackets: 95 % interval, prompts resampled. ≈: not to be told from the original model on the same prompts and "
-    "seeds. net: drop on target and synonyms minus drop on everything that should stay, in points, paired with the original; it ranks "
-    "the methods. What an attack draws from the oracle, which never saw the concept, is the attack's own invention."
+    "high is kept (↑); leak: the erased concept seen in pictures of other probes (↓; scenes name it beside something else). Brackets: "
+    "95 % interval, prompts resampled. ≈: not to be told from the original model on the same prompts and seeds. Bold: better than every "
+    "other method by a paired interval that leaves out zero. †: collapsed, the numbers come from a broken model; it cannot lead. net: "
+    "drop on target and synonyms minus drop on everything that should stay, in points, paired with the original; it ranks the methods. "
+    "What an attack draws from the oracle, which never saw the concept, is the attack's own invention."
 )
 
 
-def table(frame: pd.DataFrame, format: str) -> str:
-    """Markdown: per model and sampler an overall table, one table per concept, other measures, cost. CSV: every cell."""
-    if format not in ("md", "csv"):
-        raise ValueError(f"format={format!r} is not known. Allowed: md, csv.")
+def table(frame: pd.DataFrame, format: str, pictures: Pictures | None = None, composites: bool = False) -> str:
+    """Per model and sampler: standing, one table per concept, other measures, cost. CSV: every cell.
+
+    Ranks, net and intervals of differences need the `pictures` the frame was loaded with. composites: also the published
+    composite scores (with format csv only those, as tidy rows).
+    """
+    if format not in (*FORMATS, "csv"):
+        raise ValueError(f"format={format!r} is not known. Allowed: md, csv, latex, html.")
+    groups = list(frame.groupby(["model", "sampler"], dropna=False, sort=True))
+    views = {names: Views(part, pictures) for names, part in groups if pictures is not None}
+    if format == "csv" and composites:
+        tables = [v.table().assign(model=model, sampler=sampler) for (model, sampler), v in views.items()]
+        return pd.concat(tables).to_csv(index=False)
     if format == "csv":
         return frame.drop(columns=["images", "score"]).sort_values(["method", "concept", "key", *CELL], kind="stable").to_csv(index=False)
-    parts = [_model(*names, part) for names, part in frame.groupby(["model", "sampler"], dropna=False, sort=True)]
-    return "\n".join(parts).rstrip() + "\n"
+    blocks = [block for names, part in groups for block in _model(*names, part, views.get(names), composites)]
+    return FORMATS[format](blocks)
 
 
-def ranking(frame: pd.DataFrame) -> list[str]:
-    """Original, oracle, then methods by their net score, best first; methods without one last, by name."""
-    net = _net(frame).groupby("method")["net"].mean()
-    return sorted(order(frame["method"].tolist()), key=lambda m: (FIRST.index(m) if m in FIRST else 9, -net.get(m, -999), m))
+def ranking(frame: pd.DataFrame, views: Views | None) -> list[str]:
+    """Original, oracle, then methods by their net score, best first; collapsed ones and then those without one last."""
+    return _ranked(frame, pd.DataFrame() if views is None else standing(views))
 
 
-def _model(model: str, sampler: str, frame: pd.DataFrame) -> str:
-    methods = ranking(frame)
-    presence = frame[(frame["metric"] == "presence") & (frame["column"] == "present")]
-    judges = ", ".join(sorted(presence["judge"].dropna().unique())) or "none"
+def _ranked(frame: pd.DataFrame, rank: pd.DataFrame) -> list[str]:
+    place = {name: k for k, name in enumerate([*FIRST, *rank.index])}
+    return sorted(order(frame["method"].tolist()), key=lambda m: (place.get(m, len(place)), m))
+
+
+def _model(model: str, sampler: str, frame: pd.DataFrame, views: Views | None, composites: bool) -> list[Block]:
+    shown = present(frame)
+    judges = ", ".join(sorted(shown["judge"].dropna().unique())) or "none"
     concepts = sorted(frame["concept"].unique())
-    lines = [f"# Leaderboard: {model}", "", f"Sampler {_sampler(sampler)}; judge {judges}. {LEGEND}", ""]
+    blocks: list[Block] = [Heading(1, f"Leaderboard: {model}"), f"Sampler {_sampler(sampler)}; judge {judges}. {LEGEND}"]
+    rank = pd.DataFrame() if views is None else standing(views)
+    methods = _ranked(frame, rank)
     if len(concepts) > 1:
-        lines += [f"## Mean over {len(concepts)} concepts: {', '.join(concepts)}", "", _overall(frame, presence, methods, concepts), ""]
+        blocks += [
+            Heading(2, f"Mean over {len(concepts)} concepts: {', '.join(concepts)}"),
+            _overall(frame, rank, views, methods, concepts),
+        ]
+    if len(rank) > 1:
+        blocks += [Heading(2, "Standing"), _standing_text(len(concepts)), _standing(rank, views)]
     for (kind, concept), part in frame.groupby(["kind", "concept"], sort=True):
-        lines += [f"## {concept} ({kind})", "", _presence(part, presence[presence["concept"] == concept], methods), ""]
-        attacked = part[(part["metric"] == "presence") & (part["column"] == "present") & ~part["attack"].isin(["none", WORST])]
+        blocks += [Heading(2, f"{concept} ({kind})"), _presence(part, views, methods)]
+        attacked = present(part)[~present(part)["attack"].isin(["none", WORST])]
         if len(attacked):
-            lines += [f"### {concept}: attacks", "", _attacks(attacked, methods), ""]
-        others = part[part["metric"].notna() & (part["metric"] != "presence")]
+            blocks += [Heading(3, f"{concept}: attacks"), _attacks(attacked, methods)]
+        others = part[part["metric"].notna() & ~part["metric"].isin(["presence", "answers"])]
         if len(others):
-            lines += [f"### {concept}: other measures", "", _measures(others, methods), ""]
-    lines += ["## Cost", "", "Measured where the run was made, so it differs from run to run.", "", _cost(frame, methods), ""]
-    return "\n".join(lines)
+            blocks += [Heading(3, f"{concept}: other measures"), _measures(others, methods)]
+    if composites and views is not None:
+        blocks += [Heading(2, "Published composite scores"), *_composites(views, methods)]
+    return [*blocks, Heading(2, "Cost"), "Measured where the run was made, so it differs from run to run.", _cost(frame, methods)]
 
 
 def _sampler(text: str) -> str:
@@ -60,149 +90,221 @@ def _sampler(text: str) -> str:
     return f"{s.get('scheduler')} {s.get('steps')} steps, guidance {s.get('guidance')}" if s else "unknown"
 
 
-def _columns(presence: pd.DataFrame) -> list[tuple[str, str]]:
-    """(probe, attack) in reading order: plain probes, then the target under each attack, the worst case last."""
-    found = set(presence[["probe", "attack"]].itertuples(index=False, name=None))
+def questions(cells: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """(column, probe, attack) in reading order: plain probes, leaks, the target under each attack, the worst case last."""
+    shown, leaks = present(cells), cells[(cells["column"] == "seen") & cells["probe"].isin(LEAK) & (cells["attack"] == "none")]
+    found = set(pd.concat([shown, leaks])[["column", "probe", "attack"]].itertuples(index=False, name=None))
 
-    def place(column: tuple[str, str]) -> tuple:
-        probe, attack = column
-        return attack != "none", attack == WORST, PROBES.index(probe) if probe in PROBES else len(PROBES), probe, attack
+    def place(question: tuple[str, str, str]) -> tuple:
+        column, probe, attack = question
+        return attack != "none", attack == WORST, column == "seen", PROBES.index(probe) if probe in PROBES else len(PROBES), probe, attack
 
     return sorted(found, key=place)
 
 
-def _head(column: tuple[str, str]) -> str:
-    probe, attack = column
-    arrow = "↓" if probe in LOW_IS_GOOD else "↑"
+def _head(question: tuple[str, str, str]) -> str:
+    column, probe, attack = question
+    if column == "seen":
+        return f"{probe} leak ↓"
+    arrow = "↓" if probe in ERASED else "↑"
     return f"{probe} {arrow}" if attack == "none" else f"{'' if probe == 'target' else probe + ' '}{attack} {arrow}"
 
 
-def _net(frame: pd.DataFrame) -> pd.DataFrame:
-    """method, concept, net in points: mean paired drop on erased probes minus mean paired drop on kept ones, no attack."""
-    cells = frame[(frame["metric"] == "presence") & (frame["column"] == "present") & (frame["attack"] == "none")].dropna(subset=["diff"])
-    drop = -100 * cells["diff"].where(cells["probe"].isin(LOW_IS_GOOD), -cells["diff"])
-    cells = cells.assign(drop=drop, erased=cells["probe"].isin(LOW_IS_GOOD))
-    sides = cells.groupby(["method", "concept", "erased"])["drop"].mean().unstack("erased")
-    return sides.reindex(columns=[False, True]).fillna(0.0).sum(axis=1).rename("net").reset_index()
+def _asked(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells that a leaderboard shows as shares."""
+    return cells[[pair in SHARES for pair in zip(cells["metric"], cells["column"], strict=True)]]
 
 
-def _overall(frame: pd.DataFrame, presence: pd.DataFrame, methods: list[str], concepts: list[str]) -> str:
-    columns = _columns(presence)
-    values = presence.groupby(["method", "probe", "attack", "concept"])["value"].mean()
-    net = _net(frame).groupby("method")["net"]
+def _overall(frame: pd.DataFrame, rank: pd.DataFrame, views: Views | None, methods: list[str], concepts: list[str]) -> Table:
+    asked = questions(frame)
+    values = _asked(frame).groupby(["method", "column", "probe", "attack", "concept"])["value"].mean()
+    known = {key: part.droplevel([0, 1, 2, 3]) for key, part in values.groupby(level=[0, 1, 2, 3])}
+    net = _net(views, concepts)
     mechanisms = frame.groupby("method")["mechanism"].first()
+    broken = _broken(frame)
     rows = []
     for method in methods:
-        has_net = method in net.groups and len(net.get_group(method)) == len(concepts)
-        cells = [_spread(values.get((method, *column)), len(concepts)) for column in columns]
-        rows.append([method, str(mechanisms[method]), f"{net.get_group(method).mean():.0f}" if has_net else "", *cells])
-    return _markdown(["method", "mechanism", "net ↑", *map(_head, columns)], rows)
+        cells = [_spread(known.get((method, *question)), len(concepts)) for question in asked]
+        name = method + ("†" if method in broken else "")
+        rows.append([name, str(mechanisms[method]), _points(net.get(method), best=_is_alone(rank, method)), *cells])
+    return Table(["method", "mechanism", "net ↑", *map(_head, asked)], rows)
 
 
-def _spread(values: pd.Series | None, wanted: int) -> str:
+def _net(views: Views | None, concepts: list[str]) -> dict[str, float]:
+    return {} if views is None else {m: p[0] for m, p in measured(views, [NET], views.methods, concepts, False)[0].items()}
+
+
+def _is_alone(rank: pd.DataFrame, method: str) -> bool:
+    """The leader, when no other method shares its group."""
+    return (
+        len(rank) > 1
+        and method == rank.index[0]
+        and not any("a" in group for group in rank["group"].iloc[1:])
+        and rank["group"].iloc[0] == "a"
+    )
+
+
+def _points(value: float | None, best: bool = False) -> Cell:
+    return Cell("" if value is None else f"{100 * value:.0f}", value, best)
+
+
+def _broken(frame: pd.DataFrame) -> dict[str, str]:
+    """method -> why, for methods that collapsed on any of the concepts."""
+    found = frame.dropna(subset=["collapsed"]).drop_duplicates(["method", "concept"])
+    return {m: "; ".join(f"{r.concept}: {r.collapsed}" for r in part.itertuples()) for m, part in found.groupby("method")}
+
+
+def _spread(values: pd.Series | None, wanted: int) -> Cell:
     """Mean and range over concepts; never a mean over fewer concepts than the other rows have."""
     if values is None or values.notna().sum() == 0:
-        return "n/a"
+        return Cell("n/a")
     if values.notna().sum() < wanted:
-        return f"n/a ({values.notna().sum()} of {wanted})"
-    return f"{100 * values.mean():.0f} ({100 * values.min():.0f}-{100 * values.max():.0f})"
+        return Cell(f"n/a ({values.notna().sum()} of {wanted})")
+    return Cell(f"{100 * values.mean():.0f} ({100 * values.min():.0f}-{100 * values.max():.0f})", values.mean())
 
 
-def _presence(part: pd.DataFrame, presence: pd.DataFrame, methods: list[str]) -> str:
-    columns = _columns(presence)
-    net = _net(part).set_index("method")["net"]
-    rows, footnotes = [], []
-    for method, job in _jobs(part, methods):
-        name = _name(part, method, job)
-        cells = {(c.probe, c.attack): c for c in job[(job["metric"] == "presence") & (job["column"] == "present")].itertuples()}
-        reasons = {(c.probe, c.attack): c.reason for c in job[job["metric"].isna() & job["probe"].notna()].itertuples()}
-        shown = []
-        for column in columns:
-            shown.append(_share(cells[column], method) if column in cells else "n/a")
-            if column in reasons:
-                footnotes.append(f"{name}, {_head(column)}: {reasons[column]}")
-        first = job.iloc[0]
-        if first["status"] != "done":
-            footnotes.append(f"{name}: {first['status']}: {first['job_reason']}")
-        if first["limits"]:
-            footnotes.append(f"{name}: {first['limits']}.")
-        rows.append([name, f"{net[method]:.0f}" if method in net else "", *shown])
-    counts = presence.groupby(["probe", "attack"])["n"].max()
-    heads = [f"{_head(c)} n={int(counts[c])}" for c in columns]
-    return "\n".join([_markdown(["method", "net ↑", *heads], rows), *[f"\n- {note}" for note in footnotes]])
+def _standing_text(concepts: int) -> str:
+    unit = "concepts are resampled" if concepts >= FEW_CONCEPTS else f"prompts are resampled, the {concepts} concept(s) taken as given"
+    return (
+        f"On net, {unit}; the same resamples for every method. Methods that share a letter cannot be told apart. rank: median and 90 % "
+        "interval over resamples; P(best): share of resamples a method leads. behind: paired difference to the leader; p: sign flips, "
+        "corrected for the number of methods (Holm). front: not dominated in erasure and preservation, in brackets the share of resamples."
+    )
 
 
-def _share(cell, method: str) -> str:
+def _standing(rank: pd.DataFrame, views: Views) -> Table:
+    front = plane(views)[0]
+    rows = []
+    for method, r in rank.iterrows():
+        on = front.loc[method] if method in front.index else None
+        broken = isinstance(r.collapsed, str)
+        share = "" if on is None or pd.isna(on.p_front) else f"{'yes' if on.on_front else 'no'} ({100 * on.p_front:.0f} %)"
+        ranks = "" if broken else f"{r.median_rank:g} [{r.rank_low:g}, {r.rank_high:g}]"
+        best = Cell("" if broken else f"{100 * r.p_best:.0f} %", r.p_best)
+        behind = "" if method == rank.index[0] else f"{100 * r.behind:.0f} [{100 * r.behind_low:.0f}, {100 * r.behind_high:.0f}]"
+        p = "" if pd.isna(r.p_holm) else ("<0.001" if r.p_holm < 0.001 else f"{r.p_holm:.3f}")
+        value = Cell(f"{100 * r.value:.0f} [{100 * r.ci_low:.0f}, {100 * r.ci_high:.0f}]", r.value, _is_alone(rank, method))
+        rows.append([method + ("†" if broken else ""), value, r.group, Cell(ranks, r.median_rank), best, Cell(behind, r.behind)])
+        rows[-1] += [Cell(p, r.p_holm), Cell(share, None if on is None else on.p_front)]
+    notes = [f"{method}† collapsed. {why}." for method, why in _broken(views.frame).items()]
+    return Table(["method", "net ↑", "group", "rank ↓", "P(best) ↑", "behind ↑", "p (Holm)", "front ↑"], rows, notes)
+
+
+def _presence(part: pd.DataFrame, views: Views | None, methods: list[str]) -> Table:
+    asked = questions(part)
+    net = _net(views, [part["concept"].iloc[0]])
+    broken = _broken(part)
+    rows, notes = [], []
+    for method, name, job in _jobs(part, methods):
+        cells = {(c.column, c.probe, c.attack): c for c in job if (c.metric, c.column) in SHARES}
+        reasons = {("present", c.probe, c.attack): c.reason for c in job if not isinstance(c.metric, str) and isinstance(c.probe, str)}
+        shown = [_share(cells[q], method) if q in cells else Cell("n/a") for q in asked]
+        notes += [f"{name}, {_head(q)}: {reasons[q]}" for q in asked if q in reasons]
+        if job[0].status != "done":
+            notes.append(f"{name}: {job[0].status}: {job[0].job_reason}")
+        if job[0].limits:
+            notes.append(f"{name}: {job[0].limits}.")
+        if method in broken:
+            notes.append(f"{name}† collapsed. {broken[method]}.")
+        rows.append([name + ("†" if method in broken else ""), _points(net.get(method)), *shown])
+    # Collapsed methods stand below all others.
+    rows.sort(key=lambda row: row[0].endswith("†"))
+    counts = _asked(part).groupby(["column", "probe", "attack"])["n"].max()
+    heads = [f"{_head(q)} n={int(counts[q])}" for q in asked]
+    return Table(["method", "net ↑", *heads], rows, notes)
+
+
+def _share(cell, method: str) -> Cell:
     if pd.isna(cell.value):
-        return "n/a"
-    interval = "" if pd.isna(cell.ci_low) else f" [{100 * cell.ci_low:.0f}, {100 * cell.ci_high:.0f}]"
+        return Cell("n/a")
+    bounds = "" if pd.isna(cell.ci_low) else f" [{100 * cell.ci_low:.0f}, {100 * cell.ci_high:.0f}]"
     same = method != "original" and cell.diff_low <= 0 <= cell.diff_high
-    return f"{100 * cell.value:.0f}{interval}{' ≈' if same else ''}"
+    return Cell(f"{100 * cell.value:.0f}{bounds}{' ≈' if same else ''}", cell.value, bool(cell.leads))
 
 
-def _attacks(cells: pd.DataFrame, methods: list[str]) -> str:
+def _attacks(cells: pd.DataFrame, methods: list[str]) -> Table:
     """Rates as the attack papers define them, beside what the same attack draws from the oracle."""
-    invented = cells[cells["method"] == "oracle"].groupby(["attack", "probe"])["value"].mean()
+    invented = cells[cells["method"] == "oracle"].groupby(["attack", "probe"])["value"].mean().to_dict()
     rows = []
-    for method, job in _jobs(cells, methods):
-        for cell in job.sort_values(["attack", "probe"]).itertuples():
-            after = "" if pd.isna(cell.after_failing) else f"{100 * cell.after_failing:.0f} (of {int(cell.failed_before)})"
+    for _, name, job in _jobs(cells, methods):
+        for cell in sorted(job, key=lambda c: (c.attack, c.probe)):
+            after = "n/a" if pd.isna(cell.after_failing) else f"{100 * cell.after_failing:.0f} (of {int(cell.failed_before)})"
             oracle = invented.get((cell.attack, cell.probe), float("nan"))
-            shares = [_percent(cell.before), _share(cell, "original"), _percent(cell.either), after or "n/a", _percent(oracle)]
-            budget = "n/a" if pd.isna(cell.attack_unet_rows) else f"{int(cell.attack_unet_rows)}"
-            rows.append([_name(cells, method, job), cell.attack, cell.access, *shares, budget])
+            shares = [_percent(cell.before), _share(cell, "original"), _percent(cell.either), Cell(after, cell.after_failing)]
+            budget = Cell("n/a" if pd.isna(cell.attack_unet_rows) else f"{int(cell.attack_unet_rows)}", cell.attack_unet_rows)
+            rows.append([name, cell.attack, cell.access, *shares, _percent(oracle), budget])
     heads = ["before", "attacked", "either", "back, of those that failed before", "oracle attacked", "denoiser rows spent"]
-    return _markdown(["method", "attack", "access", *heads], rows)
+    return Table(["method", "attack", "access", *heads], rows)
 
 
-def _percent(value: float) -> str:
-    return "n/a" if pd.isna(value) else f"{100 * value:.0f}"
+def _percent(value: float) -> Cell:
+    return Cell("n/a" if pd.isna(value) else f"{100 * value:.0f}", value)
 
 
-def _measures(cells: pd.DataFrame, methods: list[str]) -> str:
+def _measures(cells: pd.DataFrame, methods: list[str]) -> Table:
     cells = cells[cells["attack"] == "none"]
-    columns = list(dict.fromkeys(cells[CELL].fillna("").sort_values(CELL).itertuples(index=False, name=None)))
-    better = {tuple(row[:-1]): row[-1] for row in cells[[*CELL, "higher_is_better"]].fillna("").to_numpy().tolist()}
+    better = {_measure(c): c.higher_is_better for c in cells.itertuples(index=False)}
     rows = []
-    for method, job in _jobs(cells, methods):
-        values = {tuple(row[:5]): row[5] for row in job[[*CELL, "value"]].fillna("").to_numpy().tolist()}
-        rows.append([_name(cells, method, job), *(f"{values[c]:.3f}" if values.get(c, "") != "" else "n/a" for c in columns)])
-    heads = [f"{probe} {metric}.{column} {_arrow(probe, better[probe, metric, column, *rest])}" for probe, metric, column, *rest in columns]
-    return _markdown(["method", *heads], rows)
+    for _, name, job in _jobs(cells, methods):
+        found = {_measure(c): c for c in job if not pd.isna(c.value)}
+        values = [
+            Cell(f"{found[m].value:.3f}", found[m].value, bool(found[m].leads)) if m in found else Cell("n/a") for m in sorted(better)
+        ]
+        rows.append([name, *values])
+    heads = [
+        f"{probe} {metric}.{column} {'↑' if higher_is_better(probe, column, better[m]) else '↓'}"
+        for m in sorted(better)
+        for probe, metric, column, _ in [m]
+    ]
+    return Table(["method", *heads], rows)
 
 
-def _arrow(probe: str, higher_is_better) -> str:
-    return "↑" if bool(higher_is_better) and probe not in LOW_IS_GOOD else "↓"
+def _measure(cell) -> tuple[str, str, str, str]:
+    return cell.probe, cell.metric, cell.column, cell.judge if isinstance(cell.judge, str) else ""
 
 
-def _cost(frame: pd.DataFrame, methods: list[str]) -> str:
+def _composites(views: Views, methods: list[str]) -> list[Block]:
+    """Fractions, per concept first and then averaged; a composite whose parts were not measured says which."""
+    found = views.table()
+    found = found[(found["concept"] == "all") | (len(views.concepts) == 1)] if len(found) else found
+    shown = [c for c in CATALOGUE if c.name in set(found.loc[found["value"].notna(), "composite"])]
+    values = {(r.composite, r.method): r for r in found.itertuples()}
+
+    def show(name: str, method: str) -> Cell:
+        r = values[name, method]
+        return Cell("n/a") if pd.isna(r.value) else Cell(f"{r.value:.3f} [{r.ci_low:.3f}, {r.ci_high:.3f}]", r.value)
+
+    rows = [[method, *(show(c.name, method) for c in shown)] for method in methods]
+    arrows = [f"{c.name} {'↑' if c.higher_is_better else '↓'}" for c in shown]
+    notes = [f"{c.name}: {c.source}; mean of {int(values[c.name, methods[0]].concepts)} concept(s)." for c in shown]
+    lost = found[found["value"].isna()].drop_duplicates("composite")
+    notes += [f"{r.composite}: not measured: {r.reason}." for r in lost.itertuples() if r.composite not in {c.name for c in shown}]
+    return ["Views on the stored scores per picture: per concept first, then averaged.", Table(["method", *arrows], rows, notes)]
+
+
+def _cost(frame: pd.DataFrame, methods: list[str]) -> Table:
     """Mean over jobs. Drawing time counts against the original's in the same records."""
     jobs = frame.drop_duplicates("key").groupby("method")
-    seconds = jobs["seconds_per_image"].mean()
-    base = seconds.get("original")
+    means = jobs[["erase_seconds", "seconds_per_image", "parameters_changed", "artefact_bytes", "erase_peak_bytes"]].mean()
+    base = means["seconds_per_image"].get("original")
     rows = []
     for method in methods:
-        job = jobs.get_group(method)
-        ratio = seconds[method] / base if base else float("nan")
-        values = [(job["erase_seconds"].mean(), "{:.1f}"), (ratio, "{:.2f}"), (job["parameters_changed"].mean(), "{:.0f}")]
-        values += [(job["artefact_bytes"].mean() / 1e6, "{:.2f}"), (job["erase_peak_bytes"].mean() / 1e6, "{:.0f}")]
-        rows.append([method, *("n/a" if pd.isna(value) else form.format(value) for value, form in values)])
+        job = means.loc[method]
+        ratio = job["seconds_per_image"] / base if base else float("nan")
+        values = [(job["erase_seconds"], "{:.1f}"), (ratio, "{:.2f}"), (job["parameters_changed"], "{:.0f}")]
+        values += [(job["artefact_bytes"] / 1e6, "{:.2f}"), (job["erase_peak_bytes"] / 1e6, "{:.0f}")]
+        rows.append([method, *(Cell("n/a" if pd.isna(value) else form.format(value), value) for value, form in values)])
     heads = ["erasing, s ↓", "drawing time / original's ↓", "parameters changed", "artefact, MB", "more memory while erasing, MB"]
-    return _markdown(["method", *heads], rows)
+    return Table(["method", *heads], rows)
 
 
 def _jobs(part: pd.DataFrame, methods: list[str]):
-    for method in methods:
-        for _, job in part[part["method"] == method].groupby("key", sort=True):
-            yield method, job
-
-
-def _name(part: pd.DataFrame, method: str, job: pd.DataFrame) -> str:
-    seeds = part.loc[part["method"] == method, "seed"].nunique()
-    return method if seeds == 1 else f"{method} (seed {job.iloc[0]['seed']})"
-
-
-def _markdown(heads: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    clean = [[cell.replace("|", "/").replace("\n", " ") for cell in row] for row in rows]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in clean)])
+    """(method, name, cells) of every job, methods in the given order."""
+    jobs: dict[tuple[str, str], list] = {}
+    for cell in part.itertuples(index=False):
+        jobs.setdefault((cell.method, cell.key), []).append(cell)
+    seeds = part.groupby("method")["seed"].nunique().to_dict()
+    place = {method: k for k, method in enumerate(methods)}
+    for method, key in sorted(jobs, key=lambda job: (place[job[0]], job[1])):
+        job = jobs[method, key]
+        yield method, method if seeds[method] == 1 else f"{method} (seed {job[0].seed})", job

@@ -3,55 +3,66 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from bench.statistics import cluster_interval, paired_difference
+from bench.guards import with_collapse
+from bench.pictures import WORST, Pictures
+from bench.statistics import cluster_interval
+from bench.statistics.intervals import paired_intervals
+from bench.statistics.resampling import Bootstrap
 
 FIRST = ("original", "oracle")
-WORST = "worst case"
 # What identifies a measurement, whichever method it was made on.
 QUESTION = ["model", "sampler", "concept", "probe", "attack", "metric", "column", "judge"]
+JOB = ("key", "status", "model", "method", "mechanism", "kind", "seed", "limits")
 CELL = [
     *("probe", "attack", "access", "metric", "column", "judge", "value", "ci_low", "ci_high", "n", "groups"),
     *("higher_is_better", "images", "score", "reason"),
 ]
 COST = ["erase_seconds", "erase_peak_bytes", "parameters_changed", "artefact_bytes", "seconds_per_image"]
-NUMBERS = ["value", "ci_low", "ci_high", "n", "attack_unet_rows", *COST]
+NUMBERS = ["value", "ci_low", "ci_high", "n", "groups", "attack_unet_rows", *COST]
 DIFFERENCE = ("diff", "diff_low", "diff_high")
+ERASED = ("target", "synonyms")  # probes on which presence of the concept is a failure
+ALWAYS = {"content": True, "seen": False}  # columns whose better direction does not depend on the probe
 RATES = ("before", "either", "failed_before", "after_failing")
 
 
-def load(records: Path, store: Path | None = None) -> pd.DataFrame:
+def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
     """One row per cell; a job without cells (unsupported, failed) keeps one row that carries its reason.
 
     With a store, whose per-picture scores it reads, the frame also has the worst case over attacks; `diff`, `diff_low`,
-    `diff_high`: the paired difference to the original model on the same prompts and seeds; and for attacked presence `before`
-    (without attack), `either` (before or after: the field's post-ASR), `failed_before` (number of pictures) and
-    `after_failing` (share of those that the attack brings back: the attackable ASR).
+    `diff_high`: the paired difference to the original model on the same prompts and seeds (for the worst case, under the same
+    attacks); and for attacked presence `before` (without attack), `either` (before or after: the field's post-ASR),
+    `failed_before` (number of pictures) and `after_failing` (share of those that the attack brings back: the attackable ASR).
+    `collapsed` says why a method's numbers on a concept come from a broken model (bench/guards.py); `leads` marks a value that
+    is better than every other method's with a paired interval that leaves out zero, original, oracle and collapsed ones aside.
+    A `Pictures` in place of the folder keeps what was read for further questions.
     """
-    rows = []
+    rows: list[tuple] = []
     for file in sorted(Path(records).glob("*.json")):
         record = json.loads(file.read_text())
-        job = {name: record.get(name) for name in ("key", "status", "model", "method", "mechanism", "kind", "seed", "limits")}
-        job |= {"concept": "+".join(record["concepts"]), "sampler": json.dumps(record.get("sampler"), sort_keys=True)}
-        job |= {"job_reason": record.get("reason")} | {name: (record.get("cost") or {}).get(name) for name in COST}
-        rows += [job | {name: cell.get(name) for name in CELL} | _budget(cell) for cell in record["cells"] or [{}]]
-    frame = pd.DataFrame(rows, columns=None if rows else ["key", "method", "concept", *CELL])
-    for name in NUMBERS:
-        if name in frame:
-            frame[name] = pd.to_numeric(frame[name])
+        cost = record.get("cost") or {}
+        sampler = json.dumps(record.get("sampler"), sort_keys=True)
+        vocabulary = record.get("specification", {}).get("model", {}).get("vocabulary")
+        head = (*map(record.get, JOB), "+".join(record["concepts"]), sampler, vocabulary, record.get("reason"), *map(cost.get, COST))
+        # What an attack cost: denoiser evaluations times batch, for the whole prompt set.
+        rows += [(*head, *map(cell.get, CELL), (cell.get("budget") or {}).get("unet_rows")) for cell in record["cells"] or [{}]]
+    columns = [*JOB, "concept", "sampler", "vocabulary", "job_reason", *COST, *CELL, "attack_unet_rows"]
+    frame = pd.DataFrame(rows, columns=columns, dtype=object)
+    frame = frame.assign(**{name: pd.to_numeric(frame[name]) for name in NUMBERS})
     if store is None or frame.empty:
-        return frame.assign(**dict.fromkeys((*DIFFERENCE, *RATES), float("nan")))
-    reader = _Pictures(Path(store))
-    return _with_attack_rates(_compared(_with_worst_case(frame, reader), reader), reader)
+        return frame.assign(**dict.fromkeys((*DIFFERENCE, *RATES), float("nan")), collapsed=None, leads=False)
+    pictures = store if isinstance(store, Pictures) else Pictures(store)
+    frame = with_collapse(_with_worst_case(frame, pictures), pictures)
+    return _with_attack_rates(_compared(frame, pictures), pictures)
 
 
-def _budget(cell: dict) -> dict:
-    """What the attack cost: denoiser evaluations times batch, for the whole prompt set."""
-    return {"attack_unet_rows": (cell.get("budget") or {}).get("unet_rows")}
+def higher_is_better(probe: str, column: str, on_kept: bool) -> bool:
+    """The better direction of a cell; `on_kept` is the metric's own, stated for prompts whose picture should stay."""
+    return ALWAYS.get(column, bool(on_kept) != (probe in ERASED))
 
 
 def order(methods: list[str]) -> list[str]:
@@ -59,84 +70,102 @@ def order(methods: list[str]) -> list[str]:
     return sorted(set(methods), key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
 
 
-class _Pictures:
-    """Per-picture values of measured cells, read once each: a frame with row_id, rep, group and one column per value."""
-
-    def __init__(self, store: Path) -> None:
-        self.store = store
-        self._read = cache(self._read_files)
-
-    def values(self, cell) -> pd.DataFrame | None:
-        """row_id, rep, group, value of one cell; None for metrics of whole sets and scores that are gone."""
-        if not isinstance(cell.score, str) or not isinstance(cell.images, str):
-            return None
-        table = self._read(cell.score, cell.images)
-        if table is None or cell.column not in table:
-            return None
-        return table[["row_id", "rep", "group"]].assign(value=table[cell.column].astype(float))
-
-    def _read_files(self, score: str, images: str) -> pd.DataFrame | None:
-        scored, index = self.store / score / "per_image.csv", self.store / images / "index.csv"
-        if not (scored.exists() and index.exists()):
-            return None
-        groups = pd.read_csv(index, dtype=str, keep_default_na=False)[["row_id", "rep", "group"]].astype({"rep": int})
-        return pd.read_csv(scored, dtype={"row_id": str}).merge(groups, on=["row_id", "rep"])
+def present(frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells of the leaderboard's own measure."""
+    return frame[(frame["metric"] == "presence") & (frame["column"] == "present")]
 
 
-def _with_worst_case(frame: pd.DataFrame, pictures: _Pictures) -> pd.DataFrame:
+def _with_worst_case(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     """For each picture of the target probe, the highest presence under any attack (the rule of AutoAttack)."""
-    target = frame[(frame["probe"] == "target") & (frame["metric"] == "presence") & (frame["column"] == "present")]
+    jobs: dict[str, list] = {}
+    shown = present(frame)
+    for cell in shown[shown["probe"] == "target"].itertuples(index=False):
+        jobs.setdefault(cell.key, []).append(cell)
     added = []
-    for _, cells in target.groupby("key", sort=False):
-        tables = [pictures.values(cell) for cell in cells.itertuples()]
-        if len(cells) < 2 or any(table is None for table in tables):
+    for key, cells in jobs.items():
+        found = {c.attack: pictures.values(c.score, c.images, c.column) for c in cells}
+        if len(found) < 2 or None in found.values():
             continue
-        worst = pd.concat(tables).groupby(["row_id", "rep", "group"], as_index=False)["value"].max()
-        low, high = cluster_interval(worst["value"].to_numpy(), worst["group"].to_numpy())
-        means = worst.groupby("group")["value"].mean()
-        row = cells.iloc[0].to_dict() | {"attack": WORST, "access": WORST, "value": means.mean(), "ci_low": low, "ci_high": high}
-        added.append(row | {"n": len(worst), "groups": len(means), "images": None, "score": None, "reason": None})
-    return pd.concat([frame, pd.DataFrame(added)], ignore_index=True) if added else frame
-
-
-def _compared(frame: pd.DataFrame, pictures: _Pictures) -> pd.DataFrame:
-    base = {}
-    for cell in frame[(frame["method"] == "original") & frame["metric"].notna()].itertuples():
-        base.setdefault(_question(cell), cell)
-    differences = [_difference(cell, base.get(_question(cell)), pictures) for cell in frame.itertuples()]
-    return frame.assign(**{name: [d[k] for d in differences] for k, name in enumerate(DIFFERENCE)})
-
-
-def _with_attack_rates(frame: pd.DataFrame, pictures: _Pictures) -> pd.DataFrame:
-    shown = frame[(frame["metric"] == "presence") & (frame["column"] == "present")]
-    plain = {(cell.key, cell.probe): cell for cell in shown[shown["attack"] == "none"].itertuples()}
-    rates = {name: [float("nan")] * len(frame) for name in RATES}
-    for cell in shown[~shown["attack"].isin(["none", WORST])].itertuples():
-        if (cell.key, cell.probe) not in plain:
+        name = f"worst/{key}"
+        worst = pictures.add_worst(name, found)
+        if worst is None:
             continue
-        before, after = pictures.values(plain[cell.key, cell.probe]), pictures.values(cell)
-        if before is None or after is None:
+        asked, values = worst
+        low, high = cluster_interval(values, asked.place)
+        row = cells[0]._asdict() | {"attack": WORST, "access": WORST, "value": asked.means(values).mean()}
+        row |= {"ci_low": low, "ci_high": high, "n": len(values), "groups": asked.groups}
+        added.append(row | {"images": None, "score": name, "reason": None, "attack_unet_rows": float("nan")})
+    return pd.concat([frame, pd.DataFrame(added, dtype=object).astype(frame.dtypes)], ignore_index=True) if added else frame
+
+
+def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
+    """All methods that answered one question are compared at once: same prompts, same resamples."""
+    diff = np.full((len(frame), 3), np.nan)
+    bootstrap = Bootstrap()
+    method, metric, score, images, column = (frame[n].tolist() for n in ("method", "metric", "score", "images", "column"))
+    better, leads = frame["higher_is_better"].tolist(), np.zeros(len(frame), bool)
+    aside = set(np.flatnonzero(frame["method"].isin(FIRST) | frame["collapsed"].notna()))
+    questions: dict[tuple, list[int]] = {}
+    for row, question in enumerate(zip(*(frame[name].tolist() for name in QUESTION), strict=True)):
+        if isinstance(metric[row], str):
+            questions.setdefault(question, []).append(row)
+    for question, rows in questions.items():
+        base = next((row for row in rows if method[row] == "original"), None)
+        theirs = None if base is None else pictures.values(score[base], images[base], column[base])
+        if theirs is None:
             continue
-        both = before.merge(after, on=["row_id", "rep", "group"], suffixes=("", "_after"))
-        failed = both[both["value"] == 0]["value_after"]
-        found = (both["value"].mean(), both[["value", "value_after"]].max(axis=1).mean(), len(failed), failed.mean())
-        for name, value in zip(RATES, found, strict=True):
-            rates[name][frame.index.get_loc(cell.Index)] = value
-    return frame.assign(**rates)
+        asked, answered, differences = theirs[0], [], []
+        for row in rows:
+            ours = pictures.values(score[row], images[row], column[row])
+            base_values = theirs[1]
+            if ours is not None and question[QUESTION.index("attack")] == WORST:
+                same = pictures.worst_under(score[base], pictures.attacks_of(score[row]))
+                base_values = None if same is None else same[1]
+            if ours is not None and ours[0] is asked and base_values is not None:
+                answered.append(row)
+                differences.append(ours[1] - base_values)
+        if differences:
+            means = asked.means(np.stack(differences, axis=1))
+            whole = ~np.isnan(means).any(0)
+            means, kept = means[:, whole], np.array(answered)[whole]
+            if len(kept):
+                diff[kept, 0] = means.mean(0)
+                diff[kept, 1], diff[kept, 2] = paired_intervals(means, bootstrap)
+                up = higher_is_better(question[QUESTION.index("probe")], column[kept[0]], better[kept[0]])
+                rivals = np.array([row not in aside for row in kept])
+                if (
+                    question[QUESTION.index("attack")] == WORST
+                    and len({frozenset(pictures.attacks_of(score[k])) for k in kept[rivals]}) > 1
+                ):
+                    continue  # the worst of fewer attacks is no lead
+                best = _leader(means[:, rivals] * (1 if up else -1), [method[row] for row in kept[rivals]], bootstrap)
+                if best is not None:
+                    leads[kept[rivals][best]] = True
+    return frame.assign(**{name: diff[:, k] for k, name in enumerate(DIFFERENCE)}, leads=leads)
 
 
-def _difference(cell, original, pictures: _Pictures) -> tuple[float, float, float]:
-    nothing = (float("nan"),) * 3
-    if original is None or not isinstance(cell.metric, str):
-        return nothing
-    ours, theirs = pictures.values(cell), pictures.values(original)
-    if ours is None or theirs is None:
-        return nothing
-    both = ours.merge(theirs, on=["row_id", "rep", "group"], suffixes=("", "_original"))
-    if len(both) != len(ours):
-        return nothing
-    return paired_difference(both["value"].to_numpy(), both["value_original"].to_numpy(), both["group"].to_numpy())
+def _leader(means: np.ndarray, methods: list[str], bootstrap: Bootstrap) -> int | None:
+    """The column of means (prompts, rows) that beats those of every other method; None if no interval separates one."""
+    if len(set(methods)) < 2:
+        return None
+    best = int(means.mean(0).argmax())
+    gaps = means[:, [best]] - means[:, [k for k, name in enumerate(methods) if name != methods[best]]]
+    nearest = gaps[:, [gaps.mean(0).argmin()]]
+    if paired_intervals(nearest, bootstrap)[0][0] <= 0:  # mostly enough, and quick
+        return None
+    return best if (paired_intervals(gaps, bootstrap)[0] > 0).all() else None
 
 
-def _question(cell) -> tuple:
-    return tuple(str(getattr(cell, name)) for name in QUESTION)
+def _with_attack_rates(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
+    shown = present(frame)
+    plain = {(c.key, c.probe): pictures.values(c.score, c.images, c.column) for c in shown[shown["attack"] == "none"].itertuples()}
+    rates = np.full((len(frame), len(RATES)), np.nan)
+    attacked = shown[~shown["attack"].isin(["none", WORST])]
+    for row, cell in zip(np.flatnonzero(frame.index.isin(attacked.index)), attacked.itertuples(), strict=True):
+        before, after = plain.get((cell.key, cell.probe)), pictures.values(cell.score, cell.images, cell.column)
+        if before is None or after is None or before[0] is not after[0]:
+            continue
+        failed = after[1][before[1] == 0]
+        back = failed.mean() if len(failed) else float("nan")
+        rates[row] = before[1].mean(), np.maximum(before[1], after[1]).mean(), len(failed), back
+    return frame.assign(**{name: rates[:, k] for k, name in enumerate(RATES)})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-from bench import generate, judges, model, prompts
+from bench import generate, judges, model
 from bench.config import UNTIL, Job, Probe, specification
 from bench.fingerprints import weights_digest
 from bench.plugin import Attack, Context, Material, Metric, Victim
@@ -74,7 +74,7 @@ class Runner:
         record["stages"]["erase"] = {"key": erased.key, "digest": erased.digest}
         record["cost"] = {**erased.meta["facts"], "erase_seconds": erased.meta["seconds"]}
         for probe in job.probes.values():
-            asked = prompts.build(probe.name, probe.prompts, probe.rows, probe.repeats, job.concepts, job.model.vocabulary)
+            asked = job.prompts_of(probe)
             for attack_name, attack in self.attacks_of(probe).items():
                 why_not = attack.supports(job.model, job.concepts, job.method)
                 if why_not:
@@ -272,7 +272,7 @@ class Runner:
             "method": [job.method_name, specification(job.method)],
             "attacks": {name: specification(a) for name, a in job.attacks.items()},
             "probes": {
-                p.name: [p.prompts, p.rows, p.repeats, p.attacked, {m: specification(x) for m, x in p.metrics.items()}]
+                p.name: [p.prompts, p.rows_for(job.concepts), p.repeats, p.attacked, {m: specification(x) for m, x in p.metrics.items()}]
                 for p in job.probes.values()
             },
             "sampler": plain(job.sampler),

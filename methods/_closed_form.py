@@ -59,12 +59,31 @@ def edit_keeping(edit: Tensor, goal: Tensor, alpha: float, kept: Tensor, ridge: 
     return compact((g - c).T.contiguous(), v)
 
 
-def factored(squares: Tensor, ridge: float) -> Tensor:
-    """Cholesky factor of squares + ridge I, float64 [d, d]. Without a ridge 1e-10 of the mean diagonal stands in for it."""
-    ridge = ridge or 1e-10 * squares.diagonal().mean().item()
-    b = squares + ridge * torch.eye(len(squares), dtype=squares.dtype, device=squares.device)
+def edit_of_sums(cross: Tensor, squares: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """As `edit_keeping`, with everything given as sums: cross (G - C)^T alpha C, squares C^T alpha C + P^T beta P, [d, d] each."""
+    factor = factored(squares, ridge)
     with single_thread():
-        return torch.linalg.cholesky((b + b.T) / 2)
+        v = torch.cholesky_solve(cross.T.contiguous(), factor)
+    return torch.eye(len(v), dtype=v.dtype, device=v.device), v
+
+
+def factored(squares: Tensor, ridge: float) -> Tensor:
+    """Cholesky factor of squares + ridge I, float64 [d, d].
+
+    Without a ridge, 1e-10 of the mean diagonal stands in for it where the rows leave some direction undecided.
+    """
+    identity = torch.eye(len(squares), dtype=squares.dtype, device=squares.device)
+    b = (squares + squares.T) / 2 + ridge * identity
+    with single_thread():
+        factor, failed = torch.linalg.cholesky_ex(b)
+        pivots = factor.diagonal().square()
+        if ridge == 0 and (failed or pivots.min() < 1e-12 * pivots.max()):
+            factor, failed = torch.linalg.cholesky_ex(b + 1e-10 * squares.diagonal().mean() * identity)
+    if failed:
+        raise ValueError(
+            f"the edited and preserved rows decide too few directions for a ridge of {ridge}: set a larger one (method.ridge=0.5)."
+        )
+    return factor
 
 
 def check_spanned(rows: int, width: int, ridge: float) -> None:
@@ -120,13 +139,30 @@ def hyperplane(pipe: Pipe) -> Tensor:
     """
     if pipe.spec.family == "sdxl":
         raise ValueError(NO_HYPERPLANE)
-    norm = next(m for name, m in pipe.text.encoders[0].named_modules() if name.endswith("final_layer_norm"))
-    inverse = 1 / norm.weight.double()
-    u = inverse / (norm.bias.double() @ inverse)
+    norm = last_norm(pipe)
+    u = plane_normal(pipe) / (norm.bias.double() @ plane_normal(pipe))
     error = (all_rows(pipe, ["", "a photo of a dog"]).double() @ u - 1).abs().max().item()
     if not error < 1e-3:  # also when the biases cancel: a plane through the origin has no such u
         raise ValueError(f"text states of model {pipe.spec.name!r} miss their hyperplane by {error:.1e}: set method.form=hook.")
     return u
+
+
+def last_norm(pipe: Pipe) -> torch.nn.LayerNorm:
+    return next(m for name, m in pipe.text.encoders[0].named_modules() if name.endswith("final_layer_norm"))
+
+
+def plane_normal(pipe: Pipe) -> Tensor | None:
+    """[d], float64: orthogonal to every difference of text states; none for sdxl, whose states leave no norm."""
+    return None if pipe.spec.family == "sdxl" else 1 / last_norm(pipe).weight.detach().double()
+
+
+def check_width(pipe: Pipe, made_for: int, width: int) -> None:
+    """Raise when an artefact is for text states of another width than the model's."""
+    if made_for != width:
+        raise ValueError(
+            f"the artefact edits text states of width {made_for}, model {pipe.spec.name!r} has width {width}: "
+            "it was made for another model."
+        )
 
 
 @dataclass
@@ -157,12 +193,7 @@ class LinearEdit(Method):
     def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
         weights = choose_parameters(pipe.unet, LAYERS[self.layers])
         of = {name: pieces_of(erasure, name) for name in weights}
-        made_for, width = next(iter(of.values()))[0].shape[0], next(iter(weights.values())).shape[1]
-        if made_for != width:
-            raise ValueError(
-                f"the artefact edits text states of width {made_for}, model {pipe.spec.name!r} has width {width}: "
-                "it was made for another model."
-            )
+        check_width(pipe, next(iter(of.values()))[0].shape[0], next(iter(weights.values())).shape[1])
         if self.form == "merge":
             plane = hyperplane(pipe) if any(shift is not None for _, _, shift in of.values()) else None
             new = {f"{pipe.denoiser_name}.{name}": merged(w, *linear(*of[name], plane)) for name, w in weights.items()}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from methods._closed_form import single_thread
 
+ROUNDING = 1e-12  # share of the largest variance below which a direction is rounding of float32 states: those of a plane have one
 BISECTIONS = 25  # of R-LACE's projection onto the Fantope, as in the code
 
 
@@ -161,7 +162,7 @@ def leace(x: Tensor, z: Tensor, shrinkage: bool, tolerance: float) -> tuple[Tens
     sigma = shrunk(centred.T @ centred / n, n) if shrinkage else centred.T @ centred / (n - 1)
     with single_thread():
         values, vectors = torch.linalg.eigh(sigma)
-        held = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+        held = values > values[-1] * ROUNDING
         root = torch.where(held, values, 0.0).sqrt()
         whiten = vectors * torch.where(held, 1 / root, 0.0) @ vectors.T
         u, s, _ = torch.linalg.svd(whiten @ cross, full_matrices=False)

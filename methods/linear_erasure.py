@@ -138,6 +138,12 @@ class LinearErasure(LinearEdit):
         return [h[[0] * len(begin) + [last + step for _, step in chosen]] for h, last in zip(hidden, lasts, strict=True)], places
 
 
+def at_least_one(method: LinearErasure, *fields: str) -> None:
+    for field in fields:
+        if getattr(method, field) < 1:
+            raise ValueError(f"method.{field}={getattr(method, field)} must be at least 1.")
+
+
 def sentences(templates: list[str], concept: Concept) -> list[str]:
     """The templates with only {name} left open."""
     return [t.replace("{other}", other) for t in templates for other in (concept.others if "{other}" in t else [""])]
@@ -159,6 +165,10 @@ class INLP(LinearErasure):
     min_accuracy: float  # of a probe on its own rows; below it no further direction is taken
     penalty: float  # C of the linear support vector machine
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(self, "iterations")
+
     def subspace(self, x: Tensor, z: Tensor, ctx: Context) -> tuple[Tensor, Tensor, dict]:
         basis = joined([inlp(x, y, self.iterations, self.min_accuracy, self.penalty) for y in z.T])
         return basis.T, basis, {}
@@ -177,6 +187,10 @@ class RLACE(LinearErasure):
     epsilon: float  # stops when a fresh probe's accuracy comes that near to the majority's
 
     quick: ClassVar[dict] = {"iterations": 20, "evaluate_every": 10}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(self, "rank", "iterations", "batch", "evaluate_every")
 
     def subspace(self, x: Tensor, z: Tensor, ctx: Context) -> tuple[Tensor, Tensor, dict]:
         bases = []
@@ -197,6 +211,11 @@ class LEACE(LinearErasure):
     tolerance: float  # whitened singular values below it are kept
 
     def subspace(self, x: Tensor, z: Tensor, ctx: Context) -> tuple[Tensor, Tensor, dict]:
+        if not self.shrinkage and len(x) <= x.shape[1]:
+            raise ValueError(
+                f"without shrinkage {len(x)} rows cannot tell {x.shape[1]} dimensions apart: set method.shrinkage=true, or add "
+                "templates or padding."
+            )
         left, right, values = leace(x, z, self.shrinkage, self.tolerance)
         if left.shape[1] == 0:
             raise ValueError(f"no direction reaches method.tolerance={self.tolerance}: the largest is {values[0]:.1e}. Lower it.")

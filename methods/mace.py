@@ -22,7 +22,9 @@ from bench.plugin import Context, Method
 from bench.prompts import with_articles
 from bench.types import Concept, Erasure, ModelSpec
 from methods._attention_maps import attention_loss, positions, recorded
-from methods._closed_form import LAYERS, context_rows, edit_keeping, factored, kept_names, merged, sum_of_squares, worded
+from methods._checks import check_pairs, refusal
+from methods._closed_form import LAYERS, check_spanned, context_rows, edit_keeping, factored, kept_names, merged, sum_of_squares, worded
+from methods._lora import edited_weights
 from methods.masks import MASKERS, masker
 from methods.spm import adapters
 
@@ -99,11 +101,9 @@ class MACE(Method):
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         if model.dtype != "float32":
             return f"MACE trains float32 adapters inside the model: set model.dtype=float32 (it is {model.dtype})."
-        if any("{other}" in text for text in [*self.templates, *self.picture_prompts]) and not all(c.others for c in concepts):
-            return "its settings use {other}: the concept file needs entries under `others`."
-        if "{sibling}" in self.anchor and not all(concept.siblings for concept in concepts):
-            return "its anchor is a sibling: the concept file needs entries under `siblings`."
-        return super().supports(model, concepts)
+        texts = {"anchor": self.anchor, "templates": "".join(self.templates), "picture_prompts": "".join(self.picture_prompts)}
+        sources = [source for source in (*self.prior, *self.domain) if source != "empty"]
+        return refusal(concepts, texts, sources, self.anchored_name) or super().supports(model, concepts)
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
         from bench.fingerprints import file_digest
@@ -111,6 +111,9 @@ class MACE(Method):
         return {} if self.captions is None else {"captions": file_digest(Path(self.captions))}
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
+        check_pairs(pipe, [(concept.name, self.anchored_name(concept)) for concept in concepts])
+        sentences = sum(len(self.worded(concept.name, concept)) for concept in concepts)
+        check_spanned(sentences * pipe.text.length + self.kept_count(pipe, concepts, self.fuse_preserve), *self.width_and_ridge(pipe))
         find = masker(self.mask, self.mask_threshold, self.detector, self.segmenter, pipe.device)
         weights = choose_parameters(pipe.unet, LAYERS["kv"])
         kept = self.kept_squares(pipe, concepts)
@@ -129,11 +132,7 @@ class MACE(Method):
 
     @contextmanager
     def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
-        t, new = erasure.tensors, {}
-        for name, weight in choose_parameters(pipe.unet, LAYERS["kv"]).items():
-            up, down = (t[f"lora.{name.removesuffix('.weight')}.{side}"].to(weight.device, torch.float64) for side in ("up", "down"))
-            new[f"{pipe.denoiser_name}.{name}"] = merged(weight, t["edit.U"], t["edit.V"]) + (up @ down).to(weight.dtype)
-        with pipe.replaced(new):
+        with pipe.replaced(edited_weights(pipe, erasure.tensors)):
             yield pipe
 
     # Texts
@@ -141,15 +140,26 @@ class MACE(Method):
     def worded(self, name: str, concept: Concept) -> list[str]:
         return [with_articles(text) for text in worded(self.templates, name, concept)]
 
+    def anchored_name(self, concept: Concept) -> str:
+        return self.anchor.format(anchor=concept.anchor, sibling=next(iter(concept.siblings), ""))
+
+    def kept_parts(self, concepts: list[Concept]) -> list[tuple[list[str], float]]:
+        """Prior and domain: preserved texts and what all of them together weigh."""
+        captions = Path(self.captions).read_text(encoding="utf-8").splitlines() if self.captions else []
+        prior, domain = [*captions, *self.kept_texts(concepts, self.prior)], self.kept_texts(concepts, self.domain)
+        return [(prior, float(self.prior_size)), (domain, self.domain_weight * self.domain_size)]
+
     def kept_squares(self, pipe: Pipe, concepts: list[Concept]) -> Tensor:
         """S [d, d]: sum over the preserved texts' states of h h^T, prior and weighted domain."""
-        captions = Path(self.captions).read_text(encoding="utf-8").splitlines() if self.captions else []
-        parts = [
-            ([*captions, *self.kept_texts(concepts, self.prior)], self.prior_size, 1.0),
-            (self.kept_texts(concepts, self.domain), self.domain_size, self.domain_weight),
-        ]
         with torch.no_grad():
-            return sum(weight * size / max(1, len(texts)) * sum_of_squares(pipe, texts) for texts, size, weight in parts)
+            return sum(weight / max(1, len(texts)) * sum_of_squares(pipe, texts) for texts, weight in self.kept_parts(concepts))
+
+    def kept_count(self, pipe: Pipe, concepts: list[Concept], scale: float) -> int:
+        """Preserved rows that weigh anything."""
+        return pipe.text.length * sum(len(texts) for texts, weight in self.kept_parts(concepts) if scale * weight > 0)
+
+    def width_and_ridge(self, pipe: Pipe) -> tuple[int, float]:
+        return pipe.unet.config.cross_attention_dim, self.ridge
 
     def kept_texts(self, concepts: list[Concept], sources: list[str]) -> list[str]:
         names = kept_names(concepts, [source for source in sources if source != "empty"])
@@ -162,9 +172,10 @@ class MACE(Method):
         """Stage 1: words around the concept get the output they have around the anchor."""
         pairs = []
         for concept in concepts:
-            anchor = self.anchor.format(anchor=concept.anchor, sibling=next(iter(concept.siblings), ""))
+            anchor = self.anchored_name(concept)
             pairs.append(context_rows(pipe, self.worded(concept.name, concept), self.worded(anchor, concept)))
         f, g = (torch.cat([pair[k] for pair in pairs]) for k in range(2))
+        check_spanned(len(f) + self.kept_count(pipe, concepts, self.refine_preserve), *self.width_and_ridge(pipe))
         return edit_keeping(f, g, 1.0, kept, self.ridge)
 
     def train(self, pipe: Pipe, concept: Concept, find, ctx: Context) -> dict[str, tuple[Tensor, Tensor]]:

@@ -7,6 +7,7 @@ paper sums; so do we.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,12 +28,14 @@ CHUNK = 128  # augmented rows are filtered by the mean of chunks of this many ro
 class SPEED(LinearEdit):
     """Artefact: see LinearEdit, one V for each layer, since the filter depends on the layer's weights."""
 
+    version: ClassVar[int] = 2
+
     rows: str  # last: each text's last token; all: every position but the begin token
     anchor: str  # what the concept becomes; {anchor} is the concept's anchor, {sibling} its first sibling; empty: the begin token
     retain: list[str]  # names that must stay: any of RETAIN; none: the empty prompt
     templates: list[str]  # wordings of the concept, its anchor and the retained names; {name} is the name
     threshold: float  # tau: eigenvalues below it count as null
-    row_norm: float | None  # the mean squared norm of text states that tau was chosen for; null: tau is taken as it is
+    row_norm: float | None  # the mean squared norm of text states that tau and r were chosen for; null: they are taken as they are
     retain_scale: float  # r
     invariance_ridge: float  # ell: 0 fixes begin token and empty prompt exactly
     filter: bool  # influence-based prior filtering
@@ -47,7 +50,9 @@ class SPEED(LinearEdit):
         if unknown:
             raise ValueError(f"method.retain={self.retain} contains {sorted(unknown)}. Allowed: {', '.join(RETAIN)}.")
         if self.retain_scale <= 0:
-            raise ValueError(f"method.retain_scale={self.retain_scale} must be positive.")
+            raise ValueError(f"method.retain_scale={self.retain_scale} must be positive: without it the edit has no limit. SPEED's is 1.")
+        if self.invariance_ridge < 0:
+            raise ValueError(f"method.invariance_ridge={self.invariance_ridge} must not be negative.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         return refusal(concepts, {"anchor": self.anchor}, self.retain, self.anchored_name) or super().supports(model, concepts)
@@ -58,17 +63,17 @@ class SPEED(LinearEdit):
         c, g = self.edited_rows(pipe, concepts)
         retained = self.retained_rows(pipe, concepts, ctx.generator("order"))
         fixed = invariant_rows(all_rows(pipe, [""]).double(), self.invariants, ctx.generator("centres"))
-        factors, null = {}, {}
+        factors, null, scale = {}, {}, self.scale_of(retained)
         for name, weight in choose_parameters(pipe.unet, LAYERS[self.layers]).items():
             layer = name.removesuffix(".weight")
-            rows = self.chosen_rows(weight.double(), c, g, retained, ctx.generator(f"augmentation {layer}"))
-            projector, null[layer] = null_projector(rows, self.threshold * self.scale_of(retained))
+            moment = self.retained_moment(weight.double(), c, g, retained, ctx.generator(f"augmentation {layer}"))
+            projector, null[layer] = null_projector(moment, self.threshold * scale)
             if null[layer] == 0:
                 raise ValueError(
-                    f"{len(rows)} retained rows leave no free direction in {layer}: raise method.threshold ({self.threshold}) or "
+                    f"{len(retained)} retained rows leave no free direction in {layer}: raise method.threshold ({self.threshold}) or "
                     "retain fewer names."
                 )
-            factors[layer] = reading_factor(c, g, projector, fixed, self.retain_scale, self.invariance_ridge)
+            factors[layer] = reading_factor(c, g, projector, fixed, self.retain_scale * scale, self.invariance_ridge)
         ctx.log(0, smallest_null_space=min(null.values()), retained=len(retained))
         return self.artefact(pipe, (g - c).T.contiguous(), factors, rows=len(c), null_space=null)
 
@@ -99,40 +104,67 @@ class SPEED(LinearEdit):
         rows = torch.cat([last_rows(pipe, t.format(name=name)) for name in names for t in self.templates]).double()
         return rows[torch.randperm(len(rows), generator=generator)]
 
-    def chosen_rows(self, weight: Tensor, c: Tensor, g: Tensor, retained: Tensor, generator: torch.Generator) -> Tensor:
-        """Retained rows after filtering (IPF) and augmentation (DPA) for one layer."""
-        if not self.filter and self.augment == 0:
-            return retained
-        gram = weight.T @ weight
-        influence = influence_of(gram, c, g)
-        kept = retained
+    def retained_moment(self, weight: Tensor, c: Tensor, g: Tensor, retained: Tensor, generator: torch.Generator) -> Tensor:
+        """Second moment [d, d] of the retained rows after filtering (IPF) and augmentation (DPA) for one layer.
+
+        Copies are rows x + s v with s normal (isotropic noise, projected on v): they are never written out, since their
+        influence and their moment are polynomials in s.
+        """
+        kept, influence = retained, influence_of(weight, c, g)
         if self.filter:
             size = influence(retained)
             kept = retained[size >= size.mean()]
-        if self.augment == 0:
-            return kept
-        # The input direction that the layer passes least: copies moved along it look alike to the layer.
-        v = torch.linalg.eigh(gram).eigenvectors[:, max(0, gram.shape[0] - weight.shape[0])]
-        noise = torch.randn((len(kept) * self.augment, gram.shape[0]), generator=generator, dtype=torch.float64).to(kept)
-        copies = kept.repeat_interleave(self.augment, 0) + (noise @ v)[:, None] * v
-        if self.filter:
-            parts = [(part, influence(part)) for part in copies.split(CHUNK * self.augment)]
-            copies = torch.cat([part[size >= size.mean()] for part, size in parts])
-        return torch.cat([kept, copies])
+        square, count = kept.T @ kept, len(kept)
+        if self.augment:
+            v = least_passed(weight)
+            s = torch.randn((len(kept), self.augment), generator=generator, dtype=torch.float64).to(kept)
+            chosen = torch.ones_like(s)
+            if self.filter:
+                chosen = torch.cat([(size >= size.mean()).to(s) for size in influence(kept, v, s).split(CHUNK)])
+            crossed = torch.outer(((chosen * s).sum(1) @ kept), v)
+            square = square + (kept * chosen.sum(1, keepdim=True)).T @ kept + crossed + crossed.T
+            square = square + (chosen * s.square()).sum() * torch.outer(v, v)
+            count += chosen.sum().item()
+        return square / count
 
 
-def influence_of(gram: Tensor, c: Tensor, g: Tensor):
-    """Rows x -> |D x|, how far the erase-only update D = W (A - T)(I + T)^-1 would move each row's output; eq. 7 of the paper."""
+def influence_of(weight: Tensor, c: Tensor, g: Tensor):
+    """Rows x -> |D x|, how far the erase-only update D = W (A - T)(I + T)^-1 would move each row's output; eq. 7 of the paper.
+
+    With a direction v [d] and steps s [rows, copies] it returns |D (x + s v)| instead, [rows, copies].
+    """
     n = len(c)
     with single_thread():
-        edit = (g - c).T @ torch.linalg.solve(n * torch.eye(n, dtype=c.dtype, device=c.device) + c @ c.T, c)
-    return lambda x: ((x @ edit.T) @ gram * (x @ edit.T)).sum(-1).clamp_min(0).sqrt()
+        read = torch.linalg.solve(n * torch.eye(n, dtype=c.dtype, device=c.device) + c @ c.T, c)
+        written = weight @ (g - c).T
+        middle = written.T @ written  # |D x|^2 = y^T middle y with y = read x, of as many numbers as there are edited rows
+
+    def influence(x: Tensor, v: Tensor | None = None, s: Tensor | None = None) -> Tensor:
+        y = x @ read.T
+        square = (y @ middle * y).sum(-1)
+        if v is not None:
+            step = middle @ (read @ v)
+            square = square[:, None] + 2 * s * (y @ step)[:, None] + s.square() * (step @ (read @ v))
+        return square.clamp_min(0).sqrt()
+
+    return influence
 
 
-def null_projector(rows: Tensor, threshold: float) -> tuple[Tensor, int]:
-    """(projector [d, d], its rank): eigenvectors of the rows' second moment with eigenvalues below the threshold."""
+def least_passed(weight: Tensor) -> Tensor:
+    """v [d] of length 1: of the input directions that the layer [o, d] passes, the one it passes least. Copies of a row moved
+    along it look alike to the layer."""
+    outputs, inputs = weight.shape
     with single_thread():
-        values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
+        if outputs >= inputs:
+            return torch.linalg.eigh(weight.T @ weight).eigenvectors[:, 0]
+        v = weight.T @ torch.linalg.eigh(weight @ weight.T).eigenvectors[:, 0]
+    return v / v.norm()
+
+
+def null_projector(moment: Tensor, threshold: float) -> tuple[Tensor, int]:
+    """(projector [d, d], its rank): eigenvectors of the rows' second moment [d, d] with eigenvalues below the threshold."""
+    with single_thread():
+        values, vectors = torch.linalg.eigh(moment)
     free = vectors[:, values.clamp_min(0) < threshold]  # rounding makes some zeros negative
     return free @ free.T, free.shape[1]
 
@@ -151,9 +183,10 @@ def reading_factor(c: Tensor, g: Tensor, projector: Tensor, fixed: Tensor, r: fl
         cq = c @ q
         between = fixed.T @ q @ fixed
         # Fixed rows that the retained ones already span have no part in the null space: nothing is left to solve for.
-        tiny = 1e-6 * between.diagonal().mean().clamp_min(1e-12)
-        middle = between + (ridge + tiny) * torch.eye(len(between), dtype=c.dtype, device=c.device)
-        return ((cq - cq @ fixed @ torch.linalg.solve(middle, fixed.T @ q)) / n).T.contiguous()
+        nothing = 1e-10 * fixed.square().sum(0).mean() / r
+        middle = between + ridge * torch.eye(len(between), dtype=c.dtype, device=c.device)
+        inverse = torch.linalg.pinv((middle + middle.T) / 2, atol=nothing, rtol=0.0, hermitian=True)
+        return ((cq - cq @ fixed @ inverse @ (fixed.T @ q)) / n).T.contiguous()
 
 
 def invariant_rows(empty: Tensor, centres: int, generator: torch.Generator) -> Tensor:

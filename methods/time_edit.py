@@ -36,6 +36,9 @@ class TimeEdit(LinearEdit):
             raise ValueError(f"method.alignment={self.alignment!r} is not known. Allowed: {', '.join(ALIGNMENTS)}.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
+        for concept in concepts:
+            if self.meaning(concept).strip().lower() == self.source.format(**words(concept)).strip().lower():
+                return f"{self.meaning(concept)!r} should become itself: nothing would be edited. Choose another method.destination."
         return refusal(concepts, {"destination": self.destination}, [], self.meaning) or super().supports(model, concepts)
 
     @torch.no_grad()
@@ -56,11 +59,8 @@ class TimeEdit(LinearEdit):
 
     def rows(self, pipe: Pipe, source: str, destination: str) -> tuple[Tensor, Tensor]:
         """All source positions [77, d] and the destination rows they are aligned with."""
-        ids = [pipe.text.token_ids(text) for text in (source, destination)]
-        same = {pipe.text.token_ids("an")[0]: pipe.text.token_ids("a")[0]}
-        ids = [[same.get(token, token) for token in tokens] for tokens in ids]
         align = subsequence if self.alignment == "subsequence" else eraser
-        places = align(*ids, pipe.text.length)
+        places = align(*(comparable_ids(pipe, text) for text in (source, destination)), pipe.text.length)
         hidden = pipe.encode([source, destination]).hidden
         return hidden[0], hidden[1, places]
 
@@ -68,6 +68,12 @@ class TimeEdit(LinearEdit):
 def words(concept: Concept) -> dict[str, str]:
     """What source and destination may name."""
     return {"name": concept.name, "anchor": concept.anchor, "sibling": next(iter(concept.siblings), "")}
+
+
+def comparable_ids(pipe: Pipe, text: str) -> list[int]:
+    """Token ids in which "an" counts as "a": the article depends on the word that is exchanged."""
+    same = {pipe.text.token_ids("an")[0]: pipe.text.token_ids("a")[0]}
+    return [same.get(token, token) for token in pipe.text.token_ids(text)]
 
 
 def subsequence(source: list[int], destination: list[int], length: int) -> list[int]:

@@ -23,7 +23,8 @@ from bench.plugin import Context
 from bench.prompts import with_articles
 from bench.text import Conditioning
 from bench.types import Concept, Erasure, ModelSpec
-from methods._closed_form import LinearEdit, edit_keeping, kept_names, sum_of_squares, worded
+from methods._checks import check_pairs, refusal
+from methods._closed_form import LinearEdit, check_spanned, edit_keeping, kept_names, sum_of_squares, worded
 from methods._trajectories import ddim, latents_of
 
 PHRASES = ("name", "aliases", "descriptions")
@@ -114,11 +115,10 @@ class TRCE(LinearEdit):
             return f"TRCE trains float32 weights (it is {model.dtype}): set model.dtype=float32, or method.epochs=0 for stage 1 alone."
         if self.pairs is None and any(concept.kind == "explicit" for concept in concepts):
             return "explicit concepts need your own phrases: set method.pairs to a JSON file [[unsafe, safe], ...]."
-        if any("{other}" in text for text in self.templates) and not all(concept.others for concept in concepts):
-            return "its templates use {other}: the concept file needs entries under `others`."
-        if "{sibling}" in self.safe and not all(concept.siblings for concept in concepts):
-            return "its safe text is a sibling: the concept file needs entries under `siblings`."
-        return super().supports(model, concepts)
+        texts = {"safe": self.safe, "templates": "".join(self.templates)}
+        sources = [source for source in self.prior if source != "empty"]
+        becomes = self.safe_name if self.pairs is None else lambda _: ""  # a file has safe texts of its own
+        return refusal(concepts, texts, sources, becomes) or super().supports(model, concepts)
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
         from bench.fingerprints import file_digest
@@ -128,6 +128,7 @@ class TRCE(LinearEdit):
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         groups = self.groups(concepts)
+        check_pairs(pipe, [pair for group in groups for pair in group.phrases])
         first = self.artefact(pipe, *self.edit(pipe, groups, concepts))
         if self.epochs == 0:
             return first
@@ -149,9 +150,12 @@ class TRCE(LinearEdit):
         made = []
         for concept in concepts:
             said = {"name": [concept.name], "aliases": concept.aliases, "descriptions": concept.descriptions}
-            safe = self.safe.format(anchor=concept.anchor, sibling=next(iter(concept.siblings), ""))
+            safe = self.safe_name(concept)
             made.append(Pairs(concept.slug, [(unsafe, safe) for source in self.phrases for unsafe in said[source]], concept))
         return made
+
+    def safe_name(self, concept: Concept) -> str:
+        return self.safe.format(anchor=concept.anchor, sibling=next(iter(concept.siblings), ""))
 
     # Stage 1
 
@@ -168,7 +172,10 @@ class TRCE(LinearEdit):
                 rows.append(c)
                 goals.append(g)
                 sentences += len(asked)
-        return edit_keeping(torch.cat(rows), torch.cat(goals), 1 / sentences, self.preserve * self.kept_square(pipe, concepts), self.ridge)
+        edit, goal, kept = torch.cat(rows), torch.cat(goals), self.kept_texts(concepts)
+        check_spanned(len(edit) + len(kept) * pipe.text.length * (self.preserve > 0), edit.shape[1], self.ridge)
+        square = sum_of_squares(pipe, kept) / max(1, len(kept) * pipe.text.length)
+        return edit_keeping(edit, goal, 1 / sentences, self.preserve * square, self.ridge)
 
     def worded(self, phrase: str, concept: Concept) -> list[str]:
         return [with_articles(text) for text in worded(self.templates, phrase, concept)]
@@ -193,12 +200,10 @@ class TRCE(LinearEdit):
         """The length of a text, in words for the official index."""
         return len(text.split()) if self.eot_index == "whitespace" else len(pipe.text.token_ids(text))
 
-    def kept_square(self, pipe: Pipe, concepts: list[Concept]) -> Tensor:
-        """Mean over the preserved rows of p p^T, float64 [d, d]; zero without texts."""
+    def kept_texts(self, concepts: list[Concept]) -> list[str]:
         names = kept_names(concepts, [source for source in self.prior if source != "empty"])
         texts = Path(self.captions).read_text(encoding="utf-8").splitlines() if self.captions else []
-        texts += [""] * ("empty" in self.prior) + [text for name in names for text in self.worded(name, names[name])]
-        return sum_of_squares(pipe, texts) / max(1, len(texts) * pipe.text.length)
+        return texts + [""] * ("empty" in self.prior) + [text for name in names for text in self.worded(name, names[name])]
 
     # Stage 2
 
@@ -241,9 +246,7 @@ class TRCE(LinearEdit):
             three = Conditioning.cat([unsafe, safe, null])
             e_unsafe, e_safe, e_0 = pipe.predict(torch.cat([x, x, x]), t.repeat(3), three, original).chunk(3)
         both = pipe.predict(torch.cat([x, x]), t.repeat(2), Conditioning.cat([unsafe, null]))
-        near, far = (
-            (both - (e_0 + self.guidance * (e - e_0)).repeat(2, 1, 1, 1)).square().mean((1, 2, 3)) for e in (e_safe, e_unsafe)
-        )
+        near, far = ((both - (e_0 + self.guidance * (e - e_0)).repeat(2, 1, 1, 1)).square().mean((1, 2, 3)) for e in (e_safe, e_unsafe))
         return (near - far + self.margin).clamp_min(0).mean()
 
     @torch.no_grad()

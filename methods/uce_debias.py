@@ -43,6 +43,9 @@ class UCEDebias(UCE):
             raise ValueError(f"method.attributes={self.attributes} needs at least two: for example method.attributes=[male,female].")
         if self.ratios and (len(self.ratios) != len(self.attributes) or abs(sum(self.ratios) - 1) > 1e-6):
             raise ValueError(f"method.ratios={self.ratios} must be shares of {self.attributes}, together 1; [] makes them equal.")
+        for field in ("rounds", "pictures"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"method.{field}={getattr(self, field)} must be at least 1.")
         if self.form != "merge":
             raise ValueError("method.form=hook is impossible here: each layer gets weights of its own. Set method.form=merge.")
 
@@ -69,7 +72,7 @@ class UCEDebias(UCE):
             active = [text for text in active if text not in done]
             if not active:
                 break
-            kept = all_rows(pipe, [*self.kept_texts(concepts), *done]) if self.preserve or done else None
+            kept = [*self.kept_texts(concepts), *done]
             for name, new in self.moved(pipe, active, texts, gaps, kept).items():
                 pipe.parameter(name).copy_(new)  # the next round starts from here; the harness restores the model
         tensors = {name: pipe.parameter(name).detach().clone() for name in names}
@@ -103,7 +106,7 @@ class UCEDebias(UCE):
         return counts / len(seeds)
 
     def moved(
-        self, pipe: Pipe, active: list[str], texts: dict[str, list[str]], gaps: dict[str, Tensor], kept: Tensor | None
+        self, pipe: Pipe, active: list[str], texts: dict[str, list[str]], gaps: dict[str, Tensor], kept: list[str]
     ) -> dict[str, Tensor]:
         """New weights by name: the texts' rows C answer W C + step sum_a gap_a |W C| W A_a / |W A_a|, kept rows as they do."""
         weights = {f"{pipe.denoiser_name}.{n}": w for n, w in choose_parameters(pipe.unet, LAYERS[self.layers]).items()}
@@ -116,8 +119,8 @@ class UCEDebias(UCE):
                 pushes = [gap * normalised(rows @ w.double().T) for gap, rows in zip(gaps[text].tolist(), others, strict=True)]
                 goals[name].append(answers + self.step * answers.norm() * sum(pushes))
         edit = torch.cat(contexts)
-        kept = edit[:0] if kept is None else kept
-        settings = (self.erase_scale, kept, self.preserve_scale, self.ridge)
+        rows = all_rows(pipe, kept) if kept else edit[:0]
+        settings = (self.erase_scale, rows, self.preserve_scale, self.ridge)
         return solved_per_layer(weights, edit, {name: torch.cat(rows) for name, rows in goals.items()}, *settings)
 
 

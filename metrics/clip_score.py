@@ -7,7 +7,7 @@ import torch
 
 from bench import features
 from bench.plugin import Material, Metric
-from bench.types import ImageSet, Scores
+from bench.types import Concept, ImageSet, Scores
 from metrics._rows import refuse_empty, scored
 
 
@@ -15,14 +15,18 @@ from metrics._rows import refuse_empty, scored
 class ClipScore(Metric):
     """clip_cos: 100 cos(picture, prompt), not clamped (Hessel et al. 2021 without the factor 2.5).
 
-    clip_accuracy: 1 when, of all candidate names, the expected one is nearest. Candidates: the concepts' names, their
-    siblings and others, and every expected label of the set; their number is in the meta data because chance depends on it.
+    clip_accuracy: 1 when, of the candidate names of its kind, the expected one is nearest. An object competes with objects
+    and a style with styles: every picture of a prompt that names a style shows an object too, which always lies nearer to
+    its own name. Candidates of the concepts' kind: their names and siblings (for objects also the others); of the rest: the
+    others and every expected label that is none of those. Their numbers are in the meta data because chance depends on them.
     """
 
+    version: ClassVar[int] = 2
     columns: ClassVar[dict[str, bool]] = {"clip_cos": True, "clip_accuracy": True}
 
     clip: str
-    template: str
+    template: str  # around candidates that are things or persons
+    style_template: str  # around candidates that are styles
 
     def supports(self, model, concepts) -> str | None:
         return features.check(self.clip)
@@ -36,9 +40,26 @@ class ClipScore(Metric):
         place = {prompt: k for k, prompt in enumerate(unique)}
         written = torch.cat([clip.text(unique[k : k + 64]) for k in range(0, len(unique), 64)])
         cosine = 100 * (seen * written[[place[prompt] for prompt in prompts]]).sum(-1)
-        names = {n for c in material.concepts for n in (c.name, *c.siblings, *c.others)}
-        names = sorted(names | {label.replace("_", " ") for label in expect if label})
-        choice = (seen @ clip.text([self.template.format(name) for name in names]).T).argmax(-1).tolist()
-        hit = [names[k] == label.replace("_", " ") for k, label in zip(choice, expect, strict=True)]
-        values = {"clip_cos": cosine, "clip_accuracy": torch.tensor(hit)}
-        return scored(images, values, {"clip": self.clip, "candidates": len(names)})
+        labels = [label.replace("_", " ") for label in expect]
+        hit = torch.zeros(len(labels), dtype=torch.bool)
+        kinds = candidates(material.concepts, set(labels))
+        for kind, names in kinds.items():
+            rows = [k for k, label in enumerate(labels) if label in names]
+            if rows:
+                template = self.style_template if kind == "style" else self.template
+                choice = (seen[rows] @ clip.text([template.format(name) for name in names]).T).argmax(-1).tolist()
+                hit[rows] = torch.tensor([names[c] == labels[k] for c, k in zip(choice, rows, strict=True)])
+        numbers = {kind: len(names) for kind, names in kinds.items()}
+        return scored(images, {"clip_cos": cosine, "clip_accuracy": hit}, {"clip": self.clip, "candidates": numbers})
+
+
+def candidates(concepts: list[Concept], labels: set[str]) -> dict[str, list[str]]:
+    """kind -> sorted names that compete with each other. Labels no concept knows join the concepts' others."""
+    own: dict[str, set[str]] = {}
+    for concept in concepts:
+        names = {concept.name, *concept.siblings, *(concept.others if concept.kind == "object" else [])}
+        own.setdefault(concept.kind, set()).update(names)
+    known = set().union(*own.values())
+    rest = ({n for c in concepts for n in c.others} | {label for label in labels if label}) - known
+    own.setdefault("object", set()).update(rest)
+    return {kind: sorted(names) for kind, names in own.items() if names}

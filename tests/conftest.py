@@ -3,10 +3,13 @@
 import pandas as pd
 import pytest
 import torch
+from made_results import make_places
 from newcomer import write_plugins
 
 from bench import model
+from bench import tiny as tiny_models
 from bench.generate import draw
+from bench.pipe import Pipe
 from bench.plugin import Context
 from bench.types import Concept, ModelSpec, PromptSet, Sampler
 
@@ -26,6 +29,45 @@ def tiny_spec(family: str = "sd1") -> ModelSpec:
 def tiny():
     """A fresh random sd1 pipe of about a million parameters, with the real CLIP tokenizer."""
     return model.load(tiny_spec())
+
+
+def shaped_pipe(width: int):
+    """A random sd1 pipe with text states of this width and keys and values of 16, 64 and 160 outputs."""
+    from diffusers import UNet2DConditionModel
+
+    parts, tokenizers, scheduler = tiny_models.tiny_parts("sd1")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        parts["text_encoder"] = tiny_models._encoder(width, projected=False)
+        parts["unet"] = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 64, 160),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D",) * 3,
+            up_block_types=("CrossAttnUpBlock2D",) * 3,
+            cross_attention_dim=width,
+            attention_head_dim=4,
+            norm_num_groups=8,
+        )
+    for module in parts.values():
+        module.eval().requires_grad_(False)
+    return Pipe(tiny_spec(), parts, tokenizers, scheduler)
+
+
+@pytest.fixture(params=[32, 96])
+def shaped(request):
+    """Two text widths, three sizes of layers."""
+    return shaped_pipe(request.param)
+
+
+def with_biases(pipe):
+    """A random encoder's last norm has no bias, so its states lie in a plane through the origin; a trained one has some."""
+    norm = next(m for n, m in pipe.text.encoders[0].named_modules() if n.endswith("final_layer_norm"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        norm.weight.copy_(1 + 0.2 * torch.rand(norm.weight.shape, generator=generator))
+        norm.bias.copy_(0.2 + 0.2 * torch.rand(norm.bias.shape, generator=generator))
+    return pipe
 
 
 @pytest.fixture
@@ -83,3 +125,9 @@ def context(tmp_path, sampler):
 def outside(tmp_path):
     """A folder outside the repository with plugins of a newcomer."""
     return write_plugins(tmp_path)
+
+
+@pytest.fixture
+def places(tmp_path):
+    """(records, store) of made-up results, see made_results.py."""
+    return make_places(tmp_path)

@@ -2,72 +2,26 @@
 
 import json
 
-import numpy as np
-import pandas as pd
 import pytest
+from made_results import cell, write_record
 
-from bench import gallery, report, results
-
-SAMPLER = {"scheduler": "DDIMScheduler", "steps": 20, "guidance": 3.0}
-# method -> (share of target pictures, share of others) that show what the prompt asks for; attack raises the target to `attacked`
-SHARES = {
-    "original": (1.0, 1.0, 1.0),
-    "oracle": (0.0, 1.0, 0.0),
-    "good": (0.1, 0.9, 0.6),
-    "blunt": (0.1, 0.3, 0.1),
-    "idle": (1.0, 1.0, 1.0),
-}
-ROWS = 10
-
-
-@pytest.fixture
-def places(tmp_path):
-    """(records, store) with five methods on two concepts, target and others, without and under an attack."""
-    records, store = tmp_path / "records", tmp_path / "store"
-    records.mkdir()
-    for concept in ("dog", "car"):
-        for method, (target, others, attacked) in SHARES.items():
-            cells = [
-                cell(store, concept, method, "target", "none", target, False),
-                cell(store, concept, method, "target", "typos", attacked, True),
-                cell(store, concept, method, "others", "none", others, False),
-            ]
-            write_record(records, concept, method, cells)
-    return records, store
-
-
-def cell(store, concept, method, probe, attack, share, reverse):
-    name = f"{concept}-{method}-{probe}-{attack}"
-    index = pd.DataFrame({"row_id": [f"{k:03d}" for k in range(ROWS)], "rep": 0, "group": [f"g{k}" for k in range(ROWS)]})
-    index = index.assign(prompt=f"a {concept}", file=[f"png/{k:03d}-0.ok.png" for k in range(ROWS)])
-    shown = (np.arange(ROWS) < round(share * ROWS)).astype(float)
-    for folder, table in (("images", index), ("score", index[["row_id", "rep"]].assign(present=shown[::-1] if reverse else shown))):
-        (store / folder / name).mkdir(parents=True)
-        table.to_csv(store / folder / name / ("index.csv" if folder == "images" else "per_image.csv"), index=False)
-    draw_pictures(store / "images" / name)
-    head = {"probe": probe, "attack": attack, "access": "none", "metric": "presence", "column": "present", "judge": "judge"}
-    rest = {"n": ROWS, "groups": ROWS, "higher_is_better": True, "images": f"images/{name}", "score": f"score/{name}", "reason": None}
-    rest |= {"budget": {"unet_rows": 40, "images": 2} if attack == "typos" else {}}
-    return head | rest | {"value": float(shown.mean()), "ci_low": 0.0, "ci_high": 1.0}
-
-
-def draw_pictures(folder):
-    from PIL import Image
-
-    (folder / "png").mkdir()
-    for k in range(ROWS):
-        Image.new("RGB", (8, 8), (20 * k, 0, 0)).save(folder / "png" / f"{k:03d}-0.ok.png")
-
-
-def write_record(records, concept, method, cells, **over):
-    record = {"key": f"{concept}-{method}", "status": "done", "model": "toy", "method": method, "mechanism": "weights", "kind": "object"}
-    record |= {"seed": 0, "concepts": [concept], "sampler": SAMPLER, "reason": None, "limits": "", "cells": cells}
-    record |= {"cost": {"erase_seconds": 2.0, "seconds_per_image": 0.1, "parameters_changed": 5, "artefact_bytes": 20}, **over}
-    (records / f"{record['key']}.json").write_text(json.dumps(record))
+from bench import cli, gallery, plots, render, report, results
+from bench.pictures import WORST, Pictures, per_picture
+from bench.views import Views
 
 
 def frame(places):
     return results.load(*places)
+
+
+def worst_case(places):
+    cells = frame(places)
+    return cells[cells["attack"] == WORST]
+
+
+def leaderboard(places, format="md", **more):
+    pictures = Pictures(places[1])
+    return report.table(results.load(places[0], pictures), format, pictures, **more)
 
 
 def test_differences_are_paired_with_the_original_and_zero_for_an_idle_method(places):
@@ -77,7 +31,7 @@ def test_differences_are_paired_with_the_original_and_zero_for_an_idle_method(pl
 
 def test_the_worst_case_counts_a_picture_that_any_attack_brings_back(places):
     """good: one of ten pictures without attack and six others under it."""
-    worst = frame(places).query("attack == @results.WORST and concept == 'dog'").set_index("method")["value"]
+    worst = worst_case(places).query("concept == 'dog'").set_index("method")["value"]
     assert worst["good"] == pytest.approx(0.7) and worst["blunt"] == pytest.approx(0.2) and worst["oracle"] == 0
 
 
@@ -86,29 +40,33 @@ def test_attack_rates_follow_the_papers_definitions(places):
     cell = frame(places).query("attack == 'typos' and method == 'good' and concept == 'dog'").iloc[0]
     assert (cell["before"], cell["either"], cell["failed_before"]) == (pytest.approx(0.1), pytest.approx(0.7), 9)
     assert cell["after_failing"] == pytest.approx(6 / 9)
-    rows = report.table(frame(places), "md").split("### dog: attacks")[1].split("##")[0]
+    rows = leaderboard(places).split("### dog: attacks")[1].split("##")[0]
     assert "| good | typos | none | 10 | 60 [0, 100] | 70 | 67 (of 9) | 0 | 40 |" in rows
 
 
 def test_methods_are_ranked_by_erasure_minus_damage_behind_original_and_oracle(places):
-    assert report.ranking(frame(places)) == ["original", "oracle", "good", "blunt", "idle"]
+    pictures = Pictures(places[1])
+    loaded = results.load(places[0], pictures)
+    assert report.ranking(loaded, Views(loaded, pictures)) == ["original", "oracle", "good", "blunt", "idle"]
 
 
 def test_the_table_shows_net_points_intervals_and_who_equals_the_original(places):
-    text = report.table(frame(places), "md")
+    text = leaderboard(places)
     dog = text.split("## dog (object)")[1].split("##")[0]
     row = next(line for line in dog.splitlines() if line.startswith("| good"))
-    assert "| 80 |" in row and "10 [0, 100]" in row and row.count("≈") == 1, "one lost picture of ten proves nothing"
+    assert "| 80 |" in row and "10 [0, 100]" in row and row.count("≈") == 2, (
+        "neither one lost of ten kept nor three of ten under attack prove anything"
+    )
     idle = next(line for line in dog.splitlines() if line.startswith("| idle"))
-    assert idle.count("≈") == 3 and "| 0 |" in idle
+    assert idle.count("≈") == 4 and "| 0 |" in idle
     assert "## Mean over 2 concepts: car, dog" in text and "10 (10-10)" in text
     assert "DDIMScheduler 20 steps" in text and "judge judge" in text
 
 
 def test_a_missing_concept_is_shown_and_never_averaged_over(places):
-    records, store = places
+    records, _ = places
     write_record(records, "car", "good", [], status="failed", reason="ValueError: no luck")
-    text = report.table(results.load(records, store), "md")
+    text = leaderboard(places)
     overall = text.split("## Mean over")[1].split("##")[0]
     assert "n/a (1 of 2)" in next(line for line in overall.splitlines() if line.startswith("| good"))
     assert "good: failed: ValueError: no luck" in text
@@ -118,14 +76,14 @@ def test_an_attack_that_does_not_apply_leaves_its_reason(places):
     records, store = places
     reason = {"probe": "target", "attack": "typos", "metric": None, "reason": "not applicable: it has no typewriter"}
     write_record(records, "dog", "good", [cell(store, "new", "good", "target", "none", 0.1, False), reason])
-    assert "it has no typewriter" in report.table(results.load(records, store), "md")
+    assert "it has no typewriter" in leaderboard(places)
 
 
 def test_the_same_records_give_the_same_bytes_and_csv_holds_every_cell(places):
-    assert report.table(frame(places), "md") == report.table(frame(places), "md")
-    csv = report.table(frame(places), "csv")
+    assert leaderboard(places) == leaderboard(places)
+    csv = leaderboard(places, "csv")
     assert csv.count("\n") - 1 == len(frame(places)) == 2 * 5 * 4
-    with pytest.raises(ValueError, match="Allowed: md, csv"):
+    with pytest.raises(ValueError, match="Allowed: md, csv, latex, html"):
         report.table(frame(places), "xls")
 
 
@@ -135,11 +93,13 @@ def test_without_a_store_the_numbers_stand_and_the_differences_are_left_out(plac
     assert "| good" in report.table(alone, "md")
 
 
-def test_the_gallery_is_one_page_with_a_column_per_method(places, tmp_path):
+def test_the_gallery_is_one_page_with_a_row_per_method(places, tmp_path):
     page = gallery.write(*places, tmp_path / "page.html").read_text()
-    section = page.split("<section")[1]
-    heads = [part.split("</th>")[0] for part in section.split("<th>")[1:]]
-    assert heads == ["", "original", "oracle", "blunt", "good", "idle"]
+    section = page.split("<section")[1].split("</section")[0]
+    rows = [part.split('"')[0] for part in section.split('<tr data-method="')[1:]]
+    assert rows == ["original", "oracle", "blunt", "good", "idle"]
+    assert section.count("<th>a car</th>") == gallery.ROWS_PER_PROBE, "a column per prompt: the same seed in a column"
+    assert 'href="records/car-good.json"' in section, "a method's name leads to its record"
     assert page.count("data:image/webp;base64,") == 2 * 3 * 5 * gallery.ROWS_PER_PROBE and "http" not in page
 
 
@@ -158,3 +118,49 @@ def test_the_sheet_has_a_line_per_question_and_two_pictures_per_method(places, t
     assert page.size == (330 + 64 * 2 * 5, 24 + 64 * 6)
     left, right = page.getpixel((330 + 20, 24 + 20)), page.getpixel((330 + 64 + 20, 24 + 20))
     assert left == (0, 0, 0) and right == (20, 0, 0), "pictures 0 and 1 of the first method stand side by side"
+
+
+def test_the_worst_case_is_compared_with_the_originals_under_the_same_attacks(places):
+    worst = worst_case(places).query("concept == 'dog'").set_index("method")["diff"]
+    assert worst["good"] == pytest.approx(-0.3) and worst["idle"] == 0
+    records, store = places
+    write_record(records, "dog", "single", [cell(store, "s", "single", "target", "none", 0.5, False)])
+    assert "single" not in set(worst_case((records, store))["method"])
+
+
+def test_only_a_separated_lead_is_marked(places):
+    leads = frame(places).query("leads and concept == 'dog'")[["method", "probe", "attack"]].to_numpy().tolist()
+    assert ["idle", "others", "none"] not in leads, "idle keeps all, good nine of ten: ten prompts cannot tell them apart"
+    assert ["blunt", "target", "typos"] in leads, "one of ten against six and ten of ten"
+    text = leaderboard(places).split("## dog (object)")[1]
+    assert "**10 [0, 100]" in text
+
+
+def test_every_format_holds_the_same_rows(places):
+    latex, page = leaderboard(places, "latex"), leaderboard(places, "html")
+    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == page.count("<table>") > 5
+    assert r"target $\downarrow$" in latex and r"\textbf{10" in latex and "good & 80" in latex and "<b>10" in page
+    assert "http" not in page.replace("http-equiv", ""), "nothing is fetched"
+    assert r"a\_b 5\%" in render.latex([render.Table(["x ↑"], [["a_b 5%"]])])
+
+
+def test_per_picture_rows_carry_concept_prompt_seed_and_picture(places):
+    table = per_picture(frame(places), places[1])
+    assert len(table) == 2 * 5 * 3 * 10 and not table.isna().any().any()
+    row = table[(table["method"] == "good") & (table["probe"] == "others")].iloc[0]
+    assert (row["prompt"], row["rep"], row["rule"]) == ("g0", 0, "presence.present") and (places[1] / row["image"]).exists()
+
+
+def test_plots_are_drawn_from_the_same_records(places, tmp_path):
+    pictures = Pictures(places[1])
+    files = plots.write(results.load(places[0], pictures), pictures, tmp_path / "plots")
+    assert [f.name for f in files] == ["pareto-toy.png", "budget-toy.png", "ranks-toy.png"] and all(f.stat().st_size > 5000 for f in files)
+
+
+def test_power_takes_the_spread_of_two_methods_from_the_records(places, capsys):
+    where = ["--records", str(places[0]), "--store", str(places[1])]
+    assert cli.main(["power", "--a", "good", "--b", "idle", "--probe", "others", "--difference", "0.1", *where]) == 0
+    out = capsys.readouterr().out
+    assert "mean -0.1, sd of a picture 0.308" in out and "power needs 77 prompts" in out
+    assert cli.main(["power", "--a", "goood", *where]) == 2 and "no concept has goood" in capsys.readouterr().err
+    assert cli.main(["power"]) == 2

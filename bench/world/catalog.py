@@ -55,17 +55,13 @@ def _rows(file: str) -> list[dict[str, str]]:
 @cache
 def _objects() -> tuple[Object, ...]:
     return tuple(
-        Object(r["slug"], r["name"], r["group"], tuple(r["aliases"].split(";")), tuple(r["icons"].split()))
-        for r in _rows("objects.csv")
+        Object(r["slug"], r["name"], r["group"], tuple(r["aliases"].split(";")), tuple(r["icons"].split())) for r in _rows("objects.csv")
     )
 
 
 @cache
 def _styles() -> tuple[Style, ...]:
-    return tuple(
-        Style(r["slug"], r["name"], tuple(r["aliases"].split(";")), r["drawings"], r["filter"])
-        for r in _rows("styles.csv")
-    )
+    return tuple(Style(r["slug"], r["name"], tuple(r["aliases"].split(";")), r["drawings"], r["filter"]) for r in _rows("styles.csv"))
 
 
 def objects() -> list[Object]:

@@ -101,9 +101,7 @@ def _resume(path: Path, schedule: Schedule, model: nn.Module, optimisers: list, 
         return 0
     state = torch.load(path, weights_only=True)
     if state["schedule"] != repr(schedule):
-        raise ValueError(
-            f"{path} belongs to another training ({state['schedule']}), not to {schedule!r}. Move it away to start afresh."
-        )
+        raise ValueError(f"{path} belongs to another training ({state['schedule']}), not to {schedule!r}. Move it away to start afresh.")
     model.load_state_dict(state["model"])
     for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
         optimiser.load_state_dict(saved)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import with_biases
 
 from bench import model
 from bench.diffusion import choose_parameters
@@ -113,16 +114,6 @@ def test_goals_that_differ_by_layer_share_one_factorisation():
         assert torch.allclose(new[name], direct, rtol=1e-9, atol=1e-10)
     linear = solved_per_layer(weights, c, {name: rows(3, 1) @ w.T for name, w in weights.items()}, alpha, p, beta, ridge)
     assert torch.allclose(linear["k"], weights["k"] @ factor(c, rows(3, 1), alpha, p, beta, ridge))
-
-
-def with_biases(pipe):
-    """A random encoder's last norm has no bias, so its states lie in a plane through the origin; a trained one has some."""
-    norm = next(m for n, m in pipe.text.encoders[0].named_modules() if n.endswith("final_layer_norm"))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        norm.weight.copy_(1 + 0.2 * torch.rand(norm.weight.shape, generator=generator))
-        norm.bias.copy_(0.2 + 0.2 * torch.rand(norm.bias.shape, generator=generator))
-    return pipe
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -8,7 +8,7 @@ import torch
 from bench.contract import build
 from bench.diffusion import choose_parameters
 from methods._closed_form import LAYERS, all_rows, last_rows
-from methods.speed import SPEED, influence_of, invariant_rows, null_projector, reading_factor
+from methods.speed import SPEED, influence_of, invariant_rows, least_passed, null_projector, reading_factor
 
 D = 16
 
@@ -21,6 +21,10 @@ def speed(**over) -> SPEED:
     return replace(build("method", "speed"), **over)
 
 
+def moment(x: torch.Tensor) -> torch.Tensor:
+    return x.T @ x / len(x)
+
+
 def eye() -> torch.Tensor:
     return torch.eye(D, dtype=torch.float64)
 
@@ -28,7 +32,7 @@ def eye() -> torch.Tensor:
 @pytest.mark.parametrize("ridge", [0.0, 0.5])
 def test_the_fast_form_equals_the_published_one(ridge):
     c, g, w, k, r = rows(3, 0), rows(3, 1), rows(5, 2), rows(2, 3).T, 0.7
-    p, _ = null_projector(rows(6, 4), 0.3)
+    p, _ = null_projector(moment(rows(6, 4)), 0.3)
     t, a = c.T @ c / 3, g.T @ c / 3
     m = torch.linalg.inv(t @ p + r * eye())
     inner = torch.linalg.inv(k.T @ p @ m @ k + ridge * torch.eye(2, dtype=torch.float64))
@@ -39,7 +43,7 @@ def test_the_fast_form_equals_the_published_one(ridge):
 
 def test_fixed_rows_do_not_move_and_exact_null_directions_spare_retained_rows():
     c, g, k, kept = rows(3, 0), rows(3, 1), rows(2, 3).T, rows(6, 4)
-    p, rank = null_projector(kept, 1e-9)
+    p, rank = null_projector(moment(kept), 1e-9)
     assert rank == D - 6
     v = reading_factor(c, g, p, k, 1.0, 0.0)
     assert (v.T @ k).norm() < 1e-4 * v.norm() and (v.T @ kept.T).norm() < 1e-9 * v.norm()
@@ -47,7 +51,7 @@ def test_fixed_rows_do_not_move_and_exact_null_directions_spare_retained_rows():
 
 def test_a_small_retain_scale_sends_the_concept_to_its_anchor_within_the_null_space():
     c, g, kept = rows(1, 0), rows(1, 1), rows(6, 4)
-    p, _ = null_projector(kept, 1e-9)
+    p, _ = null_projector(moment(kept), 1e-9)
     nothing = torch.zeros(D, 1, dtype=torch.float64)
     moved = [(1 - (reading_factor(c, g, p, nothing, r, 1.0).T @ c.T)).abs().item() for r in (1.0, 1e-1, 1e-3)]
     assert moved[0] > moved[1] > moved[2] and moved[2] < 1e-3
@@ -57,7 +61,21 @@ def test_influence_is_the_output_change_of_the_unconstrained_edit():
     c, g, w, x = rows(3, 0), rows(3, 1), rows(5, 2), rows(4, 5)
     t, a = c.T @ c / 3, g.T @ c / 3
     update = w @ (a - t) @ torch.linalg.inv(eye() + t)
-    assert torch.allclose(influence_of(w.T @ w, c, g)(x), (x @ update.T).norm(dim=-1))
+    assert torch.allclose(influence_of(w, c, g)(x), (x @ update.T).norm(dim=-1))
+
+
+@pytest.mark.parametrize("outputs", [D - 3, 2 * D])
+def test_the_moment_is_that_of_rows_written_out(outputs):
+    c, g, w, retained = rows(3, 0), rows(3, 1), torch.randn(outputs, D, dtype=torch.float64), rows(20, 5)
+    ours = speed(filter=True, augment=4).retained_moment(w, c, g, retained, torch.Generator().manual_seed(7))
+    size = influence_of(w, c, g)(retained)
+    kept = retained[size >= size.mean()]
+    v = torch.linalg.eigh(w.T @ w).eigenvectors[:, max(0, D - outputs)]
+    assert (least_passed(w) @ v).abs() > 1 - 1e-9
+    s = torch.randn((len(kept), 4), generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    copies = kept.repeat_interleave(4, 0) + s.flatten()[:, None] * least_passed(w)
+    size = influence_of(w, c, g)(copies)
+    assert torch.allclose(ours, moment(torch.cat([kept, copies[size >= size.mean()]])))
 
 
 def test_bad_concepts_are_refused_before_anything_is_computed(tiny, concept, context):

@@ -1,0 +1,160 @@
+"""Stored scores per picture: concept -> prompt -> seed -> picture, and one value per judge and rule."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+WORST = "worst case"
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Which pictures were asked for: shared (the same object) by all sets with the same rows, so equal questions are found by `is`."""
+
+    row_id: tuple[str, ...]
+    rep: tuple[int, ...]
+    group: tuple[str, ...]
+    place: np.ndarray  # (n,) number of each picture's group, groups in sorted order
+
+    @property
+    def groups(self) -> int:
+        return int(self.place.max()) + 1
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """(n, ...) -> (groups, ...) means; pictures without a judgement (NaN) do not count, groups without any are NaN."""
+        judged = ~np.isnan(values)
+        members = np.zeros((self.groups, len(self.place)))
+        members[self.place, np.arange(len(self.place))] = 1
+        count = members @ judged
+        return members @ np.where(judged, values, 0.0) / np.where(count == 0, np.nan, count)
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """One score table: the pictures and every numeric column, aligned."""
+
+    asked: Asked
+    columns: dict[str, np.ndarray]  # name -> (n,)
+    files: tuple[str, ...]
+    blocked: np.ndarray  # (n,) bool: a filter withheld the picture
+
+
+class Pictures:
+    """Reads score tables of a store, each once. References are the `score` and `images` of a record's cells."""
+
+    def __init__(self, store: Path) -> None:
+        self.store = Path(store)
+        self._asked: dict[tuple, Asked] = {}
+        self._indices: dict[str, tuple | None] = {}
+        self._scored: dict[tuple[str, str], Scored | None] = {}
+        self._worst: dict[str, tuple[Asked, dict[str, np.ndarray]]] = {}
+
+    def scored(self, score, images) -> Scored | None:
+        """None for metrics of whole sets and for scores that are gone."""
+        if not (isinstance(score, str) and isinstance(images, str)):
+            return None
+        if (score, images) not in self._scored:
+            self._scored[score, images] = self._read(score, images)
+        return self._scored[score, images]
+
+    def values(self, score, images, column) -> tuple[Asked, np.ndarray] | None:
+        """The pictures and one column, (n,)."""
+        if score in self._worst:
+            asked, by_attack = self._worst[score]
+            return asked, np.max(list(by_attack.values()), axis=0)
+        found = self.scored(score, images)
+        return (found.asked, found.columns[column]) if found and column in found.columns else None
+
+    def add_worst(self, name: str, by_attack: dict[str, tuple[Asked, np.ndarray]]) -> tuple[Asked, np.ndarray] | None:
+        """Remember, as the score `name`, each picture's highest value under any attack; None if the attacks' pictures differ."""
+        asked = next(iter(by_attack.values()))[0]
+        if any(other is not asked for other, _ in by_attack.values()):
+            return None
+        self._worst[name] = asked, {attack: values for attack, (_, values) in by_attack.items()}
+        return self.values(name, None, None)
+
+    def worst_under(self, name: str, attacks: set[str]) -> tuple[Asked, np.ndarray] | None:
+        """The worst case `name` restricted to some attacks: what a method that few attacks apply to is compared with."""
+        asked, by_attack = self._worst[name]
+        chosen = [values for attack, values in by_attack.items() if attack in attacks]
+        return (asked, np.max(chosen, axis=0)) if len(chosen) == len(attacks) else None
+
+    def attacks_of(self, name: str) -> set[str]:
+        return set(self._worst[name][1])
+
+    def _read(self, score: str, images: str) -> Scored | None:
+        index = self._index(images)
+        try:
+            with open(self.store / score / "per_image.csv", newline="") as handle:
+                head, *rows = csv.reader(handle)
+        except FileNotFoundError:
+            return None
+        if index is None:
+            return None
+        asked, files, blocked = index
+        columns = dict(zip(head, zip(*rows, strict=True), strict=True))
+        order = _order(asked, columns.pop("row_id"), columns.pop("rep"))
+        if order is None:
+            return None
+        numbers = {name: array[order] for name, values in columns.items() if (array := _numbers(values)) is not None}
+        return Scored(asked, numbers, files, blocked)
+
+    def _index(self, images: str) -> tuple | None:
+        if images not in self._indices:
+            try:
+                with open(self.store / images / "index.csv", newline="") as handle:
+                    head, *rows = csv.reader(handle)
+            except FileNotFoundError:
+                self._indices[images] = None
+                return None
+            columns = dict(zip(head, zip(*rows, strict=True), strict=True))
+            key = (columns["row_id"], columns["rep"], columns["group"])
+            if key not in self._asked:
+                place = np.unique(columns["group"], return_inverse=True)[1]
+                self._asked[key] = Asked(columns["row_id"], tuple(map(int, columns["rep"])), columns["group"], place)
+            blocked = np.array([status == "blocked" for status in columns.get("status", [""] * len(rows))])
+            self._indices[images] = self._asked[key], columns["file"], blocked
+        return self._indices[images]
+
+
+def _order(asked: Asked, row_id: tuple[str, ...], rep: tuple[str, ...]) -> slice | list[int] | None:
+    """Rows of a score table in the order of the pictures; None when some picture has no score."""
+    if row_id == asked.row_id and tuple(map(int, rep)) == asked.rep:
+        return slice(None)
+    place = {key: k for k, key in enumerate(zip(row_id, map(int, rep), strict=True))}
+    found = [place.get(key) for key in zip(asked.row_id, asked.rep, strict=True)]
+    return None if None in found else found
+
+
+def _numbers(values: tuple[str, ...]) -> np.ndarray | None:
+    """None for a column of words."""
+    try:
+        return np.array([float(value) if value else np.nan for value in values])
+    except ValueError:
+        flags = {"True": 1.0, "False": 0.0, "": np.nan}
+        return np.array([flags[value] for value in values]) if set(values) <= set(flags) else None
+
+
+def per_picture(frame: pd.DataFrame, store: Path) -> pd.DataFrame:
+    """One row per measured picture and rule, for any analysis of one's own: a plain long table.
+
+    Columns: model, method, erase_seed, concept, prompt (the cluster), row_id, rep (which seed of the prompt), image (folder
+    and file in the store), probe, attack, judge, rule (metric.column), value.
+    """
+    pictures, parts = Pictures(store), []
+    for cell in frame[frame["metric"].notna() & (frame["attack"] != WORST)].itertuples():
+        scored = pictures.scored(cell.score, cell.images)
+        if scored is None or cell.column not in scored.columns:
+            continue
+        slugs, asked = cell.concept.split("+"), scored.asked
+        owner = [row.rpartition("-")[0] if row.rpartition("-")[0] in slugs else cell.concept for row in asked.row_id]
+        head = {"model": cell.model, "method": cell.method, "erase_seed": cell.seed, "concept": owner}
+        ids = {"prompt": asked.group, "row_id": asked.row_id, "rep": asked.rep, "image": [f"{cell.images}/{f}" for f in scored.files]}
+        rule = {"probe": cell.probe, "attack": cell.attack, "judge": cell.judge, "rule": f"{cell.metric}.{cell.column}"}
+        parts.append(pd.DataFrame(head | ids | rule | {"value": scored.columns[cell.column]}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

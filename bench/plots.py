@@ -1,0 +1,125 @@
+"""Figures from the records: erasure against preservation, attack success against budget, rank distributions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bench.pictures import WORST, Pictures
+from bench.results import FIRST, present
+from bench.standing import plane, standing
+from bench.statistics.ranks import ellipse
+from bench.views import Views
+
+MARKERS = "osD^vPX*<>hd"
+
+
+def write(frame: pd.DataFrame, pictures: Pictures, folder: Path, format: str = "png") -> list[Path]:
+    """One file per figure, model and sampler; figures without data are left out. Raises ValueError when all are."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number, ((model, _), part) in enumerate(frame.groupby(["model", "sampler"], dropna=False, sort=True)):
+        views = Views(part, pictures)
+        for name, draw in (("pareto", pareto), ("budget", budget), ("ranks", ranks)):
+            figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
+            if draw(axes, views):
+                files.append(folder / f"{name}-{model}{f'-{number}' if number else ''}.{format}")
+                figure.savefig(files[-1], dpi=150, metadata={"Date": None} if format == "svg" else None)
+            pyplot.close(figure)
+    if not files:
+        raise ValueError("the records hold nothing to plot: run at least original and one method with until=score.")
+    return files
+
+
+def styles(methods: list[str]) -> dict[str, dict]:
+    """One colour and marker per method, the same in every figure; original and oracle grey."""
+    from matplotlib import colormaps
+
+    rest = sorted(m for m in methods if m not in FIRST)
+    colour = colormaps["tab10"] if len(rest) <= 10 else colormaps["tab20"]
+    found = {m: {"color": colour(k % colour.N), "marker": MARKERS[k // colour.N % len(MARKERS)]} for k, m in enumerate(rest)}
+    return found | {"original": {"color": "0.35", "marker": "s"}, "oracle": {"color": "0.6", "marker": "D"}}
+
+
+def pareto(axes, views: Views) -> bool:
+    """Points with 95 % ellipses of the shared resamples; the front as a line; hollow: collapsed."""
+    from matplotlib.patches import Ellipse
+
+    points, draws = plane(views)
+    if points.empty:
+        return False
+    look = styles(views.methods)
+    for method, at in points.iterrows():
+        style, broken = look[method], isinstance(at.collapsed, str)
+        centre, width, height, angle = ellipse(100 * draws[method])
+        axes.add_patch(Ellipse(centre, width, height, angle=angle, color=style["color"], alpha=0.12, linewidth=0))
+        label = f"{method} (collapsed)" if broken else method
+        face = "none" if broken else style["color"]
+        axes.plot(100 * at.erasure, 100 * at.preservation, style["marker"], color=style["color"], mfc=face, label=label, zorder=3)
+    front = points[points["on_front"]].sort_values("erasure")
+    axes.plot(100 * front["erasure"], 100 * front["preservation"], color="0.4", linewidth=1, zorder=1)
+    axes.set(xlabel="erasure: 100 - presence on target and synonyms, %", ylabel="preservation: presence of what should stay, %")
+    axes.set_title(f"{views.frame['model'].iloc[0]}: {_concepts(views)}, 95 % ellipses, prompts resampled", fontsize=10)
+    axes.margins(0.08)
+    axes.set(xlim=(None, 101), ylim=(None, 101))
+    axes.legend(fontsize=8, loc="lower left")
+    return True
+
+
+def budget(axes, views: Views) -> bool:
+    """Share of target pictures that show the concept under each attack, mean over concepts, against what the attack spent.
+
+    Colour is the method, the marker the attack; different attacks are not joined, they are no stages of one search.
+    """
+    shown = present(views.frame)
+    cells = shown[(shown["probe"] == "target") & ~shown["attack"].isin([WORST, "none"])]
+    if cells.empty:
+        return False
+    cells = cells.assign(spent=cells["attack_unet_rows"].fillna(0))
+    means = cells.groupby(["method", "attack"], as_index=False)[["value", "spent"]].mean()
+    look, attacks = styles(views.methods), sorted(means["attack"].unique())
+    mark = {attack: MARKERS[k % len(MARKERS)] for k, attack in enumerate(attacks)}
+    shift = {method: 1 + 0.05 * (k - len(views.methods) / 2) for k, method in enumerate(views.methods)}  # points of one attack side by side
+    for r in means.itertuples():
+        at = r.spent * shift[r.method] if r.spent else 8 * (shift[r.method] - 1)
+        axes.plot(at, 100 * r.value, mark[r.attack], color=look[r.method]["color"], alpha=0.9)
+    for attack in attacks:
+        axes.plot([], [], mark[attack], color="0.2", label=attack, linestyle="none")
+    for method in views.methods:
+        axes.plot([], [], color=look[method]["color"], linewidth=4, label=method)
+    axes.set_xscale("symlog", linthresh=10)
+    axes.set(xlabel="denoiser evaluations the attack spent (0: words only)", ylabel="concept present under attack, %", ylim=(-3, 103))
+    axes.set_title(f"{views.frame['model'].iloc[0]}: {_concepts(views)}", fontsize=10)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    return True
+
+
+def ranks(axes, views: Views) -> bool:
+    """Median rank on net with its 90 % interval; the letter names the group that cannot be told apart."""
+    table = standing(views)
+    table = table[table["collapsed"].isna()] if len(table) else table
+    if len(table) < 2:
+        return False
+    look, place = styles(views.methods), np.arange(len(table))
+    for k, (method, r) in enumerate(table.iterrows()):
+        axes.plot([r.rank_low, r.rank_high], [k, k], color=look[method]["color"], linewidth=5, alpha=0.35, solid_capstyle="round")
+        axes.plot(r.median_rank, k, look[method]["marker"], color=look[method]["color"])
+        axes.annotate(f"{r.group}   P(best) {100 * r.p_best:.0f} %", (1.01, k), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    axes.set_yticks(place, table.index)
+    axes.invert_yaxis()
+    axes.set_xticks(range(1, len(table) + 1))
+    axes.set(xlabel="rank on net, median and 90 % interval")
+    axes.set_title(f"{views.frame['model'].iloc[0]}: {_concepts(views)}", fontsize=10)
+    axes.grid(axis="x", alpha=0.3)
+    return True
+
+
+def _concepts(views: Views) -> str:
+    return ", ".join(views.concepts) if len(views.concepts) <= 4 else f"{len(views.concepts)} concepts"

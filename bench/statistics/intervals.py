@@ -1,0 +1,67 @@
+"""Intervals of one measured number and of a paired difference."""
+
+import math
+
+import numpy as np
+
+from bench.statistics.resampling import RESAMPLES, Bootstrap, group_means, interval
+
+
+def cluster_interval(
+    values: np.ndarray, groups: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float] | tuple[None, None]:
+    """95 % interval of the mean of group means. values (n,), groups (n,) cluster labels; NaN (not judged) is left out.
+
+    One group has no spread to learn from: (None, None). Rates with one picture per prompt get Wilson's interval. All zeros
+    or all ones would bootstrap to zero width; there the rule of three (3 / prompts) bounds the unseen side.
+    """
+    values, groups = np.asarray(values, float), np.asarray(groups)
+    if len(values) == 0:
+        raise ValueError("an interval needs at least one value, got none.")
+    judged = ~np.isnan(values)
+    values, groups = values[judged], groups[judged]
+    means = group_means(values, groups)
+    n = len(means)
+    if n < 2:
+        return None, None
+    if np.isin(values, (0.0, 1.0)).all():
+        if values.min() == values.max():
+            return (0.0, min(1.0, 3 / n)) if values[0] == 0 else (max(0.0, 1 - 3 / n), 1.0)
+        if n == len(values):
+            return wilson(int(values.sum()), n)
+    low, high = interval(Bootstrap(resamples, seed).prompts("prompts", means), n)
+    return float(low), float(high)
+
+
+def paired_difference(
+    a: np.ndarray, b: np.ndarray, groups: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float, float]:
+    """(mean, low, high) of a - b, both measured on the same pictures (row and repetition): one set of resamples for both.
+
+    Equal scores give (0, 0, 0). Where every picture went from 1 to 0 (or back) the rule of three bounds the unseen side.
+    """
+    difference = np.asarray(a, float) - np.asarray(b, float)
+    means = group_means(difference, np.asarray(groups))
+    low, high = paired_intervals(means[:, None], Bootstrap(resamples, seed))
+    return float(means.mean()), float(low[0]), float(high[0])
+
+
+def paired_intervals(means: np.ndarray, bootstrap: Bootstrap, unit: str = "prompts") -> tuple[np.ndarray, np.ndarray]:
+    """(low, high), each (methods,), of the mean over prompts of paired differences (prompts, methods)."""
+    n = len(means)
+    # Weights sum to one up to rounding: a mean never leaves the range of its prompts.
+    low, high = (np.clip(edge, means.min(0), means.max(0)) for edge in interval(bootstrap.prompts(unit, means), n))
+    slack = min(1.0, 3 / n)
+    low = np.where((means == 1).all(0), 1 - slack, low)
+    high = np.where((means == -1).all(0), slack - 1, high)
+    return low, high
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a rate, for one picture per prompt."""
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"a rate needs 0 <= successes <= n and n > 0, got {successes} of {n}.")
+    z, p = 1.959963984540054, successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return centre - half, centre + half

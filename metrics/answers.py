@@ -1,0 +1,95 @@
+"""What the judge answers for every picture, stored, so that every published accuracy is a view on it and never a second run.
+
+With these columns: ESR-k and PSR-k (rank), UA / IRA / CRA (object_right, style_right), leaks (seen), empty pictures (content).
+"""
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bench import judges
+from bench.plugin import Material, Metric
+from bench.prompts import slug
+from bench.types import ImageSet, Scores
+from metrics._rows import refuse_empty
+
+NOTHING = "nothing"  # the label of judges that can say: no thing I know
+
+
+@dataclass
+class Answers(Metric):
+    """Per picture, from one call of the judge:
+
+    rank: place of the expected label among the answers of its head, 1 is first. seen: 1 when an erased concept is among the
+    first answers (as many as the prompt names objects; one for styles), whatever was asked for. content: 1 unless the judge
+    sees nothing it knows (only judges with the label "nothing"). confidence: probability of the first object answer.
+    <head>_right: 1 when the first answer is the one label of that head the prompt names; empty where it names none or several.
+    <head>_answer: the first answer itself, in the stored table only.
+    """
+
+    columns: ClassVar[dict[str, bool]] = {"rank": False, "seen": False, "content": True, "confidence": True}
+
+    judge: str
+    batch_size: int
+
+    def supports(self, model, concepts) -> str | None:
+        try:
+            judges.check(self.judge)
+        except ValueError as reason:
+            return str(reason)
+        return None
+
+    def score(self, images: ImageSet, material: Material) -> Scores:
+        refuse_empty(images, "answers")
+        rows = images.index
+        named = {slug(n) for c in material.concepts for n in (c.name, *c.siblings, *c.others)} | set(rows["expect"])
+        judge = judges.load(self.judge)
+        parts = [judge.shares(part, sorted(named - {""})) for part in images.batches(self.batch_size)]
+        labels = {head: known for head, known in parts[0][1].items() if len(known) > 1}
+        shares = {head: torch.cat([share[head] for share, _ in parts]) for head in labels}
+        table = rows[["row_id", "rep"]].reset_index(drop=True)
+        table = table.assign(**_expected(rows, shares, labels), **_seen(rows, shares, labels, material))
+        for head, known in labels.items():
+            first = [known[k] for k in shares[head].argmax(-1).tolist()]
+            asked = [_named(prompt, known) for prompt in rows["prompt"]]
+            right = [float(a == b) if a else float("nan") for a, b in zip(asked, first, strict=True)]
+            table = table.assign(**{f"{head}_right": right, f"{head}_answer": first})
+        numbers = table.drop(columns=["row_id", "rep"]).select_dtypes("number").dropna(axis=1, how="all")
+        return Scores({name: float(numbers[name].mean()) for name in numbers}, table, {"judge": self.judge})
+
+
+def _expected(rows, shares: dict[str, Tensor], labels: dict[str, list[str]]) -> dict[str, list[float]]:
+    """rank of the expected label, confidence and content; a label the judge does not know leaves no rank."""
+    heads = {label: (head, k) for head in sorted(labels, reverse=True) for k, label in enumerate(labels[head])}
+    rank = []
+    for i, label in enumerate(rows["expect"]):
+        head, k = heads.get(label, (None, None))
+        rank.append(float("nan") if head is None else float((shares[head][i] > shares[head][i, k]).sum()) + 1)
+    things = "object" if "object" in labels else next(iter(labels))
+    top, first = shares[things].max(-1)
+    columns = {"rank": rank, "confidence": top.tolist()}
+    if NOTHING in labels[things]:
+        columns["content"] = (first != labels[things].index(NOTHING)).double().tolist()
+    return columns
+
+
+def _seen(rows, shares: dict[str, Tensor], labels: dict[str, list[str]], material: Material) -> dict[str, list[float]]:
+    known = [(head, labels[head].index(c.slug)) for c in material.concepts for head in labels if c.slug in labels[head]]
+    if not known:
+        return {}
+    hits = torch.zeros(len(rows), dtype=torch.bool)
+    for head, column in known:
+        place = (shares[head] > shares[head][:, [column]]).sum(-1)
+        count = torch.tensor([max(1, int(n)) if head == "object" else 1 for n in rows["names"]])
+        hits |= place < count
+    return {"seen": hits.double().tolist()}
+
+
+def _named(prompt: str, labels: list[str]) -> str | None:
+    """The one label whose words stand in the prompt, or None for none or several."""
+    words = slug(prompt)
+    found = [label for label in labels if re.search(rf"(^|_){label}(_|$)", words)]
+    return found[0] if len(found) == 1 else None

@@ -1,0 +1,62 @@
+"""A small made-up store whose right answers are known: five methods, two concepts, two probes, one attack."""
+
+import json
+
+import numpy as np
+import pandas as pd
+
+SAMPLER = {"scheduler": "DDIMScheduler", "steps": 20, "guidance": 3.0}
+# method -> (share of target pictures, share of others) that show what the prompt asks for; attack raises the target to `attacked`
+SHARES = {
+    "original": (1.0, 1.0, 1.0),
+    "oracle": (0.0, 1.0, 0.0),
+    "good": (0.1, 0.9, 0.6),
+    "blunt": (0.1, 0.3, 0.1),
+    "idle": (1.0, 1.0, 1.0),
+}
+ROWS = 10
+
+
+def make_places(tmp_path):
+    """(records, store) with five methods on two concepts, target and others, without and under an attack."""
+    records, store = tmp_path / "records", tmp_path / "store"
+    records.mkdir()
+    for concept in ("dog", "car"):
+        for method, (target, others, attacked) in SHARES.items():
+            cells = [
+                cell(store, concept, method, "target", "none", target, False),
+                cell(store, concept, method, "target", "typos", attacked, True),
+                cell(store, concept, method, "others", "none", others, False),
+            ]
+            write_record(records, concept, method, cells)
+    return records, store
+
+
+def cell(store, concept, method, probe, attack, share, reverse):
+    name = f"{concept}-{method}-{probe}-{attack}"
+    index = pd.DataFrame({"row_id": [f"{k:03d}" for k in range(ROWS)], "rep": 0, "group": [f"g{k}" for k in range(ROWS)]})
+    index = index.assign(prompt=f"a {concept}", file=[f"png/{k:03d}-0.ok.png" for k in range(ROWS)])
+    shown = (np.arange(ROWS) < round(share * ROWS)).astype(float)
+    for folder, table in (("images", index), ("score", index[["row_id", "rep"]].assign(present=shown[::-1] if reverse else shown))):
+        (store / folder / name).mkdir(parents=True)
+        table.to_csv(store / folder / name / ("index.csv" if folder == "images" else "per_image.csv"), index=False)
+    draw_pictures(store / "images" / name)
+    head = {"probe": probe, "attack": attack, "access": "none", "metric": "presence", "column": "present", "judge": "judge"}
+    rest = {"n": ROWS, "groups": ROWS, "higher_is_better": True, "images": f"images/{name}", "score": f"score/{name}", "reason": None}
+    rest |= {"budget": {"unet_rows": 40, "images": 2} if attack == "typos" else {}}
+    return head | rest | {"value": float(shown.mean()), "ci_low": 0.0, "ci_high": 1.0}
+
+
+def draw_pictures(folder):
+    from PIL import Image
+
+    (folder / "png").mkdir()
+    for k in range(ROWS):
+        Image.new("RGB", (8, 8), (20 * k, 0, 0)).save(folder / "png" / f"{k:03d}-0.ok.png")
+
+
+def write_record(records, concept, method, cells, **over):
+    record = {"key": f"{concept}-{method}", "status": "done", "model": "toy", "method": method, "mechanism": "weights", "kind": "object"}
+    record |= {"seed": 0, "concepts": [concept], "sampler": SAMPLER, "reason": None, "limits": "", "cells": cells}
+    record |= {"cost": {"erase_seconds": 2.0, "seconds_per_image": 0.1, "parameters_changed": 5, "artefact_bytes": 20}, **over}
+    (records / f"{record['key']}.json").write_text(json.dumps(record))

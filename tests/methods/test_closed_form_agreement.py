@@ -1,0 +1,186 @@
+"""Every closed form against a direct evaluation of its paper's formula, layer by layer in float64, for several shapes of layers.
+
+TRCE's stage 1 stands in test_trce.py, MACE's fusion in test_mace.py, the debiasing form of UCE in test_uce_debias.py.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import shaped_pipe, with_biases
+from scipy.linalg import sqrtm
+
+from bench.contract import build
+from bench.diffusion import choose_parameters
+from methods._closed_form import LAYERS
+from methods._guardedness import leace
+from methods.speed import invariant_rows
+
+TOLERANCE = 1e-6
+
+
+def states(pipe, text: str) -> torch.Tensor:
+    """[77, d]: every position of one text."""
+    with torch.no_grad():
+        return pipe.encode([text]).hidden[0].double()
+
+
+def solved(w, pairs, kept, beta: float, ridge: float) -> torch.Tensor:
+    """(ridge W + sum W g c^T + beta sum W p p^T) (ridge I + sum c c^T + beta sum p p^T)^-1."""
+    left, right = ridge * w.clone(), ridge * torch.eye(w.shape[1], dtype=w.dtype)
+    for c, g in pairs:
+        left, right = left + w @ g.T @ c, right + c.T @ c
+    for p in kept:
+        left, right = left + beta * w @ p.T @ p, right + beta * p.T @ p
+    return left @ torch.linalg.inv(right)
+
+
+def assert_agrees(pipe, method, concepts, ctx, literal, layers: str = "kv") -> None:
+    """The edit in the artefact, applied in float64, and the weights that attaching puts into the model, against literal(w)."""
+    erasure = method.erase(pipe, concepts, ctx)
+    weights = {name: w.double().clone() for name, w in choose_parameters(pipe.unet, LAYERS[layers]).items()}
+    assert {w.shape[0] for w in weights.values()} == {16, 64, 160}
+    wanted = {name: literal(w) for name, w in weights.items()}
+    with method.attach(pipe, erasure):
+        for name, w in weights.items():
+            got = pipe.parameter(f"unet.{name}").double()
+            assert (got - wanted[name]).norm() < TOLERANCE * wanted[name].norm(), name
+            assert (got - w).norm() > 1e-2 * w.norm(), "the edit is worth the comparison"
+
+
+@pytest.fixture
+def animals(concept):
+    return [concept(), concept("cat", siblings=["frog", "bird"])]
+
+
+def uce(**over):
+    return replace(build("method", "uce"), **{"guide": "{anchor}", "preserve": ["empty", "others"], "preserve_scale": 0.3, **over})
+
+
+def kept(pipe, method, concepts) -> list[torch.Tensor]:
+    return [states(pipe, text) for text in method.kept_texts(concepts)]
+
+
+def test_uce_of_the_paper(shaped, animals, context):
+    """'dog' and 'animal' are one token each: rows 1 to 76 of either."""
+    pairs = [(states(shaped, name)[1:], states(shaped, "animal")[1:]) for name in ("dog", "cat")]
+    method = uce()
+    p = [states(shaped, text) for text in ("", "apple", "car")]
+    assert_agrees(shaped, method, animals, context(), lambda w: solved(w, pairs, p, 0.3, 0.5))
+
+
+def test_uce_of_the_rewrite(shaped, animals, context):
+    pairs = [(states(shaped, name)[1:2], states(shaped, "animal")[1:2]) for name in ("dog", "cat")]
+    p = [states(shaped, text)[k : k + 1] for text, k in (("", 0), ("apple", 1), ("car", 1))]
+    assert_agrees(shaped, uce(rows="last", ridge=0.1), animals, context(), lambda w: solved(w, pairs, p, 0.3, 0.1))
+
+
+def test_time(shaped, animals, context):
+    """'an' meets 'a': positions meet themselves."""
+    method = replace(build("method", "time_eraser"), templates=["{}", "A photo of {}"])
+    sentences = [("a dog", "an animal"), ("a cat", "an animal")]
+    pairs = [(states(shaped, t + s), states(shaped, t + d)) for s, d in sentences for t in ("", "A photo of ")]
+    assert_agrees(shaped, method, animals, context(), lambda w: solved(w, pairs, [], 0.0, 0.1))
+
+
+@pytest.mark.parametrize("regulariser", ["zero", "standard"])
+def test_rece(shaped, animals, context, regulariser):
+    """UCE, then two rounds of adversarial states, found and erased with the weights of the round before, of all layers."""
+    method = replace(build("method", "rece"), guide="{anchor}", epochs=2, regulariser=regulariser, regular_scale=0.3)
+    original = {name: w.double().clone() for name, w in choose_parameters(shaped.unet, LAYERS["kv"]).items()}
+    k, g, empty = ([states(shaped, text) for text in texts] for texts in (["dog", "cat"], ["animal"] * 2, [""]))
+    edited = {n: solved(w, [(a[1:], b[1:]) for a, b in zip(k, g, strict=True)], empty, 1.0, 0.5) for n, w in original.items()}
+    identity = torch.eye(k[0].shape[1], dtype=torch.float64)
+    for _ in range(2):
+        left = sum(e.T @ e for e in edited.values()) + 0.3 * identity
+        across = sum(edited[n].T @ original[n] for n in original) + (0.3 * identity if regulariser == "standard" else 0)
+        found = [(torch.linalg.inv(left) @ across @ rows.T).T for rows in k]
+        edited = {n: solved(e, list(zip(found, g, strict=True)), empty, 0.1, 0.1) for n, e in edited.items()}
+    by_weight = {tuple(w.flatten()[:4].tolist()): edited[n] for n, w in original.items()}
+    assert_agrees(shaped, method, animals, context(), lambda w: by_weight[tuple(w.flatten()[:4].tolist())])
+
+
+@pytest.mark.parametrize("ridge", [0.0, 2.0])
+def test_mace_refinement(shaped, animals, context, ridge):
+    """'a photo of dog': the four words before the name and all after it, without the name."""
+    shaped = with_biases(shaped)  # without, all states lie in a plane through the origin, and no ridge is no solution
+    settings = {"templates": ["a photo of {name}"], "prior": ["others"], "prior_size": 2, "refine_preserve": 0.5}  # squared: 0.25
+    method = replace(build("method", "mace"), **settings, ridge=ridge)
+    rows = [*range(4), *range(5, 77)]
+    pairs = [(states(shaped, f"a photo of {name}")[rows], states(shaped, "a photo of animal")[rows]) for name in ("dog", "cat")]
+    p = [states(shaped, text) for text in ("a photo of apple", "a photo of car")]
+    u, v = method.refine(shaped, animals, 0.25 * method.kept_squares(shaped, animals))
+    for name, w in choose_parameters(shaped.unet, LAYERS["kv"]).items():
+        w = w.double()
+        wanted = solved(w, pairs, p, 0.25, ridge)
+        assert (w + w @ u @ v.T - wanted).norm() < TOLERANCE * wanted.norm(), name
+        assert (wanted - w).norm() > 1e-2 * w.norm()
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.5])
+@pytest.mark.parametrize("filtered", [False, True])
+def test_speed(shaped, animals, context, ridge, filtered):
+    """W + W (A - T) P [I - M K (K^T P M K + ridge I)^-1 K^T P] M with M = (T P + r I)^-1, and the filter by |W (A - T)(I + T)^-1 x|."""
+    settings = {"filter": filtered, "augment": 0, "invariance_ridge": ridge, "retain_scale": 0.3, "layers": "kv", "anchor": "{anchor}"}
+    method, ctx = replace(build("method", "speed"), **settings, retain=["others"], threshold=0.01), context()
+    animals = [replace(each, others=["car", "apple", "tree", "house", "guitar"]) for each in animals]
+    c, g = (torch.cat([states(shaped, text)[1:2] for text in texts]) for texts in (["dog", "cat"], ["animal"] * 2))
+    retained = torch.cat([states(shaped, name)[1:2] for name in ("apple", "car", "guitar", "house", "tree")])
+    t, a, identity = c.T @ c / 2, g.T @ c / 2, torch.eye(c.shape[1], dtype=torch.float64)
+    k = invariant_rows(states(shaped, ""), 3, ctx.generator("centres"))
+
+    def literal(w):
+        rows = retained
+        if filtered:
+            size = (w @ (a - t) @ torch.linalg.inv(identity + t) @ rows.T).norm(dim=0)
+            rows = rows[size >= size.mean()]
+            assert 0 < len(rows) < len(retained)
+        values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
+        p = vectors[:, values < 0.01] @ vectors[:, values < 0.01].T
+        m = torch.linalg.inv(t @ p + 0.3 * identity)
+        inner = torch.linalg.inv(k.T @ p @ m @ k + ridge * torch.eye(4, dtype=torch.float64))
+        return w + w @ (a - t) @ p @ (identity - m @ k @ inner @ k.T @ p) @ m
+
+    assert_agrees(shaped, method, animals, ctx, literal)
+
+
+def leace_literal(x: np.ndarray, z: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """I - W^+ P W with W = (Sigma^1/2)^+ and P the orthogonal projector on the columns of W Cov(x, z)."""
+    root = np.real(sqrtm(sigma))
+    whiten = np.linalg.pinv(root, rcond=1e-6)  # text states lie in a plane: one variance is rounding
+    a = whiten @ (x - x.mean(0)).T @ (z - z.mean(0)) / (len(x) - 1)
+    return np.eye(x.shape[1]) - np.linalg.pinv(whiten, rcond=1e-6) @ (a @ np.linalg.pinv(a)) @ whiten
+
+
+@pytest.mark.parametrize("d", [32, 96])
+@pytest.mark.parametrize("concepts", [1, 3])
+def test_leace(d, concepts):
+    """Each row of a third concept's label is its own class; the mean is where the map is anchored."""
+    generator = torch.Generator().manual_seed(d)
+    z = torch.nn.functional.one_hot(torch.randint(concepts + 1, (5 * d,), generator=generator))[:, :concepts].double()
+    x = torch.randn(5 * d, d, generator=generator, dtype=torch.float64) @ torch.randn(d, d, generator=generator, dtype=torch.float64)
+    x = x + 10 * z @ torch.randn(concepts, d, generator=generator, dtype=torch.float64) + 5
+    left, right, _ = leace(x, z, shrinkage=False, tolerance=1e-9)
+    literal = torch.from_numpy(leace_literal(x.numpy(), z.numpy(), np.cov(x.numpy().T)))
+    ours = torch.eye(d, dtype=torch.float64) - left @ right
+    assert (ours - literal).norm() < TOLERANCE * literal.norm() and left.shape[1] == concepts
+
+
+@pytest.mark.parametrize("width", [32, 96])
+@pytest.mark.parametrize("fill", ["mean", "anchor", "zero"])
+def test_leace_as_an_eraser(width, concept, context, fill):
+    """x -> x - W^+ P W (x - m), m the mean of all rows (LEACE) or of the anchor's (ours), in the artefact's T and shift."""
+    pipe, settings = shaped_pipe(width), {"fill": fill, "shrinkage": False, "centre": False, "neutral": [], "padding": 20}
+    method = replace(build("method", "leace_t2i"), **settings)
+    with torch.no_grad():
+        erasure = method.erase(pipe, [concept()], context())
+        seen = method.examples(pipe, [concept()], context().generator("padding"))
+    literal = torch.from_numpy(leace_literal(seen.x.numpy(), seen.z.numpy(), np.cov(seen.x.numpy().T)))
+    u, v = (erasure.tensors[f"edit.{k}"].double() for k in "UV")
+    identity = torch.eye(width, dtype=torch.float64)
+    assert (identity + u @ v.T - literal).norm() < TOLERANCE * literal.norm()
+    middle = {"mean": seen.x.mean(0), "anchor": seen.x[seen.z[:, 0] == 0].mean(0), "zero": torch.zeros(width)}[fill].double()
+    shift = (identity - literal) @ middle
+    got = erasure.tensors.get("edit.shift", torch.zeros(width)).double()
+    assert (got - shift).norm() <= 2 * TOLERANCE * shift.norm() and (fill == "zero") == ("edit.shift" not in erasure.tensors)

@@ -1,0 +1,33 @@
+"""Concepts erased together: nobody preserves, anchors to or asks for what another one erases."""
+
+import pytest
+
+from bench import config, prompts
+from bench.config import Probe
+
+
+def test_erased_names_leave_the_lists_of_the_others(concept):
+    dog = concept("dog", siblings=["cat", "kitten", "frog"], others=["car", "apple"])
+    cat = concept("cat", aliases=["kitten"], siblings=["dog", "frog", "penguin"], others=["penguin", "pizza", "frog"])
+    first, second = config.as_one_set([dog, cat])
+    assert first.siblings == ["frog"] and second.siblings == ["frog", "penguin"]
+    assert first.others == ["car", "apple"] and second.others == ["pizza"]  # siblings of one are unrelated to none
+
+
+def test_a_single_concept_stays_as_its_file_says(concept):
+    assert config.as_one_set([concept()]) == [concept()]
+
+
+def test_the_limit_spreads_prompts_over_concepts(concept):
+    probe = Probe("target", "target", rows=40, repeats=1, attacked=True, limit=80)
+    assert [probe.rows_for([concept()] * n) for n in (1, 2, 5, 40, 200)] == [40, 40, 16, 2, 1]
+
+
+def test_a_concept_whose_siblings_are_all_erased_has_no_sibling_prompts(concept):
+    both = config.as_one_set([concept("dog", siblings=["cat"]), concept("cat", siblings=["dog", "frog"])])
+    asked = prompts.build("siblings", "siblings", 2, 1, both, "photo").table
+    assert set(asked["row_id"].str.split("-").str[0]) == {"cat"}
+    with pytest.raises(ValueError, match="do not list for dog, cat"):
+        prompts.build(
+            "siblings", "siblings", 2, 1, config.as_one_set([concept("dog", siblings=["cat"]), concept("cat", siblings=["dog"])]), "photo"
+        )

@@ -1,0 +1,68 @@
+"""A thousand records become a leaderboard while one waits."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from bench import report, results
+from bench.pictures import Pictures
+
+METHODS, CONCEPTS, PROMPTS = 50, 20, 16
+CELLS = [("target", "none"), ("target", "paraphrase"), ("synonyms", "none"), ("siblings", "none"), ("others", "none")]
+
+
+@pytest.fixture(scope="module")
+def thousand(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("many"), np.random.default_rng(0)
+    records, store = folder / "records", folder / "store"
+    records.mkdir()
+    head = {"access": "none", "metric": "presence", "column": "present", "judge": "j", "n": PROMPTS, "groups": PROMPTS, "reason": None}
+    head |= {"higher_is_better": True, "budget": {}, "ci_low": 0.0, "ci_high": 1.0}
+    for concept in range(CONCEPTS):
+        for m in range(METHODS):
+            method, cells = "original" if m == 0 else f"m{m:02d}", []
+            for probe, attack in CELLS:
+                name = f"c{concept}-{method}-{probe}-{attack}"
+                good = m / METHODS if m else (0.0 if probe in ("target", "synonyms") else 1.0)
+                share = 1 - good if probe in ("target", "synonyms") else 0.5 + 0.5 * good
+                shown = (rng.random(PROMPTS) < share).astype(int)
+                for kind in ("images", "score"):
+                    (store / kind / name).mkdir(parents=True)
+                rows = [f"{k:03d},0" for k in range(PROMPTS)]
+                index = "row_id,rep,file,status,group\n" + "".join(f"{r},png/{r[:3]}.png,ok,g{r[:3]}\n" for r in rows)
+                (store / "images" / name / "index.csv").write_text(index)
+                (store / "score" / name / "per_image.csv").write_text(
+                    "row_id,rep,present\n" + "".join(f"{r},{v}\n" for r, v in zip(rows, shown, strict=True))
+                )
+                cells.append(head | {"probe": probe, "attack": attack, "value": float(shown.mean())})
+                cells[-1] |= {"images": f"images/{name}", "score": f"score/{name}"}
+            record = {"key": f"c{concept}-{method}", "status": "done", "model": "toy", "method": method, "mechanism": "weights"}
+            record |= {
+                "kind": "object",
+                "seed": 0,
+                "concepts": [f"c{concept:02d}"],
+                "sampler": {"scheduler": "x"},
+                "limits": "",
+                "cells": cells,
+            }
+            (records / f"{record['key']}.json").write_text(json.dumps(record | {"cost": {"erase_seconds": 1.0}, "reason": None}))
+    return records, store
+
+
+def leaderboard(records, store) -> tuple[float, str]:
+    """Seconds of processor time from files to text, nothing kept from before."""
+    begun = time.process_time()
+    pictures = Pictures(store)
+    frame = results.load(records, pictures)
+    text = report.table(frame, "md", pictures)
+    assert len(frame) == 1000 * (len(CELLS) + 1)
+    return time.process_time() - begun, text
+
+
+def test_a_thousand_records_make_a_leaderboard_in_two_seconds(thousand):
+    (first, text), (second, again) = leaderboard(*thousand), leaderboard(*thousand)
+    assert text == again and "concepts are resampled" in text
+    assert text.index("| m49 |") < text.index("| m05 |"), "the best first"
+    assert min(first, second) < 2.0, f"{first:.2f} s and {second:.2f} s of processor time"
