@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attacks.defended import defended
-from attacks.material import Material, original_pictures
+from attacks.material import Material, check_source, concept_pictures, source_refusal
 from attacks.wording import concept_of, instead, named_as
 from bench.diffusion import add_noise, guided, training_target
 from bench.pipe import Pipe
-from bench.plugin import Attack, Context, Victim
-from bench.types import Adversary, Concept, PromptSet
+from bench.plugin import Attack, Context, Method, Victim
+from bench.types import Adversary, Concept, ModelSpec, PromptSet
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Circumventing(Attack):
     templates: list[str]  # with {name}; the pictures are drawn from them
     captions: str  # own: a picture keeps its template; any: a template by chance, as in textual inversion
     images: int
+    source: str  # what the training pictures show: see attacks/material.py; anything but target is a control
     steps: int
     batch: int
     accumulation: int
@@ -52,8 +53,12 @@ class Circumventing(Attack):
         for key, allowed in (("captions", ("own", "any")), ("target_text", ("concept", "caption"))):
             if getattr(self, key) not in allowed:
                 raise ValueError(f"attack.circumventing.{key}={getattr(self, key)!r} is not known. Allowed: {', '.join(allowed)}.")
+        check_source("circumventing", self.source)
         if not 1 <= self.chain <= self.chain_range:
             raise ValueError(f"attack.circumventing.chain={self.chain} must be between 1 and chain_range={self.chain_range}.")
+
+    def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
+        return source_refusal(self.source, concepts) or super().supports(model, concepts, method)
 
     @property
     def effective_lr(self) -> float:
@@ -71,7 +76,7 @@ class Circumventing(Attack):
     def learn(self, victim: Victim, concept: Concept, ctx: Context) -> Tensor:
         """The word (vectors, width) that makes the erased model denoise pictures of the concept."""
         pipe, name = victim.pipe, placeholder(concept.slug)
-        material = original_pictures(ctx, self.templates, [concept.name], self.images)
+        material = concept_pictures(ctx, self.templates, [concept], self.images, self.source)
         generator = ctx.generator(f"circumventing {concept.slug}")
         word = self.initial(pipe).requires_grad_(True)
         optimiser = torch.optim.AdamW([word], lr=self.effective_lr, weight_decay=self.weight_decay)

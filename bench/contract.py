@@ -143,7 +143,7 @@ def attack_checks(attack: Attack, folder: Path) -> Iterator[tuple[str, Callable[
         assert list(adversary.prompts.table["expect"]) == list(asked.table["expect"]), "the attack changed what is judged."
 
     def is_counted() -> None:
-        if attack.access not in ("none", "text"):
+        if attack.access not in ("none", "text", "latents"):
             assert counts["unet_rows"] > 0, "the attack used no denoiser call that the harness could count."
 
     def is_reproducible() -> None:
@@ -157,11 +157,11 @@ def attack_checks(attack: Attack, folder: Path) -> Iterator[tuple[str, Callable[
         loaded, pipe = Adversary.load(folder / "adversary"), model.load(TINY)
         before = pipe.fingerprint()
         with attack.attach(pipe, loaded) as attached:
-            attached(loaded.prompts.prompts, [1] * len(loaded.prompts), SAMPLER)
+            attached(loaded.prompts.prompts, [loaded.prompts.seed(r, 0) for r in loaded.prompts.table["row_id"]], SAMPLER)
         assert pipe.fingerprint() == before, "leaving `attach` did not restore the pipe."
 
     def does_something() -> None:
-        changed = adversary.prompts.prompts != asked.prompts or bool(adversary.tensors)
+        changed = adversary.prompts.digest != asked.digest or bool(adversary.tensors)
         assert changed == (attack.access != "none"), "an attack must change prompts or carry tensors; the control must not."
 
     yield "row ids and expectations are kept", keeps_rows

@@ -36,6 +36,7 @@ class Step:
     cond: Conditioning
     null: Conditioning
     scale: float  # guidance scale w
+    seeds: tuple[int, ...] = ()  # of the pictures, one per row: they tell rows apart; empty outside of sampling
 
     def predict_both(self) -> tuple[Tensor, Tensor]:
         """(unconditional, conditional) predictions from one denoiser call of twice the batch."""
@@ -53,6 +54,34 @@ def classifier_free() -> GuidanceRule:
         return e_null + step.scale * (e_cond - e_null)
 
     return rule
+
+
+class Course:
+    """The way of one batch of latents from noise to picture. Subclass it to begin elsewhere, to stop early or to step otherwise.
+
+    seeds: one per row, they tell rows apart. Steps `first` to `last - 1` of the scheduler are taken.
+    """
+
+    def __init__(self, pipe: Pipe, seeds: list[int], sampler: Sampler) -> None:
+        self.pipe, self.seeds, self.sampler = pipe, seeds, sampler
+        self.scheduler = pipe.scheduler_for(sampler)
+        self.scheduler.set_timesteps(sampler.steps, device=pipe.device)
+        self.first, self.last = 0, len(self.scheduler.timesteps)
+        # Stochastic samplers draw from a per-row generator too, so a row never depends on its batch mates.
+        generators = [torch.Generator().manual_seed(seed + 1) for seed in seeds]
+        self.extra = {"generator": generators} if "generator" in self.scheduler.step.__code__.co_varnames else {}
+
+    def start(self) -> Tensor:
+        """Latents (n, channels, h, w) before step `first`."""
+        return self.noise() * self.scheduler.init_noise_sigma
+
+    def step(self, e: Tensor, index: int, x: Tensor) -> Tensor:
+        """Latents after step `index`; e is the guided prediction."""
+        return self.scheduler.step(e, self.scheduler.timesteps[index], x, **self.extra).prev_sample
+
+    def noise(self) -> Tensor:
+        """Standard normal latents, from the rows' own seeds."""
+        return self.pipe.noise(self.seeds, self.sampler.height, self.sampler.width)
 
 
 @dataclass(frozen=True)
@@ -73,6 +102,7 @@ class Pipe:
         encoders = [parts[name] for name in sorted(parts) if name.startswith("text_encoder")]
         self.text = TextSide(spec.family, tokenizers, encoders)
         self.guidance: Callable[[], GuidanceRule] = classifier_free
+        self.course: Callable[[Pipe, list[int], Sampler], Course] = Course
         self.filters: list[Filter] = []
         self.before_predict: list[Callable[[Conditioning], None]] = []
         self.counts = {"unet_rows": 0, "images": 0}
@@ -143,18 +173,14 @@ class Pipe:
         return kind.from_config(dict(self.scheduler.config), **sampler.arguments)
 
     def sample(self, cond: Conditioning, seeds: list[int], sampler: Sampler) -> Tensor:
-        """Latents (n, channels, h, w) for the rows of `cond`, by the guidance rule in force."""
-        scheduler = self.scheduler_for(sampler)
-        scheduler.set_timesteps(sampler.steps, device=self.device)
-        x = self.noise(seeds, sampler.height, sampler.width) * scheduler.init_noise_sigma
-        null, rule = self.null(len(seeds)), self.guidance()
-        # Stochastic samplers draw from a per-row generator too, so a row never depends on its batch mates.
-        generators = [torch.Generator().manual_seed(seed + 1) for seed in seeds]
-        takes_generator = "generator" in scheduler.step.__code__.co_varnames
-        for index, t in enumerate(scheduler.timesteps):
-            model_input = scheduler.scale_model_input(x, t)
-            e = rule(Step(self, model_input, t, index, len(scheduler.timesteps), cond, null, sampler.guidance))
-            x = scheduler.step(e, t, x, **({"generator": generators} if takes_generator else {})).prev_sample
+        """Latents (n, channels, h, w) for the rows of `cond`, by the guidance rule and on the course in force."""
+        course = self.course(self, seeds, sampler)
+        x, null, rule = course.start(), self.null(len(seeds)), self.guidance()
+        times = course.scheduler.timesteps
+        for index in range(course.first, course.last):
+            model_input = course.scheduler.scale_model_input(x, times[index])
+            step = Step(self, model_input, times[index], index, len(times), cond, null, course.sampler.guidance, tuple(seeds))
+            x = course.step(rule(step), index, x)
         return x
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -205,7 +231,7 @@ class Pipe:
         """Whatever happens inside, afterwards all weights, modes and scoped changes are as before."""
         # parameters() twice over would restore tied weights twice; state by name is enough and exact
         saved = {name: p.detach().clone() for name, p in self.named_parameters()}
-        scoped = (self.guidance, list(self.filters), list(self.before_predict), dict(self.text.words))
+        scoped = (self.guidance, self.course, list(self.filters), list(self.before_predict), dict(self.text.words))
         try:
             yield self
         finally:
@@ -217,7 +243,7 @@ class Pipe:
                     p.grad = None
             for part in self.parts.values():
                 part.eval()
-            self.guidance, self.filters, self.before_predict, self.text.words = scoped
+            self.guidance, self.course, self.filters, self.before_predict, self.text.words = scoped
 
     @contextmanager
     def guided_by(self, factory: Callable[[], GuidanceRule]) -> Iterator[Pipe]:
@@ -227,6 +253,15 @@ class Pipe:
             yield self
         finally:
             self.guidance = saved
+
+    @contextmanager
+    def sampled_by(self, course: Callable[[Pipe, list[int], Sampler], Course]) -> Iterator[Pipe]:
+        """Let latents take another course: other start latents, another scheduler, another step."""
+        saved, self.course = self.course, course
+        try:
+            yield self
+        finally:
+            self.course = saved
 
     @contextmanager
     def filtered_by(self, apply: Filter) -> Iterator[Pipe]:
@@ -306,5 +341,5 @@ class Pipe:
         hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for p in self.parts.values() for m in p.modules())
         modules = sum(1 for p in self.parts.values() for _ in p.modules())
         scoped = (hooks, modules, len(self.filters), len(self.before_predict), sorted(self.text.words))
-        digest.update(repr((scoped, self.guidance is classifier_free)).encode())
+        digest.update(repr((scoped, self.guidance is classifier_free, self.course is Course)).encode())
         return digest.hexdigest()

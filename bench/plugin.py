@@ -106,7 +106,7 @@ class Victim:
 class Attack:
     """An attempt to get the concept back; the base class itself is the control that does nothing.
 
-    access: none, text, images (queries), gradients, embedding or weights.
+    access: none, text, latents (where sampling starts and how it steps), images (queries), gradients, embedding or weights.
     """
 
     version: ClassVar[int] = 1

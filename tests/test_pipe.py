@@ -5,6 +5,7 @@ import torch
 from conftest import tiny_spec
 
 from bench import diffusion, model
+from bench.pipe import Course, classifier_free
 
 PROMPTS, SEEDS = ["a photo of a cat", "a dog"], [1, 2]
 
@@ -73,3 +74,52 @@ def test_partial_denoising_returns_a_timestep_of_its_bin(tiny, alignment, low, h
 def test_choosing_parameters_by_a_pattern_that_matches_nothing_names_near_ones(tiny):
     with pytest.raises(ValueError, match="Near names"):
         diffusion.choose_parameters(tiny.unet, "attn3")
+
+
+class _Halfway(Course):
+    """Takes the second of two steps only, from given latents."""
+
+    given: torch.Tensor
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.first = 1
+
+    def start(self):
+        return self.given
+
+
+def test_a_course_may_stop_early_and_another_may_go_on_from_there(tiny, sampler):
+    class First(Course):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.last = 1
+
+    with torch.no_grad():
+        cond, before = tiny.encode(PROMPTS), tiny.fingerprint()
+        whole = tiny.sample(cond, SEEDS, sampler)
+        with tiny.sampled_by(First):
+            assert tiny.fingerprint() != before
+            _Halfway.given = tiny.sample(cond, SEEDS, sampler)
+        with tiny.sampled_by(_Halfway):
+            rest = tiny.sample(cond, SEEDS, sampler)
+    assert torch.equal(rest, whole) and not torch.equal(_Halfway.given, whole)
+    assert tiny.fingerprint() == before
+
+
+def test_a_guidance_rule_sees_the_seeds_of_its_rows_and_the_true_index_of_a_late_start(tiny, sampler):
+    seen = []
+
+    def noting():
+        inner = classifier_free()
+
+        def rule(step):
+            seen.append((step.seeds, step.index, step.total))
+            return inner(step)
+
+        return rule
+
+    _Halfway.given = tiny.noise(SEEDS, 16, 16)
+    with tiny.guided_by(noting), tiny.sampled_by(_Halfway):
+        tiny(PROMPTS, SEEDS, sampler)
+    assert seen == [((1, 2), 1, 2)]

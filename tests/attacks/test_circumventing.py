@@ -18,6 +18,7 @@ SMALL = Circumventing(
     templates=["a photo of a {name}", "a {name}"],
     captions="own",
     images=2,
+    source="target",
     steps=3,
     batch=2,
     accumulation=2,
@@ -186,3 +187,8 @@ def test_unknown_options_and_impossible_chains_are_refused():
         replace(SMALL, captions="none")
     with pytest.raises(ValueError, match="chain_range"):
         replace(SMALL, chain=3, chain_range=2)
+
+
+def test_a_control_learns_another_word_from_other_pictures(victim, prompts, context):
+    words = [replace(SMALL, source=source).attack(victim, prompts(1), context()).tensors["dog"] for source in ("target", "never_knew")]
+    assert not torch.equal(*words)

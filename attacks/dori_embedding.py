@@ -1,0 +1,133 @@
+"""Searches text states, position by position, under which the erased model denoises towards a picture of the concept.
+
+DoRI: Kowalczuk et al., "Finding Dori: Memorization in Text-to-Image Diffusion Models Is Less Local Than Assumed" (2025),
+arXiv 2507.16880; sprintml/finding_dori could not be obtained, numbers follow a third-party summary of the paper. Theirs asks
+for a memorised training picture; here a row's picture is one that the original model drew for the row's prompt from another
+seed, so what is judged is the concept and not the copy. The states replace the text encoder's output: an erasure of the text
+encoder is bypassed by construction, and meta["text_encoder_edited"] says when to read the result so. The number of steps is
+the claim: publish beside it source=never_knew with the same number.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from attacks._rows import ByRow
+from attacks.material import check_source, row_pictures, source_refusal
+from bench.diffusion import add_noise, encode_images, training_target
+from bench.pipe import Pipe, Step
+from bench.plugin import Attack, Context, Method, Victim
+from bench.text import Conditioning
+from bench.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
+
+STARTS = ("prompt", "empty", "normal")
+
+
+@dataclass
+class DoriEmbedding(Attack):
+    """Artefact: "states" [rows, tokens, width], float32. Prompts stay: adapters that read token ids still see them."""
+
+    start: str  # prompt: the row's own states; empty: those of the empty text; normal: standard normal numbers
+    steps: int
+    batch: int  # pairs of noise and timestep per row and step, drawn anew each time
+    lr: float
+    norm_limit: float | None  # longest allowed state of a position, as a multiple of the prompt's own; null: free
+    source: str  # what the pictures show, see attacks/material.py; anything but target is a control
+    rows_at_once: int  # memory only: rows do not see each other
+
+    access: ClassVar[str] = "embedding"
+    families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
+    quick: ClassVar[dict] = {"steps": 2, "batch": 2}
+
+    def __post_init__(self) -> None:
+        if self.start not in STARTS:
+            raise ValueError(f"attack.dori_embedding.start={self.start!r} is not known. Allowed: {', '.join(STARTS)}.")
+        if min(self.batch, self.rows_at_once) < 1 or self.steps < 0:
+            raise ValueError("dori_embedding needs batch and rows_at_once of at least 1 and steps of at least 0.")
+        check_source("dori_embedding", self.source)
+
+    def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
+        return source_refusal(self.source, concepts) or super().supports(model, concepts, method)
+
+    def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
+        pipe = victim.pipe
+        x0 = encode_images(pipe, row_pictures(ctx, prompts, victim.concepts, self.source, 1))
+        with torch.no_grad():
+            cond = pipe.encode(prompts.prompts)
+        limits = cond.hidden.float().norm(dim=-1, keepdim=True)
+        found, losses = [], []
+        for begin in range(0, len(prompts), self.rows_at_once):
+            some = list(range(begin, min(begin + self.rows_at_once, len(prompts))))
+            generators = [self.generator(prompts, k, ctx) for k in some]
+            states, loss = self.fitted(pipe, x0[some], cond.rows(some), limits[some], generators, ctx)
+            found.append(states)
+            losses += loss
+        states = torch.cat(found)
+        meta = {
+            "loss_before": sum(first for first, _ in losses) / len(losses),
+            "loss_after": sum(last for _, last in losses) / len(losses),
+            "norm_growth": (states.norm(dim=-1, keepdim=True) / limits).mean().item(),
+            "text_encoder_edited": _text_differs(pipe, ctx.original()),
+        }
+        return Adversary(prompts, {"states": states}, meta)
+
+    def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
+        states, inner = ByRow(adversary.prompts, adversary.tensors["states"]), pipe.guidance
+
+        def factory():
+            rule = inner()
+
+            def told_otherwise(step: Step) -> Tensor:
+                hidden = states(step.seeds).to(step.cond.hidden)
+                return rule(replace(step, cond=replace(step.cond, hidden=hidden)))
+
+            return told_otherwise
+
+        return pipe.guided_by(factory)
+
+    def generator(self, prompts: PromptSet, place: int, ctx: Context) -> torch.Generator:
+        return torch.Generator().manual_seed(derived_seed(ctx.seed("dori_embedding"), prompts.table["row_id"].iloc[place]))
+
+    def initial(self, pipe: Pipe, cond: Conditioning, generators: list[torch.Generator]) -> Tensor:
+        if self.start == "normal":
+            return torch.stack([torch.randn(cond.hidden.shape[1:], generator=g) for g in generators]).to(pipe.device)
+        with torch.no_grad():
+            return (cond if self.start == "prompt" else pipe.encode([""] * len(cond))).hidden.float().clone()
+
+    def fitted(
+        self, pipe: Pipe, x0: Tensor, cond: Conditioning, limits: Tensor, generators: list[torch.Generator], ctx: Context
+    ) -> tuple[Tensor, list[tuple[float, float]]]:
+        """States y [rows, tokens, width] and each row's (first, last) loss, min_y E ||eps - eps_er(x_t, t, y)||^2."""
+        y = nn.Parameter(self.initial(pipe, cond, generators))
+        optimiser, history = torch.optim.Adam([y], lr=self.lr), []
+        for step in range(self.steps):
+            loss = self.losses(pipe, x0, cond, y, generators)
+            optimiser.zero_grad()
+            (y.grad,) = torch.autograd.grad(loss.sum(), y)
+            optimiser.step()
+            if self.norm_limit is not None:
+                with torch.no_grad():
+                    y.mul_((self.norm_limit * limits / y.norm(dim=-1, keepdim=True)).clamp(max=1))
+            history.append(loss.tolist())
+            ctx.log(step, loss=loss.mean().item())
+        with torch.no_grad():
+            last = self.losses(pipe, x0, cond, y, generators).tolist()
+        return y.detach(), list(zip((history or [last])[0], last, strict=True))
+
+    def losses(self, pipe: Pipe, x0: Tensor, cond: Conditioning, y: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Mean squared error of each row over `batch` fresh pairs of noise and timestep, [rows]."""
+        noise = torch.cat([torch.randn((self.batch, *x0.shape[1:]), generator=g) for g in generators]).to(x0)
+        length = pipe.scheduler.config.num_train_timesteps
+        t = torch.cat([torch.randint(length, (self.batch,), generator=g) for g in generators]).to(pipe.device)
+        many, hidden = x0.repeat_interleave(self.batch, 0), y.to(pipe.dtype).repeat_interleave(self.batch, 0)
+        out = pipe.predict(add_noise(pipe, many, noise, t), t, replace(cond.repeat(self.batch), hidden=hidden))
+        error = (out.float() - training_target(pipe, many, noise, t).float()).square().flatten(1).mean(1)
+        return error.view(len(x0), self.batch).mean(1)
+
+
+def _text_differs(one: Pipe, other: Pipe) -> bool:
+    text = [{n: p for n, p in pipe.named_parameters() if n.startswith("text_encoder")} for pipe in (one, other)]
+    return any(not torch.equal(p, text[1][name]) for name, p in text[0].items())

@@ -1,0 +1,198 @@
+"""Edits a picture that shows the concept, by words that need not name it: what text-based erasure cannot hold on to.
+
+SDEdit (Meng et al., ICLR 2022, arXiv 2108.01073), as image-to-image in diffusers; DDIM inversion (arXiv 2010.02502; used
+against erasers by 120L020904/ACE@5e02099 and Wz-2024/Attack-Concept-Erased-Diffusion-Model-via-DDIM_inversion@cb5e5bf);
+MasaCtrl (Cao et al., ICCV 2023, arXiv 2304.08465) with ACE's numbers. LEDITS++ is attacks/ledits.py. All run through this
+harness's sampler with the eraser in force, in inversion and in sampling. Inverting and reconstructing returns the input
+whether or not the model knows the concept: read every number beside source=never_knew, scrambled and wrong_concept.
+"""
+
+import math
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attacks._ddim import ddim_sampler, ddim_step, from_latents, inverted
+from attacks._rows import ByPicture, check_ask, places, places_of, worded
+from attacks.material import check_source, row_pictures, source_refusal
+from bench.diffusion import encode_images
+from bench.pipe import Course, Pipe, Step
+from bench.plugin import Attack, Context, Method, Victim
+from bench.text import Conditioning
+from bench.types import Adversary, Concept, ModelSpec, PromptSet, Sampler
+
+PICTURES_AT_ONCE = 32  # memory only
+
+
+@dataclass
+class Edit(Attack):
+    """What all edits share: a picture per (row, repetition), drawn from another seed, and words that ask for the edit."""
+
+    ask: str  # the edit's prompt: a text, with {prompt} the row's prompt, {anchored} the same with the anchor for the name
+    source: str  # what the pictures show, see attacks/material.py; anything but target is a control
+
+    def __post_init__(self) -> None:
+        check_ask("attack.edit_attacks.ask", self.ask)
+        check_source("edit_attacks", self.source)
+
+    def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
+        return source_refusal(self.source, concepts) or super().supports(model, concepts, method)
+
+    def clean(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Tensor:
+        """Latents [pictures, channels, h, w] of the pictures to edit."""
+        return encode_images(victim.pipe, row_pictures(ctx, prompts, victim.concepts, self.source, prompts.repeats))
+
+    def asked(self, victim: Victim, prompts: PromptSet, **columns: list) -> PromptSet:
+        return prompts.with_prompts(worded(self.ask, prompts, victim.concepts), **columns)
+
+
+@dataclass
+class SDEdit(Edit):
+    """Noises the picture part of the way and denoises it under other words. Artefact: "clean" latents."""
+
+    strength: float  # share of the sampler's steps that are run; 0 returns the picture itself
+
+    access: ClassVar[str] = "latents"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"attack.edit_attacks.strength={self.strength} must lie between 0 and 1.")
+
+    def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
+        return Adversary(self.asked(victim, prompts), {"clean": self.clean(victim, prompts, ctx).cpu()})
+
+    def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
+        clean, strength = ByPicture(adversary.prompts, adversary.tensors["clean"]), self.strength
+
+        class FromPicture(Course):
+            def start(self) -> Tensor:
+                x_0 = clean(self.seeds).to(self.pipe.device, self.pipe.dtype)
+                self.first = self.last - int(self.last * strength)
+                if self.first == self.last:
+                    return x_0
+                if hasattr(self.scheduler, "set_begin_index"):
+                    self.scheduler.set_begin_index(self.first)
+                return self.scheduler.add_noise(x_0, self.noise(), self.scheduler.timesteps[self.first].expand(len(x_0)))
+
+        return pipe.sampled_by(FromPicture)
+
+
+@dataclass
+class InversionEdit(Edit):
+    """Inverts the picture with the erased model and samples again from the noise found. Artefact: "latents".
+
+    meta: nll, the mean negative log-likelihood of the latents per number under N(0, 1) (1.419 for true noise); what Memories
+    of Forgotten Concepts (arXiv 2412.00782) compares between concepts.
+    """
+
+    caption: str  # the prompt of the inversion, written like `ask`; empty: text-free
+    steps: int
+    first: int  # sampling begins before this step, with the latents inverted to that level; 0: from the noisiest
+    inversion_guidance: float
+    guidance: float
+
+    access: ClassVar[str] = "latents"
+    quick: ClassVar[dict] = {"steps": 4, "first": 0}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ask("attack.edit_attacks.caption", self.caption)
+        if not 0 <= self.first < self.steps:
+            raise ValueError(f"attack.edit_attacks.first={self.first} must lie between 0 and steps - 1 = {self.steps - 1}.")
+
+    @torch.no_grad()
+    def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
+        clean, pipe, found = self.clean(victim, prompts, ctx), victim.pipe, []
+        captions = [text for text in worded(self.caption, prompts, victim.concepts) for _ in range(prompts.repeats)]
+        sampler = ddim_sampler(victim.sampler, self.steps, self.inversion_guidance)
+        for begin in range(0, len(clean), PICTURES_AT_ONCE):
+            some = slice(begin, begin + PICTURES_AT_ONCE)
+            found.append(inverted(pipe, clean[some], pipe.encode(captions[some]), sampler)[self.steps - self.first])
+        latents = torch.cat(found).float()
+        nll = (latents.square().mean() / 2 + math.log(2 * math.pi) / 2).item()
+        return Adversary(self.asked(victim, prompts, caption=captions[:: prompts.repeats]), {"latents": latents.cpu()}, {"nll": nll})
+
+    @contextmanager
+    def attach(self, pipe: Pipe, adversary: Adversary):
+        latents = ByPicture(adversary.prompts, adversary.tensors["latents"])
+
+        def course(pipe: Pipe, seeds: list[int], asked: Sampler) -> Course:
+            return from_latents(latents, ddim_sampler(asked, self.steps, self.guidance), self.first)(pipe, seeds, asked)
+
+        with pipe.sampled_by(course):
+            yield pipe
+
+
+@dataclass
+class MasaCtrl(InversionEdit):
+    """Samples the picture and its edit side by side; the edit's queries look at the picture's keys and values.
+
+    `caption` is the picture's prompt, in inversion and in sampling; `ask` the edit's.
+    """
+
+    from_step: int  # attention is shared from this step on
+    from_layer: int  # and from this self-attention layer on, counted from the input
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.first:
+            raise ValueError("attack.edit_attacks.first must be 0 for MasaCtrl: picture and edit start from the same noise.")
+
+    @contextmanager
+    def attach(self, pipe: Pipe, adversary: Adversary):
+        known, captions = places(adversary.prompts), adversary.prompts.table["caption"].tolist()
+        repeats, inner, sharing = adversary.prompts.repeats, pipe.guidance, {"rows": 0}
+
+        def factory():
+            rule, picture = inner(), {}
+
+            def side_by_side(step: Step) -> Tensor:
+                n = len(step.x)
+                if not picture:
+                    rows = places_of(step.seeds, known, adversary.prompts.name) // repeats
+                    picture["cond"], picture["x"] = pipe.encode([captions[k] for k in rows]), step.x
+                    picture["scheduler"] = pipe.scheduler_for(ddim_sampler(_size(step), step.total, step.scale))
+                    picture["scheduler"].set_timesteps(step.total, device=pipe.device)
+                both = {"cond": Conditioning.cat([picture["cond"], step.cond]), "null": Conditioning.cat([step.null, step.null])}
+                sharing["rows"] = n if step.index >= self.from_step else 0
+                e = rule(replace(step, x=torch.cat([picture["x"], step.x]), seeds=step.seeds * 2, **both))
+                sharing["rows"] = 0
+                picture["x"], _ = ddim_step(picture["scheduler"], e[:n], step.t, picture["x"], 0.0)
+                return e[n:]
+
+            return side_by_side
+
+        with super().attach(pipe, adversary), pipe.guided_by(factory), shared_attention(pipe, self.from_layer, sharing):
+            yield pipe
+
+
+@contextmanager
+def shared_attention(pipe: Pipe, from_layer: int, sharing: dict[str, int]):
+    """Edits read the pictures' keys and values while sharing["rows"] is n > 0; batches are then [n pictures, n edits], repeated."""
+
+    def of_the_pictures(module, args, kwargs, out: Tensor):
+        n = sharing["rows"]
+        if not n:
+            return None
+        pairs = out.unflatten(0, (-1, 2, n))
+        return pairs[:, :1].expand_as(pairs).reshape(out.shape)
+
+    layers = self_attention(pipe)[from_layer:]
+    with pipe.hooked({f"{layer}.{side}": of_the_pictures for layer in layers for side in ("to_k", "to_v")}):
+        yield pipe
+
+
+def self_attention(pipe: Pipe) -> list[str]:
+    """Names of the self-attention layers in the order in which they run: down, middle, up."""
+    names = [name for name, _ in pipe.unet.named_modules() if name.endswith("attn1")]
+    order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
+    return [f"{pipe.denoiser_name}.{name}" for name in sorted(names, key=lambda name: order[name.split(".")[0]])]
+
+
+def _size(step: Step) -> Sampler:
+    factor = step.pipe.latent_factor
+    return Sampler("DDIMScheduler", {}, step.total, step.scale, step.x.shape[-2] * factor, step.x.shape[-1] * factor)
