@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,19 @@ class Asked:
     group: tuple[str, ...]
     place: np.ndarray  # (n,) number of each picture's group, groups in sorted order
 
-    @property
+    @cached_property
     def groups(self) -> int:
         return int(self.place.max()) + 1
+
+    @cached_property
+    def _members(self) -> np.ndarray:
+        """(groups, n): 1 where the picture belongs to the group."""
+        return (np.arange(self.groups)[:, None] == self.place).astype(float)
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """(n, ...) -> (groups, ...) means; pictures without a judgement (NaN) do not count, groups without any are NaN."""
         judged = ~np.isnan(values)
-        members = np.zeros((self.groups, len(self.place)))
-        members[self.place, np.arange(len(self.place))] = 1
+        members = self._members
         count = members @ judged
         return members @ np.where(judged, values, 0.0) / np.where(count == 0, np.nan, count)
 
@@ -48,7 +53,7 @@ class Pictures:
     """Reads score tables of a store, each once. References are the `score` and `images` of a record's cells."""
 
     def __init__(self, store: Path) -> None:
-        self.store = Path(store)
+        self.store = str(store)
         self._asked: dict[tuple, Asked] = {}
         self._indices: dict[str, tuple | None] = {}
         self._scored: dict[tuple[str, str], Scored | None] = {}
@@ -90,7 +95,7 @@ class Pictures:
     def _read(self, score: str, images: str) -> Scored | None:
         index = self._index(images)
         try:
-            with open(self.store / score / "per_image.csv", newline="") as handle:
+            with open(f"{self.store}/{score}/per_image.csv", newline="") as handle:
                 head, *rows = csv.reader(handle)
         except FileNotFoundError:
             return None
@@ -107,7 +112,7 @@ class Pictures:
     def _index(self, images: str) -> tuple | None:
         if images not in self._indices:
             try:
-                with open(self.store / images / "index.csv", newline="") as handle:
+                with open(f"{self.store}/{images}/index.csv", newline="") as handle:
                     head, *rows = csv.reader(handle)
             except FileNotFoundError:
                 self._indices[images] = None

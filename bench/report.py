@@ -178,11 +178,11 @@ def _standing(rank: pd.DataFrame, views: Views) -> Table:
     for method, r in rank.iterrows():
         on = front.loc[method] if method in front.index else None
         broken = isinstance(r.collapsed, str)
-        share = "" if on is None or pd.isna(on.p_front) else f"{'yes' if on.on_front else 'no'} ({100 * on.p_front:.0f} %)"
+        share = "" if on is None or _lost(on.p_front) else f"{'yes' if on.on_front else 'no'} ({100 * on.p_front:.0f} %)"
         ranks = "" if broken else f"{r.median_rank:g} [{r.rank_low:g}, {r.rank_high:g}]"
         best = Cell("" if broken else f"{100 * r.p_best:.0f} %", r.p_best)
         behind = "" if method == rank.index[0] else f"{100 * r.behind:.0f} [{100 * r.behind_low:.0f}, {100 * r.behind_high:.0f}]"
-        p = "" if pd.isna(r.p_holm) else ("<0.001" if r.p_holm < 0.001 else f"{r.p_holm:.3f}")
+        p = "" if _lost(r.p_holm) else ("<0.001" if r.p_holm < 0.001 else f"{r.p_holm:.3f}")
         value = Cell(f"{100 * r.value:.0f} [{100 * r.ci_low:.0f}, {100 * r.ci_high:.0f}]", r.value, _is_alone(rank, method))
         rows.append([method + ("†" if broken else ""), value, r.group, Cell(ranks, r.median_rank), best, Cell(behind, r.behind)])
         rows[-1] += [Cell(p, r.p_holm), Cell(share, None if on is None else on.p_front)]
@@ -215,9 +215,9 @@ def _presence(part: pd.DataFrame, views: Views | None, methods: list[str]) -> Ta
 
 
 def _share(cell, method: str) -> Cell:
-    if pd.isna(cell.value):
+    if _lost(cell.value):
         return Cell("n/a")
-    bounds = "" if pd.isna(cell.ci_low) else f" [{100 * cell.ci_low:.0f}, {100 * cell.ci_high:.0f}]"
+    bounds = "" if _lost(cell.ci_low) else f" [{100 * cell.ci_low:.0f}, {100 * cell.ci_high:.0f}]"
     same = method != "original" and cell.diff_low <= 0 <= cell.diff_high
     return Cell(f"{100 * cell.value:.0f}{bounds}{' ≈' if same else ''}", cell.value, bool(cell.leads))
 
@@ -228,17 +228,22 @@ def _attacks(cells: pd.DataFrame, methods: list[str]) -> Table:
     rows = []
     for _, name, job in _jobs(cells, methods):
         for cell in sorted(job, key=lambda c: (c.attack, c.probe)):
-            after = "n/a" if pd.isna(cell.after_failing) else f"{100 * cell.after_failing:.0f} (of {int(cell.failed_before)})"
+            after = "n/a" if _lost(cell.after_failing) else f"{100 * cell.after_failing:.0f} (of {int(cell.failed_before)})"
             oracle = invented.get((cell.attack, cell.probe), float("nan"))
             shares = [_percent(cell.before), _share(cell, "original"), _percent(cell.either), Cell(after, cell.after_failing)]
-            budget = Cell("n/a" if pd.isna(cell.attack_unet_rows) else f"{int(cell.attack_unet_rows)}", cell.attack_unet_rows)
+            budget = Cell("n/a" if _lost(cell.attack_unet_rows) else f"{int(cell.attack_unet_rows)}", cell.attack_unet_rows)
             rows.append([name, cell.attack, cell.access, *shares, _percent(oracle), budget])
     heads = ["before", "attacked", "either", "back, of those that failed before", "oracle attacked", "denoiser rows spent"]
     return Table(["method", "attack", "access", *heads], rows)
 
 
+def _lost(value: float | None) -> bool:
+    """As pd.isna for one number, at a tenth of its time: a table asks some ten thousand times."""
+    return value is None or value != value
+
+
 def _percent(value: float) -> Cell:
-    return Cell("n/a" if pd.isna(value) else f"{100 * value:.0f}", value)
+    return Cell("n/a" if _lost(value) else f"{100 * value:.0f}", value)
 
 
 def _measures(cells: pd.DataFrame, methods: list[str]) -> Table:
@@ -246,7 +251,7 @@ def _measures(cells: pd.DataFrame, methods: list[str]) -> Table:
     better = {_measure(c): c.higher_is_better for c in cells.itertuples(index=False)}
     rows = []
     for _, name, job in _jobs(cells, methods):
-        found = {_measure(c): c for c in job if not pd.isna(c.value)}
+        found = {_measure(c): c for c in job if not _lost(c.value)}
         values = [
             Cell(f"{found[m].value:.3f}", found[m].value, bool(found[m].leads)) if m in found else Cell("n/a") for m in sorted(better)
         ]
@@ -272,7 +277,7 @@ def _composites(views: Views, methods: list[str]) -> list[Block]:
 
     def show(name: str, method: str) -> Cell:
         r = values[name, method]
-        return Cell("n/a") if pd.isna(r.value) else Cell(f"{r.value:.3f} [{r.ci_low:.3f}, {r.ci_high:.3f}]", r.value)
+        return Cell("n/a") if _lost(r.value) else Cell(f"{r.value:.3f} [{r.ci_low:.3f}, {r.ci_high:.3f}]", r.value)
 
     rows = [[method, *(show(c.name, method) for c in shown)] for method in methods]
     arrows = [f"{c.name} {'↑' if c.higher_is_better else '↓'}" for c in shown]
@@ -293,7 +298,7 @@ def _cost(frame: pd.DataFrame, methods: list[str]) -> Table:
         ratio = job["seconds_per_image"] / base if base else float("nan")
         values = [(job["erase_seconds"], "{:.1f}"), (ratio, "{:.2f}"), (job["parameters_changed"], "{:.0f}")]
         values += [(job["artefact_bytes"] / 1e6, "{:.2f}"), (job["erase_peak_bytes"] / 1e6, "{:.0f}")]
-        rows.append([method, *(Cell("n/a" if pd.isna(value) else form.format(value), value) for value, form in values)])
+        rows.append([method, *(Cell("n/a" if _lost(value) else form.format(value), value) for value, form in values)])
     heads = ["erasing, s ↓", "drawing time / original's ↓", "parameters changed", "artefact, MB", "more memory while erasing, MB"]
     return Table(["method", *heads], rows)
 
