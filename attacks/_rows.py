@@ -1,10 +1,14 @@
 """What an attack learnt or chose for each row, found again at sampling time by the seeds of the pictures."""
 
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from attacks.wording import concept_of, instead, named_as
-from bench.types import Concept, PromptSet
+from bench.pipe import Pipe, Step
+from bench.types import Adversary, Concept, PromptSet
 
 
 class ByPicture:
@@ -25,6 +29,22 @@ class ByRow(ByPicture):
 
     def __init__(self, prompts: PromptSet, values: Tensor) -> None:
         super().__init__(prompts, values.repeat_interleave(prompts.repeats, dim=0))
+
+
+def told_states(pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
+    """Replace the conditional text states by the adversary's "states" [rows, tokens, width]; the prompts' token ids stay."""
+    states, inner = ByRow(adversary.prompts, adversary.tensors["states"]), pipe.guidance
+
+    def factory():
+        rule = inner()
+
+        def told_otherwise(step: Step) -> Tensor:
+            hidden = states(step.seeds).to(step.cond.hidden)
+            return rule(replace(step, cond=replace(step.cond, hidden=hidden)))
+
+        return told_otherwise
+
+    return pipe.guided_by(factory)
 
 
 def places(prompts: PromptSet) -> dict[int, int]:

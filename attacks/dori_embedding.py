@@ -15,10 +15,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from attacks._rows import ByRow
+from attacks._rows import told_states
 from attacks.material import check_source, row_pictures, source_refusal
 from bench.diffusion import add_noise, encode_images, training_target
-from bench.pipe import Pipe, Step
+from bench.pipe import Pipe
 from bench.plugin import Attack, Context, Method, Victim
 from bench.text import Conditioning
 from bench.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
@@ -75,18 +75,7 @@ class DoriEmbedding(Attack):
         return Adversary(prompts, {"states": states}, meta)
 
     def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
-        states, inner = ByRow(adversary.prompts, adversary.tensors["states"]), pipe.guidance
-
-        def factory():
-            rule = inner()
-
-            def told_otherwise(step: Step) -> Tensor:
-                hidden = states(step.seeds).to(step.cond.hidden)
-                return rule(replace(step, cond=replace(step.cond, hidden=hidden)))
-
-            return told_otherwise
-
-        return pipe.guided_by(factory)
+        return told_states(pipe, adversary)
 
     def generator(self, prompts: PromptSet, place: int, ctx: Context) -> torch.Generator:
         return torch.Generator().manual_seed(derived_seed(ctx.seed("dori_embedding"), prompts.table["row_id"].iloc[place]))

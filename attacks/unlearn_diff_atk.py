@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from attacks import simplex
+from attacks._tokens import adversarial_columns, allowed_tokens, typed
 from attacks.defended import defended
 from bench.diffusion import add_noise, encode_images, training_target
 from bench.pipe import Pipe
 from bench.plugin import Attack, Context, Victim
-from bench.text import TextSide
 from bench.types import Adversary, PromptSet, derived_seed
 
 
@@ -35,7 +35,8 @@ class Row:
 
 @dataclass
 class UnlearnDiffAtk(Attack):
-    """Columns of the prompts: attackable, pre_success, found_at (1-based timestep, 0 none needed, -1 never), roundtrip_ok."""
+    """Columns of the prompts: attackable, pre_success, found_at (1-based timestep, 0 none needed, -1 never),
+    adv_ids, roundtrip_ok (attacks/_tokens.py)."""
 
     k: int  # prefix tokens
     number_of_t: int
@@ -63,9 +64,10 @@ class UnlearnDiffAtk(Attack):
         pre = victim.judge(victim.images(prompts), prompts.table["expect"].tolist()).tolist()
         todo = [place for place in range(n) if attackable[place] and not pre[place]]
         found = {"prompt": prompts.prompts, "found_at": [0 if hit else -1 for hit in pre], "roundtrip_ok": [True] * n}
+        found["adv_ids"] = [[] for _ in range(n)]
         gradient_steps = 0
         if todo:
-            allowed = _allowed_tokens(text, self.typeable)
+            allowed = allowed_tokens(text, self.typeable)
             pictures = ctx.pictures(replace(prompts, repeats=1), victim.sampler).pixels()
             for start in range(0, len(todo), self.rows_at_once):
                 places = todo[start : start + self.rows_at_once]
@@ -75,7 +77,8 @@ class UnlearnDiffAtk(Attack):
         success = [at >= 0 for at in found["found_at"]]
         rates = {"pre_rate": sum(pre) / n, "post_rate": sum(success) / n}
         tried = {"attackable_rate": sum(success[place] for place in todo) / len(todo) if todo else None}
-        asked = prompts.with_prompts(found.pop("prompt"), attackable=attackable, pre_success=pre, **found)
+        columns = {"found_at": found["found_at"], **adversarial_columns(found["adv_ids"], found["roundtrip_ok"])}
+        asked = prompts.with_prompts(found["prompt"], attackable=attackable, pre_success=pre, **columns)
         return Adversary(asked, meta={**rates, **tried, "gradient_steps": gradient_steps, "n": n, "attacked": len(todo)})
 
     def row(self, prompts: PromptSet, place: int, ids: Tensor, x0: Tensor, vocabulary: int, ctx: Context) -> Row:
@@ -145,9 +148,9 @@ class UnlearnDiffAtk(Attack):
         text = victim.pipe.text
         for row in rows:
             prefix = allowed[row.p.argmax(-1)].tolist()
-            typed = "".join(c for c in text.tokenizers[0].decode(prefix) if c.isprintable()).strip()
-            found["prompt"][row.place] = f"{typed} {row.text}"
-            found["roundtrip_ok"][row.place] = text.token_ids(f"{typed} {row.text}") == [*prefix, *text.token_ids(row.text)]
+            asked = f"{typed(text, prefix)} {row.text}"
+            found["prompt"][row.place], found["adv_ids"][row.place] = asked, [*prefix, *text.token_ids(row.text)]
+            found["roundtrip_ok"][row.place] = text.token_ids(asked) == found["adv_ids"][row.place]
         places = [row.place for row in rows]
         expected = prompts.table["expect"].iloc[places].tolist()
         hits = victim.judge(victim.images(prompts.with_prompts(found["prompt"]), places), expected).tolist()
@@ -160,14 +163,3 @@ class UnlearnDiffAtk(Attack):
 def _with_prefix(ids: Tensor, prefix: Tensor) -> Tensor:
     """[begin, prompt, end, padding] -> [begin, prefix, prompt, end, padding] of the same length."""
     return torch.cat([ids[:1], prefix, ids[1 : len(ids) - len(prefix)]])
-
-
-def _allowed_tokens(text: TextSide, typeable: bool) -> Tensor:
-    """Ids a prefix may use: never begin, end or padding; with `typeable` only those that print as themselves."""
-    tokenizer = text.tokenizers[0]
-    special = set(tokenizer.all_special_ids)
-    ids = [k for k in range(text.embedding_table().shape[0]) if k not in special and k < len(tokenizer)]
-    if typeable:
-        texts = tokenizer.batch_decode([[k] for k in ids])
-        ids = [k for k, word in zip(ids, texts, strict=True) if word.strip() and word.isprintable() and "\ufffd" not in word]
-    return torch.tensor(ids, device=text.device)

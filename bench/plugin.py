@@ -111,6 +111,7 @@ class Attack:
 
     version: ClassVar[int] = 1
     access: ClassVar[str] = "none"
+    queries_denoiser: ClassVar[bool] = True  # False: an attack on the text encoder alone
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2", "sdxl")
 
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:

@@ -157,10 +157,10 @@ class Runner:
             judge = cache(judges.load)  # loaded when the attack first asks: text attacks never do
             with self.attached(erased) as pipe:
                 victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge(job.attack_judge).present(*asked_of))
-                before, begun = dict(pipe.counts), time.time()
+                before, begun = self.counted(pipe), time.time()
                 with pipe.preserved():
                     found = attack.attack(victim, asked, ctx)
-                budget = {key: pipe.counts[key] - before[key] for key in before}
+                budget = {key: value - before.get(key, 0) for key, value in self.counted(pipe).items()}
             Adversary(found.prompts, found.tensors, found.meta, {**budget, "seconds": time.time() - begun}).save(folder)
             (folder / "log.json").write_text(json.dumps(ctx.history))
             return {"budget": budget}
@@ -260,6 +260,12 @@ class Runner:
             return drawn
 
         return Context((*words, self.job.seed), self.job.sampler, lambda: self.untouched, pictures)
+
+    def counted(self, pipe) -> dict[str, int]:
+        """What was asked of the erased model, and of the original where an attack owns that too."""
+        original = self.__dict__.get("untouched")  # loaded only when an attack asks for it
+        rows = 0 if original in (None, pipe) else original.counts["unet_rows"]
+        return {**pipe.counts, "original_unet_rows": rows}
 
     def words(self, *names: str) -> str:
         return "-".join([*names, *(c.slug for c in self.job.concepts), self.job.model.name])

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from attacks import simplex, unlearn_diff_atk
-from attacks.unlearn_diff_atk import UnlearnDiffAtk, _allowed_tokens, _with_prefix
+from attacks._tokens import allowed_tokens
+from attacks.unlearn_diff_atk import UnlearnDiffAtk, _with_prefix
 from bench.pipe import classifier_free
 from bench.plugin import Victim
 from methods.original import Original
@@ -64,14 +65,14 @@ def test_a_known_prefix_encodes_like_the_typed_prompt(tiny):
 
 def test_special_and_unprintable_tokens_are_never_used(tiny):
     tokenizer = tiny.text.tokenizers[0]
-    allowed = _allowed_tokens(tiny.text, typeable=True).tolist()
+    allowed = allowed_tokens(tiny.text, typeable=True).tolist()
     assert not set(allowed) & set(tokenizer.all_special_ids)
     assert tiny.text.token_ids("dog")[0] in allowed
-    assert len(_allowed_tokens(tiny.text, typeable=False)) == 49406 > len(allowed) > 40000
+    assert len(allowed_tokens(tiny.text, typeable=False)) == 49406 > len(allowed) > 40000
 
 
 def test_the_straight_through_gradient_is_the_clipped_gradient_of_the_one_hot_rows(tiny, concept, prompts, sampler, context):
-    allowed = _allowed_tokens(tiny.text, True)[:300]
+    allowed = allowed_tokens(tiny.text, True)[:300]
     victim, asked = Victim(tiny, [concept()], Original(), sampler, None), prompts(2)
     x0 = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     # A loud denoiser has gradients beyond 1, so that clipping shows.
@@ -140,11 +141,12 @@ def test_the_round_trip_column_tells_whether_the_typed_text_has_the_optimised_to
     asked = prompts(1)
     row = SMALL.row(asked, 0, tiny.text.ids(asked.prompts)[0], torch.zeros(4, 8, 8), 2, context())
     row.p.data = torch.eye(2)
-    found = {"prompt": asked.prompts, "found_at": [-1], "roundtrip_ok": [None]}
+    found = {"prompt": asked.prompts, "found_at": [-1], "roundtrip_ok": [None], "adv_ids": [[]]}
     victim = Victim(tiny, [concept()], Original(), sampler, lambda pixels, expect: torch.ones(1, dtype=torch.bool))
     assert SMALL.judge(victim, asked, [row], allowed, found, 4) == []
     assert found["prompt"][0] == ("red cat" if ok else "photo") + f" {asked.prompts[0]}"
-    assert found == {"prompt": found["prompt"], "found_at": [4], "roundtrip_ok": [ok]}
+    assert found["found_at"] == [4] and found["roundtrip_ok"] == [ok]
+    assert found["adv_ids"][0][:2] == allowed.tolist() and len(found["adv_ids"][0]) == 2 + len(tiny.text.token_ids(asked.prompts[0]))
 
 
 def test_a_prompt_without_room_for_the_prefix_is_asked_unchanged(run, prompts):
@@ -163,7 +165,7 @@ def test_optimising_lowers_the_error_on_the_target_picture(tiny, concept, prompt
     allowed = torch.tensor([tiny.text.token_ids(w)[0] for w in ("red", "cat", "tree", "sky")])
     row = attack.row(asked, 0, tiny.text.ids(asked.prompts)[0], torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(0)), 4, ctx)
     victim.judge = lambda pixels, expect: torch.zeros(len(pixels), dtype=torch.bool)
-    attack.search(victim, asked, [row], allowed, {"prompt": asked.prompts, "found_at": [-1], "roundtrip_ok": [True]}, ctx)
+    attack.search(victim, asked, [row], allowed, {"prompt": asked.prompts, "found_at": [-1], "roundtrip_ok": [True], "adv_ids": [[]]}, ctx)
     errors = []
     noise = torch.randn(32, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     alpha = tiny.scheduler.alphas_cumprod[500]

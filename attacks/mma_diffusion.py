@@ -1,0 +1,132 @@
+"""Searches tokens whose pooled text vector points where the prompt's does, without any token that spells the concept.
+
+MMA-Diffusion, text modality: Yang et al. (CVPR 2024), arXiv 2311.17516; cure-lab/MMA-Diffusion@d5701a5 (src/textual_attack.py).
+Greedy coordinate gradient on the text encoder alone; written against prompt filters, so for an eraser it is a transfer attack.
+The official gradient is one position off: proposals for token j come from the gradient of token j - 1 (gradient=official).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attacks._rows import check_ask, worded
+from attacks._tokens import allowed_tokens, laid_out, typed, with_tokens
+from bench.plugin import Attack, Context, Victim
+from bench.text import TextSide
+from bench.types import Adversary, PromptSet, derived_seed
+
+GRADIENTS = ("fixed", "official")
+ENCODERS = ("original", "erased")
+
+
+@dataclass
+class MMADiffusion(Attack):
+    """Columns of the prompts: adv_ids, roundtrip_ok, distance (1 - cosine of the pooled vectors)."""
+
+    tokens: int  # K
+    candidates: int  # texts tried per step, spread evenly over the positions
+    top_k: int  # tokens per position that the gradient proposes
+    iterations: int
+    restarts: int
+    gradient: str
+    ban_names: bool  # no token may hold the concept's name or an alias
+    banned: list[str]  # further fragments that no token may hold
+    ask: str  # the text to be met: {prompt}, or {anchored}
+    encoder: str  # original: the public one, as in the paper; erased: the victim's own
+
+    access: ClassVar[str] = "text"
+    families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
+    queries_denoiser: ClassVar[bool] = False
+    quick: ClassVar[dict] = {"tokens": 3, "candidates": 6, "top_k": 4, "iterations": 2, "restarts": 1}
+
+    def __post_init__(self) -> None:
+        check_ask("attack.mma_diffusion.ask", self.ask)
+        if self.gradient not in GRADIENTS or self.encoder not in ENCODERS:
+            raise ValueError(
+                f"attack.mma_diffusion: gradient={self.gradient!r} or encoder={self.encoder!r} is not known. Allowed: gradient "
+                f"{', '.join(GRADIENTS)}; encoder {', '.join(ENCODERS)}."
+            )
+        if min(self.tokens, self.candidates, self.top_k, self.restarts) < 1 or self.iterations < 0:
+            raise ValueError("attack.mma_diffusion needs tokens, candidates, top_k and restarts of at least 1, iterations of at least 0.")
+
+    def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
+        text = (ctx.original() if self.encoder == "original" else victim.pipe).text
+        names = [name for concept in victim.concepts for name in (concept.name, *concept.aliases)] if self.ban_names else []
+        banned = tuple(word for name in names for word in name.split()) + tuple(self.banned)
+        allowed = allowed_tokens(text, True, banned)
+        with torch.no_grad():
+            goals = pooled_of(text, text.ids(worded(self.ask, prompts, victim.concepts)))
+        found, spent = [], 0
+        for goal, row_id in zip(goals, prompts.table["row_id"], strict=True):
+            tries = []
+            for restart in range(self.restarts):
+                generator = torch.Generator().manual_seed(derived_seed(ctx.seed("mma_diffusion"), row_id, restart))
+                ids, loss, rows = self.search(text, goal, allowed, generator)
+                spent += rows
+                tries.append((loss, ids))
+            found.append(min(tries))
+        distance = [loss for loss, _ in found]
+        asked = with_tokens(prompts, text, [ids for _, ids in found], distance=distance)
+        return Adversary(asked, meta={"encoder_rows": spent, "mean_distance": sum(distance) / len(distance)})
+
+    def start(self, text: TextSide, allowed: Tensor, generator: torch.Generator) -> list[int]:
+        """Random letters, one per position, as far as the tokenizer has each as a token of its own."""
+        known = set(allowed.tolist())
+        letters = [ids[0] for c in "abcdefghijklmnopqrstuvwxyz" if len(ids := text.token_ids(c)) == 1 and ids[0] in known]
+        pool = torch.tensor(letters or allowed.tolist())
+        return pool[torch.randint(len(pool), (self.tokens,), generator=generator)].tolist()
+
+    def search(self, text: TextSide, goal: Tensor, allowed: Tensor, generator: torch.Generator) -> tuple[list[int], float, int]:
+        """(tokens, 1 - cosine, texts encoded) of the best text ever met; the search itself moves on even if worse."""
+        now, spent, known = self.start(text, allowed, generator), 1, set(allowed.tolist())
+        with torch.no_grad():
+            best = (now, self.losses(text, [now], goal)[0].item())
+        for _ in range(self.iterations):
+            scores = self.proposals(text, now, goal, allowed)
+            some = [ids for ids in self.variants(scores, now, allowed, generator) if self.survives(text, ids, now, known)]
+            spent += 1 + len(some)
+            if not some:
+                continue
+            with torch.no_grad():
+                losses = self.losses(text, some, goal)
+            now = some[losses.argmin()]
+            if losses.min().item() < best[1]:
+                best = (now, losses.min().item())
+        return (*best, spent)
+
+    def proposals(self, text: TextSide, ids: list[int], goal: Tensor, allowed: Tensor) -> Tensor:
+        """(K, allowed) gradient of the loss with respect to each position's one-hot row; small is promising."""
+        table, laid = text.embedding_table(), laid_out(text, torch.tensor([ids], device=text.device))
+        e = table[laid].detach().requires_grad_(True)
+        hidden = text.encode_embeddings(laid, e).hidden
+        loss = 1 - F.cosine_similarity(hidden[:, len(ids) + 1].float(), goal[None], dim=-1)
+        (gradient,) = torch.autograd.grad(loss.sum(), e)
+        first = 0 if self.gradient == "official" else 1  # official: begin and the first K - 1 tokens
+        return gradient[0, first : first + len(ids)].float() @ table[allowed].float().T
+
+    def variants(self, scores: Tensor, ids: list[int], allowed: Tensor, generator: torch.Generator) -> list[list[int]]:
+        """`candidates` texts that differ from `ids` in one position, each position in turn."""
+        promising = scores.topk(min(self.top_k, len(allowed)), largest=False).indices.cpu()
+        made = []
+        for number in range(self.candidates):
+            place = number * len(ids) // self.candidates if self.candidates >= len(ids) else number % len(ids)
+            pick = promising[place, torch.randint(promising.shape[1], (1,), generator=generator)].item()
+            made.append([*ids[:place], allowed[pick].item(), *ids[place + 1 :]])
+        return made
+
+    def survives(self, text: TextSide, ids: list[int], now: list[int], known: set[int]) -> bool:
+        """Whether the tokens differ from the present ones and read back from their text as themselves."""
+        return ids != now and text.token_ids(typed(text, ids)) == ids and known.issuperset(ids)
+
+    def losses(self, text: TextSide, rows: list[list[int]], goal: Tensor) -> Tensor:
+        pooled = pooled_of(text, laid_out(text, torch.tensor(rows, device=text.device)))
+        return 1 - F.cosine_similarity(pooled, goal[None], dim=-1)
+
+
+def pooled_of(text: TextSide, ids: Tensor) -> Tensor:
+    """(rows, width) state at the end token: CLIP's pooled output before its projection."""
+    hidden = text.encode_ids(ids).hidden.float()
+    return hidden[torch.arange(len(ids)), text.last_token(ids) + 1]

@@ -1,0 +1,60 @@
+"""The baseline of every attack that asks a judge: draw again from another seed until the judge says yes.
+
+Whoever may try often succeeds by luck alone (attacks on stopped searches report a maximum over many pictures). The control of
+UnlearnDiffAtk and P4D; here with any number of tries, so that it can be given another attack's budget.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from attacks._rows import ByRow
+from bench.pipe import Course, Pipe
+from bench.plugin import Attack, Context, Victim
+from bench.types import Adversary, PromptSet, derived_seed
+
+
+@dataclass
+class RandomSeeds(Attack):
+    """Columns of the prompts: seed_number (0: the row's own), found_at (1-based try, -1 never)."""
+
+    tries: int  # pictures per row, the row's own seed first
+
+    access: ClassVar[str] = "images"
+    quick: ClassVar[dict] = {"tries": 2}
+
+    def __post_init__(self) -> None:
+        if self.tries < 1:
+            raise ValueError(f"attack.random_seeds.tries={self.tries} must be at least 1.")
+
+    def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
+        n = len(prompts)
+        found, expected = [-1] * n, prompts.table["expect"]
+        for number in range(self.tries):
+            todo = [k for k in range(n) if found[k] < 0]
+            if not todo:
+                break
+            with victim.pipe.sampled_by(_reseeded(prompts, [number] * n)):
+                hits = victim.judge(victim.images(prompts, todo), expected.iloc[todo].tolist()).tolist()
+            for k in (k for k, hit in zip(todo, hits, strict=True) if hit):
+                found[k] = number + 1
+        chosen = [max(at - 1, 0) for at in found]
+        rates = {"tries": self.tries, "rate_at_first": sum(at == 1 for at in found) / n, "rate_at_last": sum(at > 0 for at in found) / n}
+        return Adversary(prompts.with_prompts(prompts.prompts, seed_number=chosen, found_at=found), meta=rates)
+
+    def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
+        return pipe.sampled_by(_reseeded(adversary.prompts, adversary.prompts.table["seed_number"].tolist()))
+
+
+def _reseeded(prompts: PromptSet, numbers: list[int]):
+    """A course whose rows begin, and draw noise, from their seed number `numbers[row]`."""
+    number_of = ByRow(prompts, torch.tensor(numbers))
+
+    class Reseeded(Course):
+        def __init__(self, pipe, seeds, sampler) -> None:
+            pairs = zip(seeds, number_of(seeds).tolist(), strict=True)
+            super().__init__(pipe, [seed if k == 0 else derived_seed(seed, "random_seeds", k) for seed, k in pairs], sampler)
+
+    return Reseeded
