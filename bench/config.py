@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import ROOT, judges, model, prompts
+from bench import ROOT, judges, model, prompts, screen
 from bench.plugin import Attack, Method, Metric
 from bench.store import Store
 from bench.types import Concept, ModelSpec, PromptSet, Sampler, plain
@@ -51,6 +51,7 @@ class Runtime:
     on_busy: str
     read_from: list[str]
     threads: int | None
+    keep_unsafe_images: bool = False
 
     def folder(self, name: str) -> Path:
         """An absolute place; relative ones count from the project, so results do not depend on where a command is typed."""
@@ -75,6 +76,11 @@ class Job:
     runtime: Runtime
 
     def prompts_of(self, probe: Probe) -> PromptSet:
+        """What is asked; about explicit concepts only what the screen for minors lets pass."""
+        asked = self.prompts_before_screen(probe)
+        return screen.screened(asked) if screen.applies(self.concepts) else asked
+
+    def prompts_before_screen(self, probe: Probe) -> PromptSet:
         return prompts.build(probe.name, probe.prompts, probe.rows_for(self.concepts), probe.repeats, self.concepts, self.model.vocabulary)
 
 
@@ -99,6 +105,7 @@ def build_job(tree: DictConfig) -> Job:
     concepts = [typed({"slug": slug, **_plain(entry)}, Concept, f"concept.{slug}") for slug, entry in tree.concept.items()]
     if not concepts:
         raise ValueError("no concept is chosen. Choose one, for example concept=dog (see `vestige ls concepts`).")
+    screen.check_concepts(concepts)
     concepts = as_one_set(concepts)
     _one_of("until", tree.until, UNTIL)
     sampler = typed(tree.model.sampler, Sampler, "model.sampler")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm import tqdm
 
+from bench.prompt_lists import hidden
 from bench.types import ImageSet, PromptSet, Sampler
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def _index(prompts: PromptSet, jobs: list[tuple[dict, int]], folder: Path) -> Im
         (file,) = (folder / "png").glob(f"{_stem(row, rep)}.*.png")
         head = {"row_id": row["row_id"], "rep": rep, "file": f"png/{file.name}", "seed": prompts.seed(row["row_id"], rep)}
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        rows.append({**head, "status": file.name.split(".")[-2], "sha256": digest, **row})
+        shown = {**row, "prompt": hidden(row["prompt"])} if row.get("private") else row
+        rows.append({**shown, **head, "status": file.name.split(".")[-2], "sha256": digest})
     pd.DataFrame(rows).to_csv(folder / INDEX, index=False)
     return load(folder)
 

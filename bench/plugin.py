@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from bench import screen
 from bench.types import Adversary, Concept, Erasure, ImageSet, ModelSpec, PromptSet, Sampler, Scores, derived_seed
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ class Victim:
         """One picture per row (first repetition) with the row's own seed, uint8 [n, 3, h, w]."""
         table = prompts.table if rows is None else prompts.table.iloc[rows]
         seeds = [prompts.seed(row_id, 0) for row_id in table["row_id"]]
-        return self.pipe(table["prompt"].tolist(), seeds, self.sampler).pixels
+        texts = table["prompt"].tolist()
+        return self.pipe(screen.drawable(texts) if screen.applies(self.concepts) else texts, seeds, self.sampler).pixels
 
 
 class Attack:

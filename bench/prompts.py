@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from omegaconf import OmegaConf
 
-from bench import ROOT
+from bench import ROOT, prompt_lists
 from bench.types import Concept, PromptSet
 
 TEMPLATES = ROOT / "prompts" / "templates"
@@ -24,6 +24,8 @@ def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Conce
     """
     if prompts.endswith(".csv"):
         return from_csv(Path(prompts), repeats)
+    if prompts.startswith(prompt_lists.MARK):
+        return prompt_lists.load(prompts, rows, repeats, concepts[0].slug)
     parts = [_rows(prompts, concept, rows, vocabulary) for concept in concepts]
     if not any(parts):
         raise ValueError(f"prompts={prompts!r} needs names that the concept files do not list for {', '.join(c.slug for c in concepts)}.")

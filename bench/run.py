@@ -7,11 +7,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass, field
+from functools import cache, cached_property, partial
 from pathlib import Path
 
-from bench import generate, judges, model
+from bench import generate, judges, model, screen
 from bench.config import UNTIL, Job, Probe, specification
 from bench.fingerprints import weights_digest
 from bench.plugin import Attack, Context, Material, Metric, Victim
@@ -30,7 +30,8 @@ def run_job(job: Job) -> dict:
         record |= {"status": "unsupported", "reason": why_not}
     else:
         try:
-            runner.fill(record)
+            with runner.unsafe_images_deleted():
+                runner.fill(record)
             record["status"] = "done"
         except Busy as busy:
             record |= {"status": "busy", "reason": str(busy)}
@@ -45,6 +46,7 @@ class Runner:
     """The stages of one job. Each method is one stage: a pure function of its specification."""
 
     job: Job
+    drawn: dict[str, Stage] = field(default_factory=dict)  # image stages that this job made or used, by reference
 
     @cached_property
     def store(self) -> Store:
@@ -75,6 +77,8 @@ class Runner:
         record["cost"] = {**erased.meta["facts"], "erase_seconds": erased.meta["seconds"]}
         for probe in job.probes.values():
             asked = job.prompts_of(probe)
+            if screen.applies(job.concepts):
+                record["screened"][probe.name] = {"before": len(job.prompts_before_screen(probe)), "after": len(asked)}
             for attack_name, attack in self.attacks_of(probe).items():
                 why_not = attack.supports(job.model, job.concepts, job.method)
                 if why_not:
@@ -84,10 +88,11 @@ class Runner:
                 if reached < 2:
                     continue
                 images = self.generate(erased, attack, adversary, asked)
+                again = partial(self.generate, erased, attack, adversary, asked, whole=True)
                 if reached < 3:
                     continue
                 for metric_name, metric in probe.metrics.items():
-                    scored = self.score(metric, metric_name, images, asked)
+                    scored = self.score(metric, metric_name, images, asked, again)
                     cells = self.cells(probe, attack_name, attack, metric_name, metric, images, scored)
                     record["cells"] += [cell | {"budget": adversary.meta["facts"]["budget"] if adversary else {}} for cell in cells]
         record["cost"] |= self.speed(record["cells"])
@@ -161,17 +166,18 @@ class Runner:
                 with pipe.preserved():
                     found = attack.attack(victim, asked, ctx)
                 budget = {key: value - before.get(key, 0) for key, value in self.counted(pipe).items()}
-            Adversary(found.prompts, found.tensors, found.meta, {**budget, "seconds": time.time() - begun}).save(folder)
+            told = screen.restored(found.prompts, asked) if screen.applies(job.concepts) else found.prompts
+            Adversary(told, found.tensors, found.meta, {**budget, "seconds": time.time() - begun}).save(folder)
             (folder / "log.json").write_text(json.dumps(ctx.history))
             return {"budget": budget}
 
         return self.store.stage("attack", spec, self.words(name, type(job.method).__name__), make)
 
-    def generate(self, erased: Stage, attack: Attack, adversary: Stage | None, asked: PromptSet) -> Stage:
+    def generate(self, erased: Stage, attack: Attack, adversary: Stage | None, asked: PromptSet, whole: bool = False) -> Stage:
         if adversary is None:
-            return self.images(asked, self.job.sampler, erased)
+            return self.images(asked, self.job.sampler, erased, whole=whole)
         found = Adversary.load(adversary.path)
-        return self.images(found.prompts, self.job.sampler, erased, lambda pipe: attack.attach(pipe, found), adversary.key)
+        return self.images(found.prompts, self.job.sampler, erased, lambda pipe: attack.attach(pipe, found), adversary.key, whole)
 
     def images_spec(self, asked: PromptSet, sampler: Sampler, erased: Stage | None, adversary_key: str | None) -> dict:
         return {
@@ -198,8 +204,12 @@ class Runner:
         erased: Stage | None = None,
         attach: Callable = nullcontext,
         adversary_key: str | None = None,
+        whole: bool = True,
     ) -> Stage:
-        """Pictures by the erased model, or by the original one when `erased` is None; shared by every job that asks the same."""
+        """Pictures by the erased model, or by the original one when `erased` is None; shared by every job that asks the same.
+
+        whole: drawn again if they were deleted after scoring, as those of explicit concepts are.
+        """
         spec, who = self.images_spec(asked, sampler, erased, adversary_key), self.artist(erased)
 
         def make(folder: Path) -> dict:
@@ -207,10 +217,17 @@ class Runner:
                 drawn = generate.draw(pipe, asked, sampler, folder, self.job.runtime.batch_size, f"{who}: {asked.name}")
             return {"pictures": len(drawn)}
 
-        return self.store.stage("images", spec, f"{who}-{asked.name}", make)
+        words = f"{who}-{asked.name}"
+        stage = self.store.stage("images", spec, words, make)
+        if whole and stage.meta["facts"].get("stripped"):
+            self.store.remove(stage.path)
+            stage = self.store.stage("images", spec, words, make)
+        self.drawn[stage.reference] = stage
+        return stage
 
-    def score(self, metric: Metric, name: str, images: Stage, asked: PromptSet) -> Stage:
-        original = self.images(asked, self.job.sampler)
+    def score(self, metric: Metric, name: str, images: Stage, asked: PromptSet, again: Callable[[], Stage]) -> Stage:
+        """`again` gives the images stage with all its pictures."""
+        original = self.images(asked, self.job.sampler, whole=False)
         spec = {
             "stage": "score",
             "metric": specification(metric),
@@ -221,10 +238,13 @@ class Runner:
         }
 
         def make(folder: Path) -> None:
-            material = Material(self.job.concepts, self.job.model.vocabulary, lambda: generate.load(original.path), self.features)
-            metric.score(generate.load(images.path), material).save(folder)
+            material = Material(self.job.concepts, self.job.model.vocabulary, partial(self.drawn_by_original, asked), self.features)
+            metric.score(generate.load(again().path), material).save(folder)
 
         return self.store.stage("score", spec, f"{name}-{asked.name}", make)
+
+    def drawn_by_original(self, asked: PromptSet) -> ImageSet:
+        return generate.load(self.images(asked, self.job.sampler).path)
 
     def features(self, images: ImageSet, extractor: str):
         """Features of a stored set, computed once per set and extractor."""
@@ -267,6 +287,17 @@ class Runner:
         rows = 0 if original in (None, pipe) else original.counts["unet_rows"]
         return {**pipe.counts, "original_unet_rows": rows}
 
+    @contextmanager
+    def unsafe_images_deleted(self) -> Iterator[None]:
+        """Pictures about an explicit concept live as long as their job: scores stay, pictures do not (unless told otherwise)."""
+        try:
+            yield
+        finally:
+            if screen.applies(self.job.concepts) and not self.job.runtime.keep_unsafe_images:
+                for stage in self.drawn.values():
+                    if stage.path.is_relative_to(self.store.root):
+                        self.store.strip(stage, "png/*")
+
     def words(self, *names: str) -> str:
         return "-".join([*names, *(c.slug for c in self.job.concepts), self.job.model.name])
 
@@ -303,6 +334,7 @@ class Runner:
             "seed": job.seed,
             "sampler": plain(job.sampler),
             "cells": [],
+            "screened": {},
             "cost": {},
             "stages": {},
             "flags": [],

@@ -155,8 +155,16 @@ class Store:
     def partials(self) -> list[Path]:
         return sorted(self.root.glob("*/.partial/*"))
 
+    def strip(self, stage: Stage, pattern: str) -> None:
+        """Delete files of a finished stage that must not stay; `facts.stripped` says so, the digest remains that of the whole."""
+        for file in stage.path.glob(pattern):
+            file.unlink()
+        files = {name: digest for name, digest in stage.meta["files"].items() if (stage.path / name).exists()}
+        meta = {**stage.meta, "files": files, "facts": {**stage.meta["facts"], "stripped": pattern}}
+        write_atomically(stage.path / META, json.dumps(meta, indent=1, sort_keys=True))
+
     def remove(self, folder: Path) -> None:
-        """Delete one stage or partial folder (only `vestige gc --delete` calls this)."""
+        """Delete one stage or partial folder (`vestige gc --delete`, and pictures that are needed again after they were stripped)."""
         shutil.rmtree(folder)
 
 

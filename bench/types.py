@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,7 @@ class PromptSet:
 
     Columns: row_id (str, unique), prompt, role (target, alias, sibling, other, scene, background, free), expect (slug or
     label the picture should show), names (number of objects the prompt names), group (bootstrap cluster).
+    Optional: seed (the set's own, for the first picture of a row), private (the text enters no index, its hash does).
     Seeds derive from (set name, row_id, repetition), so they never depend on method, attack or loop order.
     """
 
@@ -107,7 +109,15 @@ class PromptSet:
         return canonical_hash(content)
 
     def seed(self, row_id: str, rep: int) -> int:
+        """Derived from (set name, row_id, repetition); a set with its own column `seed` counts on from that."""
+        if row_id in self._own_seeds:
+            return self._own_seeds[row_id] + rep
         return derived_seed(self.name, row_id, rep)
+
+    @cached_property
+    def _own_seeds(self) -> dict[str, int]:
+        own = "seed" in self.table.columns
+        return dict(zip(self.table["row_id"], map(int, self.table["seed"]), strict=True)) if own else {}
 
     def head(self, n: int) -> PromptSet:
         return replace(self, table=self.table.head(n).reset_index(drop=True))

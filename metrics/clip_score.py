@@ -33,6 +33,8 @@ class ClipScore(Metric):
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "clip_score")
+        if "private" in images.index:
+            raise ValueError("clip_score needs the prompts' texts, and those of published lists are not stored (bench/prompt_lists.py).")
         clip = features.load_clip(self.clip)
         seen = material.features(images, "clip_emoji" if self.clip == "emoji" else f"clip:{self.clip}")
         prompts, expect = images.index["prompt"].tolist(), images.index["expect"].tolist()

@@ -1,0 +1,173 @@
+"""The screen for minors, and what becomes of pictures about explicit concepts. Test words are harmless; the concept is a dog."""
+
+import dataclasses
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from attacks.none import NoAttack
+from bench import config, contract, prompt_lists, screen
+from bench.plugin import Attack, Victim
+from bench.run import Runner, run_job
+from bench.types import Adversary, PromptSet, Sampler
+from methods.original import Original
+
+DISGUISED = ["a girl with a kite", "two Boys", "the children's ball", "a 12 year old", "aged 9", "t33nager", "sch\u200boolgirl"]
+DISGUISED += ["a s c h o o l g i r l", "ｋｉｄ at play", "gir1s", "15yo"]
+HARMLESS = ["a dog on a hill", "a woman aged 34", "a 40 year old ship", "two adults", "a boycott sign", "a kidney bean"]
+
+
+@pytest.mark.parametrize("text", DISGUISED)
+def test_mentions_are_found_behind_disguises(text):
+    assert not screen.allowed(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["a dog on a hill", "a woman aged 34", "a 40 year old ship", "two adults", "a boycott sign", "a kidney bean"]
+)
+def test_harmless_words_pass(text):
+    assert screen.allowed(text)
+
+
+def asked(texts) -> PromptSet:
+    rows = [{"row_id": f"{k}", "prompt": t, "role": "target", "expect": "dog", "names": 1, "group": f"{k}"} for k, t in enumerate(texts)]
+    return PromptSet("set", pd.DataFrame(rows))
+
+
+def test_rows_are_dropped_and_an_empty_set_is_refused_without_repeating_its_words():
+    kept = screen.screened(asked(["a dog", "a girl", "a ship"]))
+    assert kept.prompts == ["a dog", "a ship"] and kept.table["row_id"].tolist() == ["0", "2"]
+    with pytest.raises(ValueError, match="dropped all 1 rows") as error:
+        screen.screened(asked(["a schoolgirl"]))
+    assert "schoolgirl" not in str(error.value)
+
+
+def test_adversarial_rows_get_their_own_prompt_back():
+    old = asked(["a dog", "a ship"])
+    told = screen.restored(old.with_prompts(["a kid", "x ship"]), old)
+    assert told.prompts == ["a dog", "x ship"] and told.table["screened"].tolist() == [True, False]
+
+
+def test_no_setting_names_the_screen():
+    """A switch would have to be a field of the runtime, the job or a probe, or an environment variable read by the screen."""
+    fields = {f.name for cls in (config.Runtime, config.Job, config.Probe) for f in dataclasses.fields(cls)}
+    assert not [name for name in fields if "screen" in name or "minor" in name]
+    source = Path(screen.__file__).read_text()
+    assert "environ" not in source and "import os" not in source
+
+
+def test_an_explicit_concept_whose_words_fail_is_refused_before_any_model(concept):
+    with pytest.raises(ValueError, match=r"concept\.dog"):
+        screen.check_concepts([concept(kind="explicit", aliases=["a young one"])])
+    screen.check_concepts([concept(aliases=["a young one"])])
+
+
+def test_a_searching_attack_cannot_draw_what_fails(tiny, concept, sampler):
+    victim = Victim(tiny, [concept(kind="explicit")], Original(), sampler, None)
+    drawn, empty = (victim.images(asked([text])) for text in ("a schoolgirl", ""))
+    assert torch.equal(drawn, empty)
+    victim.concepts = [concept()]
+    assert not torch.equal(victim.images(asked(["a schoolgirl"])), empty)
+
+
+@dataclasses.dataclass
+class Misses(Attack):
+    """Finds a text that must not be drawn."""
+
+    access = "text"
+
+    def attack(self, victim, prompts, ctx):
+        return Adversary(prompts.with_prompts(["a kid with a kite"] * len(prompts)))
+
+
+@pytest.fixture
+def explicit(tmp_path, concept):
+    def make(**runtime):
+        from metrics.image_change import ImageChange
+
+        places = {"store": str(tmp_path / "store"), "records": str(tmp_path / "records")}
+        set_up = config.Runtime("cpu", 8, **places, on_busy="wait", read_from=[], threads=None, **runtime)
+        (tmp_path / "set.csv").write_text("row_id,prompt,expect\n0,a dog,dog\n1,a boy with a dog,dog\n2,a big dog,dog\n")
+        probe = config.Probe("target", str(tmp_path / "set.csv"), 3, 1, True, None, {"image_change": ImageChange("clip_emoji", 60.0)})
+        sampler = Sampler("DDIMScheduler", {}, 2, 3.0, 16, 16)
+        attacks = {"none": NoAttack(), "misses": Misses()}
+        one = [concept(kind="explicit")]
+        return config.Job(contract.TINY, one, "original", Original(), attacks, {"target": probe}, sampler, "emoji_b", 0, "score", set_up)
+
+    return make
+
+
+def pictures_in(tmp_path) -> int:
+    return len(list((tmp_path / "store").rglob("*.png")))
+
+
+def test_a_job_screens_scores_and_deletes_its_pictures_and_keeps_its_scores(explicit, tmp_path):
+    record = run_job(explicit())
+    assert record["status"] == "done", record["error"]
+    assert record["screened"] == {"target": {"before": 3, "after": 2}}
+    assert {cell["n"] for cell in record["cells"]} == {2}
+    assert pictures_in(tmp_path) == 0 and list((tmp_path / "store" / "score").glob("*/per_image.csv"))
+    index = pd.concat(pd.read_csv(file) for file in (tmp_path / "store" / "images").glob("*/index.csv"))
+    assert not index["prompt"].str.contains("boy|kid").any()
+
+
+def test_a_repeat_draws_nothing_again_but_a_new_metric_does(explicit, tmp_path):
+    run_job(explicit())
+    job = explicit()
+    again = Runner(job)
+    again.fill(again.empty_record())
+    assert again.store.computed == []
+    job.probes["target"].metrics["again"] = dataclasses.replace(job.probes["target"].metrics["image_change"], psnr_limit=50.0)
+    assert run_job(job)["status"] == "done" and pictures_in(tmp_path) == 0
+
+
+def test_pictures_stay_only_when_asked_for(explicit, tmp_path):
+    run_job(explicit(keep_unsafe_images=True))
+    assert pictures_in(tmp_path) > 0
+
+
+@pytest.fixture
+def a_list(tmp_path, monkeypatch):
+    texts = ["a dog", "a girl with a dog", " a ship "]
+    entry = {"source": "here", "column": "adv", "seed": "s", "rows": 3, "sha256": prompt_lists.digest(texts), "explicit": True}
+    monkeypatch.setattr(prompt_lists, "manifest", lambda: {"mine": entry})
+    monkeypatch.setenv("VESTIGE_PROMPTS", str(tmp_path))
+    pd.DataFrame({"adv": texts, "s": [5, 6, 7]}).to_csv(tmp_path / "mine.csv", index=False)
+    return tmp_path / "mine.csv"
+
+
+def test_a_list_is_known_by_its_hash_screened_and_keeps_its_seeds(a_list):
+    got = prompt_lists.load("list:mine", 10, 2, "dog")
+    assert got.prompts == ["a dog", " a ship "] and got.seed("mine-00002", 1) == 8
+    assert set(got.table["private"]) == {True}
+
+
+def test_another_content_is_refused_or_named(a_list):
+    a_list.write_text(a_list.read_text().replace("ship", "boat"))
+    with pytest.raises(ValueError, match="allow_drift"):
+        prompt_lists.load("list:mine", 10, 1, "dog")
+    assert prompt_lists.load("list:mine?allow_drift", 10, 1, "dog").name.startswith("mine-drift-")
+
+
+def test_a_list_that_is_missing_or_unknown_says_where_it_comes_from(a_list):
+    with pytest.raises(ValueError, match="Near names: mine"):
+        prompt_lists.load("list:mime", 1, 1, "dog")
+    a_list.unlink()
+    with pytest.raises(ValueError, match="Source: here"):
+        prompt_lists.load("list:mine", 1, 1, "dog")
+
+
+def test_private_texts_enter_no_index(a_list, tiny, sampler, tmp_path):
+    from bench import generate
+
+    got = generate.draw(tiny, prompt_lists.load("list:mine", 2, 1, "dog"), sampler, tmp_path / "drawn", 4)
+    assert got.index["prompt"].str.startswith("sha256:").all() and got.index["seed"].tolist() == [5, 7]
+    assert "ship" not in (tmp_path / "drawn" / "index.csv").read_text()
+
+
+def test_the_shipped_manifest_is_whole_and_holds_no_prompt():
+    for name, entry in prompt_lists.manifest.__wrapped__().items():
+        assert set(entry) == {"source", "column", "seed", "rows", "sha256", "explicit"}, name
+        assert len(entry["sha256"]) == 64 and entry["rows"] > 0
