@@ -16,6 +16,7 @@ VERBS = {
     "show": "one record or stage in readable form: vestige show KEY",
     "table": "leaderboard from the records: vestige table --format md",
     "gallery": "HTML page, rows methods, columns prompts: the same seed in a column",
+    "robustness": "attack x method, raw and calibrated by the oracle, with null controls and flags",
     "plot": "erasure against preservation, attack success against budget, ranks",
     "power": "how many prompts a claim needs: vestige power --difference 0.1 --sd 0.45",
     "check": "contract tests of a plugin: vestige check method=mine",
@@ -29,7 +30,7 @@ VERBS = {
 def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: vestige <verb> ...\n\n" + "\n".join(f"  {verb:<8} {what}" for verb, what in VERBS.items()))
+        print("usage: vestige <verb> ...\n\n" + "\n".join(f"  {verb:<10} {what}" for verb, what in VERBS.items()))
         return 0
     if argv[0] == "--version":
         print(__version__)
@@ -92,6 +93,9 @@ def _read_results(verb: str, rest: list[str]) -> int:
     if verb == "table":
         parser.add_argument("--format", choices=("md", "csv", "latex", "html"), default="md")
         parser.add_argument("--composites", action="store_true", help="also the published composite scores (csv: only those)")
+        parser.add_argument("--out", type=Path, help="write to this file instead of the screen")
+    if verb == "robustness":
+        parser.add_argument("--format", choices=("md", "csv", "latex", "html"), default="md")
         parser.add_argument("--out", type=Path, help="write to this file instead of the screen")
     if verb == "gallery":
         parser.add_argument("--out", type=Path, default=ROOT / "results" / "gallery.html")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -20,6 +21,7 @@ from bench.store import Store
 from bench.types import Concept, ModelSpec, PromptSet, Sampler, plain
 
 CONF = ROOT / "conf"
+CONTROLS = ("wrong_concept", "scrambled", "never_knew")  # attacks/material.py
 UNTIL = ("erase", "attack", "generate", "score")
 
 
@@ -111,12 +113,29 @@ def build_job(tree: DictConfig) -> Job:
     sampler = typed(tree.model.sampler, Sampler, "model.sampler")
     method = plugin(tree.method, Method, "method")
     attacks = {name: plugin(entry, Attack, f"attack.{name}") for name, entry in tree.attack.items()}
+    attacks = with_controls(attacks, list(tree.controls))
     probes = {name: _probe(name, entry) for name, entry in tree.probe.items()}
     job = Job(
         spec, concepts, tree.method.name, method, attacks, probes, sampler, tree.model.attack_judge, int(tree.seed), tree.until, runtime
     )
     check(job)
     return job
+
+
+def with_controls(attacks: dict[str, Attack], sources: list[str]) -> dict[str, Attack]:
+    """Beside each attack that is given pictures the same attack given other ones, named <attack>:<source>.
+
+    Attacks without a field `source` need no such control, and one that cannot use a source is left out.
+    """
+    for source in sources:
+        _one_of("controls", source, CONTROLS)
+    made = {}
+    for name, attack in attacks.items():
+        made[name] = attack
+        for source in sources if getattr(attack, "source", None) == "target" else []:
+            with contextlib.suppress(ValueError):
+                made[f"{name}:{source}"] = replace(attack, source=source)
+    return made
 
 
 def as_one_set(concepts: list[Concept]) -> list[Concept]:

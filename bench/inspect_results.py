@@ -71,6 +71,12 @@ def plot(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def robustness(arguments: argparse.Namespace) -> int:
+    from bench import robustness as robust
+
+    return robust.main(arguments, *_measured(arguments))
+
+
 def power(arguments: argparse.Namespace) -> int:
     from bench import plan_power
 

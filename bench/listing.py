@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench import ROOT
 
-GROUPS = ("methods", "concepts", "attacks", "metrics", "probes", "models", "protocols", "experiments", "runtimes")
+GROUPS = ("methods", "concepts", "attacks", "metrics", "probes", "models", "protocols", "experiments", "runtimes", "flags")
 
 
 def main(argv: list[str]) -> int:
@@ -19,9 +19,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument("pattern", nargs="?", default="*", help="wildcard, for example 'e*'")
     parser.add_argument("--config-dir", type=Path, help="also list plugins of this folder")
     arguments = parser.parse_args(argv)
+    if arguments.what == "flags":
+        return flags(arguments.pattern)
     for name, line in entries(arguments.what.removesuffix("s"), arguments.config_dir):
         if fnmatch.fnmatch(name, arguments.pattern):
             print(f"{name:<24} {line}")
+    return 0
+
+
+def flags(pattern: str) -> int:
+    from bench.checks import FLAGS
+
+    for name, flag in FLAGS.items():
+        if fnmatch.fnmatch(name, pattern):
+            print(f"{name}\n  raised if: {flag.raised_if}\n  means:     {flag.means}\n  do:        {flag.do}")
     return 0
 
 

@@ -17,13 +17,19 @@ from bench.statistics.resampling import Bootstrap
 FIRST = ("original", "oracle")
 # What identifies a measurement, whichever method it was made on.
 QUESTION = ["model", "sampler", "concept", "probe", "attack", "metric", "column", "judge"]
-JOB = ("key", "status", "model", "method", "mechanism", "kind", "seed", "limits")
+JOB = ("key", "status", "model", "method", "mechanism", "removable", "kind", "seed", "limits")
 CELL = [
     *("probe", "attack", "access", "metric", "column", "judge", "value", "ci_low", "ci_high", "n", "groups"),
     *("higher_is_better", "images", "score", "reason"),
 ]
 COST = ["erase_seconds", "erase_peak_bytes", "parameters_changed", "artefact_bytes", "seconds_per_image"]
-NUMBERS = ["value", "ci_low", "ci_high", "n", "groups", "attack_unet_rows", *COST]
+SPENT = {
+    "attack_unet_rows": "unet_rows",
+    "attack_original_rows": "original_unet_rows",
+    "attack_images": "images",
+    "attack_seconds": "seconds",
+}
+NUMBERS = ["value", "ci_low", "ci_high", "n", "groups", *SPENT, *COST]
 DIFFERENCE = ("diff", "diff_low", "diff_high")
 ERASED = ("target", "synonyms")  # probes on which presence of the concept is a failure
 ALWAYS = {"content": True, "seen": False}  # columns whose better direction does not depend on the probe
@@ -47,10 +53,15 @@ def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
         cost = record.get("cost") or {}
         sampler = json.dumps(record.get("sampler"), sort_keys=True)
         vocabulary = record.get("specification", {}).get("model", {}).get("vocabulary")
-        head = (*map(record.get, JOB), "+".join(record["concepts"]), sampler, vocabulary, record.get("reason"), *map(cost.get, COST))
-        # What an attack cost: denoiser evaluations times batch, for the whole prompt set.
-        rows += [(*head, *map(cell.get, CELL), (cell.get("budget") or {}).get("unet_rows")) for cell in record["cells"] or [{}]]
-    columns = [*JOB, "concept", "sampler", "vocabulary", "job_reason", *COST, *CELL, "attack_unet_rows"]
+        judge, code = record.get("specification", {}).get("attack_judge"), (record.get("provenance") or {}).get("commit")
+        head = (*map(record.get, JOB), "+".join(record["concepts"]), sampler, vocabulary, judge, code, record.get("reason"))
+        head += tuple(map(cost.get, COST))
+        for cell in record["cells"] or [{}]:
+            # What an attack cost, for the whole prompt set: denoiser evaluations times batch, pictures, seconds.
+            spent = map((cell.get("budget") or {}).get, SPENT.values())
+            rows.append((*head, *map(cell.get, CELL), *spent, ",".join(cell.get("flags") or []), control_of(cell.get("attack"))))
+    columns = [*JOB, "concept", "sampler", "vocabulary", "attack_judge", "code", "job_reason", *COST, *CELL, *SPENT]
+    columns += ["cell_flags", "control_of"]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
     frame = frame.assign(**{name: pd.to_numeric(frame[name]) for name in NUMBERS})
     if store is None or frame.empty:
@@ -58,6 +69,12 @@ def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
     pictures = store if isinstance(store, Pictures) else Pictures(store)
     frame = with_collapse(_with_worst_case(frame, pictures), pictures)
     return _with_attack_rates(_compared(frame, pictures), pictures)
+
+
+def control_of(attack: str | None) -> str | None:
+    """The attack that a null control belongs to ("memora" for "memora:scrambled"), or None."""
+    name, _, source = (attack or "").partition(":")
+    return name if source else None
 
 
 def higher_is_better(probe: str, column: str, on_kept: bool) -> bool:
@@ -79,7 +96,7 @@ def _with_worst_case(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     """For each picture of the target probe, the highest presence under any attack (the rule of AutoAttack)."""
     jobs: dict[str, list] = {}
     shown = present(frame)
-    for cell in shown[shown["probe"] == "target"].itertuples(index=False):
+    for cell in shown[(shown["probe"] == "target") & shown["control_of"].isna()].itertuples(index=False):
         jobs.setdefault(cell.key, []).append(cell)
     added = []
     for key, cells in jobs.items():
@@ -94,7 +111,7 @@ def _with_worst_case(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
         low, high = cluster_interval(values, asked.place)
         row = cells[0]._asdict() | {"attack": WORST, "access": WORST, "value": asked.means(values).mean()}
         row |= {"ci_low": low, "ci_high": high, "n": len(values), "groups": asked.groups}
-        added.append(row | {"images": None, "score": name, "reason": None, "attack_unet_rows": float("nan")})
+        added.append(row | {"images": None, "score": name, "reason": None, "cell_flags": ""} | dict.fromkeys(SPENT, float("nan")))
     return pd.concat([frame, pd.DataFrame(added, dtype=object).astype(frame.dtypes)], ignore_index=True) if added else frame
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
 
-from bench import generate, judges, model, screen
+from bench import checks, generate, judges, model, screen
 from bench.config import UNTIL, Job, Probe, specification
 from bench.fingerprints import weights_digest
 from bench.plugin import Attack, Context, Material, Metric, Victim
@@ -88,13 +88,14 @@ class Runner:
                 if reached < 2:
                     continue
                 images = self.generate(erased, attack, adversary, asked)
+                facts = self.attack_facts(adversary, images)
                 again = partial(self.generate, erased, attack, adversary, asked, whole=True)
                 if reached < 3:
                     continue
                 for metric_name, metric in probe.metrics.items():
                     scored = self.score(metric, metric_name, images, asked, again)
                     cells = self.cells(probe, attack_name, attack, metric_name, metric, images, scored)
-                    record["cells"] += [cell | {"budget": adversary.meta["facts"]["budget"] if adversary else {}} for cell in cells]
+                    record["cells"] += [cell | facts for cell in cells]
         record["cost"] |= self.speed(record["cells"])
 
     def attacks_of(self, probe: Probe) -> dict[str, Attack]:
@@ -169,7 +170,7 @@ class Runner:
             told = screen.restored(found.prompts, asked) if screen.applies(job.concepts) else found.prompts
             Adversary(told, found.tensors, found.meta, {**budget, "seconds": time.time() - begun}).save(folder)
             (folder / "log.json").write_text(json.dumps(ctx.history))
-            return {"budget": budget}
+            return {"budget": budget, "flags": checks.of_log(ctx.history) + checks.of_rows(told.table)}
 
         return self.store.stage("attack", spec, self.words(name, type(job.method).__name__), make)
 
@@ -215,7 +216,7 @@ class Runner:
         def make(folder: Path) -> dict:
             with self.attached(erased) as pipe, attach(pipe):
                 drawn = generate.draw(pipe, asked, sampler, folder, self.job.runtime.batch_size, f"{who}: {asked.name}")
-            return {"pictures": len(drawn)}
+            return {"pictures": len(drawn), "flags": self.doubts(drawn)}
 
         words = f"{who}-{asked.name}"
         stage = self.store.stage("images", spec, words, make)
@@ -242,6 +243,20 @@ class Runner:
             metric.score(generate.load(again().path), material).save(folder)
 
         return self.store.stage("score", spec, f"{name}-{asked.name}", make)
+
+    def attack_facts(self, adversary: Stage | None, images: Stage) -> dict:
+        """What a cell says beside its number: the attack's budget and what makes it doubtful (bench/checks.py)."""
+        facts, flags = {}, images.meta["facts"].get("flags", [])
+        if adversary:
+            facts = {**adversary.meta["facts"]["budget"], "seconds": adversary.meta["seconds"]}
+            flags = adversary.meta["facts"].get("flags", []) + flags
+        return {"budget": facts, "flags": flags}
+
+    def doubts(self, drawn: ImageSet) -> list[str]:
+        blank = sum(int((batch.amax((1, 2, 3)) == batch.amin((1, 2, 3))).sum()) for batch in drawn.batches())
+        withheld = int((drawn.index["status"] == "blocked").sum())
+        # A withheld picture is of one colour too: it counts once.
+        return checks.of_pictures(max(0, blank - withheld), withheld, len(drawn), self.job.method.mechanism == "filter")
 
     def drawn_by_original(self, asked: PromptSet) -> ImageSet:
         return generate.load(self.images(asked, self.job.sampler).path)
@@ -345,7 +360,7 @@ class Runner:
     def cell(self, probe: Probe, attack_name: str, attack: Attack) -> dict:
         empty = dict.fromkeys(("metric", "column", "judge", "value", "ci_low", "ci_high", "score", "images", "reason"))
         head = {"probe": probe.name, "attack": attack_name, "access": attack.access, "n": 0, "groups": 0, "higher_is_better": True}
-        return {**head, **empty, "budget": {}}
+        return {**head, **empty, "budget": {}, "flags": []}
 
     def cells(self, probe, attack_name, attack, metric_name, metric, images: Stage, scored: Stage) -> list[dict]:
         scores, index = Scores.load(scored.path), generate.load(images.path).index

@@ -1,5 +1,7 @@
 """What tests share: a random tiny model, a concept, prompts, and a context whose pictures come from that model."""
 
+import os
+
 import pandas as pd
 import pytest
 import torch
@@ -13,7 +15,7 @@ from bench.pipe import Pipe
 from bench.plugin import Context
 from bench.types import Concept, ModelSpec, PromptSet, Sampler
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
 @pytest.fixture
