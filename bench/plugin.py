@@ -122,8 +122,16 @@ class Attack:
             return f"{type(self).__name__} is written for {', '.join(self.families)}; model {model.name!r} is {model.family}."
         return None
 
+    def transfers(self) -> bool:
+        """True: the search never asks the erased model, so one search (with the original in the victim's place) serves all methods."""
+        return False
+
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
-        """Search for prompts, embeddings or weights. Row ids and their order stay those of `prompts`."""
+        """Search for prompts, embeddings or weights. Row ids and their order stay those of `prompts`.
+
+        A search that asks the judge after each try tells when it first succeeded in the column found_at: 1-based, 0 before the
+        attack already, -1 never. The table then shows the rate at the first and at the last try.
+        """
         raise TypeError(f"{type(self).__name__} must define attack(victim, prompts, ctx) -> Adversary.")
 
     def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:

@@ -143,7 +143,7 @@ class Runner:
         return {
             "stage": "attack",
             "model": self.model_spec,
-            "erasure": self.erasure_key(erased),
+            "erasure": None if attack.transfers() else self.erasure_key(erased),
             "attack": specification(attack),
             "concepts": plain(job.concepts),
             "prompts": asked.digest,
@@ -153,7 +153,10 @@ class Runner:
         }
 
     def find_attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage | None:
-        return self.store.find("attack", self.attack_spec(erased, attack, asked), self.words(name, type(self.job.method).__name__))
+        return self.store.find("attack", self.attack_spec(erased, attack, asked), self.attack_words(name, attack))
+
+    def attack_words(self, name: str, attack: Attack) -> str:
+        return self.words(name, "Original" if attack.transfers() else type(self.job.method).__name__)
 
     def attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage:
         job, spec = self.job, self.attack_spec(erased, attack, asked)
@@ -161,7 +164,7 @@ class Runner:
         def make(folder: Path) -> dict:
             ctx = self.context("attack", canonical_hash(spec))
             judge = cache(judges.load)  # loaded when the attack first asks: text attacks never do
-            with self.attached(erased) as pipe:
+            with self.attached(None if attack.transfers() else erased) as pipe:
                 victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge(job.attack_judge).present(*asked_of))
                 before, begun = self.counted(pipe), time.time()
                 with pipe.preserved():
@@ -172,7 +175,7 @@ class Runner:
             (folder / "log.json").write_text(json.dumps(ctx.history))
             return {"budget": budget, "flags": checks.of_log(ctx.history) + checks.of_rows(told.table)}
 
-        return self.store.stage("attack", spec, self.words(name, type(job.method).__name__), make)
+        return self.store.stage("attack", spec, self.attack_words(name, attack), make)
 
     def generate(self, erased: Stage, attack: Attack, adversary: Stage | None, asked: PromptSet, whole: bool = False) -> Stage:
         if adversary is None:
@@ -246,11 +249,13 @@ class Runner:
 
     def attack_facts(self, adversary: Stage | None, images: Stage) -> dict:
         """What a cell says beside its number: the attack's budget and what makes it doubtful (bench/checks.py)."""
-        facts, flags = {}, images.meta["facts"].get("flags", [])
+        facts, flags, found_at = {}, images.meta["facts"].get("flags", []), None
         if adversary:
+            tried = Adversary.load(adversary.path).prompts.table.get("found_at")
+            found_at = None if tried is None else tried.astype(int).tolist()
             facts = {**adversary.meta["facts"]["budget"], "seconds": adversary.meta["seconds"]}
             flags = adversary.meta["facts"].get("flags", []) + flags
-        return {"budget": facts, "flags": flags}
+        return {"budget": facts, "flags": flags, "found_at": found_at}
 
     def doubts(self, drawn: ImageSet) -> list[str]:
         blank = sum(int((batch.amax((1, 2, 3)) == batch.amin((1, 2, 3))).sum()) for batch in drawn.batches())
@@ -360,7 +365,7 @@ class Runner:
     def cell(self, probe: Probe, attack_name: str, attack: Attack) -> dict:
         empty = dict.fromkeys(("metric", "column", "judge", "value", "ci_low", "ci_high", "score", "images", "reason"))
         head = {"probe": probe.name, "attack": attack_name, "access": attack.access, "n": 0, "groups": 0, "higher_is_better": True}
-        return {**head, **empty, "budget": {}, "flags": []}
+        return {**head, **empty, "budget": {}, "flags": [], "found_at": None}
 
     def cells(self, probe, attack_name, attack, metric_name, metric, images: Stage, scored: Stage) -> list[dict]:
         scores, index = Scores.load(scored.path), generate.load(images.path).index
