@@ -43,7 +43,8 @@ def table(frame: pd.DataFrame, format: str, pictures: Pictures | None = None, co
         tables = [v.table().assign(model=model, sampler=sampler) for (model, sampler), v in views.items()]
         return pd.concat(tables).to_csv(index=False)
     if format == "csv":
-        return everything.drop(columns=["images", "score", "found_at"]).sort_values(["method", "concept", "key", *CELL], kind="stable").to_csv(index=False)
+        cells = everything.drop(columns=["images", "score", "found_at"])
+        return cells.sort_values(["method", "concept", "key", *CELL], kind="stable").to_csv(index=False)
     blocks = [block for names, part in groups for block in _model(*names, part, views.get(names), composites)]
     return FORMATS[format](blocks)
 
