@@ -64,7 +64,7 @@ class SneakyPrompt(Attack):
     per_word: int  # m: pieces in the place of one word
     length: int  # pieces are shorter than this
     official_w: bool  # official: the mark </w> at a word's end counts as four letters and leaves its w
-    reward: str  # clip: cosine of picture and prompt; judge: 1 or 0; l2: 1 - squared distance of the text states, asks from the threshold on
+    reward: str  # clip: cosine of picture and prompt; judge: 1 or 0; l2: 1 - squared distance of text states, asks from the threshold on
     clip: str  # reward=clip: emoji or <open_clip model>/<pretrained>
     threshold: float
     success: str  # what ends a row's search: the reward reaches the threshold, the judge says yes, or both
