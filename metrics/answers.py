@@ -61,7 +61,7 @@ class Answers(Metric):
             right = [float(a == b) if a and b else float("nan") for a, b in zip(asked, first, strict=True)]
             table = table.assign(**{f"{head}_right": right, f"{head}_answer": first})
         numbers = table.drop(columns=["row_id", "rep"]).select_dtypes("number").dropna(axis=1, how="all")
-        return Scores({name: float(numbers[name].mean()) for name in numbers}, table, {"judge": self.judge})
+        return Scores({name: float(numbers[name].mean()) for name in numbers}, table, {"judge": self.judge} | judge.meta)
 
 
 def _expected(rows, shares: dict[str, Tensor], judge: PresenceJudge) -> dict[str, list[float]]:
