@@ -137,8 +137,16 @@ class Attack:
             return f"{type(self).__name__} is written for {', '.join(self.families)}; model {model.name!r} is {model.family}."
         return None
 
+    def transfers(self) -> bool:
+        """True: the search never asks the erased model, so one search (with the original in the victim's place) serves all methods."""
+        return False
+
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
-        """Search for prompts, embeddings or weights. Row ids and their order stay those of `prompts`."""
+        """Search for prompts, embeddings or weights. Row ids and their order stay those of `prompts`.
+
+        A search that asks the judge after each try tells when it first succeeded in the column found_at: 1-based, 0 before the
+        attack already, -1 never. The table then shows the rate at the first and at the last try.
+        """
         raise TypeError(f"{type(self).__name__} must define attack(victim, prompts, ctx) -> Adversary.")
 
     def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
@@ -168,6 +176,10 @@ class Metric:
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         """None if this metric can score this model's pictures, else a sentence. No model is loaded yet."""
         return None
+
+    def inputs(self) -> dict[str, str]:
+        """Files of the user's own that the score depends on: name -> SHA-256. They enter the stage's key."""
+        return {}
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         """Score a set. Raise ValueError with a sentence for an empty set."""

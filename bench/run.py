@@ -145,7 +145,7 @@ class Runner:
         return {
             "stage": "attack",
             "model": self.model_spec,
-            "erasure": self.erasure_key(erased),
+            "erasure": None if attack.transfers() else self.erasure_key(erased),
             "attack": specification(attack),
             "concepts": plain(job.concepts),
             "prompts": asked.digest,
@@ -155,15 +155,18 @@ class Runner:
         }
 
     def find_attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage | None:
-        return self.store.find("attack", self.attack_spec(erased, attack, asked), self.words(name, type(self.job.method).__name__))
+        return self.store.find("attack", self.attack_spec(erased, attack, asked), self.attack_words(name, attack))
+
+    def attack_words(self, name: str, attack: Attack) -> str:
+        return self.words(name, "Original" if attack.transfers() else type(self.job.method).__name__)
 
     def attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage:
         job, spec = self.job, self.attack_spec(erased, attack, asked)
 
         def make(folder: Path) -> dict:
-            judge = cache(judges.load)  # loaded when the attack first asks: text attacks never do
-            with self.attached(erased) as pipe:
-                victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge(job.attack_judge).present(*asked_of))
+            judge = cache(lambda: judges.load(job.attack_judge).about(job.concepts))  # loaded when first asked: text attacks never do
+            with self.attached(None if attack.transfers() else erased) as pipe:
+                victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge().present(*asked_of))
                 meter = Progress(folder / SCRATCH, lambda: {**self.counted(pipe), "seconds": time.time()})
                 ctx = self.context("attack", canonical_hash(spec), progress=meter)
                 with pipe.preserved():
@@ -174,7 +177,7 @@ class Runner:
             (folder / "log.json").write_text(json.dumps(ctx.history))
             return {"budget": budget, "flags": checks.of_log(ctx.history) + checks.of_rows(told.table)}
 
-        return self.store.stage("attack", spec, self.words(name, type(job.method).__name__), make)
+        return self.store.stage("attack", spec, self.attack_words(name, attack), make)
 
     def generate(self, erased: Stage, attack: Attack, adversary: Stage | None, asked: PromptSet, whole: bool = False) -> Stage:
         if adversary is None:
@@ -239,6 +242,9 @@ class Runner:
             "concepts": plain(self.job.concepts),
             "vocabulary": self.job.model.vocabulary,
         }
+        inputs = metric.inputs()
+        if inputs:
+            spec["inputs"] = inputs
 
         def make(folder: Path) -> None:
             material = Material(self.job.concepts, self.job.model.vocabulary, partial(self.drawn_by_original, asked), self.features)
@@ -248,11 +254,13 @@ class Runner:
 
     def attack_facts(self, adversary: Stage | None, images: Stage) -> dict:
         """What a cell says beside its number: the attack's budget and what makes it doubtful (bench/checks.py)."""
-        facts, flags = {}, images.meta["facts"].get("flags", [])
+        facts, flags, found_at = {}, images.meta["facts"].get("flags", []), None
         if adversary:
+            tried = Adversary.load(adversary.path).prompts.table.get("found_at")
+            found_at = None if tried is None else tried.astype(int).tolist()
             facts = {"seconds": adversary.meta["seconds"], **adversary.meta["facts"]["budget"]}
             flags = adversary.meta["facts"].get("flags", []) + flags
-        return {"budget": facts, "flags": flags}
+        return {"budget": facts, "flags": flags, "found_at": found_at}
 
     def doubts(self, drawn: ImageSet) -> list[str]:
         blank = sum(int((batch.amax((1, 2, 3)) == batch.amin((1, 2, 3))).sum()) for batch in drawn.batches())
@@ -269,7 +277,8 @@ class Runner:
 
         from bench import features
 
-        spec = {"stage": "features", "images": images.folder.name, "extractor": extractor}
+        identity = images.digest or images.folder.name
+        spec = {"stage": "features", "images": identity, "extractor": extractor, **features.inputs(extractor)}
 
         def make(folder: Path) -> None:
             save_file({"features": features.extract(images, extractor).contiguous()}, folder / "features.safetensors")
@@ -362,7 +371,7 @@ class Runner:
     def cell(self, probe: Probe, attack_name: str, attack: Attack) -> dict:
         empty = dict.fromkeys(("metric", "column", "judge", "value", "ci_low", "ci_high", "score", "images", "reason"))
         head = {"probe": probe.name, "attack": attack_name, "access": attack.access, "n": 0, "groups": 0, "higher_is_better": True}
-        return {**head, **empty, "budget": {}, "flags": []}
+        return {**head, **empty, "budget": {}, "flags": [], "found_at": None}
 
     def cells(self, probe, attack_name, attack, metric_name, metric, images: Stage, scored: Stage) -> list[dict]:
         scores, index = Scores.load(scored.path), generate.load(images.path).index
