@@ -96,8 +96,16 @@ def by_kind(table: DictConfig, *, _root_: DictConfig) -> Any:
     return table[kinds[0]]
 
 
+def by_vocabulary(table: DictConfig, *, _root_: DictConfig) -> Any:
+    """`${by_vocabulary:{photo: a, emoji: b}}`: the value for the chosen model's vocabulary. How a protocol maps onto the emoji model."""
+    if _root_.model.vocabulary not in table:
+        raise ValueError(f"by_vocabulary has no value for {_root_.model.vocabulary!r}; it knows {sorted(table)}.")
+    return table[_root_.model.vocabulary]
+
+
 def register_resolvers() -> None:
     OmegaConf.register_new_resolver("by_kind", by_kind, replace=True)
+    OmegaConf.register_new_resolver("by_vocabulary", by_vocabulary, replace=True)
 
 
 def build_job(tree: DictConfig) -> Job:
@@ -113,7 +121,7 @@ def build_job(tree: DictConfig) -> Job:
     sampler = typed(tree.model.sampler, Sampler, "model.sampler")
     method = plugin(tree.method, Method, "method")
     attacks = {name: plugin(entry, Attack, f"attack.{name}") for name, entry in tree.attack.items()}
-    attacks = with_controls(attacks, list(tree.controls))
+    attacks = with_ladder(with_controls(attacks, list(tree.controls)), _plain(tree.ladder))
     probes = {name: _probe(name, entry) for name, entry in tree.probe.items()}
     job = Job(
         spec, concepts, tree.method.name, method, attacks, probes, sampler, tree.model.attack_judge, int(tree.seed), tree.until, runtime
@@ -135,6 +143,20 @@ def with_controls(attacks: dict[str, Attack], sources: list[str]) -> dict[str, A
         for source in sources if getattr(attack, "source", None) == "target" else []:
             with contextlib.suppress(ValueError):
                 made[f"{name}:{source}"] = replace(attack, source=source)
+    return made
+
+
+def with_ladder(attacks: dict[str, Attack], ladder: dict[str, dict[str, list]]) -> dict[str, Attack]:
+    """The same attack at several budgets, named <attack>@<setting>=<value>: ladder={relearning_emoji: {steps: [5, 10, 20]}}."""
+    made = dict(attacks)
+    for name, settings in ladder.items():
+        if name not in attacks:
+            raise ValueError(f"ladder.{name}: no such attack is chosen. Chosen: {', '.join(attacks)}.")
+        for setting, values in settings.items():
+            for value in values:
+                where = f"ladder.{name}.{setting}"
+                content = {**plain(attacks[name]), setting: value}
+                made[f"{name}@{setting}={value}"] = typed(content, type(attacks[name]), where)
     return made
 
 
