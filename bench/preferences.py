@@ -17,9 +17,8 @@ from torch import Tensor
 
 from bench import hub
 from bench.features import square
-from bench.judges import at_side
+from bench.judges.pixels import CLIP, at_side, normalised
 
-CLIP_NORM = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 REWARD_MEAN, REWARD_STD = 0.16717362830052426, 1.0333394966054072  # of the rewards on ImageReward's own data
 REWARD_TOKENS = 35
 HEAD_WIDTH = 64  # per attention head, in ViT-L and in BERT
@@ -27,8 +26,7 @@ HEAD_WIDTH = 64  # per attention head, in ViT-L and in BERT
 
 def prepared(images: Tensor, side: int) -> Tensor:
     """uint8 [n, 3, h, w] -> CLIP's input: the middle square at this side, bicubic, antialiased, normalised."""
-    mean, std = (torch.tensor(CLIP_NORM[key]).view(3, 1, 1) for key in ("mean", "std"))
-    return (at_side(square(images).float() / 255, side) - mean) / std
+    return normalised(at_side(square(images).float() / 255, side), **CLIP)
 
 
 @cache
