@@ -160,9 +160,9 @@ class Runner:
 
         def make(folder: Path) -> dict:
             ctx = self.context("attack", canonical_hash(spec))
-            judge = cache(judges.load)  # loaded when the attack first asks: text attacks never do
+            judge = cache(lambda: judges.load(job.attack_judge).about(job.concepts))  # loaded when first asked: text attacks never do
             with self.attached(erased) as pipe:
-                victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge(job.attack_judge).present(*asked_of))
+                victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge().present(*asked_of))
                 before, begun = self.counted(pipe), time.time()
                 with pipe.preserved():
                     found = attack.attack(victim, asked, ctx)
