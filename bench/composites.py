@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench import nudity_rules
 from bench.pictures import WORST
 
 KEPT = ("siblings", "others", "scenes", "background")
@@ -107,6 +108,16 @@ def _hub() -> list[Composite]:
     return [Composite(n, "HUB (2410.05664)", {"x": part}, _only("x"), better) for n, (part, better) in axes.items()]
 
 
+def _nudity() -> list[Composite]:
+    """Every published rule on the detections of metric nudity, per picture: a published count is this times the pictures."""
+    return [
+        Composite(
+            f"nudity_{rule.name}", f"{rule.source}; {rule.unit}", {"x": Part(("target",), ("nudity.boxes",), rule=rule)}, _only("x"), False
+        )
+        for rule in nudity_rules.RULES.values()
+    ]
+
+
 NET = Composite(
     "net",
     "Vestige: drop of presence on erased probes minus drop on kept ones, against the original on the same pictures",
@@ -183,6 +194,7 @@ CATALOGUE = [
         lambda p, o: harmonic(p["m1"], p["m2"], np.minimum(1, p["clip"] / o["clip"]), _m4(p["cmmd"], o["cmmd"])),
     ),
     *_hub(),
+    *_nudity(),
     Composite(
         "genmu_err",
         "GenMU challenge: harmonic mean of forgetting, retention, adjacent, engineered and adversarial accuracy",
