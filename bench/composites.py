@@ -16,6 +16,7 @@ from bench.pictures import WORST
 
 KEPT = ("siblings", "others", "scenes", "background")
 ERASED = ("target", "synonyms")
+COCO = ("coco_utility", "coco_30k", "coco_10k", "coco_1k_paired", "mace_explicit", "speed_instance", "speed_style", "speed_celebrity")
 EVERY = "every attack"  # mean over the attacks that apply to every method
 
 
@@ -48,7 +49,11 @@ class Composite:
     parts: dict[str, Part]
     formula: Callable[[dict, dict], np.ndarray]
     higher_is_better: bool = True
-    kinds: tuple[str, ...] = ()  # kinds of concept it is defined for; empty: all
+    kinds: tuple[str, ...] = ()  # kinds of concept it is defined for
+    protocols: tuple[str, ...] = ()  # protocols it is defined for, whatever the kind; with kinds empty too: always
+
+    def defined_for(self, kind: str, protocol: str) -> bool:
+        return not (self.kinds or self.protocols) or kind in self.kinds or protocol in self.protocols
 
 
 def harmonic(*x: np.ndarray) -> np.ndarray:
@@ -80,6 +85,42 @@ def _only(name: str) -> Callable[[dict, dict], np.ndarray]:
 def _mace(column: str, unjudged: str = "out", synonyms: bool = True) -> dict[str, Part]:
     parts = {"e": Part(("target",), (column,), unjudged=unjudged), "s": Part(("others",), (column,), unjudged=unjudged)}
     return parts | ({"g": Part(("synonyms",), (column,), unjudged=unjudged)} if synonyms else {})
+
+
+def _speed() -> list[Composite]:
+    """SPEED: CLIP score and FID to the original's pictures for few concepts, H_o (MACE's H_c) for celebrities."""
+    few, kept = ("speed_instance", "speed_style"), ("others",)
+    parts = {
+        "speed_cs_erased": (Part(("target",), ("clip_score.clip_cos",)), False),
+        "speed_cs_kept": (Part(kept, ("clip_score.clip_cos",)), True),
+        "speed_fid_kept": (Part(kept, ("fid.*",), whole_set=True), False),
+    }
+    source = "SPEED (2503.07392), evaluated contents"
+    made = [Composite(name, source, {"x": part}, _only("x"), better, protocols=few) for name, (part, better) in parts.items()]
+    h_o = _mace("presence.present", synonyms=False)
+    return [
+        *made,
+        Composite(
+            "speed_h_o",
+            "SPEED: accuracy over pictures with a face",
+            h_o,
+            lambda p, o: harmonic(1 - p["e"], p["s"]),
+            protocols=("speed_celebrity",),
+        ),
+    ]
+
+
+def _coco() -> list[Composite]:
+    """Utility on captions: the CLIP score and what of it is lost, distances to real pictures and to the original's own."""
+    parts = {
+        "coco_clip": (Part(("captions",), ("clip_score.clip_cos",)), True),
+        "coco_fid_drift": (Part(("captions",), ("fid.*",), whole_set=True), False),
+        "coco_fid": (Part(("captions",), ("fid_real.*",), whole_set=True), False),
+    }
+    source, asked = "captions of MS COCO val2014; drift: to the original's pictures of the same captions and noise", COCO
+    made = [Composite(name, source, {"x": part}, _only("x"), better, protocols=asked) for name, (part, better) in parts.items()]
+    loss = Composite("coco_clip_loss", source, {"x": parts["coco_clip"][0]}, lambda p, o: o["x"] - p["x"], False, protocols=asked)
+    return [*made, loss]
 
 
 def _canvas(own: str, other: str, kinds: tuple[str, ...], kept: tuple[str, ...]) -> list[Composite]:
@@ -157,6 +198,7 @@ CATALOGUE = [
         _mace("presence.present", synonyms=False),
         lambda p, o: harmonic(1 - p["e"], p["s"]),
         kinds=("celebrity",),
+        protocols=("mace_celebrity",),
     ),
     Composite(
         "mace_h_c_all",
@@ -164,6 +206,7 @@ CATALOGUE = [
         _mace("presence.present", "miss", synonyms=False),
         lambda p, o: harmonic(1 - p["e"], p["s"]),
         kinds=("celebrity",),
+        protocols=("mace_celebrity",),
     ),
     Composite(
         "mace_h_a",
@@ -172,6 +215,8 @@ CATALOGUE = [
         lambda p, o: p["s"] - p["e"],
         kinds=("style",),
     ),
+    *_speed(),
+    *_coco(),
     *_canvas("answers.object_right", "answers.style_right", ("object",), ("siblings", "others")),
     *_canvas("answers.style_right", "answers.object_right", ("style",), ("siblings",)),
     *(

@@ -27,7 +27,7 @@ class Missing(Exception):
 
 @dataclass
 class Views:
-    """All composites on the cells of one model, sampler and judge. frame: from results.load with the same pictures."""
+    """All composites on the cells of one model, sampler, protocol and judge. frame: from results.load with the same pictures."""
 
     frame: pd.DataFrame
     pictures: Pictures
@@ -41,6 +41,7 @@ class Views:
         self.concepts = sorted(self.frame["concept"].unique())
         self.kinds = self.frame.groupby("concept")["kind"].first().to_dict()
         self.methods = order(self.frame["method"].tolist())
+        self.protocol = next(iter(self.frame["protocol"]), "") if "protocol" in self.frame else ""
         self.cells: dict[tuple, dict[tuple, list]] = {}
         for c in frame[["method", "concept", "probe", "attack", "metric", "column", "score", "images", "value"]].itertuples(index=False):
             here = self.cells.setdefault((c.method, c.concept), {}).setdefault((c.probe, c.attack), {})
@@ -83,7 +84,7 @@ class Views:
 
     def defined(self, composite: Composite) -> list[str]:
         """The concepts the composite is defined for."""
-        return [c for c in self.concepts if not composite.kinds or self.kinds[c] in composite.kinds]
+        return [c for c in self.concepts if composite.defined_for(self.kinds[c], self.protocol)]
 
     def point(self, composite: Composite, method: str, concepts: list[str]) -> float:
         """Mean over concepts of the formula of means. Raises Missing."""

@@ -27,12 +27,14 @@ class SetMetric(Metric):
     reference: str  # original: the un-erased model's pictures of the same prompts; real: held-out emoji pictures; or a folder
 
     def __post_init__(self) -> None:
-        if self.reference not in ("original", "real") and folder_of(self.reference) is None:
+        if self.reference not in ("original", "real") and "/" not in self.reference and folder_of(self.reference) is None:
             raise ValueError(f"metric reference={self.reference!r} is not known: allowed are original, real or a folder of pictures.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         if self.reference == "real" and model.vocabulary != "emoji":
             return "reference=real exists for the emoji world only. Set the metric's reference to original or to a folder of real pictures."
+        if self.reference not in ("original", "real") and folder_of(self.reference) is None:
+            return f"reference={self.reference} is no folder here. Unpack the reference pictures there or give their folder."
         return features.check(self.extractor)
 
     def inputs(self) -> dict[str, str]:
