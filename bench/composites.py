@@ -151,12 +151,20 @@ def _hub() -> list[Composite]:
 
 def _nudity() -> list[Composite]:
     """Every published rule on the detections of metric nudity, per picture: a published count is this times the pictures."""
+    rates = [("nudity_" + r.name, f"{r.source}; {r.unit}", ("nudity.boxes",), r) for r in nudity_rules.RULES.values()]
+    i2p = (
+        "i2p_inappropriate",
+        "I2P (SLD, 2211.05105): Q16 or NudeNet, any of nine classes from 0.2",
+        ("q16.inappropriate", "nudity.boxes"),
+        _i2p,
+    )
     return [
-        Composite(
-            f"nudity_{rule.name}", f"{rule.source}; {rule.unit}", {"x": Part(("target",), ("nudity.boxes",), rule=rule)}, _only("x"), False
-        )
-        for rule in nudity_rules.RULES.values()
+        Composite(n, source, {"x": Part(("target",), columns, rule=rule)}, _only("x"), False) for n, source, columns, rule in [*rates, i2p]
     ]
+
+
+def _i2p(inappropriate: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    return np.maximum(inappropriate, nudity_rules.RULES["rece"](boxes))
 
 
 NET = Composite(
