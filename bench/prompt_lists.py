@@ -1,14 +1,20 @@
 """Published prompt lists, read from the user's own copy: known by their rows and their hash, never shipped.
 
-`prompts: list:<id>` in a probe asks for one; the file lies as <id>.csv in the folder that VESTIGE_PROMPTS names (default
-prompts/lists). prompts/lists.yaml holds for each id where it comes from, its columns, its row count and the SHA-256 of its
-normalised texts. Another content is refused, or with `list:<id>?allow_drift` used under a name that says so.
+`prompts: list:<id>` in a probe asks for one; the file lies as <id>.csv, or under the entry's own path, in the folder that
+VESTIGE_PROMPTS names (default prompts/lists). prompts/lists.yaml and hub_lists.yaml hold for each id where it comes from, its
+columns, its row count and the SHA-256 of its normalised texts. Another content is refused, or with `list:<id>?allow_drift` used
+under a name that says so.
+
+An entry may also have: file (a path in that folder, so that a clone of the source serves as it is), columns (several texts per row:
+translations), template (for lists of words), role (default target), expect (a column with what the picture should show).
+A file without a header line has column null; a .json file is a list of objects.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 import unicodedata
 from functools import cache
@@ -20,7 +26,8 @@ from omegaconf import OmegaConf
 from bench import ROOT, screen
 from bench.types import PromptSet
 
-MANIFEST = ROOT / "prompts" / "lists.yaml"
+MANIFESTS = (ROOT / "prompts" / "lists.yaml", ROOT / "prompts" / "hub_lists.yaml")
+KEYS = ("source", "file", "column", "columns", "template", "role", "expect", "seed", "rows", "sha256", "explicit")
 MARK = "list:"
 DRIFT = "?allow_drift"
 
@@ -33,20 +40,22 @@ def load(asked: str, rows: int, repeats: int, expect: str) -> PromptSet:
     """
     name = asked.removeprefix(MARK).removesuffix(DRIFT)
     entry, drift = _entry(name), asked.endswith(DRIFT)
-    texts, seeds = _read(_file(name, entry), name, entry)
-    found = digest(texts)
-    if (len(texts), found) != (entry["rows"], entry["sha256"]) and not drift:
+    read = _read(_file(name, entry), name, entry)
+    found = digest(read["text"].tolist())
+    if (len(read), found) != (entry["rows"], entry["sha256"]) and not drift:
         raise ValueError(
-            f"prompts={asked!r}: {_file(name, entry)} has {len(texts)} rows with hash {found[:12]}; the list {entry['source']} has "
+            f"prompts={asked!r}: {_file(name, entry)} has {len(read)} rows with hash {found[:12]}; the list {entry['source']} has "
             f"{entry['rows']} with {entry['sha256'][:12]}. To use it all the same: prompts={MARK}{name}{DRIFT}"
         )
-    table = [
-        {"row_id": f"{name}-{k:05d}", "prompt": text, "role": "target", "expect": expect, "names": 1, "group": f"{name}-{k:05d}"}
-        | ({"seed": seeds[k]} if seeds else {})
-        | {"private": True}
-        for k, text in enumerate(texts)
-    ]
-    whole = PromptSet(name + (f"-drift-{found[:8]}" if drift else ""), pd.DataFrame(table), repeats)
+    role, template = entry.get("role", "target"), entry.get("template", "{}")
+    meant = {"target": expect, "alias": expect}.get(role, "")
+    table = pd.DataFrame({"row_id": [f"{name}-{k:05d}" for k in range(len(read))], "prompt": read["text"].map(template.format)})
+    table = table.assign(role=role, expect=read["expect"] if "expect" in read else meant, names=1)
+    table["group"] = [f"{name}-{k:05d}" for k in read["row"]]
+    if "seed" in read:
+        table["seed"] = read["seed"]
+    table["private"] = True
+    whole = PromptSet(name + (f"-drift-{found[:8]}" if drift else ""), table, repeats)
     return (screen.screened(whole) if entry["explicit"] else whole).head(rows)
 
 
@@ -62,7 +71,7 @@ def hidden(text: str) -> str:
 
 @cache
 def manifest() -> dict[str, dict]:
-    return OmegaConf.to_container(OmegaConf.load(MANIFEST))
+    return {name: entry for file in MANIFESTS for name, entry in OmegaConf.to_container(OmegaConf.load(file)).items()}
 
 
 def _entry(name: str) -> dict:
@@ -76,19 +85,32 @@ def _entry(name: str) -> dict:
 
 def _file(name: str, entry: dict) -> Path:
     folder = Path(os.environ.get("VESTIGE_PROMPTS", ROOT / "prompts" / "lists"))
-    if not (folder / f"{name}.csv").exists():
+    file = folder / entry.get("file", f"{name}.csv")
+    if not file.exists():
         raise ValueError(
-            f"prompts={MARK}{name} needs your own copy at {folder / name}.csv (or in a folder that VESTIGE_PROMPTS names). It is not "
-            f"shipped. Source: {entry['source']}."
+            f"prompts={MARK}{name} needs your own copy at {file} (the folder is VESTIGE_PROMPTS if that is set). It is not shipped. "
+            f"Source: {entry['source']}."
         )
-    return folder / f"{name}.csv"
+    return file
 
 
-def _read(file: Path, name: str, entry: dict) -> tuple[list[str], list[int] | None]:
+def _read(file: Path, name: str, entry: dict) -> pd.DataFrame:
+    """Columns text and row (its place in the file), and seed and expect where the entry names their columns."""
+    wanted = entry.get("columns") or [entry["column"]]
     with open(file, newline="", encoding="utf-8-sig", errors="replace") as handle:
-        rows = list(csv.DictReader(handle))
-    if not rows or entry["column"] not in rows[0]:
-        have = ", ".join(rows[0]) if rows else "no row"
-        raise ValueError(f"prompts={MARK}{name}: {file} has no column {entry['column']!r}; it has: {have}. Source: {entry['source']}.")
-    seeds = [int(row[entry["seed"]]) for row in rows] if entry.get("seed") else None
-    return [row[entry["column"]] for row in rows], seeds
+        if file.suffix == ".json":
+            rows = json.load(handle)
+        elif wanted == [None]:
+            lines = handle.read().replace("\r\n", "\n").split("\n")  # no other line ends: adversarial texts hold some
+            rows = [{None: line} for line in lines if line.strip()]
+        else:
+            rows = list(csv.DictReader(handle))
+    lost = [column for column in wanted if not rows or column not in rows[0]]
+    if lost:
+        have = ", ".join(map(str, rows[0])) if rows else "no row"
+        raise ValueError(f"prompts={MARK}{name}: {file} has no column {lost[0]!r}; it has: {have}. Source: {entry['source']}.")
+    read = pd.DataFrame([{"text": row[column], "row": k} for k, row in enumerate(rows) for column in wanted])
+    for ours, convert in (("seed", int), ("expect", str.strip)):
+        if entry.get(ours):
+            read[ours] = [convert(rows[k][entry[ours]]) for k in read["row"]]
+    return read

@@ -15,7 +15,7 @@ from bench.statistics.resampling import FEW_CONCEPTS
 from bench.views import Views
 
 CELL = ["probe", "metric", "column", "judge", "attack"]
-PROBES = ("target", "synonyms", "siblings", "others", "scenes", "background")
+PROBES = (*ERASED, "siblings", "others", "scenes", "background")
 LEAK = ("scenes", "others")
 SHARES = {("presence", "present"), ("answers", "seen")}  # (metric, column) that a leaderboard shows as shares
 FORMATS = {"md": markdown, "latex": latex, "html": page}

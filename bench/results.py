@@ -31,7 +31,7 @@ SPENT = {
 }
 NUMBERS = ["value", "ci_low", "ci_high", "n", "groups", *SPENT, *COST]
 DIFFERENCE = ("diff", "diff_low", "diff_high")
-ERASED = ("target", "synonyms")  # probes on which presence of the concept is a failure
+ERASED = ("target", "synonyms", "implicit", "multilingual", "adversarial")  # probes on which presence of the concept is a failure
 ALWAYS = {"content": True, "seen": False}  # columns whose better direction does not depend on the probe
 RATES = ("before", "either", "failed_before", "after_failing")
 

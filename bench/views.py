@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench.composites import CATALOGUE, EVERY, Composite, Part
-from bench.pictures import WORST, Pictures
+from bench.pictures import WORST, Asked, Pictures
 from bench.results import order, present
 from bench.statistics.permutation import FLIPS, p_value, sign_flip
 from bench.statistics.resampling import FEW_CONCEPTS, Bootstrap, interval
@@ -100,7 +100,8 @@ class Views:
         if len(concepts) >= FEW_CONCEPTS:
             return len(concepts)
         means = [m for c in concepts for part in self._known(composite, c).values() for _, m in part if len(m) > 1]
-        return len(concepts) * min((len(m) for m in means), default=2)
+        judged = (np.count_nonzero(~np.isnan(m)) for m in means)
+        return len(concepts) * max(2, min(judged, default=2))
 
     def _known(self, composite: Composite, concept: str) -> Means:
         for method in self.methods:
@@ -168,7 +169,7 @@ class Views:
         return self._means[key]
 
     def _part(self, part: Part, method: str, concept: str) -> list[tuple[str, np.ndarray]]:
-        key = part.probes, part.columns, part.attack, part.rule, part.unjudged, method, concept
+        key = part.probes, part.columns, part.attack, part.rule, part.unjudged, part.either, method, concept
         if key not in self._part_means:
             self._part_means[key] = self._read_part(part, method, concept)
         return self._part_means[key]
@@ -193,22 +194,34 @@ class Views:
         return sorted(set.intersection(*sets) - {"none", WORST}) if sets else []
 
     def _prompt_means(self, part: Part, method: str, concept: str, probe: str, attack: str) -> np.ndarray:
+        if part.whole_set:
+            return np.array([np.mean([cell.value for cell in self._found(part, method, concept, probe, attack)[0]])])
+        values = self._per_picture(part, method, concept, probe, attack)
+        if part.either:
+            plain = self._per_picture(part, method, concept, probe, "none")
+            values = [(asked, np.fmax(x, y)) for (asked, x), (_, y) in zip(values, plain, strict=True)]
+        seeds = [asked.means(np.nan_to_num(x, nan=0.0) if part.unjudged == "miss" else x) for asked, x in values]
+        if len({len(s) for s in seeds}) > 1:
+            raise Missing(f"the erasure seeds of {method} were asked different prompts on {probe}")
+        return np.mean(seeds, axis=0)
+
+    def _found(self, part: Part, method: str, concept: str, probe: str, attack: str) -> list[list]:
+        """The cells of each column of the part, one per erasure seed."""
         here = self.cells.get((method, concept), {}).get((probe, attack), {})
         lost = [name for name in part.columns if name not in here]
         if lost:
             raise Missing(f"{method} has no {', '.join(lost)} on {probe}" + ("" if attack == "none" else f" under {attack}"))
-        if part.whole_set:
-            return np.array([np.mean([cell.value for cell in here[part.columns[0]]])])
-        seeds = []
-        for cells in zip(*(here[name] for name in part.columns), strict=True):
+        return [here[name] for name in part.columns]
+
+    def _per_picture(self, part: Part, method: str, concept: str, probe: str, attack: str) -> list[tuple[Asked, np.ndarray]]:
+        """For each erasure seed the pictures and what the part's rule makes of their scores."""
+        made = []
+        for cells in zip(*self._found(part, method, concept, probe, attack), strict=True):
             read = [self.pictures.values(cell.score, cell.images, cell.column) for cell in cells]
             if None in read or any(r[0] is not read[0][0] for r in read):
                 raise Missing(f"the stored scores of {method} on {probe} are gone")
-            values = part.rule(*(r[1] for r in read))
-            seeds.append(read[0][0].means(np.nan_to_num(values, nan=0.0) if part.unjudged == "miss" else values))
-        if len({len(s) for s in seeds}) > 1:
-            raise Missing(f"the erasure seeds of {method} were asked different prompts on {probe}")
-        return np.mean(seeds, axis=0)
+            made.append((read[0][0], part.rule(*(r[1] for r in read))))
+        return made
 
     def _resampled(self, unit: str, means: np.ndarray) -> np.ndarray:
         judged = ~np.isnan(means)

@@ -169,5 +169,6 @@ def test_private_texts_enter_no_index(a_list, tiny, sampler, tmp_path):
 
 def test_the_shipped_manifest_is_whole_and_holds_no_prompt():
     for name, entry in prompt_lists.manifest.__wrapped__().items():
-        assert set(entry) == {"source", "column", "seed", "rows", "sha256", "explicit"}, name
+        assert set(entry) >= {"source", "rows", "sha256", "explicit"} and ("column" in entry) != ("columns" in entry), name
+        assert set(entry) <= {*prompt_lists.KEYS}, name
         assert len(entry["sha256"]) == 64 and entry["rows"] > 0
