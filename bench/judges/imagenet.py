@@ -47,8 +47,8 @@ def load(judge_id: str) -> PresenceJudge:
     net.eval().requires_grad_(False)
 
     def logits(images: Tensor) -> dict[str, Tensor]:
-        # V2's own preprocessing: side 232, centre crop 224.
-        return {"object": net(normalised(at_side(images.float() / 255, 232)[..., 4:228, 4:228], **IMAGENET))}
+        # V2's own preprocessing: side 232 (bilinear), centre crop 224.
+        return {"object": net(normalised(at_side(images.float() / 255, 232, "bilinear")[..., 4:228, 4:228], **IMAGENET))}
 
     return PresenceJudge(logits, {"object": labels()}, judge_id, groups(), "imagenet")
 

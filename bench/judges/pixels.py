@@ -8,11 +8,11 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
-def at_side(images: Tensor, side: int) -> Tensor:
+def at_side(images: Tensor, side: int, mode: str = "bicubic") -> Tensor:
     """Float pictures [n, 3, h, w] at side x side, antialiased; unchanged when they have that size."""
     if tuple(images.shape[-2:]) == (side, side):
         return images
-    return F.interpolate(images, (side, side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    return F.interpolate(images, (side, side), mode=mode, antialias=True, align_corners=False).clamp(0, 1)
 
 
 def normalised(images: Tensor, mean, std) -> Tensor:
