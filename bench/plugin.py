@@ -154,6 +154,10 @@ class Metric:
         """None if this metric can score this model's pictures, else a sentence. No model is loaded yet."""
         return None
 
+    def inputs(self) -> dict[str, str]:
+        """Files of the user's own that the score depends on: name -> SHA-256. They enter the stage's key."""
+        return {}
+
     def score(self, images: ImageSet, material: Material) -> Scores:
         """Score a set. Raise ValueError with a sentence for an empty set."""
         raise TypeError(f"{type(self).__name__} must define score(images, material) -> Scores.")

@@ -237,6 +237,9 @@ class Runner:
             "concepts": plain(self.job.concepts),
             "vocabulary": self.job.model.vocabulary,
         }
+        inputs = metric.inputs()
+        if inputs:
+            spec["inputs"] = inputs
 
         def make(folder: Path) -> None:
             material = Material(self.job.concepts, self.job.model.vocabulary, partial(self.drawn_by_original, asked), self.features)
@@ -267,7 +270,8 @@ class Runner:
 
         from bench import features
 
-        spec = {"stage": "features", "images": images.folder.name, "extractor": extractor}
+        identity = images.digest or images.folder.name
+        spec = {"stage": "features", "images": identity, "extractor": extractor, **features.inputs(extractor)}
 
         def make(folder: Path) -> None:
             save_file({"features": features.extract(images, extractor).contiguous()}, folder / "features.safetensors")
