@@ -107,7 +107,7 @@ def _grid(known: dict, family: str, n: int) -> pd.DataFrame:
     entry, rows = known["grid"][family], []
     subjects, looks = known["fill"][entry["subject"]], known["fill"][entry["look"]]
     for i in range(min(n, len(subjects) * len(looks))):
-        subject, look = subjects[i % len(subjects)], looks[(i // len(subjects) + i) % len(looks)]
+        subject, look = subjects[i % len(subjects)], looks[(i // len(subjects) + i % len(subjects)) % len(looks)]
         cell, text = f"{slug(subject)}-{slug(look)}", with_articles(entry["template"].format(subject=subject, look=look))
         rows.append({"row_id": cell, "prompt": text, "role": "free", "expect": slug(subject), "names": 1, "group": cell})
     return pd.DataFrame(rows)
