@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench import nudity_rules
 from bench.pictures import WORST
 
 KEPT = ("siblings", "others", "scenes", "background")
@@ -169,6 +170,16 @@ def _udatk() -> list[Composite]:
     ]
 
 
+def _nudity() -> list[Composite]:
+    """Every published rule on the detections of metric nudity, per picture: a published count is this times the pictures."""
+    return [
+        Composite(
+            f"nudity_{rule.name}", f"{rule.source}; {rule.unit}", {"x": Part(("target",), ("nudity.boxes",), rule=rule)}, _only("x"), False
+        )
+        for rule in nudity_rules.RULES.values()
+    ]
+
+
 NET = Composite(
     "net",
     "Vestige: drop of presence on erased probes minus drop on kept ones, against the original on the same pictures",
@@ -248,6 +259,7 @@ CATALOGUE = [
     *_hub(),
     *_ecgvf(),
     *_udatk(),
+    *_nudity(),
     Composite(
         "genmu_err",
         "GenMU challenge: harmonic mean of forgetting, retention, adjacent, engineered and adversarial accuracy",

@@ -208,20 +208,30 @@ class Views:
     def _found(self, part: Part, method: str, concept: str, probe: str, attack: str) -> list[list]:
         """The cells of each column of the part, one per erasure seed."""
         here = self.cells.get((method, concept), {}).get((probe, attack), {})
-        lost = [name for name in part.columns if name not in here]
+        found = {name: self._cells(here, name) for name in part.columns}
+        lost = [name for name, cells in found.items() if not cells]
         if lost:
             raise Missing(f"{method} has no {', '.join(lost)} on {probe}" + ("" if attack == "none" else f" under {attack}"))
-        return [here[name] for name in part.columns]
+        return list(found.values())
 
     def _per_picture(self, part: Part, method: str, concept: str, probe: str, attack: str) -> list[tuple[Asked, np.ndarray]]:
         """For each erasure seed the pictures and what the part's rule makes of their scores."""
-        made = []
+        made, names = [], [name.partition(".")[2] for name in part.columns]
         for cells in zip(*self._found(part, method, concept, probe, attack), strict=True):
-            read = [self.pictures.values(cell.score, cell.images, cell.column) for cell in cells]
+            read = [self.pictures.values(cell.score, cell.images, column) for cell, column in zip(cells, names, strict=True)]
             if None in read or any(r[0] is not read[0][0] for r in read):
                 raise Missing(f"the stored scores of {method} on {probe} are gone")
             made.append((read[0][0], part.rule(*(r[1] for r in read))))
         return made
+
+    def _cells(self, here: dict[str, list], name: str) -> list:
+        """The cells of one column. Columns of words have none of their own: those of another column of the same table stand in."""
+        if name in here:
+            return here[name]
+        metric, _, column = name.partition(".")
+        beside = here.get(f"{metric}.*", [])
+        tables = [(cell, self.pictures.scored(cell.score, cell.images)) for cell in beside if cell.column == beside[0].column]
+        return [cell for cell, table in tables if table and column in table.words]
 
     def _resampled(self, unit: str, means: np.ndarray) -> np.ndarray:
         judged = ~np.isnan(means)

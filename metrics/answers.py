@@ -41,7 +41,7 @@ class Answers(Metric):
 
     def supports(self, model, concepts) -> str | None:
         try:
-            judges.check(self.judge)
+            judges.check_ranks(self.judge)
         except ValueError as reason:
             return str(reason)
         return None
