@@ -203,7 +203,7 @@ def _inception() -> Callable[[Tensor], Tensor]:
     from torchvision.models import inception_v3
 
     net = inception_v3(init_weights=False, transform_input=False)
-    net.load_state_dict(torch.load(_inception_file(), weights_only=True))
+    net.load_state_dict(torch.load(_inception_file(), weights_only=True, map_location="cpu"))
     net.fc = torch.nn.Identity()  # 2048 pooled values
     net.eval().requires_grad_(False)
     # torchvision's weights come from TensorFlow: its network reads [-1, 1].
@@ -222,7 +222,7 @@ def _inception_tf() -> Callable[[Tensor], Tensor]:
     file = _inception_tf_file()
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    torch.load(file, weights_only=True)  # refuses anything but tensors before torch-fidelity unpickles the same file
+    torch.load(file, weights_only=True, map_location="cpu")  # refuses anything but tensors before torch-fidelity unpickles the same file
     net = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(file))
     return lambda images: net(images)[0]
 

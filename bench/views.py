@@ -44,7 +44,8 @@ class Views:
         self.cells: dict[tuple, dict[tuple, list]] = {}
         for c in frame[["method", "concept", "probe", "attack", "metric", "column", "score", "images", "value"]].itertuples(index=False):
             here = self.cells.setdefault((c.method, c.concept), {}).setdefault((c.probe, c.attack), {})
-            for name in (f"{c.metric}.{c.column}", f"{c.metric}.*"):
+            # cosine_* finds cosine_clip_emoji: composites do not depend on the network, only their values do
+            for name in {f"{c.metric}.{c.column}", f"{c.metric}.*", f"{c.metric}.{c.column.partition('_')[0]}_*"}:
                 here.setdefault(name, []).append(c)
         self._means: dict[tuple, Means | Missing] = {}
         self._bases: dict[tuple, dict] = {}
