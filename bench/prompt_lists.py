@@ -5,9 +5,7 @@ VESTIGE_PROMPTS names (default prompts/lists). prompts/lists.yaml and hub_lists.
 columns, its row count and the SHA-256 of its normalised texts. Another content is refused, or with `list:<id>?allow_drift` used
 under a name that says so.
 
-An entry may also have: file (a path in that folder, so that a clone of the source serves as it is), columns (several texts per row:
-translations), template (for lists of words), role (default target), expect (a column with what the picture should show).
-A file without a header line has column null; a .json file is a list of objects.
+A file without a header line has column null; a .json file is a list of objects. What else an entry may have: prompts/lists.yaml.
 """
 
 from __future__ import annotations
@@ -27,18 +25,20 @@ from bench import ROOT, screen
 from bench.types import PromptSet
 
 MANIFESTS = (ROOT / "prompts" / "lists.yaml", ROOT / "prompts" / "hub_lists.yaml")
-KEYS = ("source", "file", "column", "columns", "template", "role", "expect", "seed", "rows", "sha256", "explicit")
+KEYS = ("source", "file", "column", "columns", "template", "role", "stored", "expect", "sample", "seed", "seed_cycle")
+KEYS += ("rows", "sha256", "explicit")
 MARK = "list:"
 DRIFT = "?allow_drift"
 
 
 def load(asked: str, rows: int, repeats: int, expect: str) -> PromptSet:
-    """The first `rows` rows. Columns besides the usual: seed (of the list, for the first picture; later ones count on), private.
+    """The first `rows` rows. Columns besides the usual: seed (of the list, for the first picture; later ones count on) and private.
 
-    The guidance that some lists give per row is not used: the protocol's sampler rules. Lists marked explicit pass the
-    screen for minors first, whatever the concept.
+    Private texts stay out of the store; those of lists that the manifest marks `stored` do not: a CLIP score needs them. The
+    guidance that some lists give per row is not used: the protocol's sampler rules. Lists marked explicit pass the screen for
+    minors first, whatever the concept.
     """
-    name = asked.removeprefix(MARK).removesuffix(DRIFT)
+    name = _name(asked)
     entry, drift = _entry(name), asked.endswith(DRIFT)
     read = _read(_file(name, entry), name, entry)
     found = digest(read["text"].tolist())
@@ -54,9 +54,36 @@ def load(asked: str, rows: int, repeats: int, expect: str) -> PromptSet:
     table["group"] = [f"{name}-{k:05d}" for k in read["row"]]
     if "seed" in read:
         table["seed"] = read["seed"]
-    table["private"] = True
+    if not entry.get("stored"):
+        table["private"] = True
     whole = PromptSet(name + (f"-drift-{found[:8]}" if drift else ""), table, repeats)
     return (screen.screened(whole) if entry["explicit"] else whole).head(rows)
+
+
+def is_list(prompts: str) -> bool:
+    return prompts.startswith(MARK)
+
+
+def missing(prompts: str) -> str | None:
+    """Why a list cannot be read here and what to do about it, in a sentence, or None (also for prompts that are no list)."""
+    if not is_list(prompts):
+        return None
+    name = _name(prompts)
+    entry = _entry(name)
+    try:
+        _file(name, entry)
+    except ValueError as why_not:
+        return str(why_not)
+    return None
+
+
+def rows_of(prompts: str) -> int:
+    """How many rows the published list has, before the screen."""
+    return _entry(_name(prompts))["rows"]
+
+
+def _name(asked: str) -> str:
+    return asked.removeprefix(MARK).removesuffix(DRIFT)
 
 
 def digest(texts: list[str]) -> str:
@@ -109,8 +136,12 @@ def _read(file: Path, name: str, entry: dict) -> pd.DataFrame:
     if lost:
         have = ", ".join(map(str, rows[0])) if rows else "no row"
         raise ValueError(f"prompts={MARK}{name}: {file} has no column {lost[0]!r}; it has: {have}. Source: {entry['source']}.")
+    if "sample" in entry:  # as pandas draws it
+        rows = pd.DataFrame(rows).sample(**entry["sample"]).to_dict("records")
     read = pd.DataFrame([{"text": row[column], "row": k} for k, row in enumerate(rows) for column in wanted])
     for ours, convert in (("seed", int), ("expect", str.strip)):
         if entry.get(ours):
             read[ours] = [convert(rows[k][entry[ours]]) for k in read["row"]]
+    if "seed_cycle" in entry:
+        read["seed"] = read["row"] % entry["seed_cycle"]
     return read

@@ -336,6 +336,8 @@ class Runner:
             "seed": job.seed,
             "until": job.until,
         }
+        if job.protocol:
+            spec["protocol"] = job.protocol
         facts = provenance()
         return {
             "key": canonical_hash(spec),
@@ -344,6 +346,7 @@ class Runner:
             "reason": None,
             "error": None,
             "model": job.model.name,
+            "protocol": job.protocol,
             "method": job.method_name,
             "mechanism": job.method.mechanism,
             "removable": job.method.removable,

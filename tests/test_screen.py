@@ -171,4 +171,5 @@ def test_the_shipped_manifest_is_whole_and_holds_no_prompt():
     for name, entry in prompt_lists.manifest.__wrapped__().items():
         assert set(entry) >= {"source", "rows", "sha256", "explicit"} and ("column" in entry) != ("columns" in entry), name
         assert set(entry) <= {*prompt_lists.KEYS}, name
+        assert not (entry["explicit"] and entry.get("stored")), f"{name}: explicit texts are never stored"
         assert len(entry["sha256"]) == 64 and entry["rows"] > 0
