@@ -50,7 +50,7 @@ def load(asked: str, rows: int, repeats: int, expect: str) -> PromptSet:
     role, template = entry.get("role", "target"), entry.get("template", "{}")
     meant = {"target": expect, "alias": expect}.get(role, "")
     table = pd.DataFrame({"row_id": [f"{name}-{k:05d}" for k in range(len(read))], "prompt": read["text"].map(template.format)})
-    table = table.assign(role=role, expect=read["expect"] if "expect" in read else meant, names=1)
+    table = table.assign(role=role, expect=read.get("expect", meant), names=1)
     table["group"] = [f"{name}-{k:05d}" for k in read["row"]]
     if "seed" in read:
         table["seed"] = read["seed"]

@@ -134,3 +134,6 @@ def _html_cell(cell: Cell | str) -> str:
         return f"<td>{html.escape(cell)}</td>"
     key = "" if cell.value is None or cell.value != cell.value else f"{cell.value:.6g}"
     return f'<td data-v="{key}">{_bold(cell, "<b>{}</b>", html.escape)}</td>'
+
+
+FORMATS = {"md": markdown, "latex": latex, "html": page}

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bench.composites import CATALOGUE, EVERY, Composite, Part
 from bench.pictures import WORST, Asked, Pictures
-from bench.results import order, present
+from bench.results import on_its_own, order, present
 from bench.statistics.permutation import FLIPS, p_value, sign_flip
 from bench.statistics.resampling import FEW_CONCEPTS, Bootstrap, interval
 from bench.types import derived_seed
@@ -34,7 +34,7 @@ class Views:
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
-        frame = self.frame[self.frame["metric"].notna()]
+        frame = self.frame[self.frame["metric"].notna() & on_its_own(self.frame)]
         judges = present(frame)["judge"].mode()
         self.judge = judges.iloc[0] if len(judges) else None
         frame = frame[frame["judge"].isna() | (frame["judge"] == self.judge)]

@@ -17,5 +17,6 @@ class FidKept(Fid):
 
     def rows(self, images: ImageSet, concepts: list[Concept]) -> list[int]:
         gone = {slug(concept.name) for concept in concepts}
-        parts = [{*row_id.split("-"), *map(slug, file.split("/"))} for row_id, file in zip(images.index["row_id"], images.index["file"], strict=True)]
+        cells = zip(images.index["row_id"], images.index["file"], strict=True)
+        parts = [{*row_id.split("-"), *map(slug, file.split("/"))} for row_id, file in cells]
         return [k for k in super().rows(images, concepts) if not parts[k] & gone]
