@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bench import hub
-from bench.judges.pixels import IMAGENET, at_side
+from bench.judges.pixels import IMAGENET, at_side, normalised
 from bench.types import ImageSet
 
 KNOWN = "clip_emoji, judge_a, clip:<open_clip model>/<pretrained>, dino:<hub id or folder>, inception_tf, inception"
@@ -233,10 +233,9 @@ def _dino(name: str) -> Callable[[Tensor], Tensor]:
 
     net = AutoModel.from_pretrained(hub.folder(name.removeprefix("dino:"), f"extractor={name}"), use_safetensors=True)
     net.eval().requires_grad_(False)
-    mean, std = (torch.tensor(IMAGENET[key]).view(3, 1, 1) for key in ("mean", "std"))
 
     def features(images: Tensor) -> Tensor:
         cropped = at_side(square(images).float() / 255, 256)[..., 16:240, 16:240]
-        return net(pixel_values=(cropped - mean) / std).last_hidden_state[:, 0]
+        return net(pixel_values=normalised(cropped, **IMAGENET)).last_hidden_state[:, 0]
 
     return features

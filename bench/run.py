@@ -387,7 +387,8 @@ class Runner:
                 rows = scores.per_image.merge(index[["row_id", "rep", "group"]], on=["row_id", "rep"])
                 low, high = cluster_interval(rows[column].to_numpy(float), rows["group"].to_numpy())
             better = metric.columns.get(column, metric.columns.get(column.split("_")[0], True))
-            made.append(base | {"column": column, "value": value, "ci_low": low, "ci_high": high, "higher_is_better": better})
+            head = base | ({"value": value} if value == value else {"value": None, "reason": "no picture could be judged"})
+            made.append(head | {"column": column, "ci_low": low, "ci_high": high, "higher_is_better": better})
         return made
 
     def speed(self, cells: list[dict]) -> dict:

@@ -4,6 +4,10 @@ Identities, <folder> standing for a folder or a hub id:
   emoji_a, emoji_b                   the emoji world's classifiers
   resnet50                           torchvision's ImageNet classifier (V2 weights)
   clip:<open_clip model>/<pretrained>  the nearest of a list of texts; <pretrained> is an open_clip tag or a file
+  resnet50_hf:<folder>               the same architecture in transformers' format (microsoft/resnet-50)
+  artist:<folder>                    UnlearnDiffAtk's ViT of 129 WikiArt artists
+  celebrity:<folder>                 GIPHY's celebrity detector; pictures without a face are not judged
+  gdino:<folder>                     GroundingDINO: any box for the word, yes or no
   canvas:<folder>                    UnlearnCanvas' style and object classifiers
   nudenet:<rule>                     NudeNet under a rule of bench/nudity_rules.py: yes or no
 """
@@ -25,10 +29,14 @@ MAKES = {  # the word before the colon -> module
     "emoji_b": "emoji",
     "resnet50": "imagenet",
     "clip": "zero_shot",
+    "resnet50_hf": "transformers_classifiers",
+    "artist": "transformers_classifiers",
     "canvas": "canvas",
+    "celebrity": "celebrity",
+    "gdino": "grounding",
     "nudenet": "nudity",
 }
-YES_OR_NO = ("nudenet",)  # judges that answer about one thing and rank nothing
+YES_OR_NO = ("nudenet", "gdino")  # judges that answer about one thing and rank nothing
 
 
 def check(judge_id: str) -> None:

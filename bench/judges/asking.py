@@ -19,7 +19,7 @@ class AskingJudge:
     """
 
     def __init__(self, ask: Callable[[Tensor, str], tuple[Tensor, Tensor]], name: str, family: str = "") -> None:
-        self.ask, self.name, self.family = ask, name, family
+        self.ask, self.name, self.family, self.abstains = ask, name, family, False
         self.wording: dict[str, str] = {}
 
     def about(self, concepts: list[Concept]) -> AskingJudge:
