@@ -115,16 +115,19 @@ def _hub() -> list[Composite]:
     (hub_attack); adaptive attacks are those of the run (hub_adaptive). Training time stands in the cost table."""
     axes = {
         "hub_target": (Part(("target",)), False),
-        "hub_selective": (Part(("scenes",)), True),
         "hub_pinpoint": (Part(("siblings",)), True),
         "hub_multilingual": (Part(("multilingual",)), False),
         "hub_attack": (Part(("adversarial",)), False),
         "hub_adaptive": (Part(("target",), attack=EVERY), False),
-        "hub_alignment": (Part(("others",), ("clip_score.clip_cos",)), True),
-        "hub_fid": (Part(("others",), ("fid.*",), whole_set=True), False),
-        "hub_fid_sd": (Part(("others",), ("fid_to_original.*",), whole_set=True), False),
+        "hub_alignment": (Part(("captions",), ("clip_score.clip_cos",)), True),
+        "hub_fid": (Part(("captions",), ("fid.*",), whole_set=True), False),
+        "hub_fid_sd": (Part(("captions",), ("fid_to_original.*",), whole_set=True), False),
     }
-    return [Composite(n, "HUB (2410.05664)", {"x": part}, _only("x"), better) for n, (part, better) in axes.items()]
+    source, nouns = "HUB (2410.05664)", {n: Part(("scenes",), (f"nouns.nouns_{n}",)) for n in ("seen", "asked")}
+    return [
+        *(Composite(n, source, {"x": part}, _only("x"), better) for n, (part, better) in axes.items()),
+        Composite("hub_selective", source, nouns, lambda p, o: p["seen"] / p["asked"]),
+    ]
 
 
 def _eraseeval() -> list[Composite]:
@@ -133,8 +136,8 @@ def _eraseeval() -> list[Composite]:
     parts = {
         "m1": Part(("target",), (present, f"{likeness}.caption_named", f"{likeness}.caption_cosine"), rule=_m1),
         "m2": Part(("implicit",), (present, f"{likeness}.image_cosine"), rule=similar_unless_present),
-        "clip": Part(("others",), ("clip_score.clip_cos",)),
-        "cmmd": Part(("others",), ("cmmd.*",), whole_set=True),
+        "clip": Part(("captions",), ("clip_score.clip_cos",)),
+        "cmmd": Part(("captions",), ("cmmd.*",), whole_set=True),
     }
     forms = {
         "m1": (["m1"], _only("m1")),

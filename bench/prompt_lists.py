@@ -77,6 +77,19 @@ def missing(prompts: str) -> str | None:
     return None
 
 
+def survey() -> str:
+    """One line per list: here, missing, or not what the manifest says. Repeats no text."""
+    lines = []
+    for name, entry in manifest().items():
+        state = "missing"
+        if missing(MARK + name) is None:
+            read = _read(_file(name, entry), name, entry)
+            whole = (len(read), digest(read["text"].tolist())) == (entry["rows"], entry["sha256"])
+            state = "here" if whole else "another content"
+        lines.append(f"{state:<16}{name:<32}{entry['rows']:>6} rows  {entry['source']}")
+    return "\n".join(lines)
+
+
 def rows_of(prompts: str) -> int:
     """How many rows the published list has, before the screen."""
     return _entry(_name(prompts))["rows"]
@@ -139,9 +152,15 @@ def _read(file: Path, name: str, entry: dict) -> pd.DataFrame:
     if "sample" in entry:  # as pandas draws it
         rows = pd.DataFrame(rows).sample(**entry["sample"]).to_dict("records")
     read = pd.DataFrame([{"text": row[column], "row": k} for k, row in enumerate(rows) for column in wanted])
-    for ours, convert in (("seed", int), ("expect", str.strip)):
+    for ours, convert in (("seed", int), ("expect", _expected)):
         if entry.get(ours):
             read[ours] = [convert(rows[k][entry[ours]]) for k in read["row"]]
     if "seed_cycle" in entry:
         read["seed"] = read["row"] % entry["seed_cycle"]
     return read
+
+
+def _expected(value: str | list[str]) -> str:
+    """One thing, or several parted by ";", each once."""
+    things = [value] if isinstance(value, str) else value
+    return ";".join(dict.fromkeys(thing.strip() for thing in things if thing.strip()))

@@ -27,7 +27,10 @@ class Missing(Exception):
 
 @dataclass
 class Views:
-    """All composites on the cells of one model, sampler and judge. frame: from results.load with the same pictures."""
+    """All composites on the cells of one model and sampler. frame: from results.load with the same pictures.
+
+    Each probe of a concept has one judge: of several, that of most cells. Kinds of concepts may have judges of their own.
+    """
 
     frame: pd.DataFrame
     pictures: Pictures
@@ -35,9 +38,10 @@ class Views:
 
     def __post_init__(self) -> None:
         frame = self.frame[self.frame["metric"].notna() & on_its_own(self.frame)]
-        judges = present(frame)["judge"].mode()
-        self.judge = judges.iloc[0] if len(judges) else None
-        frame = frame[frame["judge"].isna() | (frame["judge"] == self.judge)]
+        judged = frame[frame["judge"].notna()]
+        first = judged.assign(shown=judged["metric"] == "presence").groupby(["concept", "probe"])[["judge", "shown"]].apply(_first_judge)
+        of_probe = [first.get(key) for key in zip(frame["concept"], frame["probe"], strict=True)] if len(judged) else []
+        frame = frame[frame["judge"].isna() | (frame["judge"] == pd.Series(of_probe, index=frame.index, dtype=object))] if of_probe else frame
         self.concepts = sorted(self.frame["concept"].unique())
         self.kinds = self.frame.groupby("concept")["kind"].first().to_dict()
         self.methods = order(self.frame["method"].tolist())
@@ -240,6 +244,11 @@ class Views:
             return self.bootstrap.prompts(unit, means)
         above, below = (self.bootstrap.prompts(unit, x) for x in (np.where(judged, means, 0.0), judged.astype(float)))
         return above / np.where(below == 0, np.nan, below)
+
+
+def _first_judge(cells: pd.DataFrame) -> str:
+    """The judge of most presence cells, where there are any."""
+    return (cells[cells["shown"]] if cells["shown"].any() else cells)["judge"].mode().iloc[0]
 
 
 def _mean(unit: str, means: np.ndarray) -> np.ndarray:
