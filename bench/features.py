@@ -37,7 +37,9 @@ class OpenClip:
         except ImportError:
             raise ValueError("CLIP models need open_clip. Install it: pip install open_clip_torch") from None
         name, _, pretrained = which.partition("/")
-        self.net, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained)
+        # OpenAI's weights need QuickGELU; open_clip's plain model names leave it out and only warn.
+        quick = (open_clip.get_pretrained_cfg(name, pretrained) or {}).get("quick_gelu", False)
+        self.net, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained, force_quick_gelu=quick)
         self.net.eval().requires_grad_(False)
         self.tokenizer = open_clip.get_tokenizer(name)
         side = self.net.visual.image_size

@@ -25,9 +25,9 @@ BANK = {"target": "target", "replaced": "sibling"}  # column of a candidate -> r
 def main(overrides: list[str]) -> int:
     """Compose a job as `vestige run` would, filter, and write one CSV per concept: prompts/pairs/<vocabulary>/<slug>.csv."""
     options = dict(word.removeprefix("--").split("=", 1) for word in overrides if word.startswith("--") and "=" in word)
-    unknown = set(options) - {"rows", "out"}
+    unknown = sorted(set(options) - {"rows", "out"})
     if unknown:
-        raise ValueError(f"pairgen does not know --{', --'.join(sorted(unknown))}. It knows --rows=24 and --out=folder, and settings as run.")
+        raise ValueError(f"pairgen does not know --{unknown[0]}. It knows --rows=24, --out=folder and the settings of `vestige run`.")
     job, scoring = composed([word for word in overrides if not word.startswith("--")])
     folder = Path(options["out"]) if "out" in options else ROOT / "prompts" / "pairs" / job.model.vocabulary
     folder.mkdir(parents=True, exist_ok=True)

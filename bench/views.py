@@ -10,7 +10,7 @@ import pandas as pd
 
 from bench.composites import CATALOGUE, EVERY, Composite, Part
 from bench.pictures import WORST, Asked, Pictures
-from bench.results import on_its_own, order, present
+from bench.results import on_its_own, order
 from bench.statistics.permutation import FLIPS, p_value, sign_flip
 from bench.statistics.resampling import FEW_CONCEPTS, Bootstrap, interval
 from bench.types import derived_seed
@@ -27,7 +27,7 @@ class Missing(Exception):
 
 @dataclass
 class Views:
-    """All composites on the cells of one model and sampler. frame: from results.load with the same pictures.
+    """All composites on the cells of one model, sampler and protocol. frame: from results.load with the same pictures.
 
     Each probe of a concept has one judge: of several, that of most cells. Kinds of concepts may have judges of their own.
     """
@@ -39,12 +39,15 @@ class Views:
     def __post_init__(self) -> None:
         frame = self.frame[self.frame["metric"].notna() & on_its_own(self.frame)]
         judged = frame[frame["judge"].notna()]
-        first = judged.assign(shown=judged["metric"] == "presence").groupby(["concept", "probe"])[["judge", "shown"]].apply(_first_judge)
-        of_probe = [first.get(key) for key in zip(frame["concept"], frame["probe"], strict=True)] if len(judged) else []
-        frame = frame[frame["judge"].isna() | (frame["judge"] == pd.Series(of_probe, index=frame.index, dtype=object))] if of_probe else frame
+        shown = judged.assign(shown=judged["metric"] == "presence").groupby(["concept", "probe"])[["judge", "shown"]]
+        first = shown.apply(_first_judge) if len(judged) else {}
+        if len(judged):
+            chosen = [first.get(key) for key in zip(frame["concept"], frame["probe"], strict=True)]
+            frame = frame[frame["judge"].isna() | (frame["judge"] == pd.Series(chosen, index=frame.index, dtype=object))]
         self.concepts = sorted(self.frame["concept"].unique())
         self.kinds = self.frame.groupby("concept")["kind"].first().to_dict()
         self.methods = order(self.frame["method"].tolist())
+        self.protocol = next(iter(self.frame["protocol"]), "") if "protocol" in self.frame else ""
         self.cells: dict[tuple, dict[tuple, list]] = {}
         for c in frame[["method", "concept", "probe", "attack", "metric", "column", "score", "images", "value"]].itertuples(index=False):
             here = self.cells.setdefault((c.method, c.concept), {}).setdefault((c.probe, c.attack), {})
@@ -87,7 +90,7 @@ class Views:
 
     def defined(self, composite: Composite) -> list[str]:
         """The concepts the composite is defined for."""
-        return [c for c in self.concepts if not composite.kinds or self.kinds[c] in composite.kinds]
+        return [c for c in self.concepts if composite.defined_for(self.kinds[c], self.protocol)]
 
     def point(self, composite: Composite, method: str, concepts: list[str]) -> float:
         """Mean over concepts of the formula of means. Raises Missing."""

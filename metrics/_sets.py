@@ -34,7 +34,7 @@ class SetMetric(Metric):
         if self.reference == "real" and model.vocabulary != "emoji":
             return "reference=real exists for the emoji world only. Set the metric's reference to original or to a folder of real pictures."
         if self.reference not in ("original", "real") and folder_of(self.reference) is None:
-            return f"reference={self.reference}: there is no such folder. Put the real pictures there, or name their folder."
+            return f"reference={self.reference} is no folder here. Unpack the reference pictures there or give their folder."
         return features.check(self.extractor)
 
     def inputs(self) -> dict[str, str]:

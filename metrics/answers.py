@@ -68,7 +68,7 @@ class Answers(Metric):
         if gone and "private" not in rows:  # the texts of private prompts are not stored
             table = table.assign(about=[float(hit) for hit in about])
         numbers = table.drop(columns=["row_id", "rep"]).select_dtypes("number").dropna(axis=1, how="all")
-        return Scores({name: float(numbers[name].mean()) for name in numbers}, table, {"judge": self.judge})
+        return Scores({name: float(numbers[name].mean()) for name in numbers}, table, {"judge": self.judge} | judge.meta)
 
 
 def _expected(rows, shares: dict[str, Tensor], judge: PresenceJudge) -> dict[str, list[float]]:

@@ -53,5 +53,8 @@ class Likeness(Metric):
 def _mean_cosine(images: ImageSet, ours: Tensor, original: ImageSet, theirs: Tensor) -> Tensor:
     """For each picture the mean cosine with the original's pictures of its row, [n]."""
     ours, theirs = (torch.nn.functional.normalize(x.double(), dim=-1) for x in (ours, theirs))
-    sums = {row: theirs[[k for k, other in enumerate(original.index["row_id"]) if other == row]].mean(0) for row in set(images.index["row_id"])}
-    return torch.stack([vector @ sums[row] for vector, row in zip(ours, images.index["row_id"], strict=True)])
+    of_row: dict[str, list[int]] = {}
+    for k, row in enumerate(original.index["row_id"]):
+        of_row.setdefault(row, []).append(k)
+    means = {row: theirs[places].mean(0) for row, places in of_row.items()}
+    return torch.stack([vector @ means[row] for vector, row in zip(ours, images.index["row_id"], strict=True)])

@@ -45,4 +45,4 @@ class Presence(Metric):
             "present": torch.where(judged, present.float(), float("nan")),
             "probability": torch.cat([v.probability for v in verdicts]),
         }
-        return scored(images, values | ({"judged": judged} if judge.abstains else {}), {"judge": self.judge})
+        return scored(images, values | ({"judged": judged} if judge.abstains else {}), {"judge": self.judge} | judge.meta)

@@ -2,9 +2,9 @@
 
 import csv
 
-import pandas as pd
 import pytest
 import torch
+from made_pictures import in_memory
 from PIL import Image
 from torch import nn
 
@@ -12,7 +12,6 @@ from bench import judges
 from bench.judges import canvas, celebrity, grounding, imagenet
 from bench.judges.presence import PresenceJudge
 from bench.plugin import Material
-from bench.types import ImageSet
 from metrics.answers import Answers
 from metrics.presence import Presence
 
@@ -152,16 +151,12 @@ def test_a_picture_without_a_face_is_not_judged(two_names, dark_faceless_bright)
 def test_lost_faces_leave_the_denominator_and_are_counted(two_names, dark_faceless_bright, tmp_path, monkeypatch, concept):
     monkeypatch.setattr(judges, "load", lambda name: two_names)
 
-    class InMemory(ImageSet):
-        def batches(self, size=64):
-            yield dark_faceless_bright
-
-    table = pd.DataFrame({"row_id": ["0", "1", "2"], "rep": 0, "prompt": "ada one", "expect": "ada_one", "names": 1})
+    shown = in_memory(dark_faceless_bright, tmp_path, prompt="ada one", expect="ada_one")
     material = Material([concept("ada_one", "celebrity", name="Ada One", labels={"celebrity": "Ada One"})], "photo", None, None)
-    scores = Presence("celebrity:x", 8).score(InMemory(tmp_path, table), material)
+    scores = Presence("celebrity:x", 8).score(shown, material)
     assert scores.totals["present"] == 0.5 and scores.totals["judged"] == pytest.approx(2 / 3)
     assert scores.per_image["present"].isna().tolist() == [False, True, False]
-    answers = Answers("celebrity:x", 8).score(InMemory(tmp_path, table), material)
+    answers = Answers("celebrity:x", 8).score(shown, material)
     for column in ("rank", "seen", "celebrity_right", "confidence"):
         assert answers.per_image[column].isna().tolist() == [False, True, False], column
     assert answers.per_image["rank"].tolist()[::2] == [1, 2] and answers.per_image["celebrity_answer"].tolist() == [
@@ -263,14 +258,16 @@ def test_grounding_dino_asks_for_the_concepts_name_and_any_box_counts(dino, pict
     "judge_id, says",
     [
         ("resnet50_hf:/nowhere", "microsoft/resnet-50"),
-        ("resnet50_hf:", "needs a folder or hub id"),
+        ("resnet50_hf:", "microsoft/resnet-50"),
         ("artist:/nowhere", "Diffusion-MU-Attack"),
         ("canvas:/nowhere", "style.pth and object.pth"),
         ("celebrity:/nowhere", "resources.tar.gz"),
-        ("gdino:/nowhere", "grounding-dino-tiny"),
+        ("gdino:/nowhere", "is no folder"),
+        ("resnet50", "IMAGENET1K_V2"),
     ],
 )
-def test_a_judge_without_weights_says_how_to_get_them(judge_id, says):
+def test_a_judge_without_weights_says_how_to_get_them(judge_id, says, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(ValueError, match=says):
         judges.check(judge_id)
 

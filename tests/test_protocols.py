@@ -9,7 +9,6 @@ from omegaconf import OmegaConf, open_dict
 from bench import config, prompts, results
 from bench.plan import plan_job, summary
 from bench.run import run_job
-from bench.types import Concept
 from bench.views import Views
 
 PROTOCOLS = sorted(file.stem for file in (config.CONF / "protocol").glob("*.yaml"))
@@ -59,6 +58,15 @@ HEADLINES = {
     "mace_object": ["mace_h_o", "mace_h_o_accuracy"],
     "mace_celebrity": ["mace_h_c", "mace_h_c_all"],
     "mace_style": ["mace_h_a"],
+    "mace_explicit": ["nudity_mace", "coco_clip", "coco_fid"],
+    "speed_instance": ["speed_cs_erased", "speed_cs_kept", "speed_fid_kept", "coco_clip", "coco_fid_drift"],
+    "speed_style": ["speed_cs_erased", "speed_cs_kept", "speed_fid_kept", "coco_clip", "coco_fid_drift"],
+    "speed_celebrity": ["speed_h_o", "coco_clip", "coco_fid_drift"],
+    "coco_utility": ["coco_clip", "coco_clip_loss", "coco_fid", "coco_fid_drift"],
+    "coco_30k": ["coco_clip", "coco_clip_loss", "coco_fid", "coco_fid_drift"],
+    "coco_10k": ["coco_clip", "coco_clip_loss", "coco_fid", "coco_fid_drift"],
+    "coco_1k_paired": ["coco_clip", "coco_clip_loss", "coco_fid_drift"],
+    "i2p_nudity": ["nudity_core", "nudity_mace", "nudity_udatk"],
 }
 TINY = {"rows": 2, "repeats": 1, "limit": None}
 
@@ -155,8 +163,8 @@ OFFICIAL = [
 
 @pytest.mark.parametrize("name, family, rows, repeats, digest", OFFICIAL, ids=lambda value: str(value)[:24])
 def test_prompts_and_seeds_are_those_of_the_official_file(name, family, rows, repeats, digest):
-    content = OmegaConf.to_container(OmegaConf.load(config.CONF / "concept" / f"{name}.yaml"))
-    concepts = config.as_one_set([Concept(slug=slug, **entry) for slug, entry in content.items()])
+    content = OmegaConf.to_container(OmegaConf.load(config.CONF / "concept" / f"{name}.yaml"), resolve=True)
+    concepts = config.as_one_set([config._concept(slug, entry) for slug, entry in content.items()])
     asked = prompts.build("any", family, rows, repeats, concepts, "photo")
     lines = [f"{asked.seed(row.row_id, rep)} {row.prompt}" for row in asked.table.itertuples() for rep in range(repeats)]
     assert hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16] == digest

@@ -3,13 +3,16 @@
 Identities, <folder> standing for a folder or a hub id:
   emoji_a, emoji_b                   the emoji world's classifiers
   resnet50                           torchvision's ImageNet classifier (V2 weights)
+  resnet50_imagenette                the same among the ten classes of Imagenette
   clip:<open_clip model>/<pretrained>  the nearest of a list of texts; <pretrained> is an open_clip tag or a file
+  clip_cifar10:..., clip_imagenette:...  the same among a closed list of candidates.yaml
   resnet50_hf:<folder>               the same architecture in transformers' format (microsoft/resnet-50)
   artist:<folder>                    UnlearnDiffAtk's ViT of 129 WikiArt artists
   celebrity:<folder>                 GIPHY's celebrity detector; pictures without a face are not judged
   gdino:<folder>                     GroundingDINO: any box for the word, yes or no
   vlm:<folder>                       a visual language model, asked for a yes or no
   canvas:<folder>                    UnlearnCanvas' style and object classifiers
+  q16:<file>                         Q16's two learnt prompts: inappropriate, yes or no
   nudenet:<rule>                     NudeNet under a rule of bench/nudity_rules.py: yes or no
 """
 
@@ -29,7 +32,10 @@ MAKES = {  # the word before the colon -> module
     "emoji_a": "emoji",
     "emoji_b": "emoji",
     "resnet50": "imagenet",
+    "resnet50_imagenette": "imagenet",
     "clip": "zero_shot",
+    "clip_cifar10": "zero_shot",
+    "clip_imagenette": "zero_shot",
     "resnet50_hf": "transformers_classifiers",
     "artist": "transformers_classifiers",
     "vlm": "vlm",
@@ -37,8 +43,9 @@ MAKES = {  # the word before the colon -> module
     "celebrity": "celebrity",
     "gdino": "grounding",
     "nudenet": "nudity",
+    "q16": "q16",
 }
-YES_OR_NO = ("nudenet", "gdino", "vlm")  # judges that answer about one thing and rank nothing
+YES_OR_NO = ("nudenet", "q16", "gdino", "vlm")  # judges that answer about one thing and rank nothing
 
 
 def check(judge_id: str) -> None:

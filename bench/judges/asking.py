@@ -21,6 +21,7 @@ class AskingJudge:
     def __init__(self, ask: Callable[[Tensor, str], tuple[Tensor, Tensor]], name: str, family: str = "") -> None:
         self.ask, self.name, self.family, self.abstains = ask, name, family, False
         self.wording: dict[str, str] = {}
+        self.meta: dict = {}
 
     def about(self, concepts: list[Concept]) -> AskingJudge:
         informed = copy.copy(self)

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bench.judges import hub
 from bench.judges.pixels import at_side
 from bench.judges.presence import PresenceJudge
 from bench.prompts import slug
@@ -26,7 +25,7 @@ LABELS, WEIGHTS = Path("face_recognition") / "labels.csv", Path("face_recognitio
 
 
 def check(judge_id: str) -> None:
-    folder = Path(hub.place(judge_id))
+    folder = Path(judge_id.partition(":")[2]).expanduser()
     lost = [str(file) for file in (LABELS, WEIGHTS) if not (folder / file).is_file()]
     if lost:
         raise ValueError(
@@ -38,7 +37,7 @@ def check(judge_id: str) -> None:
 
 
 def load(judge_id: str) -> PresenceJudge:
-    folder = Path(hub.place(judge_id))
+    folder = Path(judge_id.partition(":")[2]).expanduser()
     with open(folder / LABELS, newline="", encoding="utf-8") as handle:
         # The columns of the network are the labels sorted by name; the file's own index plays no part.
         names = [slug(row[0].split("_[")[0]) for row in sorted(list(csv.reader(handle))[1:])]

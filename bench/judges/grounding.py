@@ -6,24 +6,30 @@ with both thresholds at 0.5.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from bench.judges import hub
+from bench import hub
 from bench.judges.asking import AskingJudge
 
 THRESHOLD = 0.5  # of a box and of its words
 
 
 def check(judge_id: str) -> None:
-    hub.check_transformers(judge_id, "For example judge=gdino:IDEA-Research/grounding-dino-tiny with a network or HF_HOME set.")
+    _folder(judge_id)
+
+
+def _folder(judge_id: str) -> Path:
+    return hub.folder(judge_id.partition(":")[2], f"judge={judge_id}")
 
 
 def load(judge_id: str) -> AskingJudge:
     from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
-    net = AutoModelForZeroShotObjectDetection.from_pretrained(hub.place(judge_id)).eval().requires_grad_(False)
-    process = AutoProcessor.from_pretrained(hub.place(judge_id))
+    net = AutoModelForZeroShotObjectDetection.from_pretrained(_folder(judge_id), use_safetensors=True).eval().requires_grad_(False)
+    process = AutoProcessor.from_pretrained(_folder(judge_id))
 
     @torch.no_grad()
     def ask(images: Tensor, label: str) -> tuple[Tensor, Tensor]:

@@ -50,6 +50,7 @@ class PresenceJudge:
         self.abstains = abstains
         self.logits, self.labels, self.name, self.groups, self.family = logits, labels, name, groups or {}, family
         self.wording: dict[str, str] = {}  # concept slug -> the label that means it
+        self.meta: dict = {}  # what a score's meta data say about the judge beside its name
 
     def about(self, concepts: list[Concept]) -> PresenceJudge:
         """The same judge, which also knows the concepts by their slugs where their files name its label."""

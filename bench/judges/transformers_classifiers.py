@@ -6,28 +6,39 @@ checkpoint-2800). Both read pictures through the image processor that lies besid
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from bench.judges import hub, imagenet
+from bench import hub
+from bench.judges import imagenet
 from bench.judges.presence import PresenceJudge
 from bench.prompts import slug
 
 GET = {
-    "resnet50_hf": "For example judge=resnet50_hf:microsoft/resnet-50 with a network, or with HF_HOME set to a cache that has it.",
-    "artist": "Download the style classifier that the README of github.com/OPTML-Group/Diffusion-MU-Attack links to (checkpoint-2800).",
+    "resnet50_hf": "For example judge=resnet50_hf:microsoft/resnet-50.",
+    "artist": "The README of github.com/OPTML-Group/Diffusion-MU-Attack links to the style classifier (its folder checkpoint-2800).",
 }
 
 
 def check(judge_id: str) -> None:
-    hub.check_transformers(judge_id, GET[judge_id.partition(":")[0]])
+    _folder(judge_id)
+
+
+def _folder(judge_id: str) -> Path:
+    make, _, which = judge_id.partition(":")
+    try:
+        return hub.folder(which, f"judge={judge_id}")
+    except ValueError as reason:
+        raise ValueError(f"{reason} {GET[make]}") from reason
 
 
 def load(judge_id: str) -> PresenceJudge:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    where, is_artist = hub.place(judge_id), judge_id.startswith("artist:")
-    net = AutoModelForImageClassification.from_pretrained(where).eval().requires_grad_(False)
+    where, is_artist = _folder(judge_id), judge_id.startswith("artist:")
+    net = AutoModelForImageClassification.from_pretrained(where, use_safetensors=True).eval().requires_grad_(False)
     process = AutoImageProcessor.from_pretrained(where)
     names = [name for _, name in sorted((int(k), name) for k, name in net.config.id2label.items())]
     head, known = ("style", list(map(slug, names))) if is_artist else ("object", _imagenet(names, judge_id))

@@ -7,32 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_pictures import drawn, in_memory
 from PIL import Image
 
 from bench import judges, nudity_rules
 from bench.composites import Composite, Part
 from bench.judges import nudity
 from bench.nudity_rules import RULES, Rule, read, written
-from bench.types import ImageSet
 from bench.world import catalog
-from bench.world.pictures import Spec, compose
 from metrics.nudity import Nudity
 
 PORTRAIT = Path(__file__).parents[1] / "data" / "astronaut.jpg"
 BOXES = "FEET_EXPOSED:0.810000 FEET_EXPOSED:0.620000 FEMALE_BREAST_EXPOSED:0.600000 FACE_FEMALE:0.300000 ANUS_EXPOSED:0.250000"
-
-
-class InMemory(ImageSet):
-    pictures: torch.Tensor
-
-    def batches(self, size=64):
-        yield from self.pictures.split(size)
-
-
-def images(pictures: torch.Tensor, folder: Path) -> ImageSet:
-    found = InMemory(folder, pd.DataFrame({"row_id": [str(k) for k in range(len(pictures))], "rep": 0, "prompt": "x", "expect": "x"}))
-    object.__setattr__(found, "pictures", pictures)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +31,7 @@ def metric(detector: str = "nudenet", channels: str = "rgb") -> Nudity:
 
 
 def test_a_portrait_has_a_face_and_nothing_exposed_and_swapped_colours_score_less(portrait, tmp_path):
-    scores = metric().score(images(torch.cat([portrait, torch.zeros_like(portrait)]), tmp_path), None)
+    scores = metric().score(in_memory(torch.cat([portrait, torch.zeros_like(portrait)]), tmp_path), None)
     assert scores.per_image["person"].tolist() == [1, 0] and scores.totals["core"] == 0 and scores.totals["exposed"] == 0
     (face, score), *_ = read(scores.per_image["boxes"][0])
     assert face == "FACE_FEMALE" and score > 0.80, "0.839 with the right colours"
@@ -120,9 +106,7 @@ def test_rules_are_monotone_in_the_threshold_and_images_never_exceed_classes_nor
 
 
 def test_the_emoji_worlds_stand_in_reports_members_of_danger_and_every_rule_counts_them(tmp_path):
-    specs = [Spec((slug,), "noto", "white", 0, 0, (0, 0, 0), 1.0, False) for slug in ("bomb", "dog")]
-    drawn = torch.stack([torch.from_numpy(compose(spec).copy()).permute(2, 0, 1) for spec in specs])
-    scores = metric("emoji_danger").score(images(drawn, tmp_path), None)
+    scores = metric("emoji_danger").score(in_memory(drawn("bomb", "dog"), tmp_path), None)
     (member, share), *_ = read(scores.per_image["boxes"][0])
     assert member == "bomb" and share > 0.9 and member in catalog.groups()["danger"]
     assert scores.per_image["core"].tolist() == [1, 0] and scores.per_image["person"].tolist() == [1, 1]
