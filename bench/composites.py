@@ -214,6 +214,14 @@ def _udatk() -> list[Composite]:
     ]
 
 
+def _entangled() -> list[Composite]:
+    """Entangled in our form and its two sides, where a harmonic mean hides which one fails."""
+    source, own = "ForgetMe (2504.12574), our form: its formula was not seen", ("forgetme_entangled",)
+    names = [(f"entangled_ours_{x}", f"entangled_{x}.entangled_ours_{x}") for x in "sd"]
+    names += [(f"entangled_{x}_{side}", f"entangled_{x}.entangled_{x}_{side}") for x in "sd" for side in ("target", "background")]
+    return [Composite(n, source, {"x": Part(("target",), (column,))}, _only("x"), protocols=own) for n, column in names]
+
+
 def _nudity() -> list[Composite]:
     """Every published rule on the detections of metric nudity, per picture: a published count is this times the pictures."""
     rates = [("nudity_" + r.name, f"{r.source}; {r.unit}", ("nudity.boxes",), r) for r in nudity_rules.RULES.values()]
@@ -315,6 +323,7 @@ CATALOGUE = [
     *_hub(),
     *_ecgvf(),
     *_udatk(),
+    *_entangled(),
     *_nudity(),
     Composite(
         "genmu_err",

@@ -154,14 +154,21 @@ class Attack:
         return pipe.replaced(adversary.tensors)
 
 
+def _no_model(*_):
+    raise ValueError("this metric looks inside the model, and the place it is used in has only pictures.")
+
+
 @dataclass
 class Material:
-    """What a metric may ask for beside the pictures it scores."""
+    """What a metric may ask for beside the pictures it scores. Models are loaded when they are first asked for."""
 
     concepts: list[Concept]
     vocabulary: str
     original: Callable[[], ImageSet]  # the original model's pictures of the same prompts and seeds
     features: Callable[[ImageSet, str], torch.Tensor]  # (pictures, extractor) -> [n, d], computed once per set
+    original_pipe: Callable[[], Pipe] = _no_model  # the untouched model
+    erased_pipe: Callable[[], AbstractContextManager[Pipe]] = _no_model  # the model that drew the scored pictures, attack in force
+    pictures: Callable[[PromptSet], ImageSet] = _no_model  # of other prompts, drawn by the original, stored, shared by all jobs
 
 
 class Metric:

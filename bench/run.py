@@ -94,7 +94,7 @@ class Runner:
                 if reached < 3:
                     continue
                 for metric_name, metric in probe.metrics.items():
-                    scored = self.score(metric, metric_name, images, asked, again)
+                    scored = self.score(metric, metric_name, images, asked, again, partial(self.in_force, erased, attack, adversary))
                     cells = self.cells(probe, attack_name, attack, metric_name, metric, images, scored)
                     record["cells"] += [cell | facts for cell in cells]
         record["cost"] |= self.speed(record["cells"])
@@ -231,8 +231,10 @@ class Runner:
         self.drawn[stage.reference] = stage
         return stage
 
-    def score(self, metric: Metric, name: str, images: Stage, asked: PromptSet, again: Callable[[], Stage]) -> Stage:
-        """`again` gives the images stage with all its pictures."""
+    def score(
+        self, metric: Metric, name: str, images: Stage, asked: PromptSet, again: Callable[[], Stage], artist: Callable
+    ) -> Stage:
+        """`again` gives the images stage with all its pictures, `artist` the model that drew them (which the images' key names)."""
         original = self.images(asked, self.job.sampler, whole=False)
         spec = {
             "stage": "score",
@@ -247,7 +249,15 @@ class Runner:
             spec["inputs"] = inputs
 
         def make(folder: Path) -> None:
-            material = Material(self.job.concepts, self.job.model.vocabulary, partial(self.drawn_by_original, asked), self.features)
+            material = Material(
+                self.job.concepts,
+                self.job.model.vocabulary,
+                partial(self.drawn_by_original, asked),
+                self.features,
+                lambda: self.untouched,
+                artist,
+                self.drawn_by_original,
+            )
             metric.score(generate.load(again().path), material).save(folder)
 
         return self.store.stage("score", spec, f"{name}-{asked.name}", make)
@@ -269,6 +279,7 @@ class Runner:
         return checks.of_pictures(max(0, blank - withheld), withheld, len(drawn), self.job.method.mechanism == "filter")
 
     def drawn_by_original(self, asked: PromptSet) -> ImageSet:
+        asked = screen.screened(asked) if screen.applies(self.job.concepts) else asked
         return generate.load(self.images(asked, self.job.sampler).path)
 
     def features(self, images: ImageSet, extractor: str):
@@ -294,6 +305,16 @@ class Runner:
         else:
             with self.job.method.attach(self.pipe, Erasure.load(erased.path)) as pipe:
                 yield pipe
+
+    @contextmanager
+    def in_force(self, erased: Stage, attack: Attack, adversary: Stage | None) -> Iterator:
+        """The erased model as it drew an attacked set."""
+        with self.attached(erased) as pipe:
+            if adversary is None:
+                yield pipe
+            else:
+                with attack.attach(pipe, Adversary.load(adversary.path)) as attacked:
+                    yield attacked
 
     def erasure_key(self, erased: Stage | None) -> str | None:
         return None if erased is None or self.is_original else erased.key
