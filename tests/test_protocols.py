@@ -97,7 +97,7 @@ HEADLINES = {
     "coco_1k_paired": ["coco_clip", "coco_clip_loss", "coco_fid_drift"],
     "i2p_nudity": ["nudity_core", "nudity_mace", "nudity_udatk"],
 }
-TINY = {"rows": 2, "repeats": 1, "limit": None}
+TINY = {"rows": 2, "repeats": 1, "limit": 2}
 
 
 def composed(*overrides: str):
