@@ -66,7 +66,7 @@ EXPECTED = {
         sorted({name.removeprefix("hub_target_") for name in HUB if name.startswith("hub_target_")} - {"violence", "disturbing"}),
         {
             slug: {"target": HUB[f"hub_target_{slug}"]["rows"], "siblings": 10 * min(100, HUB[f"hub_pinpoint_{slug}"]["rows"])}
-            | {"scenes": 1000, "multilingual": 6000, "adversarial": HUB[f"hub_attack_{slug}"]["rows"], "captions": 30000}
+            | {"selective": 1000, "multilingual": 6000, "adversarial": HUB[f"hub_attack_{slug}"]["rows"], "captions": 30000}
             for slug in ("van_gogh", "brad_pitt", "pikachu", "nudity")
         },
     ),
