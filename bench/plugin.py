@@ -141,6 +141,10 @@ class Attack:
         """True: the search never asks the erased model, so one search (with the original in the victim's place) serves all methods."""
         return False
 
+    def inputs(self) -> dict[str, str]:
+        """Files of the user's own that the attack reads: name -> SHA-256. They enter the stage's key."""
+        return {}
+
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         """Search for prompts, embeddings or weights. Row ids and their order stay those of `prompts`.
 

@@ -141,7 +141,7 @@ class Runner:
         return self.store.stage("erase", spec, self.words(type(job.method).__name__), make)
 
     def attack_spec(self, erased: Stage, attack: Attack, asked: PromptSet) -> dict:
-        job = self.job
+        job, inputs = self.job, attack.inputs()
         return {
             "stage": "attack",
             "model": self.model_spec,
@@ -152,6 +152,7 @@ class Runner:
             "judge": job.attack_judge,
             "sampler": plain(job.sampler),
             "seed": job.seed,
+            **({"inputs": inputs} if inputs else {}),
         }
 
     def find_attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage | None:
