@@ -150,7 +150,7 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
 def _concept(slug: str, content: dict) -> Concept:
     """OmegaConf types lists item by item: twenty seconds for a set of a hundred celebrities, so lists of words are set aside."""
     words = {key: value for key, value in content.items() if isinstance(value, list) and all(isinstance(word, str) for word in value)}
-    return replace(typed({"slug": slug, **content, **dict.fromkeys(words, [])}, Concept, f"concept.{slug}"), **words)
+    return replace(typed({"slug": slug, **content, **{key: [] for key in words}}, Concept, f"concept.{slug}"), **words)
 
 
 def with_controls(attacks: dict[str, Attack], sources: list[str]) -> dict[str, Attack]:
