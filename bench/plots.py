@@ -20,7 +20,7 @@ MARKERS = "osD^vPX*<>hd"
 
 
 def write(frame: pd.DataFrame, pictures: Pictures, folder: Path, format: str = "png") -> list[Path]:
-    """One file per figure, model and sampler; figures without data are left out. Raises ValueError when all are."""
+    """One file per figure, model, sampler and protocol; figures without data are left out. Raises ValueError when all are."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -28,7 +28,7 @@ def write(frame: pd.DataFrame, pictures: Pictures, folder: Path, format: str = "
 
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for number, ((model, _), part) in enumerate(frame.groupby(["model", "sampler"], dropna=False, sort=True)):
+    for number, ((model, *_), part) in enumerate(frame.groupby(["model", "sampler", "protocol"], dropna=False, sort=True)):
         views = Views(part, pictures)
         curves = budget_curves.ladders(part, pictures) + budget_curves.searches(part)
         by_attack = {attack: [c for c in curves if c.attack == attack] for attack in dict.fromkeys(c.attack for c in curves)}

@@ -365,6 +365,8 @@ class Runner:
             "seed": job.seed,
             "until": job.until,
         }
+        if job.protocol:
+            spec["protocol"] = job.protocol
         facts = provenance()
         return {
             "key": canonical_hash(spec),
@@ -373,6 +375,7 @@ class Runner:
             "reason": None,
             "error": None,
             "model": job.model.name,
+            "protocol": job.protocol,
             "method": job.method_name,
             "mechanism": job.method.mechanism,
             "removable": job.method.removable,
