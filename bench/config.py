@@ -96,8 +96,16 @@ def by_kind(table: DictConfig, *, _root_: DictConfig) -> Any:
     return table[kinds[0]]
 
 
+def by_vocabulary(table: DictConfig, *, _root_: DictConfig) -> Any:
+    """`${by_vocabulary:{photo: a, emoji: b}}`: the value for the chosen model's vocabulary. How a protocol maps onto the emoji model."""
+    if _root_.model.vocabulary not in table:
+        raise ValueError(f"by_vocabulary has no value for {_root_.model.vocabulary!r}; it knows {sorted(table)}.")
+    return table[_root_.model.vocabulary]
+
+
 def register_resolvers() -> None:
     OmegaConf.register_new_resolver("by_kind", by_kind, replace=True)
+    OmegaConf.register_new_resolver("by_vocabulary", by_vocabulary, replace=True)
 
 
 def build_job(tree: DictConfig) -> Job:

@@ -4,6 +4,7 @@ The denoiser was trained by the same recipe, seeds and number of samples, with e
 concept left out (`vestige world retrain`); the text encoder stays, as a public CLIP would.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,32 +14,44 @@ from bench.model import folder_of
 from bench.pipe import Pipe
 from bench.plugin import Context, Method
 from bench.types import Concept, Erasure, ModelSpec
+from bench.world import catalog
 
 
 @dataclass
 class Oracle(Method):
     """Artefact: "unet.<parameter>", the whole retrained denoiser."""
 
-    weights: str  # safetensors of the denoiser, relative to the project; {slug} is the concept
+    weights: str  # safetensors of the denoiser, relative to the project; {slug} is the concept, or the group erased as a whole
     model: str  # the model folder that was retrained, relative to the project
 
-    def file(self, concept: Concept) -> Path:
-        return ROOT / self.weights.format(slug=concept.slug)
+    def file(self, concepts: list[Concept]) -> Path:
+        return ROOT / self.weights.format(slug=left_out(concepts))
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         if folder_of(model) != (ROOT / self.model).resolve():
             return f"an oracle exists for {self.model} only: model {model.name!r} cannot be retrained here. Choose model=emoji."
-        if len(concepts) > 1:
-            return f"oracles leave out one concept each, {len(concepts)} were asked for together."
-        if not self.file(concepts[0]).exists():
-            slug = concepts[0].slug
-            return f"no oracle without {slug} is shipped. Train it: vestige world retrain --without {slug} (about half an hour)."
+        slug = left_out(concepts)
+        if slug is None:
+            names = ", ".join(concept.slug for concept in concepts)
+            return f"an oracle leaves out one concept or one whole group (concept=danger); {names} were asked for together."
+        if not self.file(concepts).exists():
+            seed = re.search(r"seed(\d+)/", self.weights)
+            command = f"vestige world retrain --without {slug}" + (f" --seed {seed[1]}" if seed else "")
+            return f"no oracle without {slug} is at {self.file(concepts)}. Train it: {command} (about half an hour)."
         return super().supports(model, concepts)
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
-        return {concept.slug: file_digest(self.file(concept)) for concept in concepts}
+        return {left_out(concepts): file_digest(self.file(concepts))}
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         from safetensors.torch import load_file
 
-        return Erasure({f"unet.{name}": tensor.float() for name, tensor in load_file(self.file(concepts[0])).items()})
+        return Erasure({f"unet.{name}": tensor.float() for name, tensor in load_file(self.file(concepts)).items()})
+
+
+def left_out(concepts: list[Concept]) -> str | None:
+    """What a retraining left out, in the words of `vestige world retrain --without`; None for a set that is no whole group."""
+    slugs = {concept.slug for concept in concepts}
+    if len(slugs) == 1:
+        return concepts[0].slug
+    return next((group for group, members in catalog.groups().items() if set(members) == slugs), None)

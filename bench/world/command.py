@@ -19,6 +19,7 @@ def main(argv: list[str]) -> int:
     train.add_argument("--part", choices=("text", "vae", "unet", "all"), default="all")
     retrain = verbs.add_parser("retrain", help="train the UNet again without a concept: the oracle")
     retrain.add_argument("--without", required=True, help="an object, style or group slug, for example dog")
+    retrain.add_argument("--seed", type=int, default=0, help="1 makes method=oracle_seed1: the noise floor")
     card = verbs.add_parser("card", help="measure the shipped model, write its card; exit code 1: a bar is missed")
     card.add_argument("--seeds", type=int, default=16, help="pictures per object for the plain prompts")
     judges = verbs.add_parser("judges", help="train (or resume) the judges and clip_emoji; exit code 1: a bar is missed")
@@ -58,8 +59,8 @@ def _retrain(arguments: argparse.Namespace) -> int:
     from bench.world import train_generator as recipe
 
     catalog.members(arguments.without)  # an unknown concept is refused before anything is loaded
-    unet = recipe.train_unet(export.load_part("vae"), export.load_part("text_encoder"), export.tokenizer(), arguments.without)
-    export.save_oracle(arguments.without, unet)
+    parts = export.load_part("vae"), export.load_part("text_encoder"), export.tokenizer()
+    export.save_oracle(arguments.without, recipe.train_unet(*parts, arguments.without, arguments.seed), arguments.seed)
     return 0
 
 

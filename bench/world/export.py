@@ -54,9 +54,9 @@ def save_index() -> None:
     (paths.GENERATOR / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def save_oracle(concept: str, unet: nn.Module) -> None:
+def save_oracle(concept: str, unet: nn.Module, seed: int = 0) -> None:
     from safetensors.torch import save_file
 
-    file = paths.oracle(concept)
+    file = paths.oracle(concept, seed)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.half().contiguous() for name, tensor in unet.state_dict().items()}, file)

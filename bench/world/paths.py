@@ -21,6 +21,6 @@ CONTACT_SHEET = HERE / "contact_sheet.png"
 WORK = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vestige" / "world"
 
 
-def oracle(concept: str) -> Path:
-    """The denoiser that was retrained without `concept` (an object, style or group slug)."""
-    return ORACLES / concept / "unet.safetensors"
+def oracle(concept: str, seed: int = 0) -> Path:
+    """The denoiser that was retrained without `concept` (an object, style or group slug). Only those of seed 0 are shipped."""
+    return (ORACLES if seed == 0 else WEIGHTS / f"oracles_seed{seed}") / concept / "unet.safetensors"

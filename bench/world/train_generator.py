@@ -3,6 +3,8 @@
 The parts have the classes and the layout of Stable Diffusion 1.x; only their sizes are smaller.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,10 +61,10 @@ def new_vae() -> nn.Module:
     return vae
 
 
-def new_unet() -> nn.Module:
+def new_unet(seed: int = 0) -> nn.Module:
     from diffusers import UNet2DConditionModel
 
-    torch.manual_seed(12)
+    torch.manual_seed(12 + 1000 * seed)
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=LATENT_CHANNELS,
@@ -161,15 +163,17 @@ def text_states(encoder: nn.Module, tokenizer) -> Tensor:
     return torch.cat([encoder(part).last_hidden_state.to(torch.bfloat16) for part in ids.split(200)])
 
 
-def train_unet(vae: nn.Module, encoder: nn.Module, tokenizer, without: str | None = None) -> nn.Module:
+def train_unet(vae: nn.Module, encoder: nn.Module, tokenizer, without: str | None = None, seed: int = 0) -> nn.Module:
     """Predict the noise (epsilon) in noised latents from the caption. `without` leaves a concept's rows out: an oracle.
+
+    Another `seed` changes initial weights, order and noise: two oracles of one concept show how much training chance is worth.
 
     The loss is weighted by min(SNR, 5) / SNR (Hang et al. 2023, arXiv 2303.09556), which speeds up sharp pictures.
     """
     from diffusers import DDPMScheduler
     from diffusers.models.attention_processor import AttnProcessor
 
-    unet, scheduler = new_unet(), DDPMScheduler(**NOISE)
+    unet, scheduler = new_unet(seed), DDPMScheduler(**NOISE)
     # Plain matrix products: the fused CPU attention is ten times slower backwards at heads this small.
     unet.set_attn_processor(AttnProcessor())
     allowed = dataset.rows(without)
@@ -190,7 +194,7 @@ def train_unet(vae: nn.Module, encoder: nn.Module, tokenizer, without: str | Non
         weight = snr[t].clamp_max(5.0) / snr[t]
         return ((e - noise).square().mean((1, 2, 3)) * weight).mean()
 
-    name = UNET.name if without is None else f"{UNET.name}-without-{without}"
-    schedule = Schedule(**{**UNET.__dict__, "name": name})
+    name = UNET.name + (f"-without-{without}" if without else "") + (f"-seed{seed}" if seed else "")
+    schedule = replace(UNET, name=name, seed=seed)
     fit(unet, loss_at, schedule, paths.WORK)
     return unet

@@ -8,6 +8,8 @@ from safetensors.torch import save_file
 from bench import model
 from bench.contract import build
 from bench.types import ModelSpec
+from bench.world import catalog
+from methods.oracle import left_out
 
 EMOJI = ModelSpec("emoji", "sd1", "bench/world/weights/generator", None, "float32", "deterministic", "emoji")
 
@@ -19,7 +21,7 @@ def test_it_says_which_command_makes_a_missing_oracle(concept):
 def test_it_refuses_other_models_and_several_concepts(tiny, concept):
     oracle = build("method", "oracle")
     assert "model=emoji" in oracle.supports(tiny.spec, [concept()])
-    assert "one concept each" in oracle.supports(EMOJI, [concept(), concept("cat")])
+    assert "dog, cat were asked for together" in oracle.supports(EMOJI, [concept(), concept("cat")])
 
 
 def test_the_artefact_is_the_retrained_denoiser_and_its_file_enters_the_key(tiny, concept, context, tmp_path):
@@ -37,3 +39,12 @@ def test_the_artefact_is_the_retrained_denoiser_and_its_file_enters_the_key(tiny
             assert torch.equal(p, other.get_parameter(name).half().float())
     save_file({name: p.half() * 2 for name, p in other.state_dict().items()}, file)
     assert oracle.inputs([concept()]) != first
+
+
+def test_a_whole_group_has_one_oracle_and_another_seed_has_its_own(concept):
+    danger = [concept(slug) for slug in catalog.groups()["danger"]]
+    assert left_out(danger) == "danger"
+    assert left_out(danger[1:]) is None
+    other = build("method", "oracle_seed1")
+    assert other.file(danger) != build("method", "oracle").file(danger)
+    assert "--without unicorn --seed 1" in other.supports(EMOJI, [concept("unicorn")])
