@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import ROOT, judges, model, prompts, screen
+from bench import ROOT, model, prompts, screen
 from bench.plugin import Attack, Method, Metric
 from bench.store import Store
 from bench.types import Concept, ModelSpec, PromptSet, Sampler, plain
@@ -173,6 +173,8 @@ def check(job: Job) -> None:
             if why_not:
                 raise ValueError(f"probe.{name}.metrics.{metric_name}: {why_not}")
     if any(attack.access not in ("none", "text") for attack in job.attacks.values()):
+        from bench import judges  # loads torch, which `vestige reproduce` does without
+
         judges.check(job.attack_judge)
 
 
