@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import ROOT, model, prompts, screen
+from bench import ROOT, model, prompt_lists, prompts, screen
 from bench.plugin import Attack, Method, Metric
 from bench.store import Store
 from bench.types import Concept, ModelSpec, PromptSet, Sampler, plain
@@ -76,6 +76,8 @@ class Job:
     seed: int
     until: str
     runtime: Runtime
+    protocol: str | None = None  # the paper's evaluation that chose probes, sampler and sizes, or None
+    missing: tuple[str, ...] = ()  # what this machine lacks, in sentences; only a planned job may lack anything
 
     def prompts_of(self, probe: Probe) -> PromptSet:
         """What is asked; about explicit concepts only what the screen for minors lets pass."""
@@ -103,13 +105,25 @@ def by_vocabulary(table: DictConfig, *, _root_: DictConfig) -> Any:
     return table[_root_.model.vocabulary]
 
 
+def by_count(table: DictConfig, *, _root_: DictConfig) -> Any:
+    """`${by_count:{1: a, 10: b}}`: the value for the number of concepts erased together, that of the largest number not above it."""
+    fitting = [number for number in table if number <= len(_root_.concept)]
+    if not fitting:
+        raise ValueError(f"by_count has no value for {len(_root_.concept)} concepts; it knows {sorted(table)}.")
+    return table[max(fitting)]
+
+
 def register_resolvers() -> None:
     OmegaConf.register_new_resolver("by_kind", by_kind, replace=True)
     OmegaConf.register_new_resolver("by_vocabulary", by_vocabulary, replace=True)
+    OmegaConf.register_new_resolver("by_count", by_count, replace=True)
 
 
-def build_job(tree: DictConfig) -> Job:
-    """Type and check a composed tree. Raises ValueError; loads no model."""
+def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = False) -> Job:
+    """Type and check a composed tree. Raises ValueError; loads no model.
+
+    planned: what this machine lacks (weights, judges, prompt lists) is listed in `missing` instead, and no hub is asked.
+    """
     runtime = typed(tree.runtime, Runtime, "runtime", drop=("name",))
     spec = typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"), keep_name=True)
     concepts = [typed({"slug": slug, **_plain(entry)}, Concept, f"concept.{slug}") for slug, entry in tree.concept.items()]
@@ -123,11 +137,14 @@ def build_job(tree: DictConfig) -> Job:
     attacks = {name: plugin(entry, Attack, f"attack.{name}") for name, entry in tree.attack.items()}
     attacks = with_controls(attacks, list(tree.controls))
     probes = {name: _probe(name, entry) for name, entry in tree.probe.items()}
-    job = Job(
-        spec, concepts, tree.method.name, method, attacks, probes, sampler, tree.model.attack_judge, int(tree.seed), tree.until, runtime
-    )
+    settings = int(tree.seed), tree.until, runtime, protocol
+    job = Job(spec, concepts, tree.method.name, method, attacks, probes, sampler, tree.model.attack_judge, *settings)
     check(job)
-    return job
+    with model.hub_unasked() if planned else contextlib.nullcontext():
+        lacks = missing(job)
+    if lacks and not planned:
+        raise ValueError(lacks[0])
+    return replace(job, missing=tuple(lacks))
 
 
 def with_controls(attacks: dict[str, Attack], sources: list[str]) -> dict[str, Attack]:
@@ -161,21 +178,31 @@ def as_one_set(concepts: list[Concept]) -> list[Concept]:
 
 
 def check(job: Job) -> None:
-    """Everything that can be known before a model is loaded."""
+    """Mistakes, whatever the machine holds."""
     Store(job.runtime.folder("store"), job.runtime.on_busy).check_writable()
     _scheduler(job.sampler)
     model.check(job.model)
     for name, probe in job.probes.items():
         if min(probe.rows, probe.repeats, probe.limit or 1) < 1:
             raise ValueError(f"probe.{name}: rows, repeats and limit must be at least 1, got {probe.rows}, {probe.repeats}, {probe.limit}.")
+
+
+def missing(job: Job) -> list[str]:
+    """What the job needs and this machine does not have, one sentence each: weights, prompt lists, metrics, the attacks' judge."""
+    lacks = [model.missing(job.model)]
+    for name, probe in job.probes.items():
+        lacks.append(prompt_lists.missing(probe.prompts))
         for metric_name, metric in probe.metrics.items():
             why_not = metric.supports(job.model, job.concepts)
-            if why_not:
-                raise ValueError(f"probe.{name}.metrics.{metric_name}: {why_not}")
+            lacks.append(why_not and f"probe.{name}.metrics.{metric_name}: {why_not}")
     if any(attack.access not in ("none", "text") for attack in job.attacks.values()):
         from bench import judges  # loads torch, which `vestige reproduce` does without
 
-        judges.check(job.attack_judge)
+        try:
+            judges.check(job.attack_judge)
+        except ValueError as why_not:
+            lacks.append(str(why_not))
+    return list(dict.fromkeys(filter(None, lacks)))
 
 
 def _scheduler(sampler: Sampler) -> None:

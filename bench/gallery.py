@@ -62,7 +62,12 @@ def _image_sets(records: Path) -> pd.DataFrame:
             "kind": record["kind"],
             "method": record["method"],
         }
-        rows += [{**head, **{name: cell[name] for name in ("probe", "attack", "images")}} for cell in record["cells"] if cell["images"]]
+        under = f"{record['protocol']}: " if record.get("protocol") else ""
+        rows += [
+            {**head, "probe": under + cell["probe"], "attack": cell["attack"], "images": cell["images"]}
+            for cell in record["cells"]
+            if cell["images"]
+        ]
     if not rows:
         raise ValueError(f"no record in {records} has pictures yet. Run with until=score first.")
     return pd.DataFrame(rows).drop_duplicates()

@@ -27,19 +27,19 @@ def with_collapse(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     for found in (_empty(plain, pictures), _far(plain), _off_prompt(plain)):
         for job, reason in found.items():
             reasons.setdefault(job, reason)
-    jobs = zip(*(frame[name] for name in ("model", "sampler", "concept", "method")), strict=True)
+    jobs = zip(*(frame[name] for name in ("model", "sampler", "protocol", "concept", "method")), strict=True)
     return frame.assign(collapsed=pd.Series([reasons.get(job) for job in jobs], index=frame.index, dtype=object))
 
 
 def _against_original(cells: pd.DataFrame, values: list[float]) -> list[tuple[tuple, float, float]]:
     """(job, its value, the original's) of every other method with both values."""
     values = pd.Series(values, index=cells.index, dtype=float)
-    place = [cells[name] for name in ("model", "sampler", "concept", "probe", "column")]
+    place = [cells[name] for name in ("model", "sampler", "protocol", "concept", "probe", "column")]
     base = values[cells["method"] == "original"].groupby([p[cells["method"] == "original"] for p in place]).mean()
     keys = list(zip(*place, strict=True))
     known = base.to_dict()
     pairs = [
-        ((*key[:3], method), value, known[key]) for key, method, value in zip(keys, cells["method"], values, strict=True) if key in known
+        ((*key[:4], method), value, known[key]) for key, method, value in zip(keys, cells["method"], values, strict=True) if key in known
     ]
     return [(job, now, before) for job, now, before in pairs if job[-1] != "original" and not (np.isnan(now) or np.isnan(before))]
 

@@ -44,7 +44,7 @@ def entries(group: str, extra: Path | None = None) -> list[tuple[str, str]]:
 
 def describe(file: Path) -> str:
     """The YAML's first comment, else the first docstring line of the module its `_target_` names, else a concept's kind."""
-    text = file.read_text()
+    text = file.read_text().removeprefix("# @package _global_\n")
     comment = re.match(r"#\s*(.+)", text)
     if comment:
         return comment[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +25,7 @@ def folder_of(spec: ModelSpec) -> Path | None:
 
 
 def check(spec: ModelSpec) -> None:
-    """Raise a ValueError that says what is missing and what to do, without loading anything."""
+    """Raise a ValueError for a specification that no machine could load. Loads nothing and asks no hub (`missing` does)."""
     if spec.family in ("sd3", "flux"):
         raise ValueError(f"model.family={spec.family!r} is not supported yet. Supported families: sd1, sd2, sdxl.")
     if spec.repo.startswith(RANDOM):
@@ -35,8 +37,35 @@ def check(spec: ModelSpec) -> None:
         _check_folder(folder)
     elif spec.repo.startswith((".", "/", "~")) or spec.repo.count("/") != 1:
         raise ValueError(f"model.repo={spec.repo!r}: no such folder. Give a diffusers folder or a hub id such as org/name.")
-    else:
-        _check_hub(spec)
+
+
+def missing(spec: ModelSpec) -> str | None:
+    """Why the weights of a hub model cannot be had here and what to do about it, in a sentence, or None."""
+    if spec.repo.startswith(RANDOM) or folder_of(spec) is not None:
+        return None
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        huggingface_hub.hf_hub_download(spec.repo, "model_index.json", revision=spec.revision)
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        return (
+            f"model {spec.name!r} ({spec.repo}) is neither in the local hub cache nor reachable. Set HF_HOME to a cache that "
+            f"holds it, or point to a folder: model.repo=/path/to/{spec.repo.split('/')[-1]}."
+        )
+    return None
+
+
+@contextmanager
+def hub_unasked() -> Iterator[None]:
+    """Inside the `with` no hub is asked: what is not in the local cache is missing, without retries."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _check_folder(folder: Path) -> None:
@@ -47,19 +76,6 @@ def _check_folder(folder: Path) -> None:
             pickled = [f.name for f in (folder / part).iterdir() if f.suffix in (".bin", ".ckpt", ".pt", ".pth")]
             why = f"it holds pickled weights ({pickled[0]}), which are refused" if pickled else "a weight file is missing"
             raise ValueError(f"{folder / part} has no .safetensors file: {why}. Convert or fetch safetensors weights.")
-
-
-def _check_hub(spec: ModelSpec) -> None:
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        huggingface_hub.hf_hub_download(spec.repo, "model_index.json", revision=spec.revision)
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ValueError(
-            f"model {spec.name!r} ({spec.repo}) is neither in the local hub cache nor reachable. Set HF_HOME to a cache that "
-            f"holds it, or point to a folder: model.repo=/path/to/{spec.repo.split('/')[-1]}."
-        ) from error
 
 
 def load(spec: ModelSpec, device: str = "cpu") -> Pipe:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -162,7 +160,7 @@ def _survey(made: TablePlan, extra: Path | None, ask: bool) -> None:
                 pictures = 0 if emoji else made.table.pictures or 0
                 made.assumed.append(f"{pictures:,} pictures of {steps} steps for each job, as in the paper's code" if pictures else UNKNOWN)
                 tree = composed(work.model, None, "dog", extra)[0]
-                lost |= dict.fromkeys([*gone, *([why] if why else []), *weights_missing(tree)])
+                lost |= dict.fromkeys([*gone, *([why] if why else []), *missing(tree, ask)])
             else:
                 lost |= dict.fromkeys(missing(tree, ask))
                 pictures, steps = pictures_of(tree), int(tree.model.sampler.steps)
@@ -194,7 +192,7 @@ def composed(model: str, protocol: str | None, concept: str, extra: Path | None,
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             tree = compose("run", overrides=words)
-        OmegaConf.resolve(tree)
+            OmegaConf.resolve(tree)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         return None, f"protocol {protocol} does not compose for {concept} on {model}: {str(error).splitlines()[0]}"
     return tree, None
@@ -210,81 +208,33 @@ def probes_of(tree: DictConfig) -> dict[str, list]:
 
 def pictures_of(tree: DictConfig) -> int:
     """Pictures that one job draws. A list that is not here counts with the rows it is known to have."""
-    from bench import prompt_lists
+    from bench import config, prompt_lists, prompts
 
-    total = 0
+    concepts, total = config.as_one_set(_concepts(tree)), 0
     for name, (asked, rows, repeats, attacked) in probes_of(tree).items():
-        try:
-            n = len(_prompts(tree, name, asked, rows, repeats))
-        except ValueError:
-            listed = prompt_lists.manifest().get(asked.removeprefix(prompt_lists.MARK).removesuffix(prompt_lists.DRIFT), {})
-            n = min(rows, listed.get("rows", rows))
+        if prompt_lists.missing(asked):
+            n = min(rows, prompt_lists.rows_of(asked))
+        else:
+            n = len(prompts.build(name, asked, rows, repeats, concepts, tree.model.vocabulary))
         total += n * repeats * (len(tree.attack) if attacked else 1)
     return total
 
 
-def _prompts(tree: DictConfig, name: str, asked: str, rows: int, repeats: int):
-    from bench import config, prompts
+def _concepts(tree: DictConfig) -> list:
+    from bench import config
     from bench.types import Concept
 
-    concepts = [config.typed({"slug": slug, **entry}, Concept, f"concept.{slug}") for slug, entry in tree.concept.items()]
-    return prompts.build(name, asked, rows, repeats, config.as_one_set(concepts), tree.model.vocabulary)
+    return [config.typed({"slug": slug, **entry}, Concept, f"concept.{slug}") for slug, entry in tree.concept.items()]
 
 
-def missing(tree: DictConfig, ask: bool) -> Iterator[str]:
-    """What this machine lacks for a composed job."""
-    yield from weights_missing(tree)
-    for name, (asked, rows, repeats, _) in probes_of(tree).items():
-        try:
-            _prompts(tree, name, asked, rows, repeats)
-        except ValueError as reason:
-            yield str(reason)
-    if ask:
-        with this_machine_only():
-            yield from _judges_missing(tree)
-
-
-def weights_missing(tree: DictConfig) -> Iterator[str]:
-    with this_machine_only():
-        from bench import config, model
-
-        try:
-            model.check(_model_spec(tree, config))
-        except ValueError as reason:
-            yield str(reason)
-
-
-def _model_spec(tree: DictConfig, config):
+def missing(tree: DictConfig, ask: bool) -> list[str]:
+    """What this machine lacks for a composed job, in sentences: weights and prompt lists, and if asked what the run itself would miss."""
+    from bench import config, model, prompt_lists
     from bench.types import ModelSpec
 
-    return config.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"))
-
-
-def _judges_missing(tree: DictConfig) -> Iterator[str]:
-    from bench import config, judges
-    from bench.plugin import Metric
-    from bench.types import Concept
-
-    concepts = [config.typed({"slug": slug, **entry}, Concept, f"concept.{slug}") for slug, entry in tree.concept.items()]
-    for probe in tree.probe.values():
-        for name, entry in probe.get("metrics", {}).items():
-            why_not = config.plugin(entry, Metric, f"metric.{name}").supports(_model_spec(tree, config), concepts)
-            if why_not:
-                yield why_not
-    if set(tree.attack) - {"none"}:
-        try:
-            judges.check(tree.model.attack_judge)
-        except ValueError as reason:
-            yield str(reason)
-
-
-@contextmanager
-def this_machine_only() -> Iterator[None]:
-    """A plan looks for files; it fetches none and does not wait for a network."""
-    from huggingface_hub import constants
-
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+    if ask:
+        return list(config.build_job(tree, planned=True).missing)
+    with model.hub_unasked():
+        lacks = [model.missing(config.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip")))]
+    lacks += [prompt_lists.missing(probe.prompts) for probe in tree.probe.values()]
+    return list(dict.fromkeys(filter(None, lacks)))

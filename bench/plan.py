@@ -1,8 +1,12 @@
-"""`vestige plan`: what a run would find in the store, what it would compute, and what it cannot do."""
+"""`vestige plan`: what a run would find in the store, what it would compute, what it cannot do, and what is missing here.
+
+Works on a machine without the weights, judges and prompt lists that the run needs: each of them gets a line.
+"""
 
 from __future__ import annotations
 
-from bench.config import Job
+from bench import prompt_lists
+from bench.config import Job, Probe
 
 
 def plan_job(job: Job) -> dict:
@@ -10,28 +14,45 @@ def plan_job(job: Job) -> dict:
     from bench.run import Runner
 
     runner = Runner(job)
-    title = f"{job.method_name} x {'+'.join(c.slug for c in job.concepts)} on {job.model.name}"
+    under = f", protocol {job.protocol}" if job.protocol else ""
+    title = f"{job.method_name} x {'+'.join(c.slug for c in job.concepts)} on {job.model.name}{under}"
+    plan = {"status": "planned", "missing": list(job.missing), "pictures": 0}
     why_not = job.method.supports(job.model, job.concepts)
     if why_not:
         print(f"{title}: unsupported: {why_not}")
-        return {"status": "unsupported"}
+        return plan | {"status": "unsupported"}
     erased = runner.find_erased()
     print(f"{title}: erase {'cached' if erased else 'missing'}")
     for probe in job.probes.values():
-        asked = job.prompts_of(probe)
+        asked = None if prompt_lists.missing(probe.prompts) else job.prompts_of(probe)
+        # A list that is not here has at most the rows that its manifest says.
+        prompts = min(probe.rows, prompt_lists.rows_of(probe.prompts)) if asked is None else len(asked)
         for name, attack in runner.attacks_of(probe).items():
             why_not = attack.supports(job.model, job.concepts, job.method)
-            state = f"unsupported: {why_not}" if why_not else _state(runner, erased, probe, name, attack, asked)
+            if why_not:
+                state = f"unsupported: {why_not}"
+            else:
+                state = _state(runner, erased, probe, name, attack, asked, prompts)
+                plan["pictures"] += prompts * probe.repeats
             print(f"  {probe.name:<12} {name:<24} {state}")
-    return {"status": "planned"}
+    return plan
 
 
-def _state(runner, erased, probe, name, attack, asked) -> str:
+def summary(plans: list[dict]) -> str:
+    """The grid in numbers, and once each what this machine lacks."""
+    lacks = list(dict.fromkeys(sentence for plan in plans for sentence in plan["missing"]))
+    lines = [f"in all: {len(plans)} jobs, {sum(plan['pictures'] for plan in plans):,} pictures"]
+    if lacks:
+        lines.append(f"missing here, so `vestige run` refuses ({len(lacks)}):")
+    return "\n".join(lines + [f"  {sentence}" for sentence in lacks])
+
+
+def _state(runner, erased, probe: Probe, name, attack, asked, prompts: int) -> str:
     """What of one cell the store holds; its later stages have no key before the earlier ones exist."""
     attacked = attack.access != "none"
-    adversary = runner.find_attack(erased, attack, name, asked) if erased and attacked else None
-    known = erased and (adversary or not attacked)
+    adversary = runner.find_attack(erased, attack, name, asked) if erased and attacked and asked else None
+    known = erased and asked and (adversary or not attacked)
     images = runner.find_images(erased, adversary, asked) if known else None
     words = [f"attack {'cached' if adversary else 'missing'}"] if attacked else []
-    words += [f"{len(asked) * probe.repeats} pictures {'cached' if images else 'missing'}", f"metrics {', '.join(probe.metrics)}"]
-    return ", ".join(words)
+    words += [f"{prompts} x {probe.repeats} = {prompts * probe.repeats} pictures {'cached' if images else 'missing'}"]
+    return ", ".join([*words, f"metrics {', '.join(probe.metrics)}"])

@@ -17,7 +17,7 @@ MARKERS = "osD^vPX*<>hd"
 
 
 def write(frame: pd.DataFrame, pictures: Pictures, folder: Path, format: str = "png") -> list[Path]:
-    """One file per figure, model and sampler; figures without data are left out. Raises ValueError when all are."""
+    """One file per figure, model, sampler and protocol; figures without data are left out. Raises ValueError when all are."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -25,7 +25,7 @@ def write(frame: pd.DataFrame, pictures: Pictures, folder: Path, format: str = "
 
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for number, ((model, _), part) in enumerate(frame.groupby(["model", "sampler"], dropna=False, sort=True)):
+    for number, ((model, *_), part) in enumerate(frame.groupby(["model", "sampler", "protocol"], dropna=False, sort=True)):
         views = Views(part, pictures)
         for name, draw in (("pareto", pareto), ("budget", budget), ("ranks", ranks)):
             figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")

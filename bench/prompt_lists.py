@@ -26,12 +26,13 @@ DRIFT = "?allow_drift"
 
 
 def load(asked: str, rows: int, repeats: int, expect: str) -> PromptSet:
-    """The first `rows` rows. Columns besides the usual: seed (of the list, for the first picture; later ones count on), private.
+    """The first `rows` rows. Columns besides the usual: seed (of the list, for the first picture; later ones count on) and private.
 
-    The guidance that some lists give per row is not used: the protocol's sampler rules. Lists marked explicit pass the
-    screen for minors first, whatever the concept.
+    Private texts stay out of the store; those of lists that the manifest marks `stored` do not: a CLIP score needs them. The
+    guidance that some lists give per row is not used: the protocol's sampler rules. Lists marked explicit pass the screen for
+    minors first, whatever the concept.
     """
-    name = asked.removeprefix(MARK).removesuffix(DRIFT)
+    name = _name(asked)
     entry, drift = _entry(name), asked.endswith(DRIFT)
     texts, seeds = _read(_file(name, entry), name, entry)
     found = digest(texts)
@@ -40,14 +41,42 @@ def load(asked: str, rows: int, repeats: int, expect: str) -> PromptSet:
             f"prompts={asked!r}: {_file(name, entry)} has {len(texts)} rows with hash {found[:12]}; the list {entry['source']} has "
             f"{entry['rows']} with {entry['sha256'][:12]}. To use it all the same: prompts={MARK}{name}{DRIFT}"
         )
+    role = entry.get("role", "target")
     table = [
-        {"row_id": f"{name}-{k:05d}", "prompt": text, "role": "target", "expect": expect, "names": 1, "group": f"{name}-{k:05d}"}
+        {"row_id": f"{name}-{k:05d}", "prompt": text, "role": role, "expect": expect if role == "target" else "", "names": 1}
+        | {"group": f"{name}-{k:05d}"}
         | ({"seed": seeds[k]} if seeds else {})
-        | {"private": True}
+        | ({} if entry.get("stored") else {"private": True})
         for k, text in enumerate(texts)
     ]
     whole = PromptSet(name + (f"-drift-{found[:8]}" if drift else ""), pd.DataFrame(table), repeats)
     return (screen.screened(whole) if entry["explicit"] else whole).head(rows)
+
+
+def is_list(prompts: str) -> bool:
+    return prompts.startswith(MARK)
+
+
+def missing(prompts: str) -> str | None:
+    """Why a list cannot be read here and what to do about it, in a sentence, or None (also for prompts that are no list)."""
+    if not is_list(prompts):
+        return None
+    name = _name(prompts)
+    entry = _entry(name)
+    try:
+        _file(name, entry)
+    except ValueError as why_not:
+        return str(why_not)
+    return None
+
+
+def rows_of(prompts: str) -> int:
+    """How many rows the published list has, before the screen."""
+    return _entry(_name(prompts))["rows"]
+
+
+def _name(asked: str) -> str:
+    return asked.removeprefix(MARK).removesuffix(DRIFT)
 
 
 def digest(texts: list[str]) -> str:
@@ -76,12 +105,13 @@ def _entry(name: str) -> dict:
 
 def _file(name: str, entry: dict) -> Path:
     folder = Path(os.environ.get("VESTIGE_PROMPTS", ROOT / "prompts" / "lists"))
-    if not (folder / f"{name}.csv").exists():
+    file = folder / entry.get("file", f"{name}.csv")
+    if not file.exists():
         raise ValueError(
-            f"prompts={MARK}{name} needs your own copy at {folder / name}.csv (or in a folder that VESTIGE_PROMPTS names). It is not "
-            f"shipped. Source: {entry['source']}."
+            f"prompts={MARK}{name} needs your own copy at {file} (the folder is VESTIGE_PROMPTS if that is set). It is not shipped. "
+            f"Source: {entry['source']}."
         )
-    return folder / f"{name}.csv"
+    return file
 
 
 def _read(file: Path, name: str, entry: dict) -> tuple[list[str], list[int] | None]:
@@ -90,5 +120,10 @@ def _read(file: Path, name: str, entry: dict) -> tuple[list[str], list[int] | No
     if not rows or entry["column"] not in rows[0]:
         have = ", ".join(rows[0]) if rows else "no row"
         raise ValueError(f"prompts={MARK}{name}: {file} has no column {entry['column']!r}; it has: {have}. Source: {entry['source']}.")
-    seeds = [int(row[entry["seed"]]) for row in rows] if entry.get("seed") else None
+    if "sample" in entry:  # as pandas draws it
+        rows = pd.DataFrame(rows).sample(**entry["sample"]).to_dict("records")
+    if "seed_cycle" in entry:
+        seeds = [k % entry["seed_cycle"] for k in range(len(rows))]
+    else:
+        seeds = [int(row[entry["seed"]]) for row in rows] if entry.get("seed") else None
     return [row[entry["column"]] for row in rows], seeds

@@ -17,20 +17,24 @@ ROLES = {"target": "target", "synonyms": "alias", "siblings": "sibling", "others
 
 
 def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Concept], vocabulary: str) -> PromptSet:
-    """The prompts of one probe for a concept set: `rows` per concept, in a fixed order.
+    """The prompts of one probe for a concept set: `rows` per concept, in a fixed order; of a pooled family `rows` in all.
 
     Row i takes subject i (in turn) and the next template in turn, so that small sets still mix both. A concept without such
     subjects (all its siblings are erased with it, say) has no rows, as long as another one has.
     """
     if prompts.endswith(".csv"):
         return from_csv(Path(prompts), repeats)
-    if prompts.startswith(prompt_lists.MARK):
+    if prompt_lists.is_list(prompts):
         return prompt_lists.load(prompts, rows, repeats, concepts[0].slug)
-    parts = [_rows(prompts, concept, rows, vocabulary) for concept in concepts]
+    pooled = _family(prompts, concepts[0].kind, vocabulary).get("pooled", False)
+    asked = [concepts] if pooled else [[concept] for concept in concepts]
+    parts = [_rows(prompts, some, rows, vocabulary) for some in asked]
     if not any(parts):
         raise ValueError(f"prompts={prompts!r} needs names that the concept files do not list for {', '.join(c.slug for c in concepts)}.")
     table = pd.DataFrame([row for part in parts for row in part])
-    return PromptSet("-".join([name, vocabulary, *(c.slug for c in concepts)]), table, repeats)
+    # Pooled rows do not depend on what is erased, so neither do their seeds.
+    words = [name, vocabulary, prompts] if pooled else [name, vocabulary, *(c.slug for c in concepts)]
+    return PromptSet("-".join(words), table, repeats)
 
 
 def from_csv(path: Path, repeats: int) -> PromptSet:
@@ -52,34 +56,55 @@ def templates(vocabulary: str) -> dict:
     return OmegaConf.to_container(OmegaConf.load(file))
 
 
-def _rows(family: str, concept: Concept, n: int, vocabulary: str) -> list[dict]:
-    known = templates(vocabulary)
-    try:
-        entry = known[concept.kind][family]
-    except KeyError:
-        have = ", ".join(known.get(concept.kind, {}))
-        raise ValueError(f"prompts={family!r} has no templates for kind {concept.kind!r} in {vocabulary}.yaml; it has: {have}.") from None
-    subjects = {"name": [concept.name], "alias": concept.aliases, "sibling": concept.siblings, "other": concept.others}[entry["subject"]]
+def _family(family: str, kind: str, vocabulary: str) -> dict:
+    known = templates(vocabulary).get(kind, {})
+    if family not in known:
+        have = ", ".join(known)
+        raise ValueError(f"prompts={family!r} has no templates for kind {kind!r} in {vocabulary}.yaml; it has: {have}.")
+    return known[family]
+
+
+def _rows(family: str, concepts: list[Concept], n: int, vocabulary: str) -> list[dict]:
+    """The rows about one concept, or of a pooled family about all that are erased together."""
+    known, entry, concept = templates(vocabulary), _family(family, concepts[0].kind, vocabulary), concepts[0]
+    subjects = _subjects(entry["subject"], concepts, known.get("lists", {}))
     if not subjects:
         return []
-    rows = []
+    wordings, rows = entry["templates"], []
     for i in range(n):
-        subject = subjects[i % len(subjects)]
-        template = entry["templates"][(i + i // len(subjects)) % len(entry["templates"])]
+        turn, place = divmod(i, len(subjects))
+        subject = subjects[place]
+        # `cross` meets every template with every subject in len(subjects) * len(templates) rows.
+        which = (turn + place if entry.get("cross") else i + turn) % len(wordings)
         fills = {key: values[(i + i // len(values)) % len(values)] for key, values in known["fill"].items()}
         fills |= {"name": concept.name, "subject": subject, "other": concept.others[i % len(concept.others)] if concept.others else ""}
         expect = {"concept": concept.slug, "subject": slug(subject)}.get(entry["expect"]) or slug(fills[entry["expect"]])
+        written = wordings[which].format(**fills)
+        row_id = f"{slug(subject)}-{turn:03d}" if entry.get("pooled") else f"{concept.slug}-{i:03d}"
         rows.append(
             {
-                "row_id": f"{concept.slug}-{i:03d}",
-                "prompt": with_articles(template.format(**fills)),
-                "role": ROLES[family],
+                "row_id": row_id,
+                "prompt": written if entry.get("verbatim") else with_articles(written),
+                "role": entry.get("role") or ROLES[family],
                 "expect": expect,
                 "names": entry.get("names", 1),
-                "group": f"{concept.slug}-{i:03d}",
+                # Rows of one prompt under several seeds are one cluster.
+                "group": f"{slug(subject)}-{which:03d}" if entry.get("cross") else row_id,
             }
         )
+        if "seed" in entry:
+            later = which + len(wordings) * (turn // len(wordings)) if entry.get("seeds_in_turn") else 0
+            rows[-1]["seed"] = entry["seed"] + later
     return rows
+
+
+def _subjects(which: str, concepts: list[Concept], lists: dict[str, list[str]]) -> list[str]:
+    """The words that go into {subject}: of the concepts' files, or a list of the template file without what is erased."""
+    if which in lists:
+        gone = {word.lower() for concept in concepts for word in (concept.name, *concept.aliases)}
+        return [word for word in lists[which] if word.lower() not in gone]
+    of = {"name": lambda c: [c.name], "alias": lambda c: c.aliases, "sibling": lambda c: c.siblings, "other": lambda c: c.others}
+    return list(dict.fromkeys(word for concept in concepts for word in of[which](concept)))
 
 
 def slug(name: str) -> str:

@@ -14,6 +14,7 @@ from bench.standing import measured, plane, standing
 from bench.statistics.resampling import FEW_CONCEPTS
 from bench.views import Views
 
+PLACE = ["model", "sampler", "protocol"]  # numbers of different places never share a table
 CELL = ["probe", "metric", "column", "judge", "attack"]
 PROBES = ("target", "synonyms", "siblings", "others", "scenes", "background")
 LEAK = ("scenes", "others")
@@ -30,17 +31,17 @@ LEGEND = (
 
 
 def table(frame: pd.DataFrame, format: str, pictures: Pictures | None = None, composites: bool = False) -> str:
-    """Per model and sampler: standing, one table per concept, other measures, cost. CSV: every cell.
+    """Per model, sampler and protocol: standing, one table per concept, other measures, cost. CSV: every cell.
 
     Ranks, net and intervals of differences need the `pictures` the frame was loaded with. composites: also the published
     composite scores (with format csv only those, as tidy rows).
     """
     if format not in (*FORMATS, "csv"):
         raise ValueError(f"format={format!r} is not known. Allowed: md, csv, latex, html.")
-    groups = list(frame.groupby(["model", "sampler"], dropna=False, sort=True))
+    groups = list(frame.groupby(PLACE, dropna=False, sort=True))
     views = {names: Views(part, pictures) for names, part in groups if pictures is not None}
     if format == "csv" and composites:
-        tables = [v.table().assign(model=model, sampler=sampler) for (model, sampler), v in views.items()]
+        tables = [v.table().assign(**dict(zip(PLACE, place, strict=True))) for place, v in views.items()]
         return pd.concat(tables).to_csv(index=False)
     if format == "csv":
         return frame.drop(columns=["images", "score"]).sort_values(["method", "concept", "key", *CELL], kind="stable").to_csv(index=False)
@@ -58,11 +59,12 @@ def _ranked(frame: pd.DataFrame, rank: pd.DataFrame) -> list[str]:
     return sorted(order(frame["method"].tolist()), key=lambda m: (place.get(m, len(place)), m))
 
 
-def _model(model: str, sampler: str, frame: pd.DataFrame, views: Views | None, composites: bool) -> list[Block]:
+def _model(model: str, sampler: str, protocol: str, frame: pd.DataFrame, views: Views | None, composites: bool) -> list[Block]:
     shown = present(frame)
     judges = ", ".join(sorted(shown["judge"].dropna().unique())) or "none"
     concepts = sorted(frame["concept"].unique())
-    blocks: list[Block] = [Heading(1, f"Leaderboard: {model}"), f"Sampler {_sampler(sampler)}; judge {judges}. {LEGEND}"]
+    title = f"Leaderboard: {model}" + (f", protocol {protocol}" if protocol else "")
+    blocks: list[Block] = [Heading(1, title), f"Sampler {_sampler(sampler)}; judge {judges}. {LEGEND}"]
     rank = pd.DataFrame() if views is None else standing(views)
     methods = _ranked(frame, rank)
     if len(concepts) > 1:

@@ -16,7 +16,7 @@ from bench.statistics.resampling import Bootstrap
 
 FIRST = ("original", "oracle")
 # What identifies a measurement, whichever method it was made on.
-QUESTION = ["model", "sampler", "concept", "probe", "attack", "metric", "column", "judge"]
+QUESTION = ["model", "sampler", "protocol", "concept", "probe", "attack", "metric", "column", "judge"]
 JOB = ("key", "status", "model", "method", "mechanism", "removable", "kind", "seed", "limits")
 CELL = [
     *("probe", "attack", "access", "metric", "column", "judge", "value", "ci_low", "ci_high", "n", "groups"),
@@ -37,7 +37,7 @@ RATES = ("before", "either", "failed_before", "after_failing")
 
 
 def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
-    """One row per cell; a job without cells (unsupported, failed) keeps one row that carries its reason.
+    """One row per cell; `protocol` is "" outside any. A job without cells (unsupported, failed) keeps one row that carries its reason.
 
     With a store, whose per-picture scores it reads, the frame also has the worst case over attacks; `diff`, `diff_low`,
     `diff_high`: the paired difference to the original model on the same prompts and seeds (for the worst case, under the same
@@ -55,12 +55,12 @@ def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
         vocabulary = record.get("specification", {}).get("model", {}).get("vocabulary")
         judge, code = record.get("specification", {}).get("attack_judge"), (record.get("provenance") or {}).get("commit")
         head = (*map(record.get, JOB), "+".join(record["concepts"]), sampler, vocabulary, judge, code, record.get("reason"))
-        head += tuple(map(cost.get, COST))
+        head += (record.get("protocol") or "", *map(cost.get, COST))
         for cell in record["cells"] or [{}]:
             # What an attack cost, for the whole prompt set: denoiser evaluations times batch, pictures, seconds.
             spent = map((cell.get("budget") or {}).get, SPENT.values())
             rows.append((*head, *map(cell.get, CELL), *spent, ",".join(cell.get("flags") or []), control_of(cell.get("attack"))))
-    columns = [*JOB, "concept", "sampler", "vocabulary", "attack_judge", "code", "job_reason", *COST, *CELL, *SPENT]
+    columns = [*JOB, "concept", "sampler", "vocabulary", "attack_judge", "code", "job_reason", "protocol", *COST, *CELL, *SPENT]
     columns += ["cell_flags", "control_of"]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
     frame = frame.assign(**{name: pd.to_numeric(frame[name]) for name in NUMBERS})

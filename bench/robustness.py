@@ -37,7 +37,7 @@ def measured(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     """
     cells = present(frame)
     cells = cells[(cells["probe"] == "target") & (cells["attack"] != "none")]
-    by_place = {(c.model, c.sampler, c.concept, c.method, c.attack): c for c in cells.itertuples(index=False)}
+    by_place = {(c.model, c.sampler, c.protocol, c.concept, c.method, c.attack): c for c in cells.itertuples(index=False)}
     bootstrap, rows = Bootstrap(), []
     for (*place, method, attack), cell in by_place.items():
         ours = _means(pictures, cell)

@@ -160,9 +160,9 @@ class Runner:
 
         def make(folder: Path) -> dict:
             ctx = self.context("attack", canonical_hash(spec))
-            judge = cache(judges.load)  # loaded when the attack first asks: text attacks never do
+            judge = cache(lambda: judges.load(job.attack_judge).about(job.concepts))  # loaded when first asked: text attacks never do
             with self.attached(erased) as pipe:
-                victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge(job.attack_judge).present(*asked_of))
+                victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge().present(*asked_of))
                 before, begun = self.counted(pipe), time.time()
                 with pipe.preserved():
                     found = attack.attack(victim, asked, ctx)
@@ -332,6 +332,8 @@ class Runner:
             "seed": job.seed,
             "until": job.until,
         }
+        if job.protocol:
+            spec["protocol"] = job.protocol
         facts = provenance()
         return {
             "key": canonical_hash(spec),
@@ -340,6 +342,7 @@ class Runner:
             "reason": None,
             "error": None,
             "model": job.model.name,
+            "protocol": job.protocol,
             "method": job.method_name,
             "mechanism": job.method.mechanism,
             "removable": job.method.removable,

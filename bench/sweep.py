@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from bench import config
@@ -31,7 +32,7 @@ def main(verb: str, overrides: list[str]) -> int:
 def task(tree: DictConfig) -> None:
     config.register_resolvers()  # joblib and submitit workers start without them
     try:
-        job = config.build_job(tree)
+        job = config.build_job(tree, HydraConfig.get().runtime.choices.get("protocol"), planned=VERB == "plan")
     except ValueError as mistake:
         print(f"vestige {VERB}: {mistake}", file=sys.stderr)
         OUTCOMES.append({"status": "refused"})
@@ -70,6 +71,10 @@ def _hint(job: config.Job) -> None:
 def _summary() -> int:
     if any(outcome["status"] == "refused" for outcome in OUTCOMES):
         return 2
+    if VERB == "plan" and OUTCOMES:
+        from bench.plan import summary
+
+        print(summary(OUTCOMES))
     if VERB == "plan" or "--cfg" in sys.argv or "--help" in sys.argv:
         return 0
     failed = [o for o in OUTCOMES if o["status"] == "failed"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bench import judges
+from bench.judges import PresenceJudge
 from bench.plugin import Material, Metric
 from bench.prompts import slug
 from bench.types import ImageSet, Scores
@@ -23,9 +24,10 @@ NOTHING = "nothing"  # the label of judges that can say: no thing I know
 class Answers(Metric):
     """Per picture, from one call of the judge:
 
-    rank: place of the expected label among the answers of its head, 1 is first. seen: 1 when an erased concept is among the
-    first answers (as many as the prompt names objects; one for styles), whatever was asked for. content: 1 unless the judge
-    sees nothing it knows (only judges with the label "nothing"). confidence: probability of the first object answer.
+    rank: place of the expected label among the answers of its head, 1 is first; of a group (danger, automobile) the place of
+    its best member. seen: 1 when an erased concept is among the first answers (as many as the prompt names objects; one for
+    styles), whatever was asked for. content: 1 unless the judge sees nothing it knows (only judges with the label "nothing").
+    confidence: probability of the first object answer.
     <head>_right: 1 when the first answer is the one label of that head the prompt names; empty where it names none or several.
     <head>_answer: the first answer itself, in the stored table only.
     """
@@ -46,12 +48,12 @@ class Answers(Metric):
         refuse_empty(images, "answers")
         rows = images.index
         named = {slug(n) for c in material.concepts for n in (c.name, *c.siblings, *c.others)} | set(rows["expect"])
-        judge = judges.load(self.judge)
-        parts = [judge.shares(part, sorted(named - {""})) for part in images.batches(self.batch_size)]
-        labels = {head: known for head, known in parts[0][1].items() if len(known) > 1}
-        shares = {head: torch.cat([share[head] for share, _ in parts]) for head in labels}
+        judge = judges.load(self.judge).about(material.concepts).among(sorted(named - {""}))
+        labels = {head: known for head, known in judge.labels.items() if len(known) > 1}
+        parts = [judge.shares(part) for part in images.batches(self.batch_size)]
+        shares = {head: torch.cat([share[head] for share in parts]) for head in labels}
         table = rows[["row_id", "rep"]].reset_index(drop=True)
-        table = table.assign(**_expected(rows, shares, labels), **_seen(rows, shares, labels, material))
+        table = table.assign(**_expected(rows, shares, judge), **_seen(rows, shares, judge, material))
         for head, known in labels.items():
             first = [known[k] for k in shares[head].argmax(-1).tolist()]
             asked = [_named(prompt, known) for prompt in rows["prompt"]]
@@ -61,35 +63,38 @@ class Answers(Metric):
         return Scores({name: float(numbers[name].mean()) for name in numbers}, table, {"judge": self.judge})
 
 
-def _expected(rows, shares: dict[str, Tensor], labels: dict[str, list[str]]) -> dict[str, list[float]]:
+def _expected(rows, shares: dict[str, Tensor], judge: PresenceJudge) -> dict[str, list[float]]:
     """rank of the expected label, confidence and content; a label the judge does not know leaves no rank."""
-    heads = {label: (head, k) for head in sorted(labels, reverse=True) for k, label in enumerate(labels[head])}
-    rank = []
-    for i, label in enumerate(rows["expect"]):
-        head, k = heads.get(label, (None, None))
-        rank.append(float("nan") if head is None else float((shares[head][i] > shares[head][i, k]).sum()) + 1)
-    things = "object" if "object" in labels else next(iter(labels))
+    places = {label: judge.columns(label) for label in set(rows["expect"])}
+    ranks = {label: _rank(shares[place[0]], place[1]).tolist() for label, place in places.items() if place and place[0] in shares}
+    rank = [float(ranks[label][i]) if label in ranks else float("nan") for i, label in enumerate(rows["expect"])]
+    things = "object" if "object" in shares else next(iter(shares))
     top, first = shares[things].max(-1)
     columns = {"rank": rank, "confidence": top.tolist()}
-    if NOTHING in labels[things]:
-        columns["content"] = (first != labels[things].index(NOTHING)).double().tolist()
+    if NOTHING in judge.labels[things]:
+        columns["content"] = (first != judge.labels[things].index(NOTHING)).double().tolist()
     return columns
 
 
-def _seen(rows, shares: dict[str, Tensor], labels: dict[str, list[str]], material: Material) -> dict[str, list[float]]:
-    known = [(head, labels[head].index(c.slug)) for c in material.concepts for head in labels if c.slug in labels[head]]
-    if not known:
+def _seen(rows, shares: dict[str, Tensor], judge: PresenceJudge, material: Material) -> dict[str, list[float]]:
+    places = [place for place in (judge.columns(c.slug) for c in material.concepts) if place]
+    if not places:
         return {}
     hits = torch.zeros(len(rows), dtype=torch.bool)
-    for head, column in known:
-        place = (shares[head] > shares[head][:, [column]]).sum(-1)
+    for head, columns in places:
         count = torch.tensor([max(1, int(n)) if head == "object" else 1 for n in rows["names"]])
-        hits |= place < count
+        hits |= _rank(shares[head], columns) <= count
     return {"seen": hits.double().tolist()}
 
 
+def _rank(share: Tensor, columns: list[int]) -> Tensor:
+    """[n, labels] -> place [n] of the best of some columns among all answers, 1 is first."""
+    return (share > share[:, columns].amax(-1, keepdim=True)).sum(-1) + 1
+
+
 def _named(prompt: str, labels: list[str]) -> str | None:
-    """The one label whose words stand in the prompt, or None for none or several."""
+    """The one label whose words stand in the prompt, or None for none or several. Of "artist sketch" and "sketch" the longer counts."""
     words = slug(prompt)
     found = [label for label in labels if re.search(rf"(^|_){label}(_|$)", words)]
+    found = [label for label in found if not any(f"_{label}_" in f"_{other}_" for other in found if other != label)]
     return found[0] if len(found) == 1 else None

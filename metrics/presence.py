@@ -31,15 +31,12 @@ class Presence(Metric):
         refuse_empty(images, "presence")
         if (images.index["expect"] == "").any():
             raise ValueError("presence: some rows have an empty column expect, so there is nothing to look for.")
-        judge = judges.load(self.judge)
         rows = images.index[["expect", "names"]]
-        if self.judge.startswith("clip:"):  # its candidates are the set's labels: judge the whole set at once
-            verdicts = [judge(images.pixels(), rows["expect"].tolist(), rows["names"].tolist())]
-        else:
-            verdicts = []
-            for k, part in enumerate(images.batches(self.batch_size)):
-                some = rows.iloc[k * self.batch_size : k * self.batch_size + len(part)]
-                verdicts.append(judge(part, some["expect"].tolist(), some["names"].tolist()))
+        judge = judges.load(self.judge).about(material.concepts).among(sorted(set(rows["expect"])))
+        verdicts = []
+        for k, part in enumerate(images.batches(self.batch_size)):
+            some = rows.iloc[k * self.batch_size : k * self.batch_size + len(part)]
+            verdicts.append(judge(part, some["expect"].tolist(), some["names"].tolist()))
         present = torch.cat([v.present for v in verdicts]).float()
         probability = torch.cat([v.probability for v in verdicts])
         return scored(images, {"present": present, "probability": probability}, {"judge": self.judge})

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from bench import judges
-from bench.judges import PresenceJudge
+from bench.judges import PresenceJudge, imagenet
+from bench.judges.zero_shot import ClipJudge
+from bench.world import catalog
 
 LABELS = {"object": ["dog", "cat", "car", "nothing"], "style": ["noto", "lineart"]}
 
@@ -17,18 +19,73 @@ def judge():
         n = len(images)
         return {"object": torch.tensor([[0.0, 3.0, 2.0, 1.0]] * n), "style": torch.tensor([[1.0, 0.0]] * n)}
 
-    return PresenceJudge(logits, LABELS, "written")
+    return PresenceJudge(logits, LABELS, "written", {"pet": ("object", [0, 1]), "dogcar": ("object", [0, 2])}, "written")
+
+
+PICTURES = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
 
 
 def test_an_object_is_present_among_as_many_answers_as_the_prompt_names(judge):
-    pictures = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
-    assert judge(pictures, ["car", "car", "cat"], [1, 2, 1]).present.tolist() == [False, True, True]
+    assert judge(PICTURES, ["car", "car", "cat"], [1, 2, 1]).present.tolist() == [False, True, True]
 
 
 def test_a_style_must_be_the_first_answer_of_its_own_head(judge):
     verdict = judge(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ["noto", "lineart"], [2, 2])
     assert verdict.present.tolist() == [True, False]
     assert verdict.probability.sum().item() == pytest.approx(1.0)
+
+
+def test_a_group_is_present_when_any_member_is_and_adds_up_their_probabilities(judge):
+    verdict = judge(PICTURES, ["pet", "dogcar", "dogcar"], [1, 1, 2])
+    assert verdict.present.tolist() == [True, False, True]
+    share = torch.tensor([0.0, 3.0, 2.0, 1.0]).softmax(0)
+    assert torch.allclose(verdict.probability, torch.stack([share[0] + share[1], share[0] + share[2], share[0] + share[2]]))
+
+
+def test_a_concept_is_known_by_the_word_its_file_names_for_the_judge(judge, concept):
+    with pytest.raises(ValueError, match="does not know the label 'feline'"):
+        judge(PICTURES[:1], ["feline"], [1])
+    told = judge.about([concept("feline", labels={"written": "Pet", "other": "dog"}), concept("auto", labels={"other": "dog"})])
+    assert told(PICTURES[:2], ["feline", "car"], [1, 1]).present.tolist() == [True, False]
+    assert told.columns("feline") == ("object", [0, 1]) and told.columns("auto") is None
+    assert judge.columns("feline") is None, "the judge itself must stay as it was: it is shared by all jobs"
+
+
+def test_a_zero_shot_judge_reads_the_concepts_name_and_its_own_word(concept):
+    class Clip:
+        def image(self, images):
+            return torch.eye(4)[[0] * len(images)]
+
+        def text(self, texts):
+            self.seen = texts
+            return torch.eye(4)[: len(texts)]
+
+    judge = ClipJudge(Clip(), "clip:x/y").about(
+        [concept("cifar_dog", labels={"clip": "dog"}), concept("van_gogh", name="Vincent van Gogh")]
+    )
+    assert judge(PICTURES, ["cifar_dog", "van_gogh", "cat"], [1, 1, 1]).present.tolist() == [False, False, True]
+    assert judge.clip.seen == ["a photo of a cat", "a photo of a dog", "a photo of a vincent van gogh", "an empty background"]
+
+
+def test_groups_of_the_emoji_world_are_those_of_its_catalogue():
+    judge = judges.load("emoji_a")
+    head, columns = judge.place("danger")
+    assert head == "object" and len(columns) == 8
+    assert [judge.labels["object"][k] for k in columns] == catalog.groups()["danger"]
+    known = {label for names in judge.labels.values() for label in names}
+    assert not known & set(catalog.groups()), "a label goes before a group: no group may be hidden by one"
+
+
+def test_everyday_words_cover_classes_of_imagenet():
+    names, groups = imagenet.labels(), imagenet.groups()
+    assert len(names) == 1000 and not set(names) & set(groups)
+    within = {word: [names[k] for k in columns] for word, (_, columns) in groups.items()}
+    assert within["dog"][0] == "chihuahua" and within["dog"][-1] == "mexican_hairless" and len(within["dog"]) == 118
+    assert within["cat"] == ["tabby", "tiger_cat", "persian_cat", "siamese_cat", "egyptian_cat"] and within["horse"] == ["sorrel"]
+    assert within["frog"] == ["bullfrog", "tree_frog", "tailed_frog"] and within["airplane"] == ["airliner", "warplane"]
+    assert len(within["bird"]) == 59 and {"cock", "great_grey_owl", "black_swan", "white_stork", "albatross"} <= set(within["bird"])
+    assert {"beach_wagon", "cab", "minivan", "sports_car"} <= set(within["automobile"]) and "garbage_truck" in within["truck"]
+    assert {"container_ship", "liner", "pirate"} <= set(within["ship"]) and "canoe" not in within["ship"]
 
 
 def test_unknown_labels_and_empty_sets_are_refused(judge):

@@ -169,5 +169,7 @@ def test_private_texts_enter_no_index(a_list, tiny, sampler, tmp_path):
 
 def test_the_shipped_manifest_is_whole_and_holds_no_prompt():
     for name, entry in prompt_lists.manifest.__wrapped__().items():
-        assert set(entry) == {"source", "column", "seed", "rows", "sha256", "explicit"}, name
+        needed = {"source", "column", "rows", "sha256", "explicit"}
+        assert needed <= set(entry) <= needed | {"seed", "seed_cycle", "role", "stored", "file", "sample"}, name
+        assert not (entry["explicit"] and entry.get("stored")), f"{name}: explicit texts are never stored"
         assert len(entry["sha256"]) == 64 and entry["rows"] > 0

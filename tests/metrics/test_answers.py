@@ -8,10 +8,12 @@ from bench import judges
 from bench.judges import PresenceJudge
 from bench.plugin import Material
 from bench.types import ImageSet
-from metrics.answers import Answers
+from metrics.answers import Answers, _named
 from metrics.clip_score import candidates
 
 LABELS = {"object": ["dog", "cat", "car", "nothing"], "style": ["noto", "pixel_art"]}
+
+GROUPS = {"pet": ("object", [0, 1])}
 
 
 class Written(ImageSet):
@@ -25,7 +27,7 @@ class Written(ImageSet):
 def score(monkeypatch, concept, tmp_path):
     def make(rows, objects, styles, slug="dog", kind="object"):
         logits = {"object": torch.tensor(objects), "style": torch.tensor(styles)}
-        monkeypatch.setattr(judges, "load", lambda name: PresenceJudge(lambda images: logits, LABELS, name))
+        monkeypatch.setattr(judges, "load", lambda name: PresenceJudge(lambda images: logits, LABELS, name, GROUPS))
         index = pd.DataFrame(rows, columns=["prompt", "expect", "names"])
         index = index.assign(row_id=[str(k) for k in range(len(rows))], rep=0)
         material = Material([concept(slug, kind)], "emoji", None, None)
@@ -50,6 +52,18 @@ def test_ranks_leaks_and_content_are_read_off_the_answers(score):
 def test_a_style_is_seen_by_its_own_head(score):
     scores = score([("a pixel art cat", "pixel_art", 1)], [[0.0, 1, 0, 0]], [[0.0, 1.0]], "pixel_art", "style")
     assert scores.totals["seen"] == 1 and scores.totals["rank"] == 1 and scores.totals["object_right"] == 1
+
+
+def test_a_group_ranks_as_its_best_member_and_is_seen_by_any(score):
+    scores = score([("a pet", "pet", 1), ("a car", "car", 1)], [[0.0, 2, 3, 1], [2.0, 1, 0, 3]], [[1.0, 0.0]] * 2, "pet")
+    assert scores.per_image["rank"].tolist() == [2, 4] and scores.per_image["seen"].tolist() == [0, 0]
+    assert score([("a pet", "pet", 1)], [[0.0, 2, 1, 1]], [[1.0, 0.0]], "pet").totals["seen"] == 1
+
+
+def test_of_nested_labels_the_longest_is_the_one_a_prompt_names():
+    labels = ["sketch", "artist_sketch", "winter"]
+    assert _named("A dog image in Artist Sketch style.", labels) == "artist_sketch"
+    assert _named("A dog image in Sketch style.", labels) == "sketch" and _named("Winter sketch", labels) is None
 
 
 def test_styles_compete_with_styles_and_objects_with_objects(concept):

@@ -1,0 +1,64 @@
+"""UnlearnCanvas' pair of ViT-L/16 classifiers (arXiv 2402.11846): one for its styles, one for its objects.
+
+canvas:<folder>, a folder with the two published checkpoints under the names style.pth and object.pth: pickled dictionaries
+whose key `model_state_dict` holds a timm vit_large_patch16_224.augreg_in21k with a fresh linear head
+(machine_unlearning/evaluation/quantitative/accuracy.py at 920cfd1). They are read with weights_only.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from bench.judges.pixels import HALF, at_side, normalised
+from bench.judges.presence import PresenceJudge
+from bench.prompts import slug
+
+ARCHITECTURE = "vit_large_patch16_224"
+FILES = {"style": "style.pth", "object": "object.pth"}
+
+NAMES: dict[str, list[str]] = OmegaConf.to_container(OmegaConf.load(Path(__file__).parent / "unlearncanvas.yaml"))
+
+
+def check(judge_id: str) -> None:
+    if importlib.util.find_spec("timm") is None:
+        raise ValueError(f"judge={judge_id} needs timm. Install it: pip install timm")
+    folder = _folder(judge_id)
+    lost = [name for name in FILES.values() if not (folder / name).is_file()]
+    if lost:
+        raise ValueError(
+            f"judge={judge_id}: {folder} lacks {' and '.join(lost)}. Download the style and the object classifier of "
+            "UnlearnCanvas (links in the README of github.com/OPTML-Group/UnlearnCanvas) and put them there under these names."
+        )
+
+
+def load(judge_id: str) -> PresenceJudge:
+    nets = {head: _net(_folder(judge_id) / file, len(NAMES[head])) for head, file in FILES.items()}
+
+    def logits(images: Tensor) -> dict[str, Tensor]:
+        # torchvision's Resize((224, 224)): squashed, bilinear.
+        pixels = normalised(at_side(images.float() / 255, 224, "bilinear"), **HALF)
+        return {head: net(pixels) for head, net in nets.items()}
+
+    return PresenceJudge(logits, {head: [slug(name) for name in names] for head, names in NAMES.items()}, judge_id, family="canvas")
+
+
+def _folder(judge_id: str) -> Path:
+    return Path(judge_id.partition(":")[2]).expanduser()
+
+
+def _net(file: Path, labels: int) -> torch.nn.Module:
+    import timm
+
+    net = timm.create_model(ARCHITECTURE, pretrained=False, num_classes=labels)
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    state = content.get("model_state_dict", content)
+    rows = len(state["head.weight"]) if "head.weight" in state else 0
+    if rows != labels:
+        raise ValueError(f"{file} has {rows} classes; this classifier has {labels}. Are style.pth and object.pth exchanged?")
+    net.load_state_dict(state)
+    return net.eval().requires_grad_(False)

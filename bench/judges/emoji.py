@@ -1,0 +1,26 @@
+"""The emoji world's classifiers as judges. Groups: those of objects.csv (danger, animal, ...)."""
+
+from torch import Tensor
+
+from bench.judges.pixels import at_side
+from bench.judges.presence import PresenceJudge
+
+
+def check(judge_id: str) -> None:
+    from bench.world.judges import weights_file
+
+    weights_file(judge_id[-1])
+
+
+def load(judge_id: str) -> PresenceJudge:
+    from bench.world import catalog
+    from bench.world.judges import load_judge
+
+    net = load_judge(judge_id[-1])
+
+    def logits(images: Tensor) -> dict[str, Tensor]:
+        return net(at_side(images.float() / 255, 64))
+
+    column = {label: k for k, label in enumerate(net.labels["object"])}
+    groups = {name: ("object", [column[member] for member in members]) for name, members in catalog.groups().items()}
+    return PresenceJudge(logits, net.labels, judge_id, groups, "emoji")

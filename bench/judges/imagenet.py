@@ -1,0 +1,64 @@
+"""ImageNet classifiers as judges of objects. Groups: imagenet_groups.yaml beside this file."""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from bench.judges.pixels import IMAGENET, at_side, normalised
+from bench.judges.presence import Columns, PresenceJudge
+from bench.prompts import slug
+
+GROUPS = Path(__file__).parent / "imagenet_groups.yaml"
+
+
+@cache
+def groups() -> dict[str, Columns]:
+    """Everyday words -> the ImageNet classes they cover, as columns of the head "object"."""
+    written = OmegaConf.to_container(OmegaConf.load(GROUPS))
+    return {name: ("object", [k for part in parts for k in _range(part)]) for name, parts in written.items()}
+
+
+def _range(part: int | str) -> list[int]:
+    """497 -> [497]; "7-9" -> [7, 8, 9]."""
+    first, _, last = str(part).partition("-")
+    return list(range(int(first), int(last or first) + 1))
+
+
+@cache
+def labels() -> list[str]:
+    """The 1,000 class names of torchvision, as slugs."""
+    from torchvision.models import ResNet50_Weights
+
+    return [slug(name) for name in ResNet50_Weights.IMAGENET1K_V2.meta["categories"]]
+
+
+def check(judge_id: str) -> None:
+    _file()
+
+
+def load(judge_id: str) -> PresenceJudge:
+    from torchvision.models import resnet50
+
+    net = resnet50()
+    net.load_state_dict(torch.load(_file(), weights_only=True))
+    net.eval().requires_grad_(False)
+
+    def logits(images: Tensor) -> dict[str, Tensor]:
+        # V2's own preprocessing: side 232 (bilinear), centre crop 224.
+        return {"object": net(normalised(at_side(images.float() / 255, 232, "bilinear")[..., 4:228, 4:228], **IMAGENET))}
+
+    return PresenceJudge(logits, {"object": labels()}, judge_id, groups(), "imagenet")
+
+
+def _file() -> Path:
+    """ResNet50_Weights.IMAGENET1K_V2 in torch's cache; nothing is downloaded here."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / "resnet50-11ad3fa6.pth"
+    if not file.exists():
+        raise ValueError(
+            f"judge=resnet50 needs torchvision's weights at {file}. On a machine with a network run: "
+            'python -c "from torchvision.models import *; resnet50(weights=ResNet50_Weights.IMAGENET1K_V2)"'
+        )
+    return file

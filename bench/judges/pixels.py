@@ -1,0 +1,20 @@
+"""Pictures as image networks read them."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+
+def at_side(images: Tensor, side: int, mode: str = "bicubic") -> Tensor:
+    """Float pictures [n, 3, h, w] at side x side, antialiased; unchanged when they have that size."""
+    if tuple(images.shape[-2:]) == (side, side):
+        return images
+    return F.interpolate(images, (side, side), mode=mode, antialias=True, align_corners=False).clamp(0, 1)
+
+
+def normalised(images: Tensor, mean, std) -> Tensor:
+    """Float pictures [n, 3, h, w] in [0, 1], by the mean and deviation of each channel."""
+    return (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)

@@ -1,0 +1,97 @@
+"""What every judge answers, and the judge that is a classifier with one or several heads."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.prompts import slug
+from bench.types import Concept
+
+Columns = tuple[str, list[int]]  # a head and the columns there that mean one label
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Per picture: was the expected label among the first answers (bool [n]), and its probability (float [n])."""
+
+    present: Tensor
+    probability: Tensor
+
+
+class PresenceJudge:
+    """Calls a classifier and looks the expected labels up in the head that knows them.
+
+    `logits` maps uint8 pictures [n, 3, h, w] to {head: [n, labels]}; `labels` names each head's columns. `groups` names sets of
+    columns (a group is seen when any member is): name -> (head, columns). `family` is the key of a concept's `labels` that
+    holds this judge's word for the concept.
+    """
+
+    def __init__(
+        self,
+        logits: Callable[[Tensor], dict[str, Tensor]],
+        labels: dict[str, list[str]],
+        name: str,
+        groups: dict[str, Columns] | None = None,
+        family: str = "",
+    ) -> None:
+        self.logits, self.labels, self.name, self.groups, self.family = logits, labels, name, groups or {}, family
+        self.wording: dict[str, str] = {}  # concept slug -> the label that means it
+
+    def about(self, concepts: list[Concept]) -> PresenceJudge:
+        """The same judge, which also knows the concepts by their slugs where their files name its label."""
+        informed = copy.copy(self)
+        informed.wording = self.wording | {c.slug: slug(c.labels[self.family]) for c in concepts if self.family in c.labels}
+        return informed
+
+    def among(self, candidates: list[str]) -> PresenceJudge:
+        """The judge for a set of pictures that expects these labels: zero-shot judges choose among them."""
+        return self
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, expect: list[str], names: list[int]) -> Verdict:
+        """`expect`: one label per picture; `names`: how many objects its prompt names, so how many object answers count."""
+        if not len(images) == len(expect) == len(names):
+            raise ValueError(f"judge {self.name}: {len(images)} pictures, {len(expect)} expected labels, {len(names)} counts must agree.")
+        if len(images) == 0:
+            raise ValueError(f"judge {self.name}: there is no picture to judge.")
+        places = [self.place(label) for label in expect]
+        logits = self.logits(images)
+        order = {head: answer.argsort(dim=-1, descending=True) for head, answer in logits.items()}
+        share = {head: answer.float().softmax(-1) for head, answer in logits.items()}
+        present, probability = [], []
+        for row, ((head, columns), count) in enumerate(zip(places, names, strict=True)):
+            k = max(1, int(count)) if head == "object" else 1  # a picture has one style and one background
+            present.append(not set(columns).isdisjoint(order[head][row, :k].tolist()))
+            probability.append(share[head][row, columns].sum().item())
+        return Verdict(torch.tensor(present), torch.tensor(probability))
+
+    def present(self, images: Tensor, expect: list[str]) -> Tensor:
+        """The yes or no an attack may ask for: bool [n], one object per picture."""
+        return self(images, expect, [1] * len(expect)).present
+
+    @torch.no_grad()
+    def shares(self, images: Tensor) -> dict[str, Tensor]:
+        """All answers: {head: probabilities [n, labels]}."""
+        return {head: answer.float().softmax(-1) for head, answer in self.logits(images).items()}
+
+    def columns(self, label: str) -> Columns | None:
+        """The head that knows a label, concept or group, and its columns there. A label goes before a group of that name."""
+        word = self.wording.get(label, label)
+        for head, known in self.labels.items():
+            if word in known:
+                return head, [known.index(word)]
+        return self.groups.get(word)
+
+    def place(self, label: str) -> Columns:
+        """The same; raises a ValueError for a label nobody knows."""
+        found = self.columns(label)
+        if found is None:
+            shown = {**self.labels, **({"groups": list(self.groups)} if self.groups else {})}
+            heads = "; ".join(f"{head}: {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}" for head, known in shown.items())
+            raise ValueError(f"judge {self.name!r} does not know the label {label!r} (column expect of the prompt set). It knows {heads}.")
+        return found
