@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from bench import paper_plan, published
 from bench.paper_map import PaperMap, PaperTable, Reading, for_model
-from bench.paper_plan import TablePlan, vocabulary_of
+from bench.paper_plan import TablePlan, Work, vocabulary_of
 from bench.published import Published
 from bench.render import Block, Cell, Table
 
@@ -88,18 +88,17 @@ def compare(paper: PaperMap, plan: TablePlan, measured: Measured, model: str | N
 
 def _ours(row: Published, table: PaperTable, method: str, model: str, measured: Measured, extra: Path | None) -> Beside:
     """Our number for a covered row: the mean over its concepts, of the records that agree best with how theirs was measured."""
-    reading = table.metrics[row.metric]
+    reading = table.reading(row)
     attack = for_model("attack", reading.attack, vocabulary_of(model), extra)
     reading = replace(reading, attack=attack)
-    parts, reasons = [], {}
+    parts, reasons, protocol = [], {}, _known(table.protocol, extra)
     for concept in paper_plan.concepts_of(table, row, model):
-        expected, why = paper_plan.composed(model, _known(table.protocol, extra), concept, extra)
+        expected, why = paper_plan.composed(Work(model, protocol, ("original",), (concept,), settings=tuple(table.settings)), extra)
         if expected is None:
             return Beside(row, method, lacks=why)
         name = "+".join(expected.concept)
         cells = measured.frame
         cells = cells[(cells["model"] == model) & (cells["method"] == method) & (cells["concept"] == name)]
-        protocol = _known(table.protocol, extra)
         candidates = list(_candidates(row, reading, cells, name, method, measured, expected if protocol else None, protocol))
         if not candidates:
             return Beside(row, method, lacks=NOT_RUN)
@@ -147,11 +146,14 @@ def _composites(row, reading: Reading, cells, concept, method, measured: Measure
     from bench.statistics.resampling import interval
     from bench.views import Missing, Views
 
-    composite = next(c for c in CATALOGUE if c.name == reading.composite)
-    read = [(probe, *name.split(".")) for part in composite.parts.values() for probe in part.probes for name in part.columns]
+    composite = next((c for c in CATALOGUE if c.name == reading.composite), None)
+    if composite is None:
+        return
+    rule = reading.composite.removeprefix("nudity_")  # judges of nudity are told apart by their rule too
+    read = [(probe, name.split(".")[0], rule) for part in composite.parts.values() for probe in part.probes for name in part.columns]
     everyone = measured.frame[(measured.frame["concept"] == concept)]
-    for sampler, own in cells.groupby("sampler"):
-        rows = everyone[(everyone["sampler"] == sampler) & everyone["model"].isin(own["model"])]
+    for (sampler, followed), own in cells.groupby(["sampler", "protocol"]):
+        rows = everyone[(everyone["sampler"] == sampler) & (everyone["protocol"] == followed) & everyone["model"].isin(own["model"])]
         views = Views(rows, measured.pictures)
         try:
             value = views.point(composite, method, [concept])
@@ -159,9 +161,9 @@ def _composites(row, reading: Reading, cells, concept, method, measured: Measure
         except Missing:
             continue
         if value == value:
-            keys = own["key"].unique().tolist()
-            why_not = _disagreements(row, measured, keys, read, sampler, expected, protocol)
-            yield (*(scaled(float(x), row.unit, reading) for x in (value, low, high)), why_not)
+            why_not = _disagreements(row, measured, own["key"].unique().tolist(), read, sampler, expected, protocol)
+            pictures = own.loc[own["probe"].isin({probe for probe, *_ in read}), "n"].max() if reading.total else 1
+            yield (*(scaled(float(x) * pictures, row.unit, reading) for x in (value, low, high)), why_not)
 
 
 def scaled(value: float, unit: str, reading: Reading) -> float:
@@ -191,6 +193,8 @@ def judge_of(specification: dict, probe: str, metric: str, column: str) -> str:
         return params["judge"]
     if "clip" in params:
         return f"clip:{params['clip']}"
+    if "detector" in params:
+        return f"{params['detector']}:{column}"
     if "extractor" in params:
         return f"{metric}:{params['extractor']}/{params.get('reference', 'original')}"
     return f"{metric}:{column}" if params else ""

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from bench import ROOT
+from bench.published import Published
 
 CONF = ROOT / "conf"
 FOLDER = CONF / "reproduce"
@@ -43,7 +44,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One published table. `concepts` and `emoji` map a printed concept to what is erased, one entry per job; a+b: together."""
+    """One published table. `concepts` and `emoji` map a printed concept to what is erased, one entry per job; a+b: together.
+
+    A word whose meaning depends on the kind of the concept has its keys as "<kind> <word>".
+    """
 
     name: str
     metrics: dict[str, Reading | Absent]
@@ -51,12 +55,12 @@ class PaperTable:
     protocol: str | None = None  # of conf/protocol; null: the table's prompts are no protocol of ours
     emoji: dict[str, list[str]] = field(default_factory=dict)
     attacks: list[str] = field(default_factory=list)  # beside none
+    settings: list[str] = field(default_factory=list)  # more words for the command, where no protocol of ours fits
     pictures: int | None = None  # per method and job, as the paper or its code says
     attack_evaluations: int = 0  # of the denoiser, at most, per method and job: a gradient counts as three
 
-    @property
-    def probed(self) -> bool:
-        return any(isinstance(reading, Reading) for reading in self.metrics.values())
+    def reading(self, row: Published) -> Reading | Absent | None:
+        return of_kind(self.metrics, row, row.metric)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,10 @@ class PaperMap:
     tables: dict[str, PaperTable | Absent]
 
 
+def of_kind(mapping: dict, row: Published, word: str) -> Any:
+    return mapping.get(f"{row.concept_kind} {word}", mapping.get(word))
+
+
 def mapped(folder: Path = FOLDER) -> list[str]:
     return sorted(file.stem for file in folder.glob("*.yaml"))
 
@@ -81,7 +89,7 @@ def load(paper: str, folder: Path = FOLDER) -> PaperMap:
         near = difflib.get_close_matches(paper, mapped(folder), 3, 0.4)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(f"paper={paper!r} has no mapping to our grid.{hint} Mapped: {', '.join(mapped(folder)) or 'none'}.")
-    content = yaml.safe_load(file.read_text())
+    content = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # the parser in C where it is built
     content.pop("shared", None)  # anchors that the tables share
     where = str(file)
     _known(content, ("title", "models", "methods", "tables"), where)

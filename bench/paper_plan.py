@@ -6,13 +6,14 @@ Loads no model; torch only when judges are asked whether their weights are here.
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.paper_map import CONF, Absent, PaperMap, PaperTable, for_model, lacks, names
+from bench.paper_map import CONF, Absent, PaperMap, PaperTable, for_model, lacks, names, of_kind
 from bench.published import Published
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Work:
     methods: tuple[str, ...]
     concepts: tuple[str, ...]
     attacks: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
 
     def words(self) -> list[str]:
         """What stands after `vestige run`."""
@@ -47,7 +49,7 @@ class Work:
         attacks = [f"attack=[{','.join(('none', *self.attacks))}]"] if self.attacks else []
         runtime = [] if vocabulary_of(self.model) == "emoji" else ["runtime=gpu"]
         chosen = [f"method={','.join(self.methods)}", f"concept={','.join(concepts)}"]
-        return [*sweep, f"model={self.model}", *protocol, *chosen, *attacks, *runtime]
+        return [*sweep, f"model={self.model}", *protocol, *chosen, *attacks, *runtime, *self.settings]
 
     def lacks(self, concept: str, extra: Path | None) -> list[str]:
         """Names of its command that no config has."""
@@ -100,10 +102,8 @@ def plan(paper: PaperMap, table: PaperTable, rows: list[Published], model: str |
 
 def uncovered(paper: PaperMap, table: PaperTable, row: Published, model: str | None, extra: Path | None) -> dict[str, str]:
     """The words of a row that nothing of ours stands for: word -> why. Weights, judges and config files are no matter here."""
-    method = paper.methods.get(row.method)
-    if isinstance(method, str) and lacks("method", method, extra):
-        method = None
-    words = {row.model: model, row.method: method, row.concept: concepts_of(table, row, model), row.metric: table.metrics.get(row.metric)}
+    method = method_of(paper, row, model, extra)
+    words = {row.model: model, row.method: method, row.concept: concepts_of(table, row, model), row.metric: table.reading(row)}
     return {
         word: ours.reason if isinstance(ours, Absent) else "not in Vestige"
         for word, ours in words.items()
@@ -111,16 +111,29 @@ def uncovered(paper: PaperMap, table: PaperTable, row: Published, model: str | N
     }
 
 
+def method_of(paper: PaperMap, row: Published, model: str | None, extra: Path | None) -> str | Absent | None:
+    """Our method for a row; on the emoji model the one with numbers for it, because those of a paper would erase nothing there."""
+    name = paper.methods.get(row.method)
+    if not isinstance(name, str):
+        return name
+    ours = for_model("method", name, vocabulary_of(model), extra)
+    if lacks("method", ours, extra):
+        return None
+    if vocabulary_of(model) == "emoji" and ours == name != "original":
+        return Absent(f"method {name} has no numbers for the emoji model")
+    return ours
+
+
 def concepts_of(table: PaperTable, row: Published, model: str | None) -> list[str] | Absent | None:
     """What is erased for a row, one entry per job."""
     if vocabulary_of(model) == "emoji":
-        return table.emoji.get(row.concept) or Absent("nothing on the emoji model stands for it")
-    return table.concepts.get(row.concept)
+        return of_kind(table.emoji, row, row.concept) or Absent("nothing on the emoji model stands for it")
+    return of_kind(table.concepts, row, row.concept)
 
 
 def jobs_of(paper: PaperMap, table: PaperTable, row: Published, model: str, extra: Path | None) -> list[tuple[str, str]]:
     """(method, concept) of a covered row: its own, and the original model to compare with."""
-    methods = ["original", for_model("method", paper.methods[row.method], vocabulary_of(model), extra)]
+    methods = ["original", method_of(paper, row, model, extra)]
     return [(method, concept) for concept in concepts_of(table, row, model) for method in dict.fromkeys(methods)]
 
 
@@ -132,7 +145,8 @@ def _known_model(name: str, extra: Path | None) -> None:
     known = sorted(names("model", extra))
     if name not in known:
         near = difflib.get_close_matches(name, known, 2)
-        raise ValueError(f"--model {name!r} is not known." + (f" Did you mean {near[0]}?" if near else "") + f" Known: {', '.join(known)}.")
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"--model {name!r} is not known.{hint} Known: {', '.join(known)}.")
 
 
 def _grouped(model: str, table: PaperTable, jobs: list[tuple[str, str]], extra: Path | None) -> list[Work]:
@@ -141,7 +155,8 @@ def _grouped(model: str, table: PaperTable, jobs: list[tuple[str, str]], extra: 
     by_methods: dict[tuple, list[str]] = {}
     for concept in dict.fromkeys(c for _, c in jobs):
         by_methods.setdefault(tuple(m for m, c in jobs if c == concept), []).append(concept)
-    return [Work(model, table.protocol, methods, tuple(concepts), attacks) for methods, concepts in by_methods.items()]
+    settings = tuple(table.settings)
+    return [Work(model, table.protocol, methods, tuple(concepts), attacks, settings) for methods, concepts in by_methods.items()]
 
 
 # What is missing, and the cost
@@ -154,16 +169,20 @@ def _survey(made: TablePlan, extra: Path | None, ask: bool) -> None:
         steps = max((int(row.sampler.split()[1]) for row in made.rows if row.sampler), default=STEPS)
         for concept in work.concepts:
             gone = work.lacks(concept, extra)
-            tree, why = (None, None) if gone else composed(work.model, work.protocol, concept, extra, work.attacks)
+            tree, why = (None, None) if gone else composed(replace(work, methods=("original",), concepts=(concept,)), extra)
             if tree is None:
                 # The paper's own sizes; on the emoji model they would mean nothing.
                 pictures = 0 if emoji else made.table.pictures or 0
                 made.assumed.append(f"{pictures:,} pictures of {steps} steps for each job, as in the paper's code" if pictures else UNKNOWN)
-                tree = composed(work.model, None, "dog", extra)[0]
-                lost |= dict.fromkeys([*gone, *([why] if why else []), *missing(tree, ask)])
+                tree = composed(Work(work.model, None, ("original",), ("dog",)), extra)[0]
+                lost |= dict.fromkeys([*gone, *([why] if why else []), *missing(tree, False)])
             else:
                 lost |= dict.fromkeys(missing(tree, ask))
-                pictures, steps = pictures_of(tree), int(tree.model.sampler.steps)
+                steps = int(tree.model.sampler.steps)
+                try:
+                    pictures = pictures_of(tree)
+                except ValueError as mistake:  # prompts that cannot be written for this concept
+                    pictures, lost = 0, lost | {str(mistake): None}
             jobs, seconds = len(work.methods), SECONDS["emoji" if emoji else tree.model.family]
             evaluations = 0 if emoji else made.table.attack_evaluations
             made.jobs, made.pictures = made.jobs + jobs, made.pictures + pictures * jobs
@@ -175,8 +194,8 @@ def _survey(made: TablePlan, extra: Path | None, ask: bool) -> None:
 
 
 @cache
-def composed(model: str, protocol: str | None, concept: str, extra: Path | None, attacks: tuple[str, ...] = ()):
-    """The tree Hydra makes of one job of the original model, or None, and why there is none. Nothing is loaded."""
+def composed(job: Work, extra: Path | None) -> tuple[DictConfig | None, str | None]:
+    """The tree Hydra makes of one method and one concept, or None, and why there is none. Nothing is loaded."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
@@ -186,15 +205,16 @@ def composed(model: str, protocol: str | None, concept: str, extra: Path | None,
     from bench import config
 
     config.register_resolvers()
-    words = [w for w in Work(model, protocol, ("original",), (concept,), attacks).words() if not w.startswith("runtime=")]
+    words = [word for word in job.words() if not word.startswith("runtime=")]
     words += [f"hydra.searchpath=[file://{extra.resolve()}]"] if extra else []
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             tree = compose("run", overrides=words)
-            OmegaConf.resolve(tree)
+            for name in ("model", "concept", "probe"):
+                OmegaConf.to_container(tree[name], resolve=True)  # here, so that what does not resolve is told like the rest
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        return None, f"protocol {protocol} does not compose for {concept} on {model}: {str(error).splitlines()[0]}"
+        return None, f"{' '.join(words)} does not compose: {str(error).splitlines()[0]}"
     return tree, None
 
 
@@ -233,7 +253,8 @@ def missing(tree: DictConfig, ask: bool) -> list[str]:
     from bench.types import ModelSpec
 
     if ask:
-        return list(config.build_job(tree, planned=True).missing)
+        # One sentence for each file that is missing, not for each probe that needs it.
+        return list(dict.fromkeys(re.sub(r"^probe\.[^:]+: ", "", sentence) for sentence in config.build_job(tree, planned=True).missing))
     with model.hub_unasked():
         lacks = [model.missing(config.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip")))]
     lacks += [prompt_lists.missing(probe.prompts) for probe in tree.probe.values()]

@@ -110,15 +110,18 @@ def frame(folder: Path = FOLDER) -> pd.DataFrame:
 
 
 def disagreements(row: Published, protocol: str, judge: str, sampler: str) -> list[str]:
-    """Why a number measured with these may not stand beside the published one; empty when all three agree."""
-    ours = {"protocol": protocol, "judge": judge, "sampler": sampler}
-    return [_disagreement(name, mine, getattr(row, name)) for name, mine in ours.items() if mine != getattr(row, name) or not mine]
+    """Why a number measured with these may not stand beside the published one; empty when all three agree.
 
-
-def _disagreement(name: str, ours: str, theirs: str) -> str:
-    if not theirs:
-        return f"{name}: theirs is not known"
-    return f"other {name}: theirs {theirs}, ours {ours or 'not known'}"
+    A published judge that ends in :* is one whose weights lie where the user keeps them: any of that make agrees.
+    """
+    found = []
+    for name, ours in (("protocol", protocol), ("judge", judge), ("sampler", sampler)):
+        theirs = getattr(row, name)
+        if not theirs:
+            found.append(f"{name}: theirs is not known")
+        elif not (ours == theirs or (theirs.endswith(":*") and ours.startswith(theirs[:-1]))):
+            found.append(f"other {name}: theirs {theirs}, ours {ours or 'not known'}")
+    return found
 
 
 def sampler_words(sampler: dict) -> str:

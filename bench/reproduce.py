@@ -132,7 +132,9 @@ def _plan(plan: TablePlan, arguments: argparse.Namespace) -> list[Block]:
     judges = "" if arguments.check else " Judges and extractors were not asked for their weights: --check does."
     blocks.append("Missing on this machine: " + "; ".join(text.rstrip(".") for text in lost) + "." + judges)
     if plan.uncovered:
-        blocks.append("Not covered: " + "; ".join(f"{word} ({why})" for word, why in plan.uncovered.items()) + ".")
+        reasons = dict.fromkeys(plan.uncovered.values())
+        words = {why: [word for word, other in plan.uncovered.items() if other == why] for why in reasons}
+        blocks.append("Not covered: " + "; ".join(f"{', '.join(some)} ({why})" for why, some in words.items()) + ".")
     return blocks
 
 
