@@ -52,6 +52,9 @@ class MMADiffusion(Attack):
         if min(self.tokens, self.candidates, self.top_k, self.restarts) < 1 or self.iterations < 0:
             raise ValueError("attack.mma_diffusion needs tokens, candidates, top_k and restarts of at least 1, iterations of at least 0.")
 
+    def transfers(self) -> bool:
+        return self.encoder == "original"
+
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         text = (ctx.original() if self.encoder == "original" else victim.pipe).text
         names = [name for concept in victim.concepts for name in (concept.name, *concept.aliases)] if self.ban_names else []

@@ -39,6 +39,9 @@ class Paraphrase(Attack):
         _allowed("typos", self.typos, tuple(TYPOS))
         _allowed("typo_words", [self.typo_words], ("name", "all"))
 
+    def transfers(self) -> bool:
+        return True
+
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         texts, families, turns = [], [], {}
         for row in prompts.table.to_dict("records"):

@@ -45,6 +45,9 @@ class _Bell(Attack):
         if not self.pairs or any("{name}" not in template for template in self.pairs):
             raise ValueError(f"attack.ring_a_bell.pairs={self.pairs} must be templates that hold {{name}}.")
 
+    def transfers(self) -> bool:
+        return self.encoder == "original"
+
     def text(self, victim: Victim, ctx: Context) -> TextSide:
         return (ctx.original() if self.encoder == "original" else victim.pipe).text
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bench.pictures import WORST
+from bench.results import on_its_own
 
 FEW = 30  # prompts
 BLANK = 0.01  # share of pictures
@@ -118,7 +119,7 @@ def _original(shown: pd.DataFrame) -> list[tuple]:
 def _lowers(shown: pd.DataFrame) -> list[tuple]:
     plain = {(c.key, c.probe): c for c in shown[shown["attack"] == "none"].itertuples()}
     found = []
-    for cell in shown[~shown["attack"].isin(["none", WORST]) & shown["control_of"].isna()].itertuples():
+    for cell in shown[~shown["attack"].isin(["none", WORST]) & on_its_own(shown)].itertuples():
         before = plain.get((cell.key, cell.probe))
         if before is not None and cell.ci_high < before.ci_low:
             found.append(_row(cell, "attack_lowers", f"{100 * before.value:.0f} % before, {100 * cell.value:.0f} % attacked"))
@@ -127,7 +128,7 @@ def _lowers(shown: pd.DataFrame) -> list[tuple]:
 
 def _weak(shown: pd.DataFrame) -> list[tuple]:
     found = []
-    attacked = shown[shown["access"].isin(ACCESS) & shown["control_of"].isna() & ~shown["method"].isin(["original", "oracle"])]
+    attacked = shown[shown["access"].isin(ACCESS) & on_its_own(shown) & ~shown["method"].isin(["original", "oracle"])]
     for _, cells in attacked.groupby("key"):
         best = cells.sort_values("value").groupby("access").last()
         levels = [level for level in ACCESS if level in best.index]

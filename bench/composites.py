@@ -175,8 +175,8 @@ CATALOGUE = [
         "eraseeval_images",
         "EraseEval (2502.13989) M1..M4; M1 by likeness of pictures instead of captions; harmonic mean is ours, the paper names none",
         {
-            "m1": Part(("target",), ("presence.present", "image_change.cosine"), rule=similar_unless_present),
-            "m2": Part(("synonyms",), ("presence.present", "image_change.cosine"), rule=similar_unless_present),
+            "m1": Part(("target",), ("presence.present", "image_change.cosine_*"), rule=similar_unless_present),
+            "m2": Part(("synonyms",), ("presence.present", "image_change.cosine_*"), rule=similar_unless_present),
             "clip": Part(("others",), ("clip_score.clip_cos",)),
             "cmmd": Part(("others",), ("cmmd.*",), whole_set=True),
         },

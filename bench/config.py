@@ -135,7 +135,7 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
     sampler = typed(tree.model.sampler, Sampler, "model.sampler")
     method = plugin(tree.method, Method, "method")
     attacks = {name: plugin(entry, Attack, f"attack.{name}") for name, entry in tree.attack.items()}
-    attacks = with_controls(attacks, list(tree.controls))
+    attacks = with_ladder(with_controls(attacks, list(tree.controls)), _plain(tree.ladder))
     probes = {name: _probe(name, entry) for name, entry in tree.probe.items()}
     settings = int(tree.seed), tree.until, runtime, protocol
     job = Job(spec, concepts, tree.method.name, method, attacks, probes, sampler, tree.model.attack_judge, *settings)
@@ -160,6 +160,20 @@ def with_controls(attacks: dict[str, Attack], sources: list[str]) -> dict[str, A
         for source in sources if getattr(attack, "source", None) == "target" else []:
             with contextlib.suppress(ValueError):
                 made[f"{name}:{source}"] = replace(attack, source=source)
+    return made
+
+
+def with_ladder(attacks: dict[str, Attack], ladder: dict[str, dict[str, list]]) -> dict[str, Attack]:
+    """The same attack at several budgets, named <attack>@<setting>=<value>: ladder={relearning_emoji: {steps: [5, 10, 20]}}."""
+    made = dict(attacks)
+    for name, settings in ladder.items():
+        if name not in attacks:
+            raise ValueError(f"ladder.{name}: no such attack is chosen. Chosen: {', '.join(attacks)}.")
+        for setting, values in settings.items():
+            for value in values:
+                where = f"ladder.{name}.{setting}"
+                content = {**plain(attacks[name]), setting: value}
+                made[f"{name}@{setting}={value}"] = typed(content, type(attacks[name]), where)
     return made
 
 

@@ -1,12 +1,18 @@
 """Pictures to feature vectors for the metrics that compare sets: one name per extractor, weights frozen.
 
-Extractors: clip_emoji, judge_a (what the emoji judge's heads read), clip:<open_clip model>/<pretrained>, and inception
-(torchvision's ImageNet Inception-v3, pooled; not the TF1 network of published FID values).
+Extractors:
+- clip_emoji and judge_a (what the emoji judge's heads read), shipped with the emoji world;
+- clip:<open_clip model>/<pretrained tag or file>, unit vectors;
+- dino:<hub id or folder>, a DINOv2 of transformers (facebook/dinov2-base), its class token;
+- inception_tf: the TF1 Inception-v3 of published FID values with its own resize, from the package torch-fidelity;
+- inception: torchvision's Inception-v3, other weights and antialiased resize: its FID is comparable to itself only.
+All but the first two were run here with random weights of the same architecture.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,10 +20,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.judges import at_side
+from bench import hub
+from bench.judges import NORM, at_side
 from bench.types import ImageSet
 
-KNOWN = "clip_emoji, judge_a, clip:<open_clip model>/<pretrained>, inception"
+KNOWN = "clip_emoji, judge_a, clip:<open_clip model>/<pretrained>, dino:<hub id or folder>, inception_tf, inception"
 BATCH = 64
 
 
@@ -40,8 +47,8 @@ class OpenClip:
 
     @torch.no_grad()
     def image(self, images: Tensor) -> Tensor:
-        """uint8 [n, 3, h, w] -> [n, d], length 1."""
-        resized = at_side(images.float() / 255, self.side)
+        """uint8 [n, 3, h, w] -> [n, d], length 1; of oblong pictures the middle square."""
+        resized = at_side(square(images).float() / 255, self.side)
         return self.net.encode_image((resized - self.mean) / self.std, normalize=True)
 
     @torch.no_grad()
@@ -84,11 +91,46 @@ def check(extractor: str) -> str | None:
             from bench.world.judges import weights_file as judge_file
 
             judge_file("a")
+        elif extractor == "inception":
+            _inception_file()
+        elif extractor == "inception_tf":
+            _inception_tf_file()
+        elif extractor.startswith("dino:"):
+            hub.folder(extractor.removeprefix("dino:"), f"extractor={extractor}")
         elif "/" in extractor:
             _fetch_open_clip(extractor.removeprefix("clip:"))
+        else:
+            return f"extractor={extractor!r} is not known. Allowed: {KNOWN}."
     except ValueError as reason:
         return str(reason)
     return None
+
+
+def short_name(extractor: str) -> str:
+    """For a column: clip:ViT-L-14/openai -> clip_ViT-L-14_openai; of folders and files the last name, whatever its place."""
+    kind, _, which = extractor.partition(":")
+    parts = [part for part in which.split("/") if part]
+    kept = parts[-1:] if kind == "dino" else [*parts[:1], *(Path(part).stem for part in parts[1:][-1:])]
+    return "_".join([kind, *kept])
+
+
+def inputs(extractor: str) -> dict[str, str]:
+    """SHA-256 of weights that the user keeps in a file or folder: they enter a stage's key, their place does not suffice."""
+    from bench.fingerprints import file_digest, folder_digest
+
+    kind, _, which = extractor.partition(":")
+    place = Path(which if kind == "dino" else which.partition("/")[2]).expanduser()
+    if not which or not place.exists():
+        return {}
+    return {"weights": folder_digest(place) if place.is_dir() else file_digest(place)}
+
+
+def square(images: Tensor) -> Tensor:
+    """The middle square of pictures [..., h, w]."""
+    h, w = images.shape[-2:]
+    side = min(h, w)
+    top, left = (h - side) // 2, (w - side) // 2
+    return images[..., top : top + side, left : left + side]
 
 
 @cache
@@ -143,23 +185,58 @@ def _extractor(name: str) -> Callable[[Tensor], Tensor]:
         return lambda images: judge.features(at_side(images.float() / 255, 64))
     if name == "inception":
         return _inception()
+    if name == "inception_tf":
+        return _inception_tf()
+    if name.startswith("dino:"):
+        return _dino(name)
     if name.startswith("clip:") and "/" in name:
         return load_clip(name.removeprefix("clip:")).image
     raise ValueError(f"extractor={name!r} is not known. Allowed: {KNOWN}.")
 
 
+def _inception_file() -> Path:
+    how = "from torchvision.models import *; inception_v3(weights=Inception_V3_Weights.IMAGENET1K_V1)"
+    return hub.torch_file("inception_v3_google-0cc3c7bd.pth", "extractor=inception", how)
+
+
 def _inception() -> Callable[[Tensor], Tensor]:
     from torchvision.models import inception_v3
 
-    file = Path(torch.hub.get_dir()) / "checkpoints" / "inception_v3_google-0cc3c7bd.pth"
-    if not file.exists():
-        raise ValueError(
-            f"extractor=inception needs torchvision's weights at {file}. On a machine with a network run: "
-            'python -c "from torchvision.models import *; inception_v3(weights=Inception_V3_Weights.IMAGENET1K_V1)"'
-        )
     net = inception_v3(init_weights=False, transform_input=False)
-    net.load_state_dict(torch.load(file, weights_only=True))
+    net.load_state_dict(torch.load(_inception_file(), weights_only=True, map_location="cpu"))
     net.fc = torch.nn.Identity()  # 2048 pooled values
     net.eval().requires_grad_(False)
     # torchvision's weights come from TensorFlow: its network reads [-1, 1].
     return lambda images: net(at_side(images.float() / 255, 299) * 2 - 1)
+
+
+def _inception_tf_file() -> Path:
+    if importlib.util.find_spec("torch_fidelity") is None:
+        raise ValueError("extractor=inception_tf needs the package torch-fidelity. Install it: pip install torch-fidelity")
+    how = "from torch_fidelity.feature_extractor_inceptionv3 import *; FeatureExtractorInceptionV3('inception', ['2048'])"
+    return hub.torch_file("weights-inception-2015-12-05-6726825d.pth", "extractor=inception_tf", how)
+
+
+def _inception_tf() -> Callable[[Tensor], Tensor]:
+    """torch-fidelity's network reads uint8 pictures of any size and resizes them as TF1 did (bilinear, not antialiased)."""
+    file = _inception_tf_file()
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    torch.load(file, weights_only=True, map_location="cpu")  # refuses anything but tensors before torch-fidelity unpickles the same file
+    net = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(file))
+    return lambda images: net(images)[0]
+
+
+def _dino(name: str) -> Callable[[Tensor], Tensor]:
+    """As DINOv2's own preprocessing: the middle square at side 256, of that the middle 224, ImageNet's mean and spread."""
+    from transformers import AutoModel
+
+    net = AutoModel.from_pretrained(hub.folder(name.removeprefix("dino:"), f"extractor={name}"), use_safetensors=True)
+    net.eval().requires_grad_(False)
+    mean, std = (torch.tensor(NORM[key]).view(3, 1, 1) for key in ("mean", "std"))
+
+    def features(images: Tensor) -> Tensor:
+        cropped = at_side(square(images).float() / 255, 256)[..., 16:240, 16:240]
+        return net(pixel_values=(cropped - mean) / std).last_hidden_state[:, 0]
+
+    return features

@@ -11,11 +11,11 @@ from bench.types import ModelSpec, canonical_hash
 def weights_digest(spec: ModelSpec) -> str | None:
     """Hash over all files of a local model folder; None for hub models, which their revision identifies."""
     folder = folder_of(spec)
-    return (
-        None
-        if folder is None
-        else canonical_hash({str(f.relative_to(folder)): file_digest(f) for f in sorted(folder.rglob("*")) if f.is_file()})
-    )
+    return None if folder is None else folder_digest(folder)
+
+
+def folder_digest(folder: Path) -> str:
+    return canonical_hash({str(f.relative_to(folder)): file_digest(f) for f in sorted(folder.rglob("*")) if f.is_file()})
 
 
 def file_digest(file: Path) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from bench import budget_curves
+from bench.budget_curves import Curve
 from bench.pictures import WORST, Pictures
-from bench.results import FIRST, present
+from bench.results import FIRST, on_its_own, present
 from bench.standing import plane, standing
 from bench.statistics.ranks import ellipse
 from bench.views import Views
@@ -27,9 +30,13 @@ def write(frame: pd.DataFrame, pictures: Pictures, folder: Path, format: str = "
     files = []
     for number, ((model, *_), part) in enumerate(frame.groupby(["model", "sampler", "protocol"], dropna=False, sort=True)):
         views = Views(part, pictures)
-        for name, draw in (("pareto", pareto), ("budget", budget), ("ranks", ranks)):
+        curves = budget_curves.ladders(part, pictures) + budget_curves.searches(part)
+        by_attack = {attack: [c for c in curves if c.attack == attack] for attack in dict.fromkeys(c.attack for c in curves)}
+        drawings = {"pareto": partial(pareto, views=views), "budget": partial(budget, views=views), "ranks": partial(ranks, views=views)}
+        drawings |= {f"curve-{attack}": partial(success, curves=some, methods=views.methods) for attack, some in by_attack.items()}
+        for name, draw in drawings.items():
             figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
-            if draw(axes, views):
+            if draw(axes):
                 files.append(folder / f"{name}-{model}{f'-{number}' if number else ''}.{format}")
                 figure.savefig(files[-1], dpi=150, metadata={"Date": None} if format == "svg" else None)
             pyplot.close(figure)
@@ -79,7 +86,7 @@ def budget(axes, views: Views) -> bool:
     Colour is the method, the marker the attack; different attacks are not joined, they are no stages of one search.
     """
     shown = present(views.frame)
-    cells = shown[(shown["probe"] == "target") & ~shown["attack"].isin([WORST, "none"])]
+    cells = shown[(shown["probe"] == "target") & ~shown["attack"].isin([WORST, "none"]) & on_its_own(shown)]
     if cells.empty:
         return False
     cells = cells.assign(spent=cells["attack_unet_rows"].fillna(0))
@@ -98,6 +105,25 @@ def budget(axes, views: Views) -> bool:
     axes.set(xlabel="denoiser evaluations the attack spent (0: words only)", ylabel="concept present under attack, %", ylim=(-3, 103))
     axes.set_title(f"{views.frame['model'].iloc[0]}: {_concepts(views)}", fontsize=10)
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    return True
+
+
+def success(axes, curves: list[Curve], methods: list[str]) -> bool:
+    """Success of one attack against its budget, a line per method (mean over concepts)."""
+    look = styles(methods)
+    for method in methods:
+        mine = [c for c in curves if c.method == method]
+        if not mine:
+            continue
+        spent = np.unique(np.concatenate([c.spent for c in mine]))
+        # A search that ended early stays at its last rate.
+        rates = np.mean([np.interp(spent, c.spent, c.rates) for c in mine], axis=0)
+        draw = axes.step if mine[0].unit == "tries" else axes.plot
+        kind = {"where": "post"} if mine[0].unit == "tries" else {"marker": look[method]["marker"]}
+        draw(spent, 100 * rates, color=look[method]["color"], label=method, **kind)
+    axes.set(xlabel=f"{curves[0].unit} (0: no attack)", ylabel="concept present, %", ylim=(-3, 103))
+    axes.set_title(f"{curves[0].attack}: {', '.join(sorted({c.concept for c in curves}))}", fontsize=10)
+    axes.legend(fontsize=8)
     return True
 
 

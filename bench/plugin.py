@@ -7,18 +7,19 @@ the YAML. `vestige check method=mine` runs the contract tests on a plugin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench import screen
+from bench.resume import Progress
 from bench.types import Adversary, Concept, Erasure, ImageSet, ModelSpec, PromptSet, Sampler, Scores, derived_seed
 
 if TYPE_CHECKING:
     import torch
 
-    from bench.pipe import Pipe
+    from bench.pipe import Images, Pipe
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Context:
     original: Callable[[], Pipe]  # an untouched copy of the model, loaded on first use
     pictures: Callable[[PromptSet, Sampler], ImageSet]  # drawn by the original model, stored, shared by all jobs
     history: list[dict] = field(default_factory=list)  # what `log` collected; written beside the artefact
+    progress: Progress = field(default_factory=Progress)  # checkpoints, see `resumable`
 
     def seed(self, purpose: str) -> int:
         """A seed for one purpose ("latents", "order"), equal in every repetition of this stage."""
@@ -50,6 +52,15 @@ class Context:
 
     def log(self, step: int, **numbers: float) -> None:
         self.history.append({"step": step, **{name: float(value) for name, value in numbers.items()}})
+
+    def resumable(self, name: str, steps: Sequence, **parts: Any) -> Iterator:
+        """`for step in ctx.resumable("training", range(n), word=word, optimiser=optimiser, generator=generator):` goes on after a kill.
+
+        `parts` names all that the body changes: tensors (written in place), generators, anything with a state_dict, and lists or
+        dicts of these or of plain data (refilled). A name is used once per stage; such loops may be nested. History and budget
+        are kept too: the end is that of a run in peace.
+        """
+        return self.progress.loop(name, steps, self.history, parts)
 
 
 class Method:
@@ -99,10 +110,14 @@ class Victim:
 
     def images(self, prompts: PromptSet, rows: list[int] | None = None) -> torch.Tensor:
         """One picture per row (first repetition) with the row's own seed, uint8 [n, 3, h, w]."""
+        return self.drawn(prompts, rows).pixels
+
+    def drawn(self, prompts: PromptSet, rows: list[int] | None = None) -> Images:
+        """The same with the answer of an output filter: status ok or blocked."""
         table = prompts.table if rows is None else prompts.table.iloc[rows]
         seeds = [prompts.seed(row_id, 0) for row_id in table["row_id"]]
         texts = table["prompt"].tolist()
-        return self.pipe(screen.drawable(texts) if screen.applies(self.concepts) else texts, seeds, self.sampler).pixels
+        return self.pipe(screen.drawable(texts) if screen.applies(self.concepts) else texts, seeds, self.sampler)
 
 
 class Attack:
@@ -122,8 +137,16 @@ class Attack:
             return f"{type(self).__name__} is written for {', '.join(self.families)}; model {model.name!r} is {model.family}."
         return None
 
+    def transfers(self) -> bool:
+        """True: the search never asks the erased model, so one search (with the original in the victim's place) serves all methods."""
+        return False
+
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
-        """Search for prompts, embeddings or weights. Row ids and their order stay those of `prompts`."""
+        """Search for prompts, embeddings or weights. Row ids and their order stay those of `prompts`.
+
+        A search that asks the judge after each try tells when it first succeeded in the column found_at: 1-based, 0 before the
+        attack already, -1 never. The table then shows the rate at the first and at the last try.
+        """
         raise TypeError(f"{type(self).__name__} must define attack(victim, prompts, ctx) -> Adversary.")
 
     def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
@@ -153,6 +176,10 @@ class Metric:
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         """None if this metric can score this model's pictures, else a sentence. No model is loaded yet."""
         return None
+
+    def inputs(self) -> dict[str, str]:
+        """Files of the user's own that the score depends on: name -> SHA-256. They enter the stage's key."""
+        return {}
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         """Score a set. Raise ValueError with a sentence for an empty set."""

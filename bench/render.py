@@ -153,3 +153,6 @@ def _html_cell(cell: Cell | str) -> str:
     key = "" if cell.value is None or cell.value != cell.value else f"{cell.value:.6g}"
     shade = ' class="grey"' if cell.grey else ""
     return f'<td{shade} data-v="{key}">{_marked(cell, "<b>{}</b>", "{}", html.escape)}</td>'
+
+
+FORMATS = {"md": markdown, "latex": latex, "html": page}

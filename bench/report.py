@@ -8,8 +8,8 @@ import pandas as pd
 
 from bench.composites import CATALOGUE, NET
 from bench.pictures import WORST, Pictures
-from bench.render import Block, Cell, Heading, Table, latex, markdown, page
-from bench.results import ERASED, FIRST, higher_is_better, order, present
+from bench.render import FORMATS, Block, Cell, Heading, Table
+from bench.results import ERASED, FIRST, higher_is_better, on_its_own, order, present
 from bench.standing import measured, plane, standing
 from bench.statistics.resampling import FEW_CONCEPTS
 from bench.views import Views
@@ -19,7 +19,6 @@ CELL = ["probe", "metric", "column", "judge", "attack"]
 PROBES = ("target", "synonyms", "siblings", "others", "scenes", "background")
 LEAK = ("scenes", "others")
 SHARES = {("presence", "present"), ("answers", "seen")}  # (metric, column) that a leaderboard shows as shares
-FORMATS = {"md": markdown, "latex": latex, "html": page}
 LEGEND = (
     "Share of pictures in which the judge sees what the prompt asks for, in percent. On target and synonyms low is erased (↓), elsewhere "
     "high is kept (↑); leak: the erased concept seen in pictures of other probes (↓; scenes name it beside something else). Brackets: "
@@ -38,13 +37,15 @@ def table(frame: pd.DataFrame, format: str, pictures: Pictures | None = None, co
     """
     if format not in (*FORMATS, "csv"):
         raise ValueError(f"format={format!r} is not known. Allowed: md, csv, latex, html.")
+    everything, frame = frame, frame[on_its_own(frame)]  # null controls and ladders stand in `vestige robustness`
     groups = list(frame.groupby(PLACE, dropna=False, sort=True))
     views = {names: Views(part, pictures) for names, part in groups if pictures is not None}
     if format == "csv" and composites:
         tables = [v.table().assign(**dict(zip(PLACE, place, strict=True))) for place, v in views.items()]
         return pd.concat(tables).to_csv(index=False)
     if format == "csv":
-        return frame.drop(columns=["images", "score"]).sort_values(["method", "concept", "key", *CELL], kind="stable").to_csv(index=False)
+        cells = everything.drop(columns=["images", "score", "found_at"])
+        return cells.sort_values(["method", "concept", "key", *CELL], kind="stable").to_csv(index=False)
     blocks = [block for names, part in groups for block in _model(*names, part, views.get(names), composites)]
     return FORMATS[format](blocks)
 

@@ -8,9 +8,7 @@ from pathlib import Path
 from bench import ROOT, paper_map, paper_plan, published
 from bench.paper_map import Absent, PaperMap, PaperTable, lacks
 from bench.paper_plan import TablePlan
-from bench.render import Block, Code, Heading, latex, markdown, page
-
-FORMATS = {"md": markdown, "latex": latex, "html": page}
+from bench.render import FORMATS, Block, Code, Heading
 
 
 def main(argv: list[str]) -> int:

@@ -29,7 +29,7 @@ SPENT = {
     "attack_images": "images",
     "attack_seconds": "seconds",
 }
-NUMBERS = ["value", "ci_low", "ci_high", "n", "groups", *SPENT, *COST]
+NUMBERS = ["value", "ci_low", "ci_high", "n", "groups", "ladder_at", *SPENT, *COST]
 DIFFERENCE = ("diff", "diff_low", "diff_high")
 ERASED = ("target", "synonyms")  # probes on which presence of the concept is a failure
 ALWAYS = {"content": True, "seen": False}  # columns whose better direction does not depend on the probe
@@ -59,9 +59,10 @@ def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
         for cell in record["cells"] or [{}]:
             # What an attack cost, for the whole prompt set: denoiser evaluations times batch, pictures, seconds.
             spent = map((cell.get("budget") or {}).get, SPENT.values())
-            rows.append((*head, *map(cell.get, CELL), *spent, ",".join(cell.get("flags") or []), control_of(cell.get("attack"))))
+            doubts = ",".join(cell.get("flags") or [])
+            rows.append((*head, *map(cell.get, CELL), *spent, doubts, *relatives(cell.get("attack")), cell.get("found_at")))
     columns = [*JOB, "concept", "sampler", "vocabulary", "attack_judge", "code", "job_reason", "protocol", *COST, *CELL, *SPENT]
-    columns += ["cell_flags", "control_of"]
+    columns += ["cell_flags", "control_of", "ladder_of", "ladder_at", "found_at"]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
     frame = frame.assign(**{name: pd.to_numeric(frame[name]) for name in NUMBERS})
     if store is None or frame.empty:
@@ -71,10 +72,19 @@ def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
     return _with_attack_rates(_compared(frame, pictures), pictures)
 
 
-def control_of(attack: str | None) -> str | None:
-    """The attack that a null control belongs to ("memora" for "memora:scrambled"), or None."""
-    name, _, source = (attack or "").partition(":")
-    return name if source else None
+def relatives(attack: str | None) -> tuple[str | None, str | None, float | None]:
+    """(control_of, ladder_of, ladder_at): "memora:scrambled" is a null control of memora, "memora@steps=5" a shorter memora."""
+    attack, control = attack or "", None
+    ladder, at, rung = attack.partition("@")
+    if at:
+        return control, ladder, float(rung.partition("=")[2])
+    name, colon, _ = attack.partition(":")
+    return (name if colon else None), None, None
+
+
+def on_its_own(frame: pd.DataFrame) -> pd.Series:
+    """Rows of attacks proper: neither null controls nor rungs of a ladder."""
+    return frame["control_of"].isna() & frame["ladder_of"].isna()
 
 
 def higher_is_better(probe: str, column: str, on_kept: bool) -> bool:
@@ -96,7 +106,7 @@ def _with_worst_case(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     """For each picture of the target probe, the highest presence under any attack (the rule of AutoAttack)."""
     jobs: dict[str, list] = {}
     shown = present(frame)
-    for cell in shown[(shown["probe"] == "target") & shown["control_of"].isna()].itertuples(index=False):
+    for cell in shown[(shown["probe"] == "target") & on_its_own(shown)].itertuples(index=False):
         jobs.setdefault(cell.key, []).append(cell)
     added = []
     for key, cells in jobs.items():

@@ -12,7 +12,7 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from bench import checks
+from bench import budget_curves, checks
 from bench.pictures import WORST, Pictures
 from bench.render import FORMATS, Block, Cell, Heading, Table
 from bench.results import order, present
@@ -31,12 +31,13 @@ HEADS = {
 def measured(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     """One row per model, concept, method and attack on the target probe, with raw and calibrated rates.
 
-    Columns: before, value, ci_low, ci_high, either, after_failing (of those that failed before), over_luck, luck_low, luck_high
-    (paired difference to random seeds), calibrated, calibrated_low, calibrated_high, zero (where it comes from), reason, and
+    Columns: before, value, ci_low, ci_high, either, after_failing (of those that failed before), asr_first, asr_k (searches that
+    ask a judge: success by the first and by the last try, by that judge), over_luck, luck_low, luck_high (paired difference to
+    random seeds), calibrated, calibrated_low, calibrated_high, zero (where it comes from), reason, and
     the attack's budget.
     """
     cells = present(frame)
-    cells = cells[(cells["probe"] == "target") & (cells["attack"] != "none")]
+    cells = cells[(cells["probe"] == "target") & (cells["attack"] != "none") & cells["ladder_of"].isna()]
     by_place = {(c.model, c.sampler, c.protocol, c.concept, c.method, c.attack): c for c in cells.itertuples(index=False)}
     bootstrap, rows = Bootstrap(), []
     for (*place, method, attack), cell in by_place.items():
@@ -48,6 +49,8 @@ def measured(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
         }
         row |= {name: getattr(cell, name) for name in ("before", "value", "ci_low", "ci_high", "either", "failed_before", "after_failing")}
         row |= {name: getattr(cell, name) for name in ("attack_unet_rows", "attack_images", "attack_original_rows", "attack_seconds")}
+        tried = budget_curves.first_and_last(cell.found_at) if isinstance(cell.found_at, list) else (np.nan, np.nan)
+        row |= {"asr_first": tried[0], "asr_k": tried[1]}
         row |= _over_luck(ours, None if attack.startswith(LUCK) else luck, pictures, bootstrap)
         zero, name = _zero(by_place, place, method, attack)
         row |= _calibrated(ours, by_place.get((*place, "original", attack)), zero, name, pictures, bootstrap)
@@ -113,7 +116,7 @@ def report(frame: pd.DataFrame, pictures: Pictures, format: str = "md") -> str:
                 _matrix(controls, _raw),
             ]
         blocks += [Heading(3, f"{concept}: details"), _details(attacks), Heading(3, f"{concept}: cost of the attacks"), _cost(attacks)]
-    blocks += _raised(checks.flags(frame))
+    blocks += _relearning(budget_curves.gaps(budget_curves.ladders(frame, pictures))) + _raised(checks.flags(frame))
     return FORMATS[format](blocks)
 
 
@@ -152,10 +155,13 @@ def _details(part: pd.DataFrame) -> Table:
         back = "n/a" if pd.isna(r.after_failing) else f"{100 * r.after_failing:.0f} (of {int(r.failed_before)})"
         luck = "" if pd.isna(r.over_luck) else f"{100 * r.over_luck:+.0f} [{100 * r.luck_low:+.0f}, {100 * r.luck_high:+.0f}]"
         value = f"{100 * r.value:.0f} [{100 * r.ci_low:.0f}, {100 * r.ci_high:.0f}]"
-        shares = [_percent(r.before), Cell(value, r.value), _percent(r.either), Cell(back, r.after_failing), Cell(luck, r.over_luck)]
+        tried = "" if pd.isna(r.asr_k) else f"{100 * r.asr_first:.0f} / {100 * r.asr_k:.0f}"
+        shares = [_percent(r.before), Cell(value, r.value), _percent(r.either), Cell(back, r.after_failing)]
+        shares += [Cell(tried, r.asr_k), Cell(luck, r.over_luck)]
         rows.append([r.method, r.attack, *shares, _calibrated_cell(r) if r.reason is None else Cell(f"— {r.reason}")])
-    heads = ["before", "attacked", "either", "back, of those that failed before", "over random seeds", "calibrated"]
-    return Table(["method", "attack", *heads], rows)
+    heads = ["before", "attacked", "either", "back, of those that failed before", "asr@first / asr@k", "over random seeds", "calibrated"]
+    note = "asr@first / asr@k: success by the first and by the last try, by the judge that the attack asks."
+    return Table(["method", "attack", *heads], rows, [note])
 
 
 def _cost(part: pd.DataFrame) -> Table:
@@ -176,6 +182,23 @@ def _sorted(part: pd.DataFrame) -> pd.DataFrame:
 
 def _percent(value: float) -> Cell:
     return Cell("n/a" if pd.isna(value) else f"{100 * value:.0f}", value)
+
+
+def _relearning(gaps: pd.DataFrame) -> list[Block]:
+    if gaps.empty:
+        return []
+    rows = []
+    for r in gaps.itertuples():
+        until = f"{'> ' if r.until >= r.most else ''}{r.until:.1f} [{r.until_low:.1f}, {r.until_high:.1f}]"
+        gap = "" if pd.isna(r.gap) else f"{r.gap:+.1f} [{r.gap_low:+.1f}, {r.gap_high:+.1f}]"
+        rows.append([r.concept, r.attack, r.method, Cell(until, r.until), Cell(gap, r.gap)])
+    text = (
+        f"Budget until the concept is drawn {100 * budget_curves.SHARE:.0f} % as often as by the original model, and how much sooner "
+        "than in the oracle (the gap). Near zero: forgotten. Positive: only hidden. >: not within the largest budget measured."
+    )
+    unit = gaps["unit"].iloc[0]
+    heads = ["concept", "attack", "method", f"{unit} until back", f"{unit} sooner than the oracle"]
+    return [Heading(2, "Relearning gap"), text, Table(heads, rows)]
 
 
 def _raised(found: pd.DataFrame) -> list[Block]:

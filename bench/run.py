@@ -16,8 +16,9 @@ from bench.config import UNTIL, Job, Probe, specification
 from bench.fingerprints import weights_digest
 from bench.plugin import Attack, Context, Material, Metric, Victim
 from bench.provenance import provenance
+from bench.resume import Progress
 from bench.statistics import cluster_interval
-from bench.store import Busy, Stage, Store, write_atomically
+from bench.store import SCRATCH, Busy, Stage, Store, write_atomically
 from bench.types import Adversary, Erasure, ImageSet, PromptSet, Sampler, Scores, canonical_hash, plain
 
 
@@ -74,7 +75,7 @@ class Runner:
         job, reached = self.job, UNTIL.index(self.job.until)
         erased = self.erase()
         record["stages"]["erase"] = {"key": erased.key, "digest": erased.digest}
-        record["cost"] = {**erased.meta["facts"], "erase_seconds": erased.meta["seconds"]}
+        record["cost"] = {"erase_seconds": erased.meta["seconds"], **erased.meta["facts"]}
         for probe in job.probes.values():
             asked = job.prompts_of(probe)
             if screen.applies(job.concepts):
@@ -124,7 +125,7 @@ class Runner:
         job, spec = self.job, self.erase_spec()
 
         def make(folder: Path) -> dict:
-            ctx = self.context("erase", canonical_hash(spec))
+            ctx = self.context("erase", canonical_hash(spec), progress=Progress(folder / SCRATCH, lambda: {"seconds": time.time()}))
             pipe = self.untouched if self.is_original else self.pipe
             with pipe.preserved(), measured(self.job.runtime.device) as peak:
                 erasure = job.method.erase(pipe, job.concepts, ctx)
@@ -132,6 +133,7 @@ class Runner:
             (folder / "log.json").write_text(json.dumps(ctx.history))
             return {
                 "erase_peak_bytes": peak(),
+                "erase_seconds": ctx.progress.spent()["seconds"],
                 "parameters_changed": erasure.meta.get("parameters", sum(t.numel() for t in erasure.tensors.values())),
                 "artefact_bytes": sum(t.numel() * t.element_size() for t in erasure.tensors.values()),
             }
@@ -143,7 +145,7 @@ class Runner:
         return {
             "stage": "attack",
             "model": self.model_spec,
-            "erasure": self.erasure_key(erased),
+            "erasure": None if attack.transfers() else self.erasure_key(erased),
             "attack": specification(attack),
             "concepts": plain(job.concepts),
             "prompts": asked.digest,
@@ -153,26 +155,29 @@ class Runner:
         }
 
     def find_attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage | None:
-        return self.store.find("attack", self.attack_spec(erased, attack, asked), self.words(name, type(self.job.method).__name__))
+        return self.store.find("attack", self.attack_spec(erased, attack, asked), self.attack_words(name, attack))
+
+    def attack_words(self, name: str, attack: Attack) -> str:
+        return self.words(name, "Original" if attack.transfers() else type(self.job.method).__name__)
 
     def attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage:
         job, spec = self.job, self.attack_spec(erased, attack, asked)
 
         def make(folder: Path) -> dict:
-            ctx = self.context("attack", canonical_hash(spec))
             judge = cache(lambda: judges.load(job.attack_judge).about(job.concepts))  # loaded when first asked: text attacks never do
-            with self.attached(erased) as pipe:
+            with self.attached(None if attack.transfers() else erased) as pipe:
                 victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge().present(*asked_of))
-                before, begun = self.counted(pipe), time.time()
+                meter = Progress(folder / SCRATCH, lambda: {**self.counted(pipe), "seconds": time.time()})
+                ctx = self.context("attack", canonical_hash(spec), progress=meter)
                 with pipe.preserved():
                     found = attack.attack(victim, asked, ctx)
-                budget = {key: value - before.get(key, 0) for key, value in self.counted(pipe).items()}
+                budget = meter.spent()
             told = screen.restored(found.prompts, asked) if screen.applies(job.concepts) else found.prompts
-            Adversary(told, found.tensors, found.meta, {**budget, "seconds": time.time() - begun}).save(folder)
+            Adversary(told, found.tensors, found.meta, budget).save(folder)
             (folder / "log.json").write_text(json.dumps(ctx.history))
             return {"budget": budget, "flags": checks.of_log(ctx.history) + checks.of_rows(told.table)}
 
-        return self.store.stage("attack", spec, self.words(name, type(job.method).__name__), make)
+        return self.store.stage("attack", spec, self.attack_words(name, attack), make)
 
     def generate(self, erased: Stage, attack: Attack, adversary: Stage | None, asked: PromptSet, whole: bool = False) -> Stage:
         if adversary is None:
@@ -237,6 +242,9 @@ class Runner:
             "concepts": plain(self.job.concepts),
             "vocabulary": self.job.model.vocabulary,
         }
+        inputs = metric.inputs()
+        if inputs:
+            spec["inputs"] = inputs
 
         def make(folder: Path) -> None:
             material = Material(self.job.concepts, self.job.model.vocabulary, partial(self.drawn_by_original, asked), self.features)
@@ -246,11 +254,13 @@ class Runner:
 
     def attack_facts(self, adversary: Stage | None, images: Stage) -> dict:
         """What a cell says beside its number: the attack's budget and what makes it doubtful (bench/checks.py)."""
-        facts, flags = {}, images.meta["facts"].get("flags", [])
+        facts, flags, found_at = {}, images.meta["facts"].get("flags", []), None
         if adversary:
-            facts = {**adversary.meta["facts"]["budget"], "seconds": adversary.meta["seconds"]}
+            tried = Adversary.load(adversary.path).prompts.table.get("found_at")
+            found_at = None if tried is None else tried.astype(int).tolist()
+            facts = {"seconds": adversary.meta["seconds"], **adversary.meta["facts"]["budget"]}
             flags = adversary.meta["facts"].get("flags", []) + flags
-        return {"budget": facts, "flags": flags}
+        return {"budget": facts, "flags": flags, "found_at": found_at}
 
     def doubts(self, drawn: ImageSet) -> list[str]:
         blank = sum(int((batch.amax((1, 2, 3)) == batch.amin((1, 2, 3))).sum()) for batch in drawn.batches())
@@ -267,7 +277,8 @@ class Runner:
 
         from bench import features
 
-        spec = {"stage": "features", "images": images.folder.name, "extractor": extractor}
+        identity = images.digest or images.folder.name
+        spec = {"stage": "features", "images": identity, "extractor": extractor, **features.inputs(extractor)}
 
         def make(folder: Path) -> None:
             save_file({"features": features.extract(images, extractor).contiguous()}, folder / "features.safetensors")
@@ -287,14 +298,14 @@ class Runner:
     def erasure_key(self, erased: Stage | None) -> str | None:
         return None if erased is None or self.is_original else erased.key
 
-    def context(self, *words: str) -> Context:
+    def context(self, *words: str, progress: Progress) -> Context:
         def pictures(asked: PromptSet, sampler: Sampler) -> ImageSet:
             before = dict(self.untouched.counts)
             drawn = generate.load(self.images(asked, sampler).path)
             self.untouched.counts.update(before)  # shared material is no attack's own budget, whoever draws it first
             return drawn
 
-        return Context((*words, self.job.seed), self.job.sampler, lambda: self.untouched, pictures)
+        return Context((*words, self.job.seed), self.job.sampler, lambda: self.untouched, pictures, progress=progress)
 
     def counted(self, pipe) -> dict[str, int]:
         """What was asked of the erased model, and of the original where an attack owns that too."""
@@ -363,7 +374,7 @@ class Runner:
     def cell(self, probe: Probe, attack_name: str, attack: Attack) -> dict:
         empty = dict.fromkeys(("metric", "column", "judge", "value", "ci_low", "ci_high", "score", "images", "reason"))
         head = {"probe": probe.name, "attack": attack_name, "access": attack.access, "n": 0, "groups": 0, "higher_is_better": True}
-        return {**head, **empty, "budget": {}, "flags": []}
+        return {**head, **empty, "budget": {}, "flags": [], "found_at": None}
 
     def cells(self, probe, attack_name, attack, metric_name, metric, images: Stage, scored: Stage) -> list[dict]:
         scores, index = Scores.load(scored.path), generate.load(images.path).index

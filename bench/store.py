@@ -27,6 +27,7 @@ from bench.types import canonical_hash, plain
 
 SCHEMA = 1
 META = "stage.json"
+SCRATCH = "scratch"  # a folder that only an unfinished stage has: what it needs to go on after a kill
 
 
 class Busy(Exception):
@@ -78,7 +79,7 @@ class Store:
     def stage(self, kind: str, spec: dict, words: str, make: Callable[[Path], dict | None]) -> Stage:
         """Return the stage, making it if needed. `make(folder)` fills the folder and may return extra facts to keep.
 
-        Files that `make` finds in the folder are what a killed predecessor had finished.
+        Files that `make` finds in the folder are what a killed predecessor had finished; what it leaves in SCRATCH is deleted.
         """
         found = self.find(kind, spec, words)
         if found:
@@ -92,6 +93,7 @@ class Store:
             partial.mkdir(parents=True, exist_ok=True)
             begun = time.time()
             extra = make(partial) or {}
+            shutil.rmtree(partial / SCRATCH, ignore_errors=True)
             files = _file_hashes(partial)
             meta = {
                 "schema": SCHEMA,

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bench.composites import CATALOGUE, EVERY, Composite, Part
 from bench.pictures import WORST, Pictures
-from bench.results import order, present
+from bench.results import on_its_own, order, present
 from bench.statistics.permutation import FLIPS, p_value, sign_flip
 from bench.statistics.resampling import FEW_CONCEPTS, Bootstrap, interval
 from bench.types import derived_seed
@@ -34,7 +34,7 @@ class Views:
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
-        frame = self.frame[self.frame["metric"].notna()]
+        frame = self.frame[self.frame["metric"].notna() & on_its_own(self.frame)]
         judges = present(frame)["judge"].mode()
         self.judge = judges.iloc[0] if len(judges) else None
         frame = frame[frame["judge"].isna() | (frame["judge"] == self.judge)]
@@ -44,7 +44,8 @@ class Views:
         self.cells: dict[tuple, dict[tuple, list]] = {}
         for c in frame[["method", "concept", "probe", "attack", "metric", "column", "score", "images", "value"]].itertuples(index=False):
             here = self.cells.setdefault((c.method, c.concept), {}).setdefault((c.probe, c.attack), {})
-            for name in (f"{c.metric}.{c.column}", f"{c.metric}.*"):
+            # cosine_* finds cosine_clip_emoji: composites do not depend on the network, only their values do
+            for name in {f"{c.metric}.{c.column}", f"{c.metric}.*", f"{c.metric}.{c.column.partition('_')[0]}_*"}:
                 here.setdefault(name, []).append(c)
         self._means: dict[tuple, Means | Missing] = {}
         self._bases: dict[tuple, dict] = {}

@@ -1,7 +1,8 @@
-"""Distances between two sets of pictures in the features of a frozen network: FID, KID and CMMD.
+"""How far the pictures, as a set, lie from other pictures: FID, KID and CMMD in the features of a frozen network.
 
-FID: Heusel et al. 2017, arXiv 1706.08500, eq. 6. KID: Binkowski et al. 2018, arXiv 1801.01401, eq. 4. CMMD: Jayasumana et
-al. 2024, arXiv 2401.09603. Everything is float64. FID is biased upwards by about C/n: compare sets of equal size only.
+The formulas and their papers stand in bench/set_distances.py. With reference=original the two sets share prompts and noise:
+they are paired, so unbiased KID and CMMD come out negative for a model that changed nothing. Compare them with the
+original's own value, or use image_change, which is meant for pairs.
 """
 
 from dataclasses import dataclass
@@ -10,108 +11,77 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench import features
-from bench.plugin import Material, Metric
-from bench.types import ImageSet, Scores
-from metrics._rows import refuse_empty
-
-REFERENCES = ("original", "real")
-REAL_SEED = 11  # of the held-out pictures of the emoji world
-
-
-def fid(a: Tensor, b: Tensor) -> float:
-    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) for features [n, d]."""
-    a, b = a.double(), b.double()
-    # Eigenvalues of C_a C_b are squared singular values of X_a X_b^T for centred features X, scaled by 1 / sqrt(n - 1).
-    xa, xb = ((x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (a, b))
-    cross = torch.linalg.svdvals(xa @ xb.T).sum()
-    return float((a.mean(0) - b.mean(0)).square().sum() + xa.square().sum() + xb.square().sum() - 2 * cross)
-
-
-def mmd2(k_aa: Tensor, k_bb: Tensor, k_ab: Tensor) -> float:
-    """Unbiased squared maximum mean discrepancy: the diagonals are left out; may be slightly negative."""
-    within = sum((k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1)) for k in (k_aa, k_bb))
-    return float(within - 2 * k_ab.mean())
-
-
-def kid(a: Tensor, b: Tensor) -> float:
-    """Kernel (x'y / d + 1)^3 over the whole sets, no random subsets."""
-    a, b = a.double(), b.double()
-
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return (x @ y.T / x.shape[1] + 1) ** 3
-
-    return mmd2(kernel(a, a), kernel(b, b), kernel(a, b))
-
-
-def cmmd(a: Tensor, b: Tensor, sigma: float) -> float:
-    """1000 MMD^2 with a Gaussian kernel on unit vectors."""
-    a, b = (torch.nn.functional.normalize(x.double(), dim=-1) for x in (a, b))
-
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return torch.exp(-torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * sigma**2))
-
-    return 1000 * mmd2(kernel(a, a), kernel(b, b), kernel(a, b))
+from bench.set_distances import cmmd, frechet, frechet_infinite, kid, kid_of_subsets
+from metrics._sets import SetMetric
 
 
 @dataclass
-class _Distance(Metric):
-    extractor: str
-    reference: str  # original: the un-erased model's pictures of the same prompts; real: held-out emoji pictures
+class Fid(SetMetric):
+    """Frechet distance of two Gaussians fitted to the features. Biased upwards by about C / n: compare equal n only."""
 
-    def __post_init__(self) -> None:
-        if self.reference not in REFERENCES:
-            raise ValueError(f"metric reference={self.reference!r} is not known. Allowed: {', '.join(REFERENCES)}.")
+    version: ClassVar[int] = 2
+    columns: ClassVar[dict[str, bool]] = {"fid": False}
 
-    def supports(self, model, concepts) -> str | None:
-        return features.check(self.extractor)
-
-    def score(self, images: ImageSet, material: Material) -> Scores:
-        name = type(self).__name__.lower()
-        refuse_empty(images, name)
-        a, b = material.features(images, self.extractor), self.reference_features(len(images), material)
-        if min(len(a), len(b)) < 2:
-            raise ValueError(f"{name}: both sets need at least 2 pictures, they have {len(a)} and {len(b)}.")
-        column = f"{name}_{self.extractor.replace(':', '_').replace('/', '_')}"
-        return Scores({column: self.distance(a, b)}, None, {"n": len(a), "n_reference": len(b), "reference": self.reference})
-
-    def reference_features(self, n: int, material: Material) -> Tensor:
-        if self.reference == "original":
-            return material.features(material.original(), self.extractor)
-        if material.vocabulary != "emoji":
-            raise ValueError("reference=real exists for the emoji world only. Set the metric's reference=original.")
-        from bench.world import pictures
-
-        return features.of_pixels(pictures.held_out(n, REAL_SEED)[0], self.extractor)
+    def compare(self, a: Tensor, b: Tensor) -> dict[str, float]:
+        return {"fid": frechet(a, b)}
 
 
 @dataclass
-class Fid(_Distance):
-    """Frechet distance of two Gaussians fitted to the features."""
+class FidInfinite(SetMetric):
+    """fid_inf: the Frechet distance extrapolated to sets without end (Chong & Forsyth 2020), from features that are there.
+
+    Unlike the paper, both sets shrink: its reference is so large that it has no bias of its own. Trust it when n is several
+    times the number of features; below, the distance is no straight line in 1 / n.
+    """
 
     columns: ClassVar[dict[str, bool]] = {"fid": False}
 
-    def distance(self, a: Tensor, b: Tensor) -> float:
-        return fid(a, b)
+    shares: list[float]  # of both sets, the points of the line
+    repeats: int  # random subsets per share
+    seed: int  # of the subsets
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.shares)) < 2 or not all(0 < share <= 1 for share in self.shares):
+            raise ValueError(f"metric shares={self.shares} must be at least two different shares above 0 and at most 1.")
+
+    def compare(self, a: Tensor, b: Tensor) -> dict[str, float]:
+        if min(self.shares) * min(len(a), len(b)) < 2:
+            raise ValueError(f"fid_inf: a share of {min(self.shares)} of {min(len(a), len(b))} pictures is no set. Use larger shares.")
+        generator = torch.Generator().manual_seed(self.seed)
+        return {"fid_inf": frechet_infinite(a, b, self.shares, self.repeats, generator)}
 
 
 @dataclass
-class Kid(_Distance):
-    """Unbiased polynomial-kernel distance: the right one for a few hundred pictures."""
+class Kid(SetMetric):
+    """Unbiased polynomial-kernel distance: the right one for a few hundred pictures.
 
+    kid: over the whole sets. kid_<subsets>x<size>: mean over random subsets, as torchmetrics prints it; same expectation.
+    """
+
+    version: ClassVar[int] = 2
     columns: ClassVar[dict[str, bool]] = {"kid": False}
 
-    def distance(self, a: Tensor, b: Tensor) -> float:
-        return kid(a, b)
+    subsets: int  # 0: the whole sets
+    subset_size: int
+    seed: int  # of the subsets
+
+    def compare(self, a: Tensor, b: Tensor) -> dict[str, float]:
+        if self.subsets == 0:
+            return {"kid": kid(a, b)}
+        generator = torch.Generator().manual_seed(self.seed)
+        return {f"kid_{self.subsets}x{self.subset_size}": kid_of_subsets(a, b, self.subsets, self.subset_size, generator)}
 
 
 @dataclass
-class Cmmd(_Distance):
-    """Gaussian-kernel distance of CLIP features, unbiased."""
+class Cmmd(SetMetric):
+    """Gaussian-kernel distance of unit CLIP features. cmmd_biased is the form of the common code: compare equal n only."""
 
+    version: ClassVar[int] = 2
     columns: ClassVar[dict[str, bool]] = {"cmmd": False}
 
     sigma: float
+    unbiased: bool
 
-    def distance(self, a: Tensor, b: Tensor) -> float:
-        return cmmd(a, b, self.sigma)
+    def compare(self, a: Tensor, b: Tensor) -> dict[str, float]:
+        return {"cmmd" if self.unbiased else "cmmd_biased": cmmd(a, b, self.sigma, self.unbiased)}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.set_distances import frechet
 from bench.types import Sampler, derived_seed
 from bench.world import captions, catalog, dataset, pictures
 from bench.world.catalog import with_article
@@ -92,16 +93,6 @@ def found(logits: Tensor, objects: list[tuple[str, ...]]) -> Tensor:
 def right(logits: Tensor, labels: list[str], names: list[str]) -> Tensor:
     """Per picture: is the first answer of a one-label head the asked one? bool [n]"""
     return logits.argmax(-1) == torch.tensor([names.index(label) for label in labels])
-
-
-def frechet(a: Tensor, b: Tensor) -> float:
-    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) of features [n, d] (Heusel et al. 2017, eq. 6)."""
-    a, b = a.double(), b.double()
-    # tr (C_a C_b)^(1/2) is the sum of the singular values of X_a X_b^T for centred, scaled features X.
-    xa, xb = ((x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (a, b))
-    cross = torch.linalg.matrix_norm(xa @ xb.T, ord="nuc")
-    spread = xa.square().sum() + xb.square().sum() - 2 * cross
-    return float((a.mean(0) - b.mean(0)).square().sum() + spread)
 
 
 def rates(hits: Tensor, keys: list[str]) -> dict[str, float]:

@@ -1,0 +1,49 @@
+"""Where the weights of published networks lie on this machine, or a sentence that says how to get them. Never pickled code."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+FILES = ["*.json", "*.txt", "*.safetensors"]  # configuration, vocabulary, weights
+
+
+@cache
+def folder(which: str, setting: str) -> Path:
+    """The folder of a transformers model: `which` itself, or the cache of a hub id (fetched where a network is).
+
+    Raises ValueError; `setting` is what the user typed to choose it.
+    """
+    local = Path(which).expanduser()
+    if not local.is_dir():
+        if which.startswith((".", "/", "~")) or which.count("/") != 1:
+            raise ValueError(f"{setting}: {which!r} is no folder. Give the folder of a transformers model, or a hub id such as org/name.")
+        local = _fetched(which, setting)
+    if not (local / "config.json").exists():
+        raise ValueError(f"{setting}: {local} is not the folder of a transformers model: it has no config.json.")
+    if not list(local.glob("*.safetensors")):
+        raise ValueError(f"{setting}: {local} has no .safetensors file, and pickled weights are refused. Convert or fetch safetensors.")
+    return local
+
+
+def _fetched(repo: str, setting: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(repo, allow_patterns=FILES))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ValueError(
+            f"{setting}: the weights {repo!r} are neither in the local hub cache nor reachable. Set HF_HOME to a cache that holds "
+            "them, or give their folder in place of the id."
+        ) from error
+
+
+def torch_file(name: str, setting: str, how: str) -> Path:
+    """A file of torch's own cache (TORCH_HOME); nothing is fetched. `how`: the Python that fetches it."""
+    import torch
+
+    file = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not file.exists():
+        raise ValueError(f'{setting} needs the weights {file}. On a machine with a network run: python -c "{how}"')
+    return file

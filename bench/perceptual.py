@@ -1,0 +1,142 @@
+"""How different two pictures look, place by place, in the feature maps of a frozen network: the form of LPIPS.
+
+Zhang et al. 2018, arXiv 1801.03924, eq. 1: at every place of every layer both feature vectors are brought to length 1, their
+squared differences are weighted per channel and summed; layers add up.
+- alex: LPIPS itself (version 0.1). Weights per channel come with torchmetrics, the AlexNet from torchvision's file. Run here
+  with a random AlexNet only, equal to torchmetrics' own LPIPS on it.
+- emoji: the layers of the emoji world's judge_a, all channels weighted alike, mean over layers. Not comparable to LPIPS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench import hub
+
+NETS = ("emoji", "alex")
+# What torchmetrics calls the scaling layer: LPIPS' own numbers for pictures in [-1, 1], nearly ImageNet's.
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+ALEX_TAPS = (1, 4, 7, 9, 11)  # the five ReLUs in torchvision's AlexNet
+EMOJI_TAPS = (2, 3, 4, 5, 6)  # stem and residual blocks in judge_a
+
+
+class Perceptual:
+    """`layers` maps float pictures [n, 3, h, w] in [0, 1] to feature maps; `weights`: one number per channel of each."""
+
+    def __init__(self, layers: Callable[[Tensor], list[Tensor]], weights: list[Tensor]) -> None:
+        self.layers, self.weights = layers, weights
+
+    @torch.no_grad()
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """[n], 0 for equal pictures."""
+        return sum(each.mean((1, 2)) for each in self._maps(a, b))
+
+    @torch.no_grad()
+    def map(self, a: Tensor, b: Tensor) -> Tensor:
+        """[n, h, w]: the same before it is averaged over places, every layer at the size of the pictures."""
+        size = a.shape[-2:]
+        return sum(F.interpolate(each[:, None], size, mode="bilinear", align_corners=False)[:, 0] for each in self._maps(a, b))
+
+    def _maps(self, a: Tensor, b: Tensor) -> list[Tensor]:
+        pairs = zip(self.layers(a), self.layers(b), self.weights, strict=True)
+        return [((_unit(x) - _unit(y)).square() * w[:, None, None]).sum(1) for x, y, w in pairs]
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x * (x.square().sum(1, keepdim=True) + 1e-8).rsqrt()
+
+
+def at_shorter_side(images: Tensor, side: int) -> Tensor:
+    """uint8 [n, 3, h, w] -> float in [0, 1] with this shorter side, bilinear and antialiased as PIL (ESD's script)."""
+    pixels = images.float() / 255
+    h, w = images.shape[-2:]
+    if min(h, w) == side:
+        return pixels
+    size = (round(h * side / min(h, w)), round(w * side / min(h, w)))
+    return F.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def check(net: str) -> str | None:
+    """Why this network cannot be loaded here, in a sentence, or None."""
+    try:
+        if net == "emoji":
+            from bench.world.judges import weights_file
+
+            weights_file("a")
+        elif net == "alex":
+            _alex_file(), _heads_file()
+        else:
+            return f"perceptual net={net!r} is not known. Allowed: {', '.join(NETS)}."
+    except ValueError as reason:
+        return str(reason)
+    return None
+
+
+@cache
+def load(net: str) -> Perceptual:
+    if net == "emoji":
+        return _emoji()
+    if net == "alex":
+        return _alex()
+    raise ValueError(check(net))
+
+
+def _tapped(stages: torch.nn.Sequential, taps: tuple[int, ...], x: Tensor) -> list[Tensor]:
+    found = []
+    for place, stage in enumerate(stages[: taps[-1] + 1]):
+        x = stage(x)
+        if place in taps:
+            found.append(x)
+    return found
+
+
+def _emoji() -> Perceptual:
+    from bench.world.judges import load_judge
+
+    body = load_judge("a").body
+
+    def layers(images: Tensor) -> list[Tensor]:
+        return _tapped(body, EMOJI_TAPS, images * 4 - 2)
+
+    widths = [x.shape[1] for x in layers(torch.zeros(1, 3, 64, 64))]
+    return Perceptual(layers, [torch.full((width,), 1 / len(widths)) for width in widths])
+
+
+def _alex_file() -> Path:
+    how = "from torchvision.models import *; alexnet(weights=AlexNet_Weights.IMAGENET1K_V1)"
+    return hub.torch_file("alexnet-owt-7be5be79.pth", "perceptual net=alex", how)
+
+
+def _heads_file() -> Path:
+    import torchmetrics
+
+    file = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models" / "alex.pth"
+    if not file.exists():
+        raise ValueError(f"perceptual net=alex: this torchmetrics has no {file}. Install one that has: pip install 'torchmetrics>=1.6,<2'")
+    return file
+
+
+def _alex() -> Perceptual:
+    from torchvision.models import alexnet
+
+    with torch.device("meta"):  # its classifier, 55 of 61 million parameters, is never made
+        stages = alexnet().features
+    stored = torch.load(_alex_file(), weights_only=True, map_location="cpu")
+    stages.load_state_dict({n.removeprefix("features."): t for n, t in stored.items() if n.startswith("features.")}, assign=True)
+    for stage in stages:
+        if isinstance(stage, torch.nn.ReLU):
+            stage.inplace = False  # taps keep what the next layer reads
+    stages.eval().requires_grad_(False)
+    heads = torch.load(_heads_file(), weights_only=True, map_location="cpu")
+    shift, scale = (torch.tensor(each).view(3, 1, 1) for each in (SHIFT, SCALE))
+
+    def layers(images: Tensor) -> list[Tensor]:
+        return _tapped(stages, ALEX_TAPS, (images * 2 - 1 - shift) / scale)
+
+    return Perceptual(layers, [heads[f"lin{k}.model.1.weight"].flatten() for k in range(len(ALEX_TAPS))])

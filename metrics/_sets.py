@@ -1,0 +1,118 @@
+"""What metrics of whole sets share: which pictures they are compared with, and names that say everything a value depends on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from bench import ROOT, features
+from bench.fingerprints import file_digest
+from bench.plugin import Material, Metric
+from bench.types import Concept, ImageSet, ModelSpec, Scores, canonical_hash
+from metrics._rows import refuse_empty
+
+REAL_SEED = 11  # of the held-out pictures of the emoji world
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass
+class SetMetric(Metric):
+    """Columns are <value>_<extractor>_<reference>, with the size of the reference where that is not the scored set's."""
+
+    extractor: str
+    reference: str  # original: the un-erased model's pictures of the same prompts; real: held-out emoji pictures; or a folder
+
+    def __post_init__(self) -> None:
+        if self.reference not in ("original", "real") and folder_of(self.reference) is None:
+            raise ValueError(f"metric reference={self.reference!r} is not known: allowed are original, real or a folder of pictures.")
+
+    def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
+        if self.reference == "real" and model.vocabulary != "emoji":
+            return "reference=real exists for the emoji world only. Set the metric's reference to original or to a folder of real pictures."
+        return features.check(self.extractor)
+
+    def inputs(self) -> dict[str, str]:
+        folder = folder_of(self.reference)
+        return features.inputs(self.extractor) | ({} if folder is None else {"reference": picture_folder(folder).digest})
+
+    def score(self, images: ImageSet, material: Material) -> Scores:
+        name = type(self).__name__.lower()
+        refuse_empty(images, name)
+        other = self.compared_with(len(images), material)
+        if min(len(images), len(other)) < 2:
+            raise ValueError(f"{name}: both sets need at least 2 pictures, they have {len(images)} and {len(other)}.")
+        a, b = (material.features(each, self.extractor)[_order(each)] for each in (images, other))
+        words = [features.short_name(self.extractor), self.reference if folder_of(self.reference) is None else Path(self.reference).name]
+        words += [f"n{len(b)}"] if len(b) != len(a) else []
+        totals = {"_".join([value, *words]): number for value, number in self.compare(a, b).items()}
+        return Scores(totals, None, {"n": len(a), "n_reference": len(b), "reference": self.reference, "extractor": self.extractor})
+
+    def compare(self, a: Tensor, b: Tensor) -> dict[str, float]:
+        """Features of the scored set [n, d] and of the reference [m, d], each in the order of row_id and rep."""
+        raise TypeError(f"{type(self).__name__} must define compare(a, b) -> values by name.")
+
+    def compared_with(self, n: int, material: Material) -> ImageSet:
+        if self.reference == "original":
+            return material.original()
+        return held_out(n) if self.reference == "real" else picture_folder(folder_of(self.reference))
+
+
+def _order(images: ImageSet) -> list[int]:
+    """Random subsets of a set must not depend on the order of its index."""
+    return images.index.reset_index(drop=True).sort_values(["row_id", "rep"]).index.tolist()
+
+
+def folder_of(reference: str) -> Path | None:
+    """The folder a user names, from the current folder or from the project."""
+    if reference in ("original", "real"):
+        return None
+    places = [Path(reference).expanduser(), ROOT / reference]
+    return next((place.resolve() for place in places if place.is_dir()), None)
+
+
+@dataclass(frozen=True)
+class PictureFolder(ImageSet):
+    """Pictures of any size, as they lie in a folder."""
+
+    def batches(self, size: int = 64) -> Iterator[Tensor]:
+        """Neighbours of equal size together; the middle square or the squeeze to a network's input is the extractor's choice."""
+        run: list[Tensor] = []
+        for file in self.index["file"]:
+            picture = self.pixels([file])
+            if run and (len(run) == size or run[0].shape != picture.shape):
+                yield torch.cat(run)
+                run = []
+            run.append(picture)
+        yield torch.cat(run)
+
+
+def picture_folder(folder: Path) -> PictureFolder:
+    """All pictures in a folder and below it, in order of their names. The digest is over their bytes."""
+    files = sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"reference={folder} holds no picture. Known kinds: {', '.join(SUFFIXES)}.")
+    digest = canonical_hash({file: file_digest(folder / file) for file in files})
+    return PictureFolder(folder, pd.DataFrame({"row_id": files, "rep": 0, "file": files}), digest)
+
+
+@dataclass(frozen=True)
+class HeldOut(ImageSet):
+    """Real pictures of the emoji world, in memory; files are their numbers."""
+
+    drawn: Tensor | None = None
+
+    def pixels(self, files: list[str] | None = None) -> Tensor:
+        return self.drawn if files is None else self.drawn[[int(file) for file in files]]
+
+
+def held_out(n: int) -> HeldOut:
+    from bench.world import pictures
+
+    drawn = pictures.held_out(n, REAL_SEED)[0]
+    files = [f"{k:06d}" for k in range(n)]
+    digest = sha256(drawn.numpy().tobytes()).hexdigest()[:16]
+    return HeldOut(Path("held-out"), pd.DataFrame({"row_id": files, "rep": 0, "file": files}), digest, drawn)
