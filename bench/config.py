@@ -126,7 +126,7 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
     """
     runtime = typed(tree.runtime, Runtime, "runtime", drop=("name",))
     spec = typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"), keep_name=True)
-    concepts = [typed({"slug": slug, **_plain(entry)}, Concept, f"concept.{slug}") for slug, entry in tree.concept.items()]
+    concepts = [_concept(slug, _plain(entry)) for slug, entry in tree.concept.items()]
     if not concepts:
         raise ValueError("no concept is chosen. Choose one, for example concept=dog (see `vestige ls concepts`).")
     screen.check_concepts(concepts)
@@ -145,6 +145,12 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
     if lacks and not planned:
         raise ValueError(lacks[0])
     return replace(job, missing=tuple(lacks))
+
+
+def _concept(slug: str, content: dict) -> Concept:
+    """OmegaConf types lists item by item: twenty seconds for a set of a hundred celebrities, so lists of words are set aside."""
+    words = {key: value for key, value in content.items() if isinstance(value, list) and all(isinstance(word, str) for word in value)}
+    return replace(typed({"slug": slug, **content, **dict.fromkeys(words, [])}, Concept, f"concept.{slug}"), **words)
 
 
 def with_controls(attacks: dict[str, Attack], sources: list[str]) -> dict[str, Attack]:

@@ -15,7 +15,7 @@ def plan_job(job: Job) -> dict:
 
     runner = Runner(job)
     under = f", protocol {job.protocol}" if job.protocol else ""
-    title = f"{job.method_name} x {'+'.join(c.slug for c in job.concepts)} on {job.model.name}{under}"
+    title = f"{job.method_name} x {_together(job)} on {job.model.name}{under}"
     plan = {"status": "planned", "missing": list(job.missing), "pictures": 0}
     why_not = job.method.supports(job.model, job.concepts)
     if why_not:
@@ -56,3 +56,8 @@ def _state(runner, erased, probe: Probe, name, attack, asked, prompts: int) -> s
     words = [f"attack {'cached' if adversary else 'missing'}"] if attacked else []
     words += [f"{prompts} x {probe.repeats} = {prompts * probe.repeats} pictures {'cached' if images else 'missing'}"]
     return ", ".join([*words, f"metrics {', '.join(probe.metrics)}"])
+
+
+def _together(job: Job) -> str:
+    slugs = [concept.slug for concept in job.concepts]
+    return "+".join(slugs) if len(slugs) <= 8 else f"{'+'.join(slugs[:2])}+... ({len(slugs)} concepts)"

@@ -1,0 +1,189 @@
+"""Every protocol composes for Stable Diffusion 1.4 as its paper says, without its weights, and finishes on the emoji model."""
+
+import hashlib
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf, open_dict
+
+from bench import config, prompts, results
+from bench.plan import plan_job, summary
+from bench.run import run_job
+from bench.types import Concept
+from bench.views import Views
+
+PROTOCOLS = sorted(file.stem for file in (config.CONF / "protocol").glob("*.yaml"))
+DDIM = {"scheduler": "DDIMScheduler", "steps": 50, "guidance": 7.5, "height": 512, "width": 512}
+DPM = DDIM | {"scheduler": "DPMSolverMultistepScheduler", "steps": 20}
+CIFAR = [f"cifar_{word}" for word in "airplane automobile bird cat deer dog frog horse ship truck".split()]
+PAIR, TRIPLE = "[snoopy,speed_mickey]", "[snoopy,speed_mickey,speed_spongebob]"
+I2P, EVERY_CELEBRITY = {"target": 4703}, {"target": 2500, "others": 2500}
+
+# protocol -> its sampler, its concepts in order, and for some of them the pictures that each probe asks for, all as papers count.
+EXPECTED = {
+    "mace_object": (DDIM, CIFAR, dict.fromkeys(("cifar_cat", "cifar_ship"), {"target": 200, "synonyms": 600, "others": 1800})),
+    "mace_celebrity": (
+        DDIM,
+        [f"celebrities_{n}" for n in (1, 5, 10, 100)],
+        {f"celebrities_{n}": {"target": 250, "others": 2500} for n in (1, 5, 10)} | {"celebrities_100": EVERY_CELEBRITY},
+    ),
+    "mace_style": (DDIM, ["artists_100"], {"artists_100": {"target": 2500, "siblings": 2500}}),
+    "mace_explicit": (DDIM, ["nudity"], {"nudity": I2P | {"captions": 30000}}),
+    "speed_instance": (
+        DPM,
+        ["snoopy", PAIR, TRIPLE],
+        {
+            "snoopy": {"target": 800, "others": 4 * 800, "captions": 1000},
+            PAIR: {"target": 2 * 800, "others": 3 * 800, "captions": 1000},
+            TRIPLE: {"target": 3 * 800, "others": 2 * 800, "captions": 1000},
+        },
+    ),
+    "speed_style": (
+        DPM,
+        ["speed_van_gogh", "speed_picasso", "speed_monet"],
+        {"speed_monet": {"target": 300, "others": 4 * 300, "captions": 1000}},
+    ),
+    "speed_celebrity": (
+        DPM,
+        [f"celebrities_{n}" for n in (10, 50, 100)],
+        {f"celebrities_{n}": {"target": 500, "others": 500, "captions": 1000} for n in (10, 50, 100)},
+    ),
+    "coco_utility": (DDIM, ["van_gogh"], {"van_gogh": {"captions": 3000}}),
+    "coco_30k": (DDIM, ["van_gogh"], {"van_gogh": {"captions": 30000}}),
+    "coco_10k": (DDIM, ["van_gogh"], {"van_gogh": {"captions": 9969}}),
+    "coco_1k_paired": (DDIM, ["van_gogh"], {"van_gogh": {"captions": 1000}}),
+    "i2p_nudity": (DDIM, ["nudity"], {"nudity": I2P}),
+}
+# Composites that a protocol's own table must show, as far as the emoji model's judges can measure them.
+HEADLINES = {
+    "mace_object": ["mace_h_o", "mace_h_o_accuracy"],
+    "mace_celebrity": ["mace_h_c", "mace_h_c_all"],
+    "mace_style": ["mace_h_a"],
+}
+TINY = {"rows": 2, "repeats": 1, "limit": None}
+
+
+def composed(*overrides: str):
+    config.register_resolvers()
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return compose("run", [*overrides, "method=original"], return_hydra_config=True)
+
+
+def swept(protocol: str, model: str) -> list[str]:
+    """The concept choices that the protocol's one command sweeps over."""
+    text = composed(f"protocol={protocol}", f"model={model}").hydra.sweeper.params.concept
+    parts, depth = [""], 0
+    for letter in text:
+        depth += {"[": 1, "]": -1}.get(letter, 0)
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+@pytest.fixture(autouse=True)
+def no_prompt_lists(monkeypatch, tmp_path):
+    monkeypatch.setenv("VESTIGE_PROMPTS", str(tmp_path / "lists"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("store")
+
+
+def test_every_protocol_has_its_numbers_here():
+    assert set(EXPECTED) == set(PROTOCOLS)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_it_composes_for_stable_diffusion_as_its_paper_says(protocol, capsys):
+    sampler, concepts, pictures = EXPECTED[protocol]
+    assert swept(protocol, "sd14") == concepts
+    for choice, counts in pictures.items():
+        tree = composed(f"protocol={protocol}", "model=sd14", f"concept={choice}")
+        job = config.build_job(tree, protocol, planned=True)
+        assert {key: getattr(job.sampler, key) for key in sampler} == sampler
+        plan = plan_job(job)
+        said = capsys.readouterr().out
+        assert plan["status"] == "planned" and plan["pictures"] == sum(counts.values())
+        for probe, count in counts.items():
+            assert any(line.split()[0] == probe and f"= {count} pictures" in line for line in said.splitlines()[1:]), said
+        assert any("HF_HOME" in sentence for sentence in plan["missing"]), "the weights are not here, and the plan says so"
+        assert "sd14" in summary([plan])
+        with pytest.raises(ValueError, match="HF_HOME"), config.model.hub_unasked():
+            config.build_job(tree, protocol)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_it_finishes_on_the_emoji_model(protocol, store):
+    choice = swept(protocol, "emoji")[0]
+    records = f"runtime.records={store / 'records' / protocol}"
+    tree = composed(f"protocol={protocol}", "model=emoji", f"concept={choice}", f"runtime.store={store}", records, "model.sampler.steps=2")
+    with open_dict(tree):
+        for probe in tree.probe.values():
+            probe.update(TINY)
+    record = run_job(config.build_job(tree, protocol))
+    assert record["status"] == "done", record["error"]
+    assert record["protocol"] == protocol
+    assert {cell["probe"] for cell in record["cells"]} == set(tree.probe)
+    assert all(cell["value"] is not None for cell in record["cells"])
+    frame = results.load(store / "records" / protocol, store)
+    assert set(frame["protocol"]) == {protocol}
+    shown = Views(frame, results.Pictures(store)).table().dropna(subset="value")
+    assert set(HEADLINES.get(protocol, [])) <= set(shown["composite"])
+
+
+# Prompts and seeds are those of the official files, which are not shipped: the first digits of the SHA-256 over their sorted lines
+# "<seed> <prompt>". MACE: prompts_csv/*.csv of Shilin-LU/MACE@057e7a6. SPEED: data/*_celebrity.csv of Ouxiang-Li/SPEED@6d3df0c.
+KEPT = ("mace_celebrity_others", 500, 5, "1a25ea303c49c6ad")
+OFFICIAL = [
+    ("celebrities_1", "mace_celebrity_target", 5, 50, "29104bf948c25505"),
+    ("celebrities_5", "mace_celebrity_target", 5, 10, "5c1ba4d4df6d56b9"),
+    ("celebrities_10", "mace_celebrity_target", 5, 5, "1153b0d7085899fb"),
+    ("celebrities_100", "mace_celebrity_target", 5, 5, "8ca6ccab3fc3606d"),
+    ("celebrities_1", *KEPT),
+    ("celebrities_100", *KEPT),
+    ("artists_100", "mace_style_target", 5, 5, "77ca968c40fec95d"),
+    ("artists_100", "mace_style_siblings", 500, 5, "0090e8eede3368cf"),
+    ("celebrities_10", "speed_celebrity_target", 50, 1, "473934f5d263b12c"),
+    ("celebrities_50", "speed_celebrity_target", 10, 1, "d628d9d5aa60457c"),
+    ("celebrities_100", "speed_celebrity_target", 5, 1, "155856d924e8441a"),
+    ("celebrities_50", "speed_celebrity_others", 500, 1, "3a5be8ffa5ee766c"),
+]
+
+
+@pytest.mark.parametrize("name, family, rows, repeats, digest", OFFICIAL, ids=lambda value: str(value)[:24])
+def test_prompts_and_seeds_are_those_of_the_official_file(name, family, rows, repeats, digest):
+    content = OmegaConf.to_container(OmegaConf.load(config.CONF / "concept" / f"{name}.yaml"))
+    concepts = config.as_one_set([Concept(slug=slug, **entry) for slug, entry in content.items()])
+    asked = prompts.build("any", family, rows, repeats, concepts, "photo")
+    lines = [f"{asked.seed(row.row_id, rep)} {row.prompt}" for row in asked.table.itertuples() for rep in range(repeats)]
+    assert hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16] == digest
+
+
+def test_a_crossed_family_asks_each_template_with_each_subject_under_the_same_seeds(concept):
+    erased = [concept("snoopy", siblings=[], others=[])]
+    asked = prompts.build("others", "speed_instance_others", 320, 10, [concept("x", name="Snoopy", aliases=[])], "photo")
+    assert asked.table["prompt"].nunique() == len(asked) == 320 and not asked.table["prompt"].str.contains("Snoopy").any()
+    assert "the embroidered Hello Kitty." in asked.prompts and "a embroidered Pikachu." in asked.prompts, "word for word"
+    assert {asked.seed(row, 3) for row in asked.table["row_id"]} == {3}
+    assert len(prompts.build("target", "speed_instance_target", 80, 10, erased, "photo").table["prompt"].unique()) == 80
+
+
+def test_pooled_rows_are_asked_once_and_do_not_depend_on_what_is_erased(concept):
+    dog, cat = concept("dog", siblings=["frog", "fox"]), concept("cat", siblings=["fox", "owl"])
+    both = prompts.build("others", "mace_celebrity_others", 15, 1, [dog, cat], "emoji")
+    assert sorted(set(both.table["expect"])) == ["fox", "frog", "owl"] and len(both) == 15
+    alone = prompts.build("others", "captions", 12, 1, [dog], "emoji")
+    assert alone.digest == prompts.build("others", "captions", 12, 1, [cat], "emoji").digest, "drawn once by the original model"
+    without = prompts.build("others", "captions", 12, 1, [concept("pizza")], "emoji")
+    assert "pizza" not in set(without.table["expect"])
+
+
+def test_by_count_takes_the_largest_number_not_above_the_set():
+    table = {1: "one", 10: "ten"}
+    answers = [config.by_count(table, _root_=OmegaConf.create({"concept": dict.fromkeys(map(str, range(n)))})) for n in (1, 9, 10, 50)]
+    assert answers == ["one", "one", "ten", "ten"]
+    with pytest.raises(ValueError, match="no value for 1 concepts"):
+        config.by_count({5: "five"}, _root_=OmegaConf.create({"concept": {"dog": None}}))
