@@ -93,7 +93,8 @@ def _ours(row: Published, table: PaperTable, method: str, model: str, measured: 
     reading = replace(reading, attack=attack)
     parts, reasons, protocol = [], {}, _known(table.protocol, extra)
     for concept in paper_plan.concepts_of(table, row, model):
-        expected, why = paper_plan.composed(Work(model, protocol, ("original",), (concept,), settings=tuple(table.settings)), extra)
+        settings = paper_plan.settings_of(table, model) if protocol else ()
+        expected, why = paper_plan.composed(Work(model, protocol, ("original",), (concept,), settings=settings), extra)
         if expected is None:
             return Beside(row, method, lacks=why)
         name = "+".join(expected.concept)

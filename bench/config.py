@@ -235,11 +235,15 @@ def _scheduler(sampler: Sampler) -> None:
 
 
 def _probe(name: str, entry: DictConfig) -> Probe:
-    content = _plain(entry)
-    metrics = content.pop("metrics", {})
+    metrics = _plain(entry).get("metrics", {})
     chosen = {metric: plugin(node, Metric, f"probe.{name}.metrics.{metric}") for metric, node in metrics.items()}
-    head = typed({"name": name, **content}, _ProbeHead, f"probe.{name}")
-    return Probe(**dataclasses.asdict(head), metrics=chosen)
+    return replace(question(name, entry), metrics=chosen)
+
+
+def question(name: str, entry: DictConfig) -> Probe:
+    """A probe without its metrics: imports no plugin."""
+    head = typed({"name": name, **_plain(entry)}, _ProbeHead, f"probe.{name}", drop=("metrics",))
+    return Probe(**dataclasses.asdict(head))
 
 
 @dataclass

@@ -55,7 +55,8 @@ class PaperTable:
     protocol: str | None = None  # of conf/protocol; null: the table's prompts are no protocol of ours
     emoji: dict[str, list[str]] = field(default_factory=dict)
     attacks: list[str] = field(default_factory=list)  # beside none
-    settings: list[str] = field(default_factory=list)  # more words for the command, where no protocol of ours fits
+    sampler: str | None = None  # the paper's, as in results/published, where it is not the protocol's
+    settings: list[str] = field(default_factory=list)  # more words for the command, where the protocol asks other prompts
     pictures: int | None = None  # per method and job, as the paper or its code says
     attack_evaluations: int = 0  # of the denoiser, at most, per method and job: a gradient counts as three
 

@@ -155,8 +155,20 @@ def _grouped(model: str, table: PaperTable, jobs: list[tuple[str, str]], extra: 
     by_methods: dict[tuple, list[str]] = {}
     for concept in dict.fromkeys(c for _, c in jobs):
         by_methods.setdefault(tuple(m for m, c in jobs if c == concept), []).append(concept)
-    settings = tuple(table.settings)
+    settings = settings_of(table, model)
     return [Work(model, table.protocol, methods, tuple(concepts), attacks, settings) for methods, concepts in by_methods.items()]
+
+
+def settings_of(table: PaperTable, model: str) -> tuple[str, ...]:
+    """More words of a table's commands. Those of the paper's model would mean nothing on the emoji model."""
+    if vocabulary_of(model) == "emoji":
+        return ()
+    words = list(table.settings)
+    if table.sampler:
+        scheduler, steps, guidance, pixels = table.sampler.split()
+        words += [f"model.sampler.scheduler={scheduler}", f"model.sampler.steps={steps}", f"model.sampler.guidance={guidance}"]
+        words += [f"model.sampler.{side}={pixels}" for side in ("height", "width")]
+    return tuple(words)
 
 
 # What is missing, and the cost
@@ -211,7 +223,7 @@ def composed(job: Work, extra: Path | None) -> tuple[DictConfig | None, str | No
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             tree = compose("run", overrides=words)
-            for name in ("model", "concept", "probe"):
+            for name in ("model", "probe"):
                 OmegaConf.to_container(tree[name], resolve=True)  # here, so that what does not resolve is told like the rest
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         return None, f"{' '.join(words)} does not compose: {str(error).splitlines()[0]}"
@@ -220,9 +232,9 @@ def composed(job: Work, extra: Path | None) -> tuple[DictConfig | None, str | No
 
 def probes_of(tree: DictConfig) -> dict[str, list]:
     """probe -> [prompts, rows per concept, repeats, attacked], as a record's specification has it."""
-    from bench.config import Probe
+    from bench import config
 
-    probes = [Probe(name, p.prompts, p.rows, p.repeats, p.attacked, p.get("limit")) for name, p in tree.probe.items()]
+    probes = [config.question(name, entry) for name, entry in tree.probe.items()]
     return {p.name: [p.prompts, p.rows_for(list(tree.concept)), p.repeats, p.attacked] for p in probes}
 
 
@@ -241,10 +253,12 @@ def pictures_of(tree: DictConfig) -> int:
 
 
 def _concepts(tree: DictConfig) -> list:
-    from bench import config
+    """As the run has them, but not typed: that takes seconds for a hundred names."""
+    from omegaconf import OmegaConf
+
     from bench.types import Concept
 
-    return [config.typed({"slug": slug, **entry}, Concept, f"concept.{slug}") for slug, entry in tree.concept.items()]
+    return [Concept(**{"slug": slug, **entry}) for slug, entry in OmegaConf.to_container(tree.concept, resolve=True).items()]
 
 
 def missing(tree: DictConfig, ask: bool) -> list[str]:

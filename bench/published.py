@@ -112,14 +112,14 @@ def frame(folder: Path = FOLDER) -> pd.DataFrame:
 def disagreements(row: Published, protocol: str, judge: str, sampler: str) -> list[str]:
     """Why a number measured with these may not stand beside the published one; empty when all three agree.
 
-    A published judge that ends in :* is one whose weights lie where the user keeps them: any of that make agrees.
+    A published judge without a colon is a make: its weights lie where the user keeps them ("canvas" agrees with "canvas:my/folder").
     """
     found = []
     for name, ours in (("protocol", protocol), ("judge", judge), ("sampler", sampler)):
         theirs = getattr(row, name)
         if not theirs:
             found.append(f"{name}: theirs is not known")
-        elif not (ours == theirs or (theirs.endswith(":*") and ours.startswith(theirs[:-1]))):
+        elif theirs not in (ours, ours.partition(":")[0]):
             found.append(f"other {name}: theirs {theirs}, ours {ours or 'not known'}")
     return found
 

@@ -90,6 +90,8 @@ def test_agreement_needs_all_three_and_nothing_unknown():
     assert published.disagreements(row, **same) == []
     assert published.disagreements(row, **same | {"judge": "resnet50"}) == [f"other judge: theirs {row.judge}, ours resnet50"]
     assert len(published.disagreements(row, "mine", "resnet50", "PNDMScheduler 50 7.5 512")) == 3
+    assert published.disagreements(row, **same | {"judge": "celebrity:my/folder"}) == []
+    assert published.disagreements(row, **same | {"judge": "celebrity_of_mine"})
     genmu = published.load("genmu_challenge")[0]
     assert "judge: theirs is not known" in published.disagreements(genmu, "", "", "")
 

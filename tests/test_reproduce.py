@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from made_results import cell
 from newcomer import vestige
 
@@ -21,32 +22,11 @@ ASKED = [
     *("mace_celebrity", "mace_style_tables", "unlearndiffatk_leaderboard", "speed", "eap", "hub"),
     *("unlearncanvas", "esd", "trce", "genmu_challenge", "sld_safeclip", "i2p_readme"),
 ]
-PROTOCOL = """
-# @package _global_
-defaults:
-  - override /probe: [target, others]
-probe:
-  target: {prompts: target, rows: 3, repeats: 2}
-  others: {prompts: others, rows: 4, repeats: 1}
-judge: celebrity:/weights
-"""
-CONCEPT = """
-%s: {name: Somebody, kind: object, group: face, aliases: [a friend], anchor: person, siblings: [Anybody], others: [car], descriptions: []}
-"""
 DDIM = {"scheduler": "DDIMScheduler", "steps": 50, "guidance": 7.5, "height": 512, "width": 512, "arguments": {}}
 
 
-@pytest.fixture(scope="module")
-def conf(tmp_path_factory):
-    """A folder of configs with a protocol and the concepts that MACE's and SPEED's tables ask for. Shared, so each job composes once."""
-    folder = tmp_path_factory.mktemp("outside") / "conf"
-    for group in ("concept", "protocol"):
-        (folder / group).mkdir(parents=True)
-    for size in (1, 5, 10, 50, 100):
-        (folder / "concept" / f"celebrities_{size}.yaml").write_text(CONCEPT % f"made_{size}")
-    for name in ("mace_celebrity", "speed_celebrity"):
-        (folder / "protocol" / f"{name}.yaml").write_text(PROTOCOL)
-    return folder
+def slugs(name):
+    return list(yaml.safe_load((paper_map.CONF / "concept" / f"{name}.yaml").read_text()))
 
 
 @pytest.fixture
@@ -54,10 +34,10 @@ def records(tmp_path):
     return tmp_path / "records"
 
 
-def record(folder, method, value, judge="celebrity:/weights", sampler=DDIM, rows=3, model="sd14", concept="made_10", **over):
+def record(folder, method, value, judge="celebrity", sampler=DDIM, rows=5, model="sd14", concepts=None, **over):
     """One finished job whose target probe found the concept in this share of pictures."""
     presence = {"presence": {"plugin": "metrics.presence.Presence", "version": 1, "params": {"judge": judge, "batch_size": 64}}}
-    probes = {"target": ["target", rows, 2, True, presence], "others": ["others", 4, 1, False, presence]}
+    probes = {"target": ["mace_celebrity_target", rows, 5, True, presence], "others": ["mace_celebrity_others", 500, 5, False, presence]}
     head = {"metric": "presence", "column": "present", "judge": judge, "attack": "none", "access": "none", "higher_is_better": True}
     head |= {"images": None, "score": None, "reason": None, "budget": {}, "n": 6, "groups": 3}
     cells = [head | {"probe": "target", "value": value, "ci_low": value - 0.01, "ci_high": value + 0.02}]
@@ -68,27 +48,34 @@ def record(folder, method, value, judge="celebrity:/weights", sampler=DDIM, rows
         "method": method,
         "mechanism": "weights",
     }
-    whole |= {"kind": "celebrity", "seed": 0, "concepts": [concept], "sampler": sampler, "protocol": "mace_celebrity", "reason": None}
+    whole |= {
+        "kind": "celebrity",
+        "seed": 0,
+        "concepts": concepts or slugs("celebrities_10"),
+        "sampler": sampler,
+        "protocol": "mace_celebrity",
+        "reason": None,
+    }
     whole |= {"limits": "", "removable": False, "cells": cells, "cost": {"erase_seconds": 90.0}}
     whole |= {"specification": {"model": {"vocabulary": "photo"}, "probes": probes}, **over}
     folder.mkdir(exist_ok=True)
     (folder / f"{whole['key']}.json").write_text(json.dumps(whole))
 
 
-def compared(conf, records, key, paper="mace_celebrity", model=None):
+def compared(records, key, paper="mace_celebrity", model=None):
     """The published value of (method, concept, metric) beside ours."""
     mapping = paper_map.load(paper)
     (row,) = [row for row in published.load(paper) if (row.method, row.concept, row.metric) == key]
     plan = paper_plan.TablePlan(mapping.tables[row.table], [row])
-    return beside.compare(mapping, plan, beside.Measured(records, records.parent / "store"), model, conf)[0]
+    return beside.compare(mapping, plan, beside.Measured(records, records.parent / "store"), model, None)[0]
 
 
 # The rule
 
 
-def test_a_number_measured_the_same_way_stands_beside_the_published_one(conf, records):
+def test_a_number_measured_the_same_way_stands_beside_the_published_one(records):
     record(records, "uce", 0.05)
-    one = compared(conf, records, ("UCE", "10 celebrities", "acc_e_gcd"))
+    one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
     assert (one.row.value, one.ours, one.why_not) == (0.0042, 0.05, ())
     assert (one.low, one.high) == (pytest.approx(0.04), pytest.approx(0.07))
 
@@ -96,48 +83,51 @@ def test_a_number_measured_the_same_way_stands_beside_the_published_one(conf, re
 @pytest.mark.parametrize(
     "change, reason",
     [
-        ({"judge": "resnet50"}, "other judge: theirs celebrity:*, ours resnet50"),
+        ({"judge": "resnet50"}, "other judge: theirs celebrity, ours resnet50"),
         ({"sampler": DDIM | {"steps": 20}}, "other sampler: theirs DDIMScheduler 50 7.5 512, ours DDIMScheduler 20 7.5 512"),
         (
             {"rows": 12},
-            "other protocol: theirs mace_celebrity, ours mace_celebrity with target target 12 x 2 in place of target 3 x 2",
+            "other protocol: theirs mace_celebrity, ours mace_celebrity with target mace_celebrity_target 12 x 5 in place of "
+            "mace_celebrity_target 5 x 5",
         ),
     ],
 )
-def test_a_number_measured_otherwise_makes_the_published_one_grey(conf, records, change, reason):
+def test_a_number_measured_otherwise_makes_the_published_one_grey(records, change, reason):
     record(records, "uce", 0.05, **change)
-    one = compared(conf, records, ("UCE", "10 celebrities", "acc_e_gcd"))
+    one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
     assert one.ours == 0.05 and one.why_not == (reason,)
 
 
-def test_of_several_records_the_one_that_agrees_is_shown(conf, records):
+def test_of_several_records_the_one_that_agrees_is_shown(records):
     record(records, "uce", 0.5, judge="resnet50")
     record(records, "uce", 0.05)
     record(records, "uce", 0.7, sampler=DDIM | {"steps": 20})
-    one = compared(conf, records, ("UCE", "10 celebrities", "acc_e_gcd"))
+    one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
     assert one.ours == 0.05 and not one.why_not
 
 
-def test_another_model_is_always_grey(conf, records):
-    record(records, "uce_emoji", 0.05, model="emoji", concept="dog")
-    one = compared(conf, records, ("UCE", "1 celebrity", "acc_e_gcd"), model="emoji")
+def test_another_model_is_always_grey(records):
+    record(records, "uce_emoji", 0.05, model="emoji", concepts=["dog"])
+    one = compared(records, ("UCE", "1 celebrity", "acc_e_gcd"), model="emoji")
     assert one.ours == 0.05 and "other model: theirs SD v1.4, ours emoji" in one.why_not
 
 
-def test_a_cost_is_never_the_same_machine(conf, records):
-    record(records, "speed", 0.05, concept="made_100")
-    one = compared(conf, records, ("SPEED", "100 celebrities", "runtime"), "speed")
+def test_a_cost_is_never_the_same_machine(records):
+    record(records, "speed", 0.05, concepts=slugs("celebrities_100"))
+    one = compared(records, ("SPEED", "100 celebrities", "runtime"), "speed")
     assert (one.ours, one.why_not) == (90.0, ("other machine",))
 
 
-def test_a_composite_of_ours_stands_beside_a_published_composite(conf, records):
+def test_a_composite_of_ours_stands_beside_a_published_composite(records):
     """H_c of Acc_e 0.1 and Acc_s 0.9 is 0.9, in percent as SPEED prints it; its sampler is not MACE's."""
     cells = [cell(records.parent / "store", "c", "uce", probe, "none", share, False) for probe, share in (("target", 0.1), ("others", 0.9))]
     record(records, "uce", 0.1, cells=cells)
-    one = compared(conf, records, ("UCE", "10 celebrities", "h_harmonic"), "speed")
+    one = compared(records, ("UCE", "10 celebrities", "h_harmonic"), "speed")
     assert one.ours == pytest.approx(90.0) and one.row.value == 83.10
     assert one.low <= 90 <= one.high
-    assert one.why_not == ("other sampler: theirs DPMSolverMultistepScheduler 20 7.5 512, ours DDIMScheduler 50 7.5 512",)
+    protocol, sampler = one.why_not
+    assert protocol.startswith("other protocol: theirs speed_celebrity, ours speed_celebrity with others mace_celebrity_others 500 x 5 in")
+    assert sampler == "other sampler: theirs DPMSolverMultistepScheduler 20 7.5 512, ours DDIMScheduler 50 7.5 512"
 
 
 def test_ours_comes_in_the_published_unit():
@@ -168,22 +158,23 @@ def test_judges_are_told_apart_by_what_changes_their_numbers():
 # The plan
 
 
-def planned(model=None, extra=None):
+def planned(model=None):
     mapping = paper_map.load("mace_celebrity")
-    return paper_plan.plan(mapping, mapping.tables["celebrity erasure"], published.load("mace_celebrity"), model, extra, ask=False)
+    return paper_plan.plan(mapping, mapping.tables["celebrity erasure"], published.load("mace_celebrity"), model, None, ask=False)
 
 
-def test_a_plan_names_commands_gaps_and_cost(conf):
-    plan = planned(extra=conf)
+def test_a_plan_names_commands_gaps_and_cost():
+    plan = planned()
     (work,) = plan.work
     assert work.methods == ("original", "uce", "concept_ablation", "esd_u", "esd_x", "sld", "mace")
     assert work.command(None).startswith("vestige run -m model=sd14 protocol=mace_celebrity method=original,uce,")
     assert "celebrities_10,celebrities_100 runtime=gpu" in work.command(None)
     assert any("CompVis/stable-diffusion-v1-4" in sentence for sentence in plan.missing)
     assert plan.uncovered["FMN"] and plan.uncovered["SD v2.0"] == "another model, nothing erased"
-    # 7 methods x 4 concepts x (3 x 2 + 4) pictures of 50 steps
-    assert (plan.jobs, plan.pictures) == (28, 280)
-    assert plan.seconds == pytest.approx(280 * 50 * paper_plan.SECONDS["sd1"])
+    # 7 methods, 250 + 2,500 pictures for 1, 5 and 10 names, 2,500 + 2,500 for 100 names, 50 steps each
+    pictures = 7 * (3 * 2750 + 5000)
+    assert (plan.jobs, plan.pictures) == (28, pictures)
+    assert plan.seconds == pytest.approx(pictures * 50 * paper_plan.SECONDS["sd1"])
 
 
 def test_without_the_protocol_the_paper_s_own_sizes_are_planned(monkeypatch):
@@ -193,7 +184,7 @@ def test_without_the_protocol_the_paper_s_own_sizes_are_planned(monkeypatch):
     monkeypatch.setattr(paper_plan, "lacks", no_protocol)
     plan = planned()
     assert "protocol mace_celebrity is not in Vestige" in plan.missing
-    assert plan.jobs == 32 and plan.pictures == 32 * 2750, "with FMN, whose method now counts as there"
+    assert (plan.jobs, plan.pictures) == (32, 32 * 2750), "with FMN, whose method now counts as there"
     assert any("as in the paper's code" in text for text in plan.assumed)
 
 
@@ -213,22 +204,17 @@ def test_on_the_emoji_model_only_methods_with_numbers_for_it_are_planned():
     assert not any("HF_HOME" in sentence for sentence in plan.missing)
 
 
-def test_running_leaves_out_what_has_no_config(conf, tmp_path, monkeypatch):
-    for file in (*conf.glob("*/celebrities_10*.yaml"), *conf.glob("protocol/*.yaml")):
-        (tmp_path / file.parent.name).mkdir(exist_ok=True)
-        (tmp_path / file.parent.name / file.name).write_text(file.read_text())
-    monkeypatch.setattr(paper_map, "CONF", conf / "nothing")  # the names of a folder that lacks two of the four sets
-    monkeypatch.setattr(paper_map, "names", lambda group, extra=None: frozenset(f.stem for f in (extra / group).glob("*.yaml")))
-    work = paper_plan.Work("sd14", "mace_celebrity", ("original", "uce"), ("celebrities_1", "celebrities_10", "celebrities_100"))
+def test_running_leaves_out_what_has_no_config(monkeypatch):
     typed = []
-    monkeypatch.setattr("bench.sweep.main", lambda verb, words: typed.append((verb, words)) or 1)
-    plan = paper_plan.TablePlan(None, [], [work])
-    assert reproduce._run([plan], tmp_path) == 1
-    ((verb, words),) = typed
-    assert verb == "run" and words[:2] == ["--config-dir", str(tmp_path)]
-    assert "concept=celebrities_10,celebrities_100" in words
+    monkeypatch.setattr("bench.sweep.main", lambda verb, words: typed.append((verb, words)) or len(typed))
+    some = paper_plan.Work("sd14", "mace_celebrity", ("original", "uce"), ("celebrities_1", "celebrities_7", "celebrities_10"))
+    none = paper_plan.Work("sd14", "no_such_protocol", ("uce",), ("dog",))
+    plans = [paper_plan.TablePlan(None, [], [some, none]), paper_plan.TablePlan(None, [], [some])]
+    assert reproduce._run(plans, None) == 2, "the worst exit code of the commands"
+    assert [verb for verb, _ in typed] == ["run", "run"]
+    assert "concept=celebrities_1,celebrities_10" in typed[0][1] and "method=original,uce" in typed[0][1]
     with pytest.raises(ValueError, match="nothing of these tables can be run"):
-        reproduce._run([paper_plan.TablePlan(None, [], [paper_plan.Work("sd14", None, ("uce",), ("no_such",))])], tmp_path)
+        reproduce._run([paper_plan.TablePlan(None, [], [none])], None)
 
 
 def test_planning_imports_no_torch_and_lists_missing_weights():
@@ -312,7 +298,7 @@ PLANNED = {  # names that a mapping may use before they are there; everything el
         *("mace_object", "mace_celebrity", "mace_style", "mace_explicit", "speed_instance", "speed_style", "speed_celebrity"),
         *("unlearncanvas", "eraseeval", "hub", "ecgvf", "forgetme_entangled", "i2p_nudity", "coco_utility", "advunlearn_eval"),
     },
-    "concept": {"celebrities_1", "celebrities_5", "celebrities_10", "celebrities_50", "celebrities_100"},
+    "concept": set(),
     "attack": set(),
 }
 
@@ -375,22 +361,22 @@ def test_grey_is_grey_in_every_format():
     assert "```\nvestige run\n```" in markdown([Code("vestige run")]) and "<pre>vestige run</pre>" in page([Code("vestige run")])
 
 
-def test_the_page_shows_ours_theirs_and_the_reason(conf, records, capsys):
+def test_the_page_shows_ours_theirs_and_the_reason(records, capsys):
     record(records, "uce", 0.05)
     record(records, "mace", 0.04, judge="resnet50")
-    places = ["--config-dir", str(conf), "--records", str(records), "--store", str(records.parent / "store")]
+    places = ["--records", str(records), "--store", str(records.parent / "store")]
     assert reproduce.main(["mace_celebrity", *places]) == 0
     text = capsys.readouterr().out
     assert "| UCE: uce | 10 celebrities | acc_e_gcd | rate | 0.05 [0.04, 0.07] | 0.0042 | B |" in text
     assert "| MACE: mace | 10 celebrities | acc_e_gcd | rate | 0.04 [0.03, 0.06] | (0.0285 [1]) | B |" in text
-    assert "[1] other judge: theirs celebrity:*, ours resnet50." in text
+    assert "[1] other judge: theirs celebrity, ours resnet50." in text
     assert "| ESD-u: esd_u | 10 celebrities | acc_e_gcd | rate | not run | 0.0458 | B |" in text
 
 
-def test_csv_has_every_value_of_the_table_and_says_whether_it_agrees(conf, records, tmp_path):
+def test_csv_has_every_value_of_the_table_and_says_whether_it_agrees(records, tmp_path):
     record(records, "uce", 0.05)
     record(records, "mace", 0.04, judge="resnet50")
-    places = ["--config-dir", str(conf), "--records", str(records), "--store", str(records.parent / "store")]
+    places = ["--records", str(records), "--store", str(records.parent / "store")]
     out = tmp_path / "out" / "table.csv"
     reproduce.main(["mace_celebrity", *places, "--format", "csv", "--out", str(out)])
     rows = list(csv.DictReader(io.StringIO(out.read_text())))
