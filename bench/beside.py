@@ -89,8 +89,8 @@ def compare(paper: PaperMap, plan: TablePlan, measured: Measured, model: str | N
 def _ours(row: Published, table: PaperTable, method: str, model: str, measured: Measured, extra: Path | None) -> Beside:
     """Our number for a covered row: the mean over its concepts, of the records that agree best with how theirs was measured."""
     reading = table.reading(row)
-    attack = for_model("attack", reading.attack, vocabulary_of(model), extra)
-    reading = replace(reading, attack=attack)
+    if reading.attack in table.attacks:  # else the protocol chose it, under the same name for every model
+        reading = replace(reading, attack=for_model("attack", reading.attack, vocabulary_of(model), extra))
     parts, reasons, protocol = [], {}, _known(table.protocol, extra)
     for concept in paper_plan.concepts_of(table, row, model):
         settings = paper_plan.settings_of(table, model) if protocol else ()

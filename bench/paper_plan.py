@@ -201,7 +201,8 @@ def _survey(made: TablePlan, extra: Path | None, ask: bool) -> None:
             made.seconds += (pictures * steps + evaluations / 2) * jobs * seconds
             made.assumed.append(ASSUMED["emoji" if emoji else "photo"].format(seconds=seconds))
             made.assumed += [f"attacks at most {evaluations:,} denoiser evaluations for each job"] if evaluations else []
-            made.assumed += ["attacks not counted"] if work.attacks and not evaluations else []
+            attacked = work.attacks or len(tree.attack) > 1
+            made.assumed += ["what attacks search not counted"] if attacked and not evaluations else []
     made.missing, made.assumed = list(lost), list(dict.fromkeys(made.assumed))
 
 

@@ -224,7 +224,7 @@ def test_planning_imports_no_torch_and_lists_missing_weights():
     )
     assert done.returncode == 0, done.stderr
     assert "CompVis/stable-diffusion-v1-4" in done.stdout and "GPU-hours" in done.stdout
-    assert "concept=church 'attack=[none,unlearn_diff_atk]' runtime=gpu" in done.stdout
+    assert "protocol=advunlearn_eval method=original,esd,spm concept=church runtime=gpu" in done.stdout
 
 
 def test_the_list_starts_up_quickly_and_names_every_paper():
