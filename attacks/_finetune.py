@@ -34,6 +34,7 @@ def denoising_loss(
 def fine_tune(
     parameters: list[nn.Parameter],
     loss: Callable[[], Tensor],
+    generator: torch.Generator,
     ctx: Context,
     *,
     steps: int,
@@ -43,10 +44,14 @@ def fine_tune(
     cosine: bool = False,
     max_norm: float | None = None,
 ) -> None:
-    """AdamW at a constant rate, or one that falls to zero along a cosine; logs the mean loss of every step."""
+    """AdamW at a constant rate, or one that falls to zero along a cosine; logs the mean loss of every step.
+
+    `loss` draws from `generator`, whose state is kept with that of the optimiser.
+    """
     optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps) if cosine and steps else None
-    for step in range(steps):
+    state = {"parameters": parameters, "optimiser": optimiser, "generator": generator} | ({"rate": rate} if rate else {})
+    for step in ctx.resumable("fine tuning", range(steps), **state):
         total = 0.0
         for _ in range(accumulation):
             part = loss() / accumulation

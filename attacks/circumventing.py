@@ -81,7 +81,7 @@ class Circumventing(Attack):
         word = self.initial(pipe).requires_grad_(True)
         optimiser = torch.optim.AdamW([word], lr=self.effective_lr, weight_decay=self.weight_decay)
         loss_of = self.guided_loss if victim.method.mechanism == "sampling" else self.denoising_loss
-        for step in range(self.steps):
+        for step in ctx.resumable(concept.slug, range(self.steps), word=word, optimiser=optimiser, generator=generator):
             total = 0.0
             for _ in range(self.accumulation):
                 with pipe.knowing({name: word}):

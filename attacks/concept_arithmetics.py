@@ -70,7 +70,8 @@ class ConceptArithmetics(Attack):
         n, tried = len(prompts), [(name, scale) for name in self.compositions for scale in self.scales]
         rows = prompts.table.to_dict("records")
         found, terms, which, tally = [-1] * n, [self.terms(row, victim.concepts, *tried[0]) for row in rows], [_label(*tried[0])] * n, {}
-        for number, (name, scale) in enumerate(tried, start=1):
+        state = {"found": found, "terms": terms, "which": which, "tally": tally}
+        for number, (name, scale) in ctx.resumable("compositions", list(enumerate(tried, start=1)), **state):
             todo = [k for k in range(n) if found[k] < 0]
             if not todo:
                 break

@@ -1,8 +1,10 @@
 """One prediction as the erased model would make it while sampling, differentiable, at any timestep."""
 
+import torch
 from torch import Tensor
 
 from bench.pipe import GuidanceRule, Pipe, Step
+from bench.plugin import Victim
 from bench.text import Conditioning
 
 
@@ -13,3 +15,16 @@ def defended(
     length = pipe.scheduler.config.num_train_timesteps
     index = min(steps - 1, (length - 1 - int(t)) * steps // length)
     return rule(Step(pipe, x, t, index, steps, cond, null, scale))
+
+
+def seen(victim: Victim, x: Tensor, t: Tensor, cond: Conditioning, adaptive: bool) -> Tensor:
+    """What a white-box attack differentiates, at scalar t: the denoiser with all its hooks.
+
+    adaptive: of methods that change the sampling the defended guidance.
+    """
+    pipe, sampler = victim.pipe, victim.sampler
+    if not (adaptive and victim.method.mechanism == "sampling"):
+        return pipe.predict(x, t, cond)
+    with torch.no_grad():
+        null = pipe.null(len(x))
+    return defended(pipe, x, t, cond, null, sampler.guidance, sampler.steps, pipe.guidance())

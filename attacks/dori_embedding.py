@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks._rows import told_states
+from attacks.defended import seen
 from attacks.material import check_source, row_pictures, source_refusal
 from bench.diffusion import add_noise, encode_images, training_target
 from bench.pipe import Pipe
@@ -36,8 +37,10 @@ class DoriEmbedding(Attack):
     lr: float
     norm_limit: float | None  # longest allowed state of a position, as a multiple of the prompt's own; null: free
     source: str  # what the pictures show, see attacks/material.py; anything but target is a control
+    adaptive: bool  # sampling methods: the defended guided prediction learns to denoise, as in UnlearnDiffAtk; else the bare denoiser
     rows_at_once: int  # memory only: rows do not see each other
 
+    version: ClassVar[int] = 2
     access: ClassVar[str] = "embedding"
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
     quick: ClassVar[dict] = {"steps": 2, "batch": 2}
@@ -59,10 +62,10 @@ class DoriEmbedding(Attack):
             cond = pipe.encode(prompts.prompts)
         limits = cond.hidden.float().norm(dim=-1, keepdim=True)
         found, losses = [], []
-        for begin in range(0, len(prompts), self.rows_at_once):
+        for begin in ctx.resumable("rows", range(0, len(prompts), self.rows_at_once), found=found, losses=losses):
             some = list(range(begin, min(begin + self.rows_at_once, len(prompts))))
             generators = [self.generator(prompts, k, ctx) for k in some]
-            states, loss = self.fitted(pipe, x0[some], cond.rows(some), limits[some], generators, ctx)
+            states, loss = self.fitted(victim, x0[some], cond.rows(some), limits[some], generators, ctx, f"row {begin}")
             found.append(states)
             losses += loss
         states = torch.cat(found)
@@ -87,29 +90,42 @@ class DoriEmbedding(Attack):
             return (cond if self.start == "prompt" else pipe.encode([""] * len(cond))).hidden.float().clone()
 
     def fitted(
-        self, pipe: Pipe, x0: Tensor, cond: Conditioning, limits: Tensor, generators: list[torch.Generator], ctx: Context
+        self, victim: Victim, x0: Tensor, cond: Conditioning, limits: Tensor, generators: list[torch.Generator], ctx: Context, name: str
     ) -> tuple[Tensor, list[tuple[float, float]]]:
         """States y [rows, tokens, width] and each row's (first, last) loss, min_y E ||eps - eps_er(x_t, t, y)||^2."""
-        y = nn.Parameter(self.initial(pipe, cond, generators))
-        optimiser, history = torch.optim.Adam([y], lr=self.lr), []
-        for step in range(self.steps):
-            loss = self.losses(pipe, x0, cond, y, generators)
+        y, when = nn.Parameter(self.initial(victim.pipe, cond, generators)), ctx.generator(f"dori_embedding timesteps {name}")
+        optimiser, first = torch.optim.Adam([y], lr=self.lr), []
+        state = {"y": y, "optimiser": optimiser, "generators": generators, "when": when, "first": first}
+        for step in ctx.resumable(name, range(self.steps), **state):
+            loss = self.losses(victim, x0, cond, y, generators, when)
             optimiser.zero_grad()
             (y.grad,) = torch.autograd.grad(loss.sum(), y)
             optimiser.step()
             if self.norm_limit is not None:
                 with torch.no_grad():
                     y.mul_((self.norm_limit * limits / y.norm(dim=-1, keepdim=True)).clamp(max=1))
-            history.append(loss.tolist())
+            first[:] = first or loss.tolist()
             ctx.log(step, loss=loss.mean().item())
         with torch.no_grad():
-            last = self.losses(pipe, x0, cond, y, generators).tolist()
-        return y.detach(), list(zip((history or [last])[0], last, strict=True))
+            last = self.losses(victim, x0, cond, y, generators, when).tolist()
+        return y.detach(), list(zip(first or last, last, strict=True))
 
-    def losses(self, pipe: Pipe, x0: Tensor, cond: Conditioning, y: Tensor, generators: list[torch.Generator]) -> Tensor:
+    def losses(
+        self, victim: Victim, x0: Tensor, cond: Conditioning, y: Tensor, generators: list[torch.Generator], when: torch.Generator
+    ) -> Tensor:
         """Mean squared error of each row over `batch` fresh pairs of noise and timestep, [rows]."""
+        pipe = victim.pipe
         noise = torch.cat([torch.randn((self.batch, *x0.shape[1:]), generator=g) for g in generators]).to(x0)
         length = pipe.scheduler.config.num_train_timesteps
+        if self.adaptive and victim.method.mechanism == "sampling":
+            # A defence's guidance knows one timestep per call: the rows share those of `when`.
+            told, errors = replace(cond, hidden=y.to(pipe.dtype)), []
+            for e in noise.unflatten(0, (len(x0), self.batch)).unbind(1):
+                t = torch.randint(length, (), generator=when).to(pipe.device)
+                times = t.expand(len(x0))
+                out = seen(victim, add_noise(pipe, x0, e, times), t, told, True)
+                errors.append((out.float() - training_target(pipe, x0, e, times).float()).square().flatten(1).mean(1))
+            return torch.stack(errors).mean(0)
         t = torch.cat([torch.randint(length, (self.batch,), generator=g) for g in generators]).to(pipe.device)
         many, hidden = x0.repeat_interleave(self.batch, 0), y.to(pipe.dtype).repeat_interleave(self.batch, 0)
         out = pipe.predict(add_noise(pipe, many, noise, t), t, replace(cond.repeat(self.batch), hidden=hidden))

@@ -71,10 +71,12 @@ class MemoRa(Attack):
         material = Material(torch.cat(redrawn), [self.prompt] * len(names), names)
         lora = new_lora(pipe.unet, self.rank, ctx.generator("adapters"))
         numbers = {"steps": self.train_steps, **{key: getattr(self, key) for key in ("accumulation", "lr", "weight_decay", "max_norm")}}
+
+        def loss() -> Tensor:
+            return denoising_loss(pipe, material, self.batch, generator, self.flip)
+
         with with_lora(pipe, lora):
-            fine_tune(
-                list(lora.values()), lambda: denoising_loss(pipe, material, self.batch, generator, self.flip), ctx, cosine=True, **numbers
-            )
+            fine_tune(list(lora.values()), loss, generator, ctx, cosine=True, **numbers)
         return Adversary(prompts, {name: p.detach().clone() for name, p in lora.items()}, {"redrawn": len(names)})
 
     @contextmanager

@@ -62,17 +62,16 @@ class MMADiffusion(Attack):
         allowed = allowed_tokens(text, True, banned)
         with torch.no_grad():
             goals = pooled_of(text, text.ids(worded(self.ask, prompts, victim.concepts)))
-        found, spent = [], 0
-        for goal, row_id in zip(goals, prompts.table["row_id"], strict=True):
-            tries = []
-            for restart in range(self.restarts):
-                generator = torch.Generator().manual_seed(derived_seed(ctx.seed("mma_diffusion"), row_id, restart))
-                ids, loss, rows = self.search(text, goal, allowed, generator)
-                spent += rows
-                tries.append((loss, ids))
-            found.append(min(tries))
-        distance = [loss for loss, _ in found]
-        asked = with_tokens(prompts, text, [ids for _, ids in found], distance=distance)
+        tries, row_ids = [], prompts.table["row_id"].tolist()
+        pairs = [(row, restart) for row in range(len(prompts)) for restart in range(self.restarts)]
+        for row, restart in ctx.resumable("restarts", pairs, tries=tries):
+            generator = torch.Generator().manual_seed(derived_seed(ctx.seed("mma_diffusion"), row_ids[row], restart))
+            ids, loss, spent = self.search(text, goals[row], allowed, generator)
+            tries.append((loss, ids, spent))
+        found = [min(tries[start : start + self.restarts]) for start in range(0, len(tries), self.restarts)]
+        distance = [loss for loss, *_ in found]
+        asked = with_tokens(prompts, text, [ids for _, ids, _ in found], distance=distance)
+        spent = sum(rows for *_, rows in tries)
         return Adversary(asked, meta={"encoder_rows": spent, "mean_distance": sum(distance) / len(distance)})
 
     def start(self, text: TextSide, allowed: Tensor, generator: torch.Generator) -> list[int]:

@@ -49,7 +49,7 @@ class NoiseProbe(Attack):
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         n, grid = len(prompts), [(eta, v) for eta in self.etas for v in self.variance_scales]
         chosen, found, expected = [0] * n, [-1] * n, prompts.table["expect"]
-        for variant in range(len(grid)):
+        for variant in ctx.resumable("variants", range(len(grid)), chosen=chosen, found=found):
             todo = [k for k in range(n) if found[k] < 0]
             if not todo:
                 break

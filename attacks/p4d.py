@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attacks._tokens import allowed_tokens, laid_out, with_tokens
-from attacks.defended import defended
+from attacks.defended import seen
 from bench import features
 from bench.diffusion import add_noise, encode_images
 from bench.plugin import Attack, Context, Method, Victim
@@ -73,12 +73,12 @@ class P4D(Attack):
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         n = len(prompts)
         pictures = ctx.pictures(replace(prompts, repeats=1), victim.sampler).pixels()
-        ids, likeness, found_step = [[]] * n, [-1.0] * n, [0] * n
-        for begin in range(0, n, self.rows_at_once):
+        found = {"ids": [[]] * n, "likeness": [-1.0] * n, "found_step": [0] * n}
+        for begin in ctx.resumable("rows", range(0, n, self.rows_at_once), found=found):
             places = list(range(begin, min(begin + self.rows_at_once, n)))
-            self.search(victim, prompts, places, pictures[places], ids, likeness, found_step, ctx)
-        asked = with_tokens(prompts, victim.pipe.text, ids, likeness=likeness, found_step=found_step)
-        return Adversary(asked, meta={"gradient_steps": self.steps * n, "mean_likeness": sum(likeness) / n})
+            self.search(victim, prompts, places, pictures[places], found, ctx)
+        asked = with_tokens(prompts, victim.pipe.text, **found)
+        return Adversary(asked, meta={"gradient_steps": self.steps * n, "mean_likeness": sum(found["likeness"]) / n})
 
     def template(self, text: TextSide, texts: list[str]) -> Template:
         """Layout n: free tokens alone. k: with m tokens, floor(m / every) + 1 free ones at places i with i mod (every + 1) = 0."""
@@ -99,8 +99,8 @@ class P4D(Attack):
             free[k, 1 : 1 + len(row)] = torch.tensor([token is None for token in row])
         return Template(ids.to(text.device), free.to(text.device), sizes)
 
-    def search(self, victim: Victim, prompts: PromptSet, places: list[int], pictures, ids, likeness, found_step, ctx: Context) -> None:
-        """Write the best tokens, their likeness and when they were met into the three lists."""
+    def search(self, victim: Victim, prompts: PromptSet, places: list[int], pictures: Tensor, found: dict, ctx: Context) -> None:
+        """Write the best tokens, their likeness and when they were met into the three lists of `found`."""
         pipe, original, asked = victim.pipe, ctx.original(), [prompts.prompts[k] for k in places]
         template, allowed = self.template(pipe.text, asked), allowed_tokens(pipe.text, self.typeable)
         table = pipe.text.embedding_table().detach().float()
@@ -117,10 +117,11 @@ class P4D(Attack):
         # One row of timesteps for all rows: a defence's guidance knows one timestep per call.
         when = torch.Generator().manual_seed(ctx.seed("p4d timesteps"))
         optimiser = torch.optim.AdamW([p], lr=self.lr, weight_decay=self.weight_decay)
-        for step in range(self.steps + 1):
+        state = {"p": p, "optimiser": optimiser, "generators": generators, "when": when, "found": found}
+        for step in ctx.resumable(f"row {places[0]}", range(self.steps + 1), **state):
             tokens = self.projected(p.detach(), known, allowed, template)
             if step % self.evaluate_every == 0 or step == self.steps:
-                self.keep_best(victim, prompts, places, tokens, template, goal, step, ids, likeness, found_step)
+                self.keep_best(victim, prompts, places, tokens, template, goal, step, found)
             if step == self.steps:
                 break
             t = torch.randint(pipe.scheduler.config.num_train_timesteps, (1,), generator=when)[0]
@@ -137,14 +138,7 @@ class P4D(Attack):
 
     def losses(self, victim: Victim, x_t: Tensor, t: Tensor, tokens: Tensor, e: Tensor, target: Tensor) -> Tensor:
         """(rows,) mean squared distance of the erased model's prediction to the original's."""
-        pipe = victim.pipe
-        cond = pipe.text.encode_embeddings(tokens, e)
-        if self.adaptive and victim.method.mechanism == "sampling":
-            with torch.no_grad():
-                null = pipe.null(len(x_t))
-            out = defended(pipe, x_t, t, cond, null, victim.sampler.guidance, victim.sampler.steps, pipe.guidance())
-        else:
-            out = pipe.predict(x_t, t, cond)
+        out = seen(victim, x_t, t, victim.pipe.text.encode_embeddings(tokens, e), self.adaptive)
         return (out.float() - target).square().flatten(1).mean(1)
 
     def projected(self, p: Tensor, known: Tensor, allowed: Tensor, template: Template) -> Tensor:
@@ -155,7 +149,7 @@ class P4D(Attack):
 
     @torch.no_grad()
     def keep_best(
-        self, victim: Victim, prompts: PromptSet, places, tokens: Tensor, template: Template, goal, step, ids, best, found
+        self, victim: Victim, prompts: PromptSet, places, tokens: Tensor, template: Template, goal: Tensor, step: int, found: dict
     ) -> None:
         rows = [tokens[k, 1 : 1 + size].tolist() for k, size in enumerate(template.sizes)]
         every: list[list[int]] = [[] for _ in range(len(prompts))]
@@ -164,8 +158,8 @@ class P4D(Attack):
         drawn = victim.images(with_tokens(prompts, victim.pipe.text, every), places)
         alike = F.cosine_similarity(features.of_pixels(drawn, self.likeness), goal, dim=-1).tolist()
         for place, row, value in zip(places, rows, alike, strict=True):
-            if value > best[place]:
-                ids[place], best[place], found[place] = row, value, step
+            if value > found["likeness"][place]:
+                found["ids"][place], found["likeness"][place], found["found_step"][place] = row, value, step
 
 
 def ideal_set(unsafe_original: list[bool], unsafe_protected: list[bool]) -> list[str]:

@@ -32,7 +32,7 @@ class RandomSeeds(Attack):
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         n = len(prompts)
         found, expected = [-1] * n, prompts.table["expect"]
-        for number in range(self.tries):
+        for number in ctx.resumable("tries", range(self.tries), found=found):
             todo = [k for k in range(n) if found[k] < 0]
             if not todo:
                 break

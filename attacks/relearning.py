@@ -74,7 +74,7 @@ class Relearning(Attack):
             names, adapted = {name: f"{pipe.denoiser_name}.{name}" for name in tuned}, nullcontext()
         numbers = {key: getattr(self, key) for key in ("steps", "accumulation", "lr", "weight_decay")}
         with adapted:
-            fine_tune(make_trainable(tuned), lambda: self.loss(pipe, material, generator), ctx, **numbers)
+            fine_tune(make_trainable(tuned), lambda: self.loss(pipe, material, generator), generator, ctx, **numbers)
         tensors = {names[name]: parameter.detach().clone() for name, parameter in tuned.items()}
         return Adversary(prompts, tensors, {"pictures_seen": self.steps * self.batch * self.accumulation})
 

@@ -110,25 +110,31 @@ class RingABell(_Bell):
         allowed, goal = allowed_tokens(text, self.typeable), self.goal(text, victim, prompts)
         bare = text.encode(worded(self.ask, prompts, victim.concepts)).hidden.float()
         seeds = [derived_seed(ctx.seed("ring_a_bell"), row_id) for row_id in prompts.table["row_id"]]
-        found = [self.search(text, wanted, allowed, torch.Generator().manual_seed(seed)) for wanted, seed in zip(goal, seeds, strict=True)]
+        found = []
+        for row in ctx.resumable("rows", range(len(prompts)), found=found):
+            found.append(self.search(text, goal[row], allowed, torch.Generator().manual_seed(seeds[row]), ctx, f"row {row}"))
         scale = (goal - bare).square().sum((1, 2)).clamp(min=1e-12)
         distance = [loss / s for (_, loss, _), s in zip(found, scale.tolist(), strict=True)]
         asked = with_tokens(prompts, text, [ids for ids, _, _ in found], distance=distance)
         return Adversary(asked, meta={"encoder_rows": sum(rows for *_, rows in found), "mean_distance": sum(distance) / len(distance)})
 
-    def search(self, text: TextSide, wanted: Tensor, allowed: Tensor, generator: torch.Generator) -> tuple[list[int], float, int]:
+    def search(
+        self, text: TextSide, wanted: Tensor, allowed: Tensor, generator: torch.Generator, ctx: Context, name: str
+    ) -> tuple[list[int], float, int]:
         """(tokens, squared Frobenius distance, texts encoded) for one row; wanted (tokens, width)."""
         people = allowed.cpu()[torch.randint(len(allowed), (self.population, self.tokens), generator=generator)]
-        loss, spent = self.losses(text, people, wanted), len(people)
-        best = (people[loss.argmin()].tolist(), loss.min().item())
-        for _ in range(self.generations):
-            survivors = people[loss.argsort()[: max(2, self.population // 2)]]
+        loss = self.losses(text, people, wanted)
+        now = {"people": people, "loss": loss, "spent": len(people), "best": (people[loss.argmin()].tolist(), loss.min().item())}
+        for _ in ctx.resumable(name, range(self.generations), now=now, generator=generator):
+            survivors = now["people"][now["loss"].argsort()[: max(2, self.population // 2)]]
             people = self.mutated(self.with_children(survivors, generator), allowed.cpu(), generator)
-            loss, spent = self.losses(text, people, wanted), spent + len(people)
-            if loss.min().item() < best[1]:
-                best = (people[loss.argmin()].tolist(), loss.min().item())
+            loss = self.losses(text, people, wanted)
+            now |= {"people": people, "loss": loss, "spent": now["spent"] + len(people)}
+            if loss.min().item() < now["best"][1]:
+                now["best"] = (people[loss.argmin()].tolist(), loss.min().item())
+        people, loss = now["people"], now["loss"]
         last = (people[loss.argmin()].tolist(), loss.min().item())
-        return (*(best if self.keep == "best" else last), spent)
+        return (*(now["best"] if self.keep == "best" else last), now["spent"])
 
     def losses(self, text: TextSide, people: Tensor, wanted: Tensor) -> Tensor:
         """(n,) over all positions, padding included, as in the paper."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attacks import simplex
 from attacks._tokens import adversarial_columns, allowed_tokens, typed
-from attacks.defended import defended
+from attacks.defended import seen
 from bench.diffusion import add_noise, encode_images, training_target
 from bench.pipe import Pipe
 from bench.plugin import Attack, Context, Victim
@@ -65,21 +65,22 @@ class UnlearnDiffAtk(Attack):
         todo = [place for place in range(n) if attackable[place] and not pre[place]]
         found = {"prompt": prompts.prompts, "found_at": [0 if hit else -1 for hit in pre], "roundtrip_ok": [True] * n}
         found["adv_ids"] = [[] for _ in range(n)]
-        gradient_steps = 0
         if todo:
             allowed = allowed_tokens(text, self.typeable)
             pictures = ctx.pictures(replace(prompts, repeats=1), victim.sampler).pixels()
-            for start in range(0, len(todo), self.rows_at_once):
+            for start in ctx.resumable("rows", range(0, len(todo), self.rows_at_once), found=found):
                 places = todo[start : start + self.rows_at_once]
                 latents = encode_images(victim.pipe, pictures[places])
                 rows = [self.row(prompts, place, ids[place], x0, len(allowed), ctx) for place, x0 in zip(places, latents, strict=True)]
-                gradient_steps += self.search(victim, prompts, rows, allowed, found, ctx)
+                self.search(victim, prompts, rows, allowed, found, ctx)
+        never = len(self.timesteps(victim.pipe))
+        visited = [found["found_at"][place] if found["found_at"][place] > 0 else never for place in todo]
         success = [at >= 0 for at in found["found_at"]]
         rates = {"pre_rate": sum(pre) / n, "post_rate": sum(success) / n}
         tried = {"attackable_rate": sum(success[place] for place in todo) / len(todo) if todo else None}
         columns = {"found_at": found["found_at"], **adversarial_columns(found["adv_ids"], found["roundtrip_ok"])}
         asked = prompts.with_prompts(found["prompt"], attackable=attackable, pre_success=pre, **columns)
-        return Adversary(asked, meta={**rates, **tried, "gradient_steps": gradient_steps, "n": n, "attacked": len(todo)})
+        return Adversary(asked, meta={**rates, **tried, "gradient_steps": self.steps_per_t * sum(visited), "n": n, "attacked": len(todo)})
 
     def row(self, prompts: PromptSet, place: int, ids: Tensor, x0: Tensor, vocabulary: int, ctx: Context) -> Row:
         entry = prompts.table.iloc[place]
@@ -89,25 +90,24 @@ class UnlearnDiffAtk(Attack):
             p = simplex.project(torch.rand(p.shape, generator=generator))
         return Row(place, entry["prompt"], ids, x0, nn.Parameter(p.to(x0.device)), generator)
 
-    def search(self, victim: Victim, prompts: PromptSet, rows: list[Row], allowed: Tensor, found: dict, ctx: Context) -> int:
-        """Optimise these rows, write what they find into `found`, and return the number of gradient steps (rows x steps)."""
+    def search(self, victim: Victim, prompts: PromptSet, rows: list[Row], allowed: Tensor, found: dict, ctx: Context) -> None:
+        """Optimise these rows and write what they find into `found`."""
         optimiser = torch.optim.Adam([row.p for row in rows], lr=self.lr, weight_decay=self.weight_decay)
-        spent = 0
-        for number, t in enumerate(self.timesteps(victim.pipe), start=1):
-            for _ in range(self.steps_per_t):
+        state = {"p": [row.p for row in rows], "generators": [row.generator for row in rows], "optimiser": optimiser, "found": found}
+        for number, t in ctx.resumable(f"row {rows[0].place}", list(enumerate(self.timesteps(victim.pipe), start=1)), **state):
+            left = [row for row in rows if found["found_at"][row.place] < 0]
+            if not left:
+                break
+            for k in range(self.steps_per_t):
                 # Finished rows keep no gradient, so Adam skips them and rows stay independent.
                 optimiser.zero_grad(set_to_none=True)
-                loss = self.gradients(victim, rows, allowed, t)
+                loss = self.gradients(victim, left, allowed, t)
                 optimiser.step()
                 with torch.no_grad():
-                    for row in rows:
+                    for row in left:
                         row.p.copy_(simplex.project(row.p))
-                spent += len(rows)
-                ctx.log(spent, t=t, loss=loss, rows=len(rows))
-            rows = self.judge(victim, prompts, rows, allowed, found, number)
-            if not rows:
-                break
-        return spent
+                ctx.log((number - 1) * self.steps_per_t + k + 1, t=t, loss=loss, rows=len(left))
+            self.judge(victim, prompts, left, allowed, found, number)
 
     def timesteps(self, pipe: Pipe) -> range:
         """Ascending: the middles of `number_of_t` equal parts, 10, 30, ..., 990 for 50 of 1000."""
@@ -125,26 +125,23 @@ class UnlearnDiffAtk(Attack):
         # e = h E with one-hot h: the gradient for h is that of e times E transposed, no one-hot matrix needed.
         e = table[drawn].detach().requires_grad_(True)
         embeddings = torch.cat([table[ids[:, :1]], e, table[ids[:, 1 + self.k :]]], dim=1)
-        cond = pipe.text.encode_embeddings(ids, embeddings)
         x0, when = torch.stack([row.x0 for row in rows]), torch.tensor(t, device=pipe.device)
-        times = when.expand(len(rows))
-        x_t = add_noise(pipe, x0, noise, times)
-        if self.adaptive and victim.method.mechanism == "sampling":
-            with torch.no_grad():
-                null = pipe.null(len(rows))
-            out = defended(pipe, x_t, when, cond, null, victim.sampler.guidance, victim.sampler.steps, pipe.guidance())
-        else:
-            out = pipe.predict(x_t, times, cond)
-        # Mean within a row, sum over rows: each row has the gradient it would have alone.
-        losses = (out.float() - training_target(pipe, x0, noise, times).float()).square().flatten(1).mean(1)
+        losses = self.losses(victim, ids, embeddings, x0, noise, when)
         (gradient,) = torch.autograd.grad(losses.sum(), e)
         # Straight-through with a hard tanh: dl/dp := clip(dl/dh, -1, 1).
         for row, g in zip(rows, gradient.float() @ table[allowed].float().T, strict=True):
             row.p.grad = g.clamp(-1, 1)
         return losses.mean().item()
 
-    def judge(self, victim: Victim, prompts: PromptSet, rows: list[Row], allowed: Tensor, found: dict, number: int) -> list[Row]:
-        """Ask with the best prefix of each row, as typed text; returns the rows that still fail."""
+    def losses(self, victim: Victim, ids: Tensor, embeddings: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """(rows,) error on the noised pictures. Mean within a row: summed over rows, each has the gradient it would have alone."""
+        pipe, times = victim.pipe, t.expand(len(x0))
+        cond = pipe.text.encode_embeddings(ids, embeddings)
+        out = seen(victim, add_noise(pipe, x0, noise, times), t, cond, self.adaptive)
+        return (out.float() - training_target(pipe, x0, noise, times).float()).square().flatten(1).mean(1)
+
+    def judge(self, victim: Victim, prompts: PromptSet, rows: list[Row], allowed: Tensor, found: dict, number: int) -> None:
+        """Ask with the best prefix of each row, as typed text."""
         text = victim.pipe.text
         for row in rows:
             prefix = allowed[row.p.argmax(-1)].tolist()
@@ -157,7 +154,6 @@ class UnlearnDiffAtk(Attack):
         for row, hit in zip(rows, hits, strict=True):
             if hit:
                 found["found_at"][row.place] = number
-        return [row for row, hit in zip(rows, hits, strict=True) if not hit]
 
 
 def _with_prefix(ids: Tensor, prefix: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import dataclasses
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pandas as pd
@@ -179,7 +180,17 @@ def metric_checks(metric: Metric, folder: Path) -> Iterator[tuple[str, Callable[
 
     sampler = dataclasses.replace(SAMPLER, height=64, width=64)
     images = generate.draw(model.load(TINY), prompts_about(DOG, 8), sampler, folder / "images", 8)
-    material = Material([DOG], "emoji", lambda: images, features.extract)
+    original = model.load(TINY)
+
+    def pictures(asked: PromptSet):
+        return generate.draw(original, asked, sampler, folder / asked.digest, 16)
+
+    def erased() -> AbstractContextManager:
+        changed = {name: 1.1 * p.detach() for name, p in original.named_parameters() if "attn2.to_v" in name}
+        return model.load(TINY).replaced(changed)
+
+    metric = quick(metric)
+    material = Material([DOG], "emoji", lambda: images, features.extract, lambda: original, erased, pictures)
     scores = metric.score(images, material)
 
     def has_finite_totals() -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bench import hub
-from bench.judges import NORM, at_side
+from bench.judges.pixels import IMAGENET, at_side, normalised
 from bench.types import ImageSet
 
 KNOWN = "clip_emoji, judge_a, clip:<open_clip model>/<pretrained>, dino:<hub id or folder>, inception_tf, inception"
@@ -37,7 +37,9 @@ class OpenClip:
         except ImportError:
             raise ValueError("CLIP models need open_clip. Install it: pip install open_clip_torch") from None
         name, _, pretrained = which.partition("/")
-        self.net, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained)
+        # OpenAI's weights need QuickGELU; open_clip's plain model names leave it out and only warn.
+        quick = (open_clip.get_pretrained_cfg(name, pretrained) or {}).get("quick_gelu", False)
+        self.net, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained, force_quick_gelu=quick)
         self.net.eval().requires_grad_(False)
         self.tokenizer = open_clip.get_tokenizer(name)
         side = self.net.visual.image_size
@@ -233,10 +235,9 @@ def _dino(name: str) -> Callable[[Tensor], Tensor]:
 
     net = AutoModel.from_pretrained(hub.folder(name.removeprefix("dino:"), f"extractor={name}"), use_safetensors=True)
     net.eval().requires_grad_(False)
-    mean, std = (torch.tensor(NORM[key]).view(3, 1, 1) for key in ("mean", "std"))
 
     def features(images: Tensor) -> Tensor:
         cropped = at_side(square(images).float() / 255, 256)[..., 16:240, 16:240]
-        return net(pixel_values=(cropped - mean) / std).last_hidden_state[:, 0]
+        return net(pixel_values=normalised(cropped, **IMAGENET)).last_hidden_state[:, 0]
 
     return features

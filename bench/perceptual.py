@@ -4,7 +4,8 @@ Zhang et al. 2018, arXiv 1801.03924, eq. 1: at every place of every layer both f
 squared differences are weighted per channel and summed; layers add up.
 - alex: LPIPS itself (version 0.1). Weights per channel come with torchmetrics, the AlexNet from torchvision's file. Run here
   with a random AlexNet only, equal to torchmetrics' own LPIPS on it.
-- emoji: the layers of the emoji world's judge_a, all channels weighted alike, mean over layers. Not comparable to LPIPS.
+- emoji: five layers of the emoji world's judge_a, no learnt weights: mean over layers and places of 1 - cosine, as half a
+  squared difference of unit vectors is. Not comparable to LPIPS.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _emoji() -> Perceptual:
         return _tapped(body, EMOJI_TAPS, images * 4 - 2)
 
     widths = [x.shape[1] for x in layers(torch.zeros(1, 3, 64, 64))]
-    return Perceptual(layers, [torch.full((width,), 1 / len(widths)) for width in widths])
+    return Perceptual(layers, [torch.full((width,), 0.5 / len(widths)) for width in widths])
 
 
 def _alex_file() -> Path:

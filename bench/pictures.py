@@ -41,10 +41,11 @@ class Asked:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """One score table: the pictures and every numeric column, aligned."""
+    """One score table: the pictures and every column, aligned."""
 
     asked: Asked
-    columns: dict[str, np.ndarray]  # name -> (n,)
+    columns: dict[str, np.ndarray]  # numeric ones: name -> (n,)
+    words: dict[str, np.ndarray]  # the others
     files: tuple[str, ...]
     blocked: np.ndarray  # (n,) bool: a filter withheld the picture
 
@@ -68,12 +69,15 @@ class Pictures:
         return self._scored[score, images]
 
     def values(self, score, images, column) -> tuple[Asked, np.ndarray] | None:
-        """The pictures and one column, (n,)."""
+        """The pictures and one column, (n,), numbers or words."""
         if score in self._worst:
             asked, by_attack = self._worst[score]
             return asked, np.max(list(by_attack.values()), axis=0)
         found = self.scored(score, images)
-        return (found.asked, found.columns[column]) if found and column in found.columns else None
+        if found is None:
+            return None
+        values = found.columns.get(column, found.words.get(column))
+        return None if values is None else (found.asked, values)
 
     def add_worst(self, name: str, by_attack: dict[str, tuple[Asked, np.ndarray]]) -> tuple[Asked, np.ndarray] | None:
         """Remember, as the score `name`, each picture's highest value under any attack; None if the attacks' pictures differ."""
@@ -107,7 +111,8 @@ class Pictures:
         if order is None:
             return None
         numbers = {name: array[order] for name, values in columns.items() if (array := _numbers(values)) is not None}
-        return Scored(asked, numbers, files, blocked)
+        words = {name: np.array(values, dtype=object)[order] for name, values in columns.items() if name not in numbers}
+        return Scored(asked, numbers, words, files, blocked)
 
     def _index(self, images: str) -> tuple | None:
         if images not in self._indices:

@@ -141,6 +141,10 @@ class Attack:
         """True: the search never asks the erased model, so one search (with the original in the victim's place) serves all methods."""
         return False
 
+    def inputs(self) -> dict[str, str]:
+        """Files of the user's own that the attack reads: name -> SHA-256. They enter the stage's key."""
+        return {}
+
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         """Search for prompts, embeddings or weights. Row ids and their order stay those of `prompts`.
 
@@ -154,14 +158,21 @@ class Attack:
         return pipe.replaced(adversary.tensors)
 
 
+def _no_model(*_):
+    raise ValueError("this metric looks inside the model, and the place it is used in has only pictures.")
+
+
 @dataclass
 class Material:
-    """What a metric may ask for beside the pictures it scores."""
+    """What a metric may ask for beside the pictures it scores. Models are loaded when they are first asked for."""
 
     concepts: list[Concept]
     vocabulary: str
     original: Callable[[], ImageSet]  # the original model's pictures of the same prompts and seeds
     features: Callable[[ImageSet, str], torch.Tensor]  # (pictures, extractor) -> [n, d], computed once per set
+    original_pipe: Callable[[], Pipe] = _no_model  # the untouched model
+    erased_pipe: Callable[[], AbstractContextManager[Pipe]] = _no_model  # the model that drew the scored pictures, attack in force
+    pictures: Callable[[PromptSet], ImageSet] = _no_model  # of other prompts, drawn by the original, stored, shared by all jobs
 
 
 class Metric:

@@ -94,7 +94,7 @@ class Runner:
                 if reached < 3:
                     continue
                 for metric_name, metric in probe.metrics.items():
-                    scored = self.score(metric, metric_name, images, asked, again)
+                    scored = self.score(metric, metric_name, images, asked, again, partial(self.in_force, erased, attack, adversary))
                     cells = self.cells(probe, attack_name, attack, metric_name, metric, images, scored)
                     record["cells"] += [cell | facts for cell in cells]
         record["cost"] |= self.speed(record["cells"])
@@ -141,7 +141,7 @@ class Runner:
         return self.store.stage("erase", spec, self.words(type(job.method).__name__), make)
 
     def attack_spec(self, erased: Stage, attack: Attack, asked: PromptSet) -> dict:
-        job = self.job
+        job, inputs = self.job, attack.inputs()
         return {
             "stage": "attack",
             "model": self.model_spec,
@@ -152,6 +152,7 @@ class Runner:
             "judge": job.attack_judge,
             "sampler": plain(job.sampler),
             "seed": job.seed,
+            **({"inputs": inputs} if inputs else {}),
         }
 
     def find_attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage | None:
@@ -231,8 +232,10 @@ class Runner:
         self.drawn[stage.reference] = stage
         return stage
 
-    def score(self, metric: Metric, name: str, images: Stage, asked: PromptSet, again: Callable[[], Stage]) -> Stage:
-        """`again` gives the images stage with all its pictures."""
+    def score(
+        self, metric: Metric, name: str, images: Stage, asked: PromptSet, again: Callable[[], Stage], artist: Callable
+    ) -> Stage:
+        """`again` gives the images stage with all its pictures, `artist` the model that drew them (which the images' key names)."""
         original = self.images(asked, self.job.sampler, whole=False)
         spec = {
             "stage": "score",
@@ -247,7 +250,15 @@ class Runner:
             spec["inputs"] = inputs
 
         def make(folder: Path) -> None:
-            material = Material(self.job.concepts, self.job.model.vocabulary, partial(self.drawn_by_original, asked), self.features)
+            material = Material(
+                self.job.concepts,
+                self.job.model.vocabulary,
+                partial(self.drawn_by_original, asked),
+                self.features,
+                lambda: self.untouched,
+                artist,
+                self.drawn_by_original,
+            )
             metric.score(generate.load(again().path), material).save(folder)
 
         return self.store.stage("score", spec, f"{name}-{asked.name}", make)
@@ -269,6 +280,7 @@ class Runner:
         return checks.of_pictures(max(0, blank - withheld), withheld, len(drawn), self.job.method.mechanism == "filter")
 
     def drawn_by_original(self, asked: PromptSet) -> ImageSet:
+        asked = screen.screened(asked) if screen.applies(self.job.concepts) else asked
         return generate.load(self.images(asked, self.job.sampler).path)
 
     def features(self, images: ImageSet, extractor: str):
@@ -294,6 +306,16 @@ class Runner:
         else:
             with self.job.method.attach(self.pipe, Erasure.load(erased.path)) as pipe:
                 yield pipe
+
+    @contextmanager
+    def in_force(self, erased: Stage, attack: Attack, adversary: Stage | None) -> Iterator:
+        """The erased model as it drew an attacked set."""
+        with self.attached(erased) as pipe:
+            if adversary is None:
+                yield pipe
+            else:
+                with attack.attach(pipe, Adversary.load(adversary.path)) as attacked:
+                    yield attacked
 
     def erasure_key(self, erased: Stage | None) -> str | None:
         return None if erased is None or self.is_original else erased.key
@@ -387,7 +409,8 @@ class Runner:
                 rows = scores.per_image.merge(index[["row_id", "rep", "group"]], on=["row_id", "rep"])
                 low, high = cluster_interval(rows[column].to_numpy(float), rows["group"].to_numpy())
             better = metric.columns.get(column, metric.columns.get(column.split("_")[0], True))
-            made.append(base | {"column": column, "value": value, "ci_low": low, "ci_high": high, "higher_is_better": better})
+            head = base | ({"value": value} if value == value else {"value": None, "reason": "no picture could be judged"})
+            made.append(head | {"column": column, "ci_low": low, "ci_high": high, "higher_is_better": better})
         return made
 
     def speed(self, cells: list[dict]) -> dict:

@@ -195,14 +195,16 @@ class Views:
 
     def _prompt_means(self, part: Part, method: str, concept: str, probe: str, attack: str) -> np.ndarray:
         here = self.cells.get((method, concept), {}).get((probe, attack), {})
-        lost = [name for name in part.columns if name not in here]
+        found = {name: self._cells(here, name) for name in part.columns}
+        lost = [name for name, cells in found.items() if not cells]
         if lost:
             raise Missing(f"{method} has no {', '.join(lost)} on {probe}" + ("" if attack == "none" else f" under {attack}"))
         if part.whole_set:
-            return np.array([np.mean([cell.value for cell in here[part.columns[0]]])])
+            return np.array([np.mean([cell.value for cell in found[part.columns[0]]])])
         seeds = []
-        for cells in zip(*(here[name] for name in part.columns), strict=True):
-            read = [self.pictures.values(cell.score, cell.images, cell.column) for cell in cells]
+        for cells in zip(*found.values(), strict=True):
+            asked_of = zip(cells, (name.partition(".")[2] for name in found), strict=True)
+            read = [self.pictures.values(cell.score, cell.images, column) for cell, column in asked_of]
             if None in read or any(r[0] is not read[0][0] for r in read):
                 raise Missing(f"the stored scores of {method} on {probe} are gone")
             values = part.rule(*(r[1] for r in read))
@@ -210,6 +212,15 @@ class Views:
         if len({len(s) for s in seeds}) > 1:
             raise Missing(f"the erasure seeds of {method} were asked different prompts on {probe}")
         return np.mean(seeds, axis=0)
+
+    def _cells(self, here: dict[str, list], name: str) -> list:
+        """The cells of one column. Columns of words have none of their own: those of another column of the same table stand in."""
+        if name in here:
+            return here[name]
+        metric, _, column = name.partition(".")
+        beside = here.get(f"{metric}.*", [])
+        tables = [(cell, self.pictures.scored(cell.score, cell.images)) for cell in beside if cell.column == beside[0].column]
+        return [cell for cell, table in tables if table and column in table.words]
 
     def _resampled(self, unit: str, means: np.ndarray) -> np.ndarray:
         judged = ~np.isnan(means)

@@ -176,6 +176,11 @@ class LinearEdit(Method):
     layers: str  # which projections read the edited states: one of LAYERS
     form: str  # merge (edited weights) or hook (edited text states): the same model
 
+    @property
+    def removable(self) -> bool:
+        """Hooks are left out by whoever runs the model; merged weights stay merged."""
+        return self.form == "hook"
+
     def __post_init__(self) -> None:
         for key, value, allowed in (("layers", self.layers, tuple(LAYERS)), ("form", self.form, FORMS)):
             if value not in allowed:

@@ -39,7 +39,7 @@ class Answers(Metric):
 
     def supports(self, model, concepts) -> str | None:
         try:
-            judges.check(self.judge)
+            judges.check_ranks(self.judge)
         except ValueError as reason:
             return str(reason)
         return None
@@ -55,19 +55,20 @@ class Answers(Metric):
         table = rows[["row_id", "rep"]].reset_index(drop=True)
         table = table.assign(**_expected(rows, shares, judge), **_seen(rows, shares, judge, material))
         for head, known in labels.items():
-            first = [known[k] for k in shares[head].argmax(-1).tolist()]
+            judged = ~shares[head].isnan().any(-1)
+            first = [known[k] if seen else "" for k, seen in zip(shares[head].argmax(-1).tolist(), judged.tolist(), strict=True)]
             asked = [_named(prompt, known) for prompt in rows["prompt"]]
-            right = [float(a == b) if a else float("nan") for a, b in zip(asked, first, strict=True)]
+            right = [float(a == b) if a and b else float("nan") for a, b in zip(asked, first, strict=True)]
             table = table.assign(**{f"{head}_right": right, f"{head}_answer": first})
         numbers = table.drop(columns=["row_id", "rep"]).select_dtypes("number").dropna(axis=1, how="all")
-        return Scores({name: float(numbers[name].mean()) for name in numbers}, table, {"judge": self.judge})
+        return Scores({name: float(numbers[name].mean()) for name in numbers}, table, {"judge": self.judge} | judge.meta)
 
 
 def _expected(rows, shares: dict[str, Tensor], judge: PresenceJudge) -> dict[str, list[float]]:
     """rank of the expected label, confidence and content; a label the judge does not know leaves no rank."""
     places = {label: judge.columns(label) for label in set(rows["expect"])}
     ranks = {label: _rank(shares[place[0]], place[1]).tolist() for label, place in places.items() if place and place[0] in shares}
-    rank = [float(ranks[label][i]) if label in ranks else float("nan") for i, label in enumerate(rows["expect"])]
+    rank = [ranks[label][i] if label in ranks else float("nan") for i, label in enumerate(rows["expect"])]
     things = "object" if "object" in shares else next(iter(shares))
     top, first = shares[things].max(-1)
     columns = {"rank": rank, "confidence": top.tolist()}
@@ -81,15 +82,19 @@ def _seen(rows, shares: dict[str, Tensor], judge: PresenceJudge, material: Mater
     if not places:
         return {}
     hits = torch.zeros(len(rows), dtype=torch.bool)
+    unjudged = torch.zeros(len(rows), dtype=torch.bool)
     for head, columns in places:
         count = torch.tensor([max(1, int(n)) if head == "object" else 1 for n in rows["names"]])
-        hits |= _rank(shares[head], columns) <= count
-    return {"seen": hits.double().tolist()}
+        rank = _rank(shares[head], columns)
+        hits |= rank <= count
+        unjudged |= rank.isnan()
+    return {"seen": torch.where(unjudged, float("nan"), hits.double()).tolist()}
 
 
 def _rank(share: Tensor, columns: list[int]) -> Tensor:
-    """[n, labels] -> place [n] of the best of some columns among all answers, 1 is first."""
-    return (share > share[:, columns].amax(-1, keepdim=True)).sum(-1) + 1
+    """[n, labels] -> place [n] of the best of some columns among all answers, 1 is first; NaN where the judge abstained."""
+    place = (share > share[:, columns].amax(-1, keepdim=True)).sum(-1) + 1.0
+    return torch.where(share.isnan().any(-1), float("nan"), place)
 
 
 def _named(prompt: str, labels: list[str]) -> str | None:

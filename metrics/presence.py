@@ -13,9 +13,12 @@ from metrics._rows import refuse_empty, scored
 
 @dataclass
 class Presence(Metric):
-    """present: 1 when the expected label is among the judge's first answers (as many as the prompt names objects)."""
+    """present: 1 when the expected label is among the judge's first answers (as many as the prompt names objects).
 
-    columns: ClassVar[dict[str, bool]] = {"present": True, "probability": True}
+    Judges that can abstain leave it empty for pictures they cannot judge (no face), and add judged: 1 where they could.
+    """
+
+    columns: ClassVar[dict[str, bool]] = {"present": True, "probability": True, "judged": True}
 
     judge: str
     batch_size: int
@@ -37,6 +40,9 @@ class Presence(Metric):
         for k, part in enumerate(images.batches(self.batch_size)):
             some = rows.iloc[k * self.batch_size : k * self.batch_size + len(part)]
             verdicts.append(judge(part, some["expect"].tolist(), some["names"].tolist()))
-        present = torch.cat([v.present for v in verdicts]).float()
-        probability = torch.cat([v.probability for v in verdicts])
-        return scored(images, {"present": present, "probability": probability}, {"judge": self.judge})
+        present, judged = (torch.cat([getattr(v, name) for v in verdicts]) for name in ("present", "judged"))
+        values = {
+            "present": torch.where(judged, present.float(), float("nan")),
+            "probability": torch.cat([v.probability for v in verdicts]),
+        }
+        return scored(images, values | ({"judged": judged} if judge.abstains else {}), {"judge": self.judge} | judge.meta)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench import judges
-from bench.judges import PresenceJudge, imagenet
+from bench.judges import PresenceJudge, imagenet, zero_shot
 from bench.judges.zero_shot import ClipJudge
 from bench.world import catalog
 
@@ -65,6 +65,46 @@ def test_a_zero_shot_judge_reads_the_concepts_name_and_its_own_word(concept):
     )
     assert judge(PICTURES, ["cifar_dog", "van_gogh", "cat"], [1, 1, 1]).present.tolist() == [False, False, True]
     assert judge.clip.seen == ["a photo of a cat", "a photo of a dog", "a photo of a vincent van gogh", "an empty background"]
+
+
+def test_a_closed_list_competes_whole_with_its_own_template_and_its_hash_is_told(concept):
+    class Clip:
+        def image(self, images):
+            return torch.nn.functional.normalize(torch.eye(10)[[5] * len(images)] + 0.999 * torch.eye(10)[[3] * len(images)], dim=-1)
+
+        def text(self, texts):
+            self.seen = texts
+            return torch.eye(10)
+
+    closed = zero_shot.closed_list("cifar10")
+    clip = Clip()
+    judge = ClipJudge(clip, "clip_cifar10:x/y", closed).about([concept("cifar_dog", name="dog")]).among(["cifar_dog"])
+    assert len(clip.seen) == 10 and clip.seen[:2] == ["a photo of the airplane", "a photo of the automobile"]
+    verdict = judge(PICTURES, ["cifar_dog", "cat", "ship"], [1] * 3)
+    similar = torch.zeros(10)
+    similar[[5, 3]] = torch.tensor([100.0, 99.9]) / torch.tensor([1.0, 0.999]).norm()
+    share = similar.softmax(0)
+    assert torch.allclose(verdict.probability, share[[5, 3, 8]], atol=1e-5), "softmax of 100 cos over ten words"
+    assert verdict.present.tolist() == [True, False, False] and judge.meta["candidates"] == 10
+    other = ClipJudge(Clip(), "n", (closed[0], closed[1][::-1])).among([])
+    assert judge.meta["candidates_hash"] != other.meta["candidates_hash"]
+    with pytest.raises(ValueError, match="does not know the label 'fox'"):
+        judge(PICTURES[:1], ["fox"], [1])
+
+
+def test_the_imagenette_judge_picks_one_of_ten(judge):
+    narrow = imagenet.closed(judge, ["car", "dog"])
+    verdict = narrow(PICTURES[:2], ["car", "dog"], [1, 1])
+    assert verdict.present.tolist() == [True, False] and verdict.probability.sum().item() == pytest.approx(1)
+    assert set(zero_shot.closed_list("imagenette")[1]) <= set(imagenet.labels()) and narrow.meta["candidates"] == 2
+
+
+@pytest.mark.parametrize(
+    "judge_id, says", [("clip:ViT-B-32", "pretrained tag or file"), ("clip_cifar10:ViT-B-32", "clip_cifar10:ViT-B-32/openai")]
+)
+def test_a_clip_judge_names_model_and_weights(judge_id, says):
+    with pytest.raises(ValueError, match=says):
+        judges.check(judge_id)
 
 
 def test_groups_of_the_emoji_world_are_those_of_its_catalogue():

@@ -1,7 +1,18 @@
-"""Presence judges: is the thing a prompt asked for in the picture? One interface over classifiers of very different makes.
+"""Presence judges: is the thing a prompt asked for in the picture? One interface over classifiers and detectors of very different makes.
 
-Identities: emoji_a and emoji_b (the emoji world's classifiers), resnet50 (torchvision's ImageNet classifier) and
-clip:<open_clip model>/<pretrained> (the nearest of a list of texts; <pretrained> is an open_clip tag or a file).
+Identities, <folder> standing for a folder or a hub id:
+  emoji_a, emoji_b                   the emoji world's classifiers
+  resnet50                           torchvision's ImageNet classifier (V2 weights)
+  resnet50_imagenette                the same among the ten classes of Imagenette
+  clip:<open_clip model>/<pretrained>  the nearest of a list of texts; <pretrained> is an open_clip tag or a file
+  clip_cifar10:..., clip_imagenette:...  the same among a closed list of candidates.yaml
+  resnet50_hf:<folder>               the same architecture in transformers' format (microsoft/resnet-50)
+  artist:<folder>                    UnlearnDiffAtk's ViT of 129 WikiArt artists
+  celebrity:<folder>                 GIPHY's celebrity detector; pictures without a face are not judged
+  gdino:<folder>                     GroundingDINO: any box for the word, yes or no
+  canvas:<folder>                    UnlearnCanvas' style and object classifiers
+  q16:<file>                         Q16's two learnt prompts: inappropriate, yes or no
+  nudenet:<rule>                     NudeNet under a rule of bench/nudity_rules.py: yes or no
 """
 
 from __future__ import annotations
@@ -10,13 +21,29 @@ import importlib
 from functools import cache
 from types import ModuleType
 
+from bench.judges.asking import AskingJudge
 from bench.judges.pixels import at_side
 from bench.judges.presence import PresenceJudge, Verdict
 
-__all__ = ["PresenceJudge", "Verdict", "at_side", "check", "load"]
+__all__ = ["AskingJudge", "PresenceJudge", "Verdict", "at_side", "check", "check_ranks", "load"]
 
-KNOWN = "emoji_a, emoji_b, resnet50, clip:<open_clip model>/<pretrained>"
-MAKES = {"emoji_a": "emoji", "emoji_b": "emoji", "resnet50": "imagenet", "clip": "zero_shot"}  # word before the colon -> module
+MAKES = {  # the word before the colon -> module
+    "emoji_a": "emoji",
+    "emoji_b": "emoji",
+    "resnet50": "imagenet",
+    "resnet50_imagenette": "imagenet",
+    "clip": "zero_shot",
+    "clip_cifar10": "zero_shot",
+    "clip_imagenette": "zero_shot",
+    "resnet50_hf": "transformers_classifiers",
+    "artist": "transformers_classifiers",
+    "canvas": "canvas",
+    "celebrity": "celebrity",
+    "gdino": "grounding",
+    "nudenet": "nudity",
+    "q16": "q16",
+}
+YES_OR_NO = ("nudenet", "q16", "gdino")  # judges that answer about one thing and rank nothing
 
 
 def check(judge_id: str) -> None:
@@ -24,8 +51,15 @@ def check(judge_id: str) -> None:
     _make(judge_id).check(judge_id)
 
 
+def check_ranks(judge_id: str) -> None:
+    """The same for a judge whose answers must be ranked."""
+    if judge_id.partition(":")[0] in YES_OR_NO:
+        raise ValueError(f"judge={judge_id!r} says yes or no about one thing: it ranks no answers. Use metric presence with it.")
+    check(judge_id)
+
+
 @cache
-def load(judge_id: str) -> PresenceJudge:
+def load(judge_id: str) -> PresenceJudge | AskingJudge:
     check(judge_id)
     return _make(judge_id).load(judge_id)
 
@@ -33,5 +67,7 @@ def load(judge_id: str) -> PresenceJudge:
 def _make(judge_id: str) -> ModuleType:
     make = MAKES.get(judge_id.partition(":")[0])
     if make is None:
-        raise ValueError(f"judge={judge_id!r} is not known. Allowed: {KNOWN}.")
+        raise ValueError(
+            f"judge={judge_id!r} is not known. Allowed: {', '.join(MAKES)} (bench/judges/__init__.py says how each is written)."
+        )
     return importlib.import_module(f"bench.judges.{make}")

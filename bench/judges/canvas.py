@@ -18,7 +18,7 @@ from bench.judges.pixels import HALF, at_side, normalised
 from bench.judges.presence import PresenceJudge
 from bench.prompts import slug
 
-ARCHITECTURE = "vit_large_patch16_224"
+ARCHITECTURE, SIDE = "vit_large_patch16_224", 224
 FILES = {"style": "style.pth", "object": "object.pth"}
 
 NAMES: dict[str, list[str]] = OmegaConf.to_container(OmegaConf.load(Path(__file__).parent / "unlearncanvas.yaml"))
@@ -41,7 +41,7 @@ def load(judge_id: str) -> PresenceJudge:
 
     def logits(images: Tensor) -> dict[str, Tensor]:
         # torchvision's Resize((224, 224)): squashed, bilinear.
-        pixels = normalised(at_side(images.float() / 255, 224, "bilinear"), **HALF)
+        pixels = normalised(at_side(images.float() / 255, SIDE, "bilinear"), **HALF)
         return {head: net(pixels) for head, net in nets.items()}
 
     return PresenceJudge(logits, {head: [slug(name) for name in names] for head, names in NAMES.items()}, judge_id, family="canvas")

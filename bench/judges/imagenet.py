@@ -7,9 +7,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from bench import hub
+from bench.judges import zero_shot
 from bench.judges.pixels import IMAGENET, at_side, normalised
 from bench.judges.presence import Columns, PresenceJudge
 from bench.prompts import slug
+from bench.types import canonical_hash
 
 GROUPS = Path(__file__).parent / "imagenet_groups.yaml"
 
@@ -40,6 +43,7 @@ def check(judge_id: str) -> None:
 
 
 def load(judge_id: str) -> PresenceJudge:
+    """resnet50 answers with 1,000 classes, resnet50_imagenette with the likeliest of ten."""
     from torchvision.models import resnet50
 
     net = resnet50()
@@ -50,15 +54,18 @@ def load(judge_id: str) -> PresenceJudge:
         # V2's own preprocessing: side 232 (bilinear), centre crop 224.
         return {"object": net(normalised(at_side(images.float() / 255, 232, "bilinear")[..., 4:228, 4:228], **IMAGENET))}
 
-    return PresenceJudge(logits, {"object": labels()}, judge_id, groups(), "imagenet")
+    whole = PresenceJudge(logits, {"object": labels()}, judge_id, groups(), "imagenet")
+    return whole if judge_id == "resnet50" else closed(whole, zero_shot.closed_list("imagenette")[1])
+
+
+def closed(judge: PresenceJudge, chosen: list[str]) -> PresenceJudge:
+    """The judge that answers only these of its objects."""
+    columns = [judge.labels["object"].index(label) for label in chosen]
+    narrow = PresenceJudge(lambda images: {"object": judge.logits(images)["object"][:, columns]}, {"object": chosen}, judge.name)
+    narrow.family, narrow.meta = judge.family, {"candidates": len(chosen), "candidates_hash": canonical_hash(chosen)}
+    return narrow
 
 
 def _file() -> Path:
-    """ResNet50_Weights.IMAGENET1K_V2 in torch's cache; nothing is downloaded here."""
-    file = Path(torch.hub.get_dir()) / "checkpoints" / "resnet50-11ad3fa6.pth"
-    if not file.exists():
-        raise ValueError(
-            f"judge=resnet50 needs torchvision's weights at {file}. On a machine with a network run: "
-            'python -c "from torchvision.models import *; resnet50(weights=ResNet50_Weights.IMAGENET1K_V2)"'
-        )
-    return file
+    how = "from torchvision.models import *; resnet50(weights=ResNet50_Weights.IMAGENET1K_V2)"
+    return hub.torch_file("resnet50-11ad3fa6.pth", "judge=resnet50", how)

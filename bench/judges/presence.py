@@ -17,10 +17,17 @@ Columns = tuple[str, list[int]]  # a head and the columns there that mean one la
 
 @dataclass(frozen=True)
 class Verdict:
-    """Per picture: was the expected label among the first answers (bool [n]), and its probability (float [n])."""
+    """Per picture: was the expected label among the first answers (bool [n]), and its probability (float [n]).
+
+    A picture that cannot be judged (no face in it) has the probability NaN and is not present.
+    """
 
     present: Tensor
     probability: Tensor
+
+    @property
+    def judged(self) -> Tensor:
+        return ~self.probability.isnan()
 
 
 class PresenceJudge:
@@ -28,7 +35,7 @@ class PresenceJudge:
 
     `logits` maps uint8 pictures [n, 3, h, w] to {head: [n, labels]}; `labels` names each head's columns. `groups` names sets of
     columns (a group is seen when any member is): name -> (head, columns). `family` is the key of a concept's `labels` that
-    holds this judge's word for the concept.
+    holds this judge's word for the concept. A judge that `abstains` returns rows of NaN for pictures it cannot judge.
     """
 
     def __init__(
@@ -38,9 +45,12 @@ class PresenceJudge:
         name: str,
         groups: dict[str, Columns] | None = None,
         family: str = "",
+        abstains: bool = False,
     ) -> None:
+        self.abstains = abstains
         self.logits, self.labels, self.name, self.groups, self.family = logits, labels, name, groups or {}, family
         self.wording: dict[str, str] = {}  # concept slug -> the label that means it
+        self.meta: dict = {}  # what a score's meta data say about the judge beside its name
 
     def about(self, concepts: list[Concept]) -> PresenceJudge:
         """The same judge, which also knows the concepts by their slugs where their files name its label."""
@@ -68,7 +78,8 @@ class PresenceJudge:
             k = max(1, int(count)) if head == "object" else 1  # a picture has one style and one background
             present.append(not set(columns).isdisjoint(order[head][row, :k].tolist()))
             probability.append(share[head][row, columns].sum().item())
-        return Verdict(torch.tensor(present), torch.tensor(probability))
+        chance = torch.tensor(probability)
+        return Verdict(torch.tensor(present) & ~chance.isnan(), chance)
 
     def present(self, images: Tensor, expect: list[str]) -> Tensor:
         """The yes or no an attack may ask for: bool [n], one object per picture."""

@@ -12,7 +12,7 @@ from bench.pipe import classifier_free
 from bench.plugin import Victim
 from methods.original import Original
 
-SMALL = DoriEmbedding(start="prompt", steps=3, batch=2, lr=0.1, norm_limit=None, source="target", rows_at_once=8)
+SMALL = DoriEmbedding(start="prompt", steps=3, batch=2, lr=0.1, norm_limit=None, source="target", adaptive=True, rows_at_once=8)
 
 
 @pytest.fixture

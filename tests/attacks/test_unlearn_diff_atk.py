@@ -143,7 +143,7 @@ def test_the_round_trip_column_tells_whether_the_typed_text_has_the_optimised_to
     row.p.data = torch.eye(2)
     found = {"prompt": asked.prompts, "found_at": [-1], "roundtrip_ok": [None], "adv_ids": [[]]}
     victim = Victim(tiny, [concept()], Original(), sampler, lambda pixels, expect: torch.ones(1, dtype=torch.bool))
-    assert SMALL.judge(victim, asked, [row], allowed, found, 4) == []
+    SMALL.judge(victim, asked, [row], allowed, found, 4)
     assert found["prompt"][0] == ("red cat" if ok else "photo") + f" {asked.prompts[0]}"
     assert found["found_at"] == [4] and found["roundtrip_ok"] == [ok]
     assert found["adv_ids"][0][:2] == allowed.tolist() and len(found["adv_ids"][0]) == 2 + len(tiny.text.token_ids(asked.prompts[0]))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from methods.masks import Grounded, background_difference, largest_part, masker
+from bench.masks import Grounded, background_difference, largest_part, masker
 
 CPU = torch.device("cpu")
 
@@ -33,7 +33,7 @@ def test_only_the_largest_part_is_kept_and_filled():
 
 
 def test_missing_weights_are_named_with_a_way_out():
-    with pytest.raises(ValueError, match=r"no/detector.*method.detector.*background_difference"):
+    with pytest.raises(ValueError, match=r"no/detector.*fields detector.*background_difference"):
         masker("grounded", 0.3, "no/detector", "no/segmenter", CPU)
 
 

@@ -1,4 +1,4 @@
-"""Where in a picture a named thing is: what erasers that look inside masks ask before they train.
+"""Where in a picture a named thing is: for erasers that look inside masks and metrics that tell thing from background.
 
 A masker takes pictures, uint8 [n, 3, h, w], and a name, and returns bool [n, h, w]. `grounded` is the published one (text to
 box to mask); `background_difference` needs no weights and fits drawings on a plain ground; `whole` is no mask.
@@ -24,10 +24,14 @@ def masker(kind: str, threshold: float, detector: str, segmenter: str, device: t
 
 def background_difference(images: Tensor, threshold: float) -> Tensor:
     """bool [n, h, w]: pixels whose colour differs from the median border colour by more than `threshold`, 0 to 1, in some channel."""
+    return ((images.float() / 255 - border_colour(images)).abs() > threshold).any(1)
+
+
+def border_colour(images: Tensor) -> Tensor:
+    """uint8 [n, 3, h, w] -> [n, 3, 1, 1] in [0, 1]: the median colour along the four edges."""
     pixels = images.float() / 255
     border = torch.cat([pixels[..., 0, :], pixels[..., -1, :], pixels[..., :, 0], pixels[..., :, -1]], -1)
-    background = border.median(-1).values[..., None, None]
-    return ((pixels - background).abs() > threshold).any(1)
+    return border.median(-1).values[..., None, None]
 
 
 class Grounded:
@@ -51,9 +55,9 @@ class Grounded:
             models += [SamModel.from_pretrained(segmenter), SamProcessor.from_pretrained(segmenter)]
         except OSError as error:
             raise ValueError(
-                f"method.mask=grounded needs the weights {detector!r} and {segmenter!r}, and they cannot be loaded "
-                f"({str(error).splitlines()[0]}). Download them, set method.detector and method.segmenter to their folders, or "
-                "set method.mask=background_difference or whole."
+                f"mask=grounded needs the weights {detector!r} and {segmenter!r}, and they cannot be loaded "
+                f"({str(error).splitlines()[0]}). Download them and set the fields detector and segmenter to their folders, or "
+                "choose another mask: background_difference or whole."
             ) from error
         models[0].to(device).eval(), models[2].to(device).eval()
         return cls(*models, threshold)

@@ -1,0 +1,47 @@
+"""Judges that answer one question at a time: is this in the picture, yes or no? Detectors, visual language models, safety filters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bench.judges.presence import Verdict
+from bench.types import Concept
+
+
+class AskingJudge:
+    """`ask` maps (uint8 pictures [n, 3, h, w], what to look for, in words) to (present bool [n], probability float [n]).
+
+    It asks for a concept by its name, or by the word its file gives under the judge's family, and for anything else by its label.
+    """
+
+    def __init__(self, ask: Callable[[Tensor, str], tuple[Tensor, Tensor]], name: str, family: str = "") -> None:
+        self.ask, self.name, self.family, self.abstains = ask, name, family, False
+        self.wording: dict[str, str] = {}
+        self.meta: dict = {}
+
+    def about(self, concepts: list[Concept]) -> AskingJudge:
+        informed = copy.copy(self)
+        informed.wording = self.wording | {c.slug: c.labels.get(self.family, c.name) for c in concepts}
+        return informed
+
+    def among(self, candidates: list[str]) -> AskingJudge:
+        return self
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, expect: list[str], names: list[int]) -> Verdict:
+        """`names` (how many objects the prompt names) plays no part: things do not compete here."""
+        if not len(images) == len(expect) == len(names) or len(images) == 0:
+            raise ValueError(f"judge {self.name}: {len(images)} pictures, {len(expect)} labels and {len(names)} counts must agree, from 1.")
+        present, probability = torch.zeros(len(images), dtype=torch.bool), torch.zeros(len(images))
+        for label in sorted(set(expect)):
+            rows = [k for k, other in enumerate(expect) if other == label]
+            present[rows], probability[rows] = self.ask(images[rows], self.wording.get(label, label.replace("_", " ")))
+        return Verdict(present, probability)
+
+    def present(self, images: Tensor, expect: list[str]) -> Tensor:
+        """The yes or no an attack may ask for: bool [n]."""
+        return self(images, expect, [1] * len(expect)).present

@@ -1,0 +1,108 @@
+"""GIPHY's celebrity detector (MPL-2.0, 2018): an MTCNN finds the face, a ResNet-50 names one of 2,306 persons.
+
+celebrity:<folder>, the folder `resources` of its archive: face_recognition/labels.csv and face_recognition/best_model_states.pkl.
+As MACE and HUB use it: margin 0.2, faces at 224 x 224 in [0, 1] without normalisation, the first detected face only (the surest).
+The detector's own grouping of several faces of one picture (a mixture model over embeddings) is left out. MTCNN: the same
+networks and thresholds from the package facenet-pytorch, whose wheel carries their weights.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bench.judges.pixels import at_side
+from bench.judges.presence import PresenceJudge
+from bench.prompts import slug
+
+MARGIN, SIDE, EMBEDDING = 0.2, 224, 256
+LABELS, WEIGHTS = Path("face_recognition") / "labels.csv", Path("face_recognition") / "best_model_states.pkl"
+
+
+def check(judge_id: str) -> None:
+    folder = Path(judge_id.partition(":")[2]).expanduser()
+    lost = [str(file) for file in (LABELS, WEIGHTS) if not (folder / file).is_file()]
+    if lost:
+        raise ValueError(
+            f"judge={judge_id}: {folder} lacks {' and '.join(lost)}. Unpack "
+            "https://s3.amazonaws.com/giphy-public/models/celeb-detection/resources.tar.gz and give the folder resources."
+        )
+    if importlib.util.find_spec("facenet_pytorch") is None:
+        raise ValueError(f"judge={judge_id} needs facenet-pytorch. Install it: pip install --no-deps facenet-pytorch")
+
+
+def load(judge_id: str) -> PresenceJudge:
+    folder = Path(judge_id.partition(":")[2]).expanduser()
+    with open(folder / LABELS, newline="", encoding="utf-8") as handle:
+        # The columns of the network are the labels sorted by name; the file's own index plays no part.
+        names = [slug(row[0].split("_[")[0]) for row in sorted(list(csv.reader(handle))[1:])]
+    net = recogniser(len(names))
+    net.load_state_dict(_state(folder / WEIGHTS))
+    return PresenceJudge(
+        named(net.eval().requires_grad_(False), mtcnn()), {"celebrity": names}, judge_id, family="celebrity", abstains=True
+    )
+
+
+def named(net: nn.Module, faces: Callable[[Tensor], list[Tensor | None]]) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Logits of the first face of each picture; a row of NaN where there is none. `faces`: pictures -> box (x1, y1, x2, y2) or None."""
+
+    def logits(images: Tensor) -> dict[str, Tensor]:
+        boxes = faces(images)
+        crops = [cropped(image, box) for image, box in zip(images, boxes, strict=True) if box is not None]
+        seen = torch.tensor([box is not None for box in boxes])
+        answers = torch.full((len(images), net[-1].out_features), float("nan"))
+        if crops:
+            answers[seen] = net(torch.stack(crops))
+        return {"celebrity": answers}
+
+    return logits
+
+
+def recogniser(labels: int) -> nn.Sequential:
+    """ResNet-50 up to its pooled features, an embedding of 256 values, the names. Keys as in GIPHY's checkpoint after `_state`."""
+    from torchvision.models import resnet50
+
+    layers = list(resnet50().children())
+    return nn.Sequential(nn.Sequential(*layers[:-1]), nn.Flatten(), nn.Linear(2048, EMBEDDING), nn.Linear(EMBEDDING, labels))
+
+
+def cropped(image: Tensor, box: Tensor) -> Tensor:
+    """uint8 [3, h, w] and a box -> the face with half the margin on each side, float [3, 224, 224] in [0, 1]."""
+    x1, y1, x2, y2 = box.tolist()
+    across, down = int((x2 - x1) * MARGIN) / 2, int((y2 - y1) * MARGIN) / 2
+    left, top = int(max(x1 - across, 0)), int(max(y1 - down, 0))
+    right, bottom = int(min(x2 + across, image.shape[-1])), int(min(y2 + down, image.shape[-2]))
+    face = image[None, :, top : max(bottom, top + 1), left : max(right, left + 1)].float() / 255
+    return (at_side(face, SIDE, "bilinear")[0] * 255).round() / 255
+
+
+def mtcnn() -> Callable[[Tensor], list[Tensor | None]]:
+    """Pictures -> the surest face of each, with GIPHY's thresholds."""
+    from facenet_pytorch import MTCNN
+
+    finder = MTCNN(min_face_size=20, thresholds=[0.6, 0.7, 0.7], factor=0.709, keep_all=True, select_largest=False, device="cpu")
+
+    def faces(images: Tensor) -> list[Tensor | None]:
+        found, surety = finder.detect([image.permute(1, 2, 0).cpu().numpy() for image in images])
+        return [None if boxes is None else torch.as_tensor(boxes[p.argmax()]) for boxes, p in zip(found, surety, strict=True)]
+
+    return faces
+
+
+def _state(file: Path) -> dict[str, Tensor]:
+    """The recogniser's part of the checkpoint (the rest belongs to the training loss), under the names of `recogniser`."""
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    state = content.get("model_state", content)
+    renamed = {"stem.": "0.", "fc1.": "2.", "fc2.": "3."}
+    kept = {}
+    for key, tensor in state.items():
+        key = key.removeprefix("model.")
+        for old, new in renamed.items():
+            if key.startswith(old):
+                kept[new + key.removeprefix(old)] = tensor
+    return kept

@@ -1,0 +1,64 @@
+"""Image classifiers in transformers' format: an ImageNet ResNet-50 and the classifier of 129 WikiArt artists.
+
+resnet50_hf:<folder or hub id> (UnlearnDiffAtk uses microsoft/resnet-50) and artist:<folder or hub id> (UnlearnDiffAtk's ViT,
+checkpoint-2800). Both read pictures through the image processor that lies beside their weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench import hub
+from bench.judges import imagenet
+from bench.judges.presence import PresenceJudge
+from bench.prompts import slug
+
+GET = {
+    "resnet50_hf": "For example judge=resnet50_hf:microsoft/resnet-50.",
+    "artist": "The README of github.com/OPTML-Group/Diffusion-MU-Attack links to the style classifier (its folder checkpoint-2800).",
+}
+
+
+def check(judge_id: str) -> None:
+    _folder(judge_id)
+
+
+def _folder(judge_id: str) -> Path:
+    make, _, which = judge_id.partition(":")
+    try:
+        return hub.folder(which, f"judge={judge_id}")
+    except ValueError as reason:
+        raise ValueError(f"{reason} {GET[make]}") from reason
+
+
+def load(judge_id: str) -> PresenceJudge:
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    where, is_artist = _folder(judge_id), judge_id.startswith("artist:")
+    net = AutoModelForImageClassification.from_pretrained(where, use_safetensors=True).eval().requires_grad_(False)
+    process = AutoImageProcessor.from_pretrained(where)
+    names = [name for _, name in sorted((int(k), name) for k, name in net.config.id2label.items())]
+    head, known = ("style", list(map(slug, names))) if is_artist else ("object", _imagenet(names, judge_id))
+
+    @torch.no_grad()
+    def logits(images: Tensor) -> dict[str, Tensor]:
+        return {head: net(**process(images=list(images), return_tensors="pt")).logits}
+
+    if is_artist:
+        return PresenceJudge(logits, {head: known}, judge_id, family="artist")
+    return PresenceJudge(logits, {head: known}, judge_id, imagenet.groups() if len(known) == 1000 else {}, "imagenet")
+
+
+def _imagenet(names: list[str], judge_id: str) -> list[str]:
+    """torchvision's words for the 1,000 classes: transformers lists all synonyms of each. Other sizes: the first synonym."""
+    first = [slug(name.split(",")[0]) for name in names]
+    if len(names) != 1000:
+        return first
+    known = imagenet.labels()
+    agreed = sum(a == b for a, b in zip(first, known, strict=True))
+    if agreed < 900:  # a few classes have another first synonym
+        raise ValueError(f"judge={judge_id}: only {agreed} of its 1,000 labels stand where ImageNet has them: another order of classes.")
+    return known

@@ -1,0 +1,84 @@
+"""How alike the erased and the original model are inside: linear CKA of their activations on the same inputs."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from bench.diffusion import encode_images
+from bench.plugin import Material, Metric
+from bench.representations import SITES, activations, linear_cka, shared_noise, text_states
+from bench.types import Concept, ImageSet, ModelSpec, Scores
+from metrics._rows import places_in, refuse_empty
+
+
+@dataclass
+class Cka(Metric):
+    """cka_<site>: linear CKA of original and erased activations over the set's prompts, mean over timesteps; 1: nothing changed.
+
+    Inputs are the ORIGINAL's pictures of the prompts, noised to each timestep with noise both models share; the erased model
+    is run with everything in force that acts inside it. Methods that change only the guidance or filter pictures leave all
+    sites at 1. It compares how the pictures of ONE set lie to each other: prompts of one concept differ in style and ground,
+    so a low value on them says that the inside was rearranged, not that the concept is gone (the emoji oracle without dogs:
+    middle block 0.95 on dogs, 0.91 on siblings, 0.86 on others). After Kim, Cha & Kim 2025, arXiv 2503.06991, who compare
+    classifiers; sites and inputs for diffusion models are our own choice.
+
+    text: over distinct prompts, only where there are four. cross_attention: outputs of all attn2 layers; mid, up: blocks.
+    """
+
+    columns: ClassVar[dict[str, bool]] = {"cka": True}
+    quick: ClassVar[dict] = {"timesteps": [500]}
+
+    sites: list[str]  # of text, cross_attention, mid, up
+    timesteps: list[int]  # 0 to 999
+    unbiased: bool  # false: the common form, inflated when pictures are fewer than channels (cka_biased_<site>)
+    batch_size: int
+    seed: int  # of the noise
+
+    def __post_init__(self) -> None:
+        unknown = [site for site in self.sites if site not in SITES]
+        if unknown or not self.sites:
+            raise ValueError(f"metric sites={self.sites}: allowed are {', '.join(SITES)}.")
+        if not self.timesteps or not all(0 <= t < 1000 for t in self.timesteps):
+            raise ValueError(f"metric timesteps={self.timesteps} must be one or more of 0 to 999.")
+
+    def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
+        return None if model.family in ("sd1", "sd2", "sdxl") else f"cka is written for UNets; model {model.name!r} is {model.family}."
+
+    def score(self, images: ImageSet, material: Material) -> Scores:
+        refuse_empty(images, "cka")
+        if len(images) < 4:
+            raise ValueError(f"cka compares at least 4 pictures, the set has {len(images)}.")
+        if "private" in images.index:
+            raise ValueError("cka needs the prompts' texts, and those of published lists are not stored (bench/prompt_lists.py).")
+        original, drawn = material.original_pipe(), material.original()
+        files = drawn.index["file"].tolist()
+        order = places_in(drawn, images, "cka")
+        starts = range(0, len(order), self.batch_size)
+        parts = [[files[i] for i in order[k : k + self.batch_size]] for k in starts]
+        latents = torch.cat([encode_images(original, drawn.pixels(part)).cpu() for part in parts])
+        noise = shared_noise(latents, list(zip(images.index["row_id"], images.index["rep"].tolist(), strict=True)), self.seed)
+        prompts = images.index["prompt"].tolist()
+        before = self.read(original, prompts, latents, noise)
+        with material.erased_pipe() as erased:
+            after = self.read(erased, prompts, latents, noise)
+        found: dict[str, list[float]] = {}
+        for (site, t), x in before.items():
+            if len(x) >= 4:
+                found.setdefault(site, []).append(linear_cka(x, after[site, t], self.unbiased))
+        means = {site: sum(values) / len(values) for site, values in found.items()}
+        form = "cka" if self.unbiased else "cka_biased"
+        totals = {f"{form}_{site}": value for site, value in means.items() if value == value}
+        if not totals:
+            raise ValueError("cka: the inputs do not differ at any chosen site: nothing to compare. Use a probe of several prompts.")
+        return Scores(totals, None, {"n": len(images), "timesteps": self.timesteps, "prompts": len(set(prompts))})
+
+    def read(self, pipe, prompts, latents, noise) -> dict[tuple[str, int | None], torch.Tensor]:
+        inner = [site for site in self.sites if site != "text"]
+        every = {}
+        for t in self.timesteps if inner else []:
+            seen = activations(pipe, prompts, latents, noise, t, inner, self.batch_size)
+            every |= {(site, t): x for site, x in seen.items()}
+        if "text" in self.sites:
+            every["text", None] = text_states(pipe, sorted(set(prompts)), self.batch_size)
+        return every

@@ -1,0 +1,170 @@
+"""Does the erased model still know the concept inside, whatever it draws? Linear probes: the concept against its siblings."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bench import prompts
+from bench.diffusion import add_noise, encode_images
+from bench.plugin import Material, Metric
+from bench.representations import SITES, activations, fitted_probe, folds_of, shared_noise, text_states
+from bench.statistics import cluster_interval
+from bench.types import Concept, ImageSet, ModelSpec, Scores
+from metrics._rows import refuse_empty
+
+CONDITIONS = ("empty", "prompt")
+SHUFFLES = 20
+
+
+@dataclass
+class ConceptProbe(Metric):
+    """Share of held-out pictures told right, mean of both classes (chance 0.5), by probes on the site's activations:
+
+    probe_<site>_original: learnt and asked in the original model; probe_<site>_transfer: learnt there, asked in the erased
+    one; probe_<site>_refit: learnt and asked in the erased one; probe_input: both on the noised pictures themselves.
+
+    Transfer near `original`: the erased model kept its code for the concept, so the erasure avoids rather than removes it.
+    Transfer at chance: that code is gone or moved. Refit says little: a probe that may learn anew tells unlike pictures apart
+    in nearly any features. On the emoji model the oracle, which never saw a dog, has 0.95 (original), 0.50 (transfer) and 0.98
+    (refit) at the middle block. Read it beside the oracle's or against probe_input.
+
+    Pictures are the ORIGINAL's of the concept and of its siblings (with the numbers below those of the probes target and
+    siblings, so usually none is drawn), noised to `timestep` with shared noise. Prompts are cross-validated as a whole. The
+    scored set itself only says which model is meant: put the metric on one probe. The meta data hold intervals over prompts
+    and `shuffled`, the original's mean accuracy with labels exchanged among prompts (below 0.5: few prompts, balanced folds).
+
+    With condition=empty a site sees the picture alone; with prompt also the words. text: prompts alone, no picture.
+    After "Are We Truly Forgetting?" (arXiv 2503.06991); for diffusion models the protocol is our own.
+    """
+
+    columns: ClassVar[dict[str, bool]] = {"probe": True}
+    quick: ClassVar[dict] = {"target_rows": 4, "sibling_rows": 4, "repeats": 1, "folds": 2}
+
+    sites: list[str]  # of text, cross_attention, mid, up
+    timestep: int  # 0 to 999
+    condition: str  # empty or prompt
+    target_rows: int  # prompts per concept
+    sibling_rows: int
+    repeats: int  # pictures per prompt
+    folds: int
+    ridge: float  # of the probes, relative to the number of features
+    batch_size: int
+    seed: int  # of noise and folds
+
+    def __post_init__(self) -> None:
+        unknown = [site for site in self.sites if site not in SITES]
+        if unknown or not self.sites:
+            raise ValueError(f"metric sites={self.sites}: allowed are {', '.join(SITES)}.")
+        if self.condition not in CONDITIONS:
+            raise ValueError(f"metric condition={self.condition!r} is not known. Allowed: {', '.join(CONDITIONS)}.")
+        if not 0 <= self.timestep < 1000 or self.ridge <= 0:
+            raise ValueError(f"metric timestep={self.timestep} must be in 0 to 999 and ridge={self.ridge} above 0.")
+        if not 2 <= self.folds <= min(self.target_rows, self.sibling_rows):
+            raise ValueError(f"metric folds={self.folds} must be at least 2 and at most the prompts of either kind.")
+
+    def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
+        if model.family not in ("sd1", "sd2", "sdxl"):
+            return f"concept_probe is written for UNets; model {model.name!r} is {model.family}."
+        if not any(concept.siblings for concept in concepts):
+            return "concept_probe tells a concept from its siblings, and these concepts list none."
+        return None
+
+    def score(self, images: ImageSet, material: Material) -> Scores:
+        refuse_empty(images, "concept_probe")
+        original = material.original_pipe()
+        sets = [
+            prompts.build(family, family, rows, self.repeats, material.concepts, material.vocabulary)
+            for family, rows in (("target", self.target_rows), ("siblings", self.sibling_rows))
+        ]
+        seen = Pictures.of([material.pictures(asked) for asked in sets], original, self)
+        before = seen.read(original)
+        with material.erased_pipe() as erased:
+            after = seen.read(erased)
+        totals, intervals, shuffled = {}, {}, {}
+        flat = add_noise(original, seen.latents, seen.noise, torch.full((len(seen.latents),), self.timestep)).flatten(1)
+        totals["probe_input"] = balanced(self.asked(flat, flat, seen.labels, self.folds_per_class(seen.labels, seen.groups)), seen.labels)
+        for site in self.sites:
+            labels, groups = seen.rows_of(site)
+            fold = self.folds_per_class(labels, groups)
+            questions = {"original": (before, before), "transfer": (before, after), "refit": (after, after)}
+            for name, (learnt, asked) in questions.items():
+                right = self.asked(learnt[site], asked[site], labels, fold)
+                totals[f"probe_{site}_{name}"] = balanced(right, labels)
+                intervals[f"probe_{site}_{name}"] = cluster_interval(right.double().numpy(), groups)
+            shuffled[site] = sum(self.by_chance(before[site], labels, groups, k) for k in range(SHUFFLES)) / SHUFFLES
+        meta = {"n": len(seen.labels), "intervals": intervals, "shuffled": shuffled, "timestep": self.timestep}
+        return Scores(totals, None, meta)
+
+    def by_chance(self, x: Tensor, labels: Tensor, groups: list[str], k: int) -> float:
+        mixed = exchanged(labels, groups, self.seed + k)
+        return balanced(self.asked(x, x, mixed, self.folds_per_class(mixed, groups)), mixed)
+
+    def folds_per_class(self, labels: Tensor, groups: list[str]) -> Tensor:
+        fold = torch.zeros(len(labels), dtype=torch.long)
+        for kind in (True, False):
+            rows = (labels == kind).nonzero().flatten().tolist()
+            fold[rows] = folds_of([groups[k] for k in rows], self.folds, self.seed)
+        return fold
+
+    def asked(self, learnt: Tensor, asked: Tensor, labels: Tensor, fold: Tensor) -> Tensor:
+        """bool [n]: was each row told right by a probe that did not learn from its prompt?"""
+        right = torch.zeros(len(labels), dtype=torch.bool)
+        for k in range(self.folds):
+            held = fold == k
+            probe = fitted_probe(learnt[~held], labels[~held], self.ridge)
+            right[held] = (probe(asked[held]) > 0) == labels[held]
+        return right
+
+
+@dataclass
+class Pictures:
+    """What both models are shown, row by row."""
+
+    metric: ConceptProbe
+    prompts: list[str]
+    groups: list[str]
+    labels: Tensor  # bool [n]: shows the concept
+    latents: Tensor
+    noise: Tensor
+
+    @classmethod
+    def of(cls, sets: list[ImageSet], pipe, metric: ConceptProbe) -> "Pictures":
+        names = [(kind, *row) for kind, s in enumerate(sets) for row in zip(s.index["row_id"], s.index["rep"].tolist(), strict=True)]
+        latents = torch.cat([encode_images(pipe, part).cpu() for s in sets for part in s.batches(metric.batch_size)])
+        labels = torch.tensor([kind == 0 for kind, _, _ in names])
+        texts = [text for s in sets for text in s.index["prompt"]]
+        return cls(metric, texts, [f"{k}/{row}" for k, row, _ in names], labels, latents, shared_noise(latents, names, metric.seed))
+
+    def read(self, pipe) -> dict[str, Tensor]:
+        m = self.metric
+        inner = [site for site in m.sites if site != "text"]
+        texts = [""] * len(self.prompts) if m.condition == "empty" else self.prompts
+        every = activations(pipe, texts, self.latents, self.noise, m.timestep, inner, m.batch_size) if inner else {}
+        if "text" in m.sites:
+            every["text"] = text_states(pipe, [self.prompts[k] for k in self.first_of_prompt()], m.batch_size)
+        return every
+
+    def rows_of(self, site: str) -> tuple[Tensor, list[str]]:
+        rows = self.first_of_prompt() if site == "text" else list(range(len(self.prompts)))
+        return self.labels[rows], [self.groups[k] for k in rows]
+
+    def first_of_prompt(self) -> list[int]:
+        place: dict[str, int] = {}
+        for k, prompt in enumerate(self.prompts):
+            place.setdefault(prompt, k)
+        return list(place.values())
+
+
+def balanced(right: Tensor, labels: Tensor) -> float:
+    return float((right[labels].double().mean() + right[~labels].double().mean()) / 2)
+
+
+def exchanged(labels: Tensor, groups: list[str], seed: int) -> Tensor:
+    """Labels dealt out anew among groups, as many of each kind."""
+    own = dict(zip(groups, labels.tolist(), strict=True))
+    names = list(own)
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
+    dealt = {name: own[names[k]] for name, k in zip(names, order, strict=True)}
+    return torch.tensor([dealt[group] for group in groups])

@@ -1,0 +1,156 @@
+"""Erasers that work while sampling must not look robust because an attack cannot see them: their gradients reach what is
+searched, and the loss of every white-box attack is that of the defended model. Adding a method's YAML adds its tests.
+"""
+
+import functools
+import importlib
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from bench import config, contract, model
+from bench.diffusion import encode_images
+from bench.plugin import Victim
+from bench.types import Sampler
+
+WRAPPED = ("sampling", "adapter", "filter")
+SAMPLER = Sampler("DDIMScheduler", {}, 50, 3.0, 16, 16)
+LATE = 100  # a timestep late in the run: warm-ups of defences are over
+ATTACKS = ("unlearn_diff_atk_emoji", "p4d_emoji", "circumventing_emoji", "dori_embedding_emoji")
+
+
+def settings(name: str) -> dict:
+    """A method's YAML with those it is derived from."""
+    own = yaml.safe_load((config.CONF / "method" / f"{name}.yaml").read_text())
+    parents = [settings(parent) for parent in own.pop("defaults", []) if isinstance(parent, str) and parent != "_self_"]
+    return {key: value for part in [*parents, own] for key, value in part.items()}
+
+
+def is_wrapper(name: str) -> bool:
+    """Changed at inference: by its mechanism, or because its edit is applied by hooks."""
+    found = settings(name)
+    module, _, cls = found["_target_"].rpartition(".")
+    return getattr(importlib.import_module(module), cls).mechanism in WRAPPED or found.get("form") == "hook"
+
+
+METHODS = [name for name in sorted(file.stem for file in (config.CONF / "method").glob("*.yaml")) if is_wrapper(name)]
+
+
+def loud():
+    """The tiny model with a denoiser that hears its text: a random one hardly does."""
+    pipe = model.load(contract.TINY)
+    with torch.no_grad():
+        for name, parameter in pipe.unet.named_parameters():
+            if "attn2.to_v" in name:
+                parameter.mul_(50)
+    return pipe
+
+
+@functools.cache
+def erased(name: str, folder):
+    method = contract.quick(contract.build("method", name))
+    why_not = method.supports(contract.TINY, [contract.DOG])
+    if why_not:
+        return method, None, why_not
+    pipe = loud()
+    ctx = replace(contract.context(folder, name), original=loud)
+    with pipe.preserved():
+        return method, method.erase(pipe, [contract.DOG], ctx), None
+
+
+@functools.cache
+def pictures(folder):
+    return contract.context(folder, "pictures").generate(["a photo of a dog"] * 2, 1, contract.SAMPLER)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("wrappers")
+
+
+@functools.cache
+def attack_of(name: str):
+    return replace(contract.quick(contract.build("attack", name)), **{"circumventing_emoji": {"captions": "own"}}.get(name, {}))
+
+
+def loss_of(attack_name: str, attack, victim, shown):
+    """(loss as a function of what the attack optimises, the point where its search begins), noise and timesteps fixed."""
+    pipe, draw = victim.pipe, torch.Generator().manual_seed(0)
+    x0 = encode_images(pipe, shown)
+    noise, t = torch.randn(x0.shape, generator=draw), torch.tensor(LATE)
+    texts = ["red sky a photo of a dog"] * len(x0)
+    ids, table = pipe.text.ids(texts), pipe.text.embedding_table()
+    if attack_name.startswith("unlearn_diff_atk"):
+        return lambda e: attack.losses(victim, ids, e, x0, noise, t).sum(), table[ids].clone()
+    if attack_name.startswith("p4d"):
+        target = torch.zeros_like(x0)
+        return lambda e: attack.losses(victim, noise, t, ids, e, target).sum(), table[ids].clone()
+    if attack_name.startswith("dori"):
+        cond = pipe.encode(texts).detach()
+
+        def loss(y):
+            rows = [torch.Generator().manual_seed(k) for k in range(len(x0))]
+            return attack.losses(victim, x0, cond, y, rows, torch.Generator().manual_seed(4)).sum()
+
+        return loss, cond.hidden.clone()
+    from attacks.circumventing import placeholder
+    from attacks.material import Material
+
+    material = Material(shown, ["a photo of a {name}"] * len(shown), ["dog"] * len(shown))
+    of = attack.guided_loss if victim.method.mechanism == "sampling" else attack.denoising_loss
+
+    def loss(word):
+        with pipe.knowing({placeholder("dog"): word}):
+            return of(victim, contract.DOG, material, torch.Generator().manual_seed(4))
+
+    return loss, attack.initial(pipe)
+
+
+@pytest.mark.parametrize("attack_name", ATTACKS)
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loss_is_that_of_the_defended_model_and_its_gradient_is_whole(name, attack_name, folder):
+    method, erasure, why_not = erased(name, folder)
+    if why_not:
+        pytest.skip(why_not)
+    attack, pipe, shown = attack_of(attack_name), loud(), pictures(folder)
+    victim = Victim(pipe, [contract.DOG], method, SAMPLER, None)
+    with method.attach(pipe, erasure):
+        loss, start = loss_of(attack_name, attack, victim, shown)
+        start = start.detach().requires_grad_(True)
+        value = loss(start)
+        (gradient,) = torch.autograd.grad(value, start)
+        assert gradient.isfinite().all() and gradient.norm() > 0, "the gradient is cut"
+        step = 1e-3 * value.item() / gradient.norm() ** 2 * gradient  # moves the loss by a thousandth
+        with torch.no_grad():
+            measured = (loss(start + step) - loss(start - step)).item()
+        expected = 2 * (gradient * step).sum().item()
+        assert measured == pytest.approx(expected, rel=0.05), "part of the gradient is cut"
+        if method.mechanism == "filter":
+            assert pipe.filters and method.limits, "a filter that an attack cannot see must say so"
+            return
+        with torch.no_grad():
+            loss, start = loss_of(attack_name, attack, Victim(loud(), [contract.DOG], method, SAMPLER, None), shown)
+            bare = loss(start).item()
+        assert abs(bare - value.item()) > 1e-5 * abs(bare), "the defence is not in the loss"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_judge_an_attack_asks_sees_what_the_defence_lets_through(name, folder):
+    """And whoever holds the weights can take it off: the table must say so."""
+    method, erasure, why_not = erased(name, folder)
+    if why_not:
+        pytest.skip(why_not)
+    assert method.removable, "an owner of the weights leaves a wrapper out: `removable` must be true"
+    pipe, asked = loud(), contract.prompts_about(contract.DOG, 2)
+    victim = Victim(pipe, [contract.DOG], method, replace(SAMPLER, steps=20), None)
+    plain = victim.images(asked)
+    if method.mechanism == "filter":
+        strict = {"filter.thresholds": torch.full_like(erasure.tensors["filter.thresholds"], -2.0)}  # below every cosine
+        with method.attach(pipe, replace(erasure, tensors={**erasure.tensors, **strict})):
+            seen = victim.drawn(asked)
+        assert seen.status == ["blocked"] * 2 and seen.pixels.max() == 0 < plain.max()
+        return
+    with method.attach(pipe, erasure):
+        assert not torch.equal(victim.images(asked), plain)

@@ -1,0 +1,105 @@
+"""What scoring costs: seconds for a thousand pictures, features once per set and network, no picture for a new metric."""
+
+import dataclasses
+import time
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from attacks.none import NoAttack
+from bench import config, contract, features, judges, model
+from bench.plugin import Material
+from bench.run import Runner, run_job
+from bench.types import ImageSet, Sampler
+from methods.original import Original
+from metrics.answers import Answers
+from metrics.clip_score import ClipScore
+from metrics.distances import Cmmd, Fid, Kid
+from metrics.image_change import ImageChange
+from metrics.lpips import Lpips
+from metrics.precision_recall import PrecisionRecall
+from metrics.presence import Presence
+
+SECONDS = 20  # the bar for two cores, held on one
+N = 1000
+
+
+@pytest.fixture(scope="module")
+def thousand(tmp_path_factory) -> ImageSet:
+    from bench.world import captions, pictures
+
+    folder = tmp_path_factory.mktemp("thousand")
+    drawn, specs = pictures.held_out(N, 5)
+    for k, picture in enumerate(drawn):
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{k}.png")
+    rows = [
+        {"row_id": f"{k:04d}", "rep": 0, "prompt": captions.caption(s, k), "expect": s.objects[0], "names": len(s.objects)}
+        for k, s in enumerate(specs)
+    ]
+    return ImageSet(folder, pd.DataFrame(rows).assign(file=[f"{k}.png" for k in range(N)], group="g"))
+
+
+@pytest.mark.parametrize("metric", [ClipScore("emoji", "a picture of a {}", "{}"), Presence("emoji_a", 64), Answers("emoji_a", 64)])
+def test_a_thousand_pictures_are_scored_in_seconds(metric, thousand):
+    """Processor time of this thread alone, so that other programs and idle helper threads do not count."""
+    features.load_clip("emoji"), judges.load("emoji_a")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        begun = time.thread_time()
+        scores = metric.score(thousand, Material([contract.DOG], "emoji", None, features.extract))
+        spent = time.thread_time() - begun
+    finally:
+        torch.set_num_threads(threads)
+    assert len(scores.per_image) == N
+    assert spent < SECONDS, f"{type(metric).__name__} took {spent:.1f} s"
+
+
+@pytest.fixture
+def job(tmp_path):
+    def make(**metrics) -> config.Job:
+        (tmp_path / "set.csv").write_text("row_id,prompt,expect\n" + "".join(f"{k},a dog {k},dog\n" for k in range(5)))
+        runtime = config.Runtime("cpu", 8, str(tmp_path / "store"), str(tmp_path / "records"), "wait", [], None)
+        probe = config.Probe("target", str(tmp_path / "set.csv"), 5, 1, False, None, metrics)
+        spec = dataclasses.replace(contract.TINY, vocabulary="emoji")
+        sampler = Sampler("DDIMScheduler", {}, 2, 3.0, 16, 16)
+        return config.Job(
+            spec, [contract.DOG], "original", Original(), {"none": NoAttack()}, {"target": probe}, sampler, "emoji_b", 0, "score", runtime
+        )
+
+    return make
+
+
+SETS = {
+    "fid": Fid("clip_emoji", "real"),
+    "kid": Kid("clip_emoji", "real", 0, 1000, 0),
+    "cmmd": Cmmd("clip_emoji", "real", 10.0, True),
+    "fid_judge": Fid("judge_a", "real"),
+    "precision_recall": PrecisionRecall("clip_emoji", "original", 3),
+    "image_change": ImageChange("clip_emoji", 100.0),
+    "clip_score": ClipScore("emoji", "a picture of a {}", "{}"),
+}
+
+
+def test_features_are_computed_once_per_set_and_network(job, monkeypatch):
+    asked = []
+    honest = features.extract
+    monkeypatch.setattr(features, "extract", lambda images, name: asked.append((str(images.folder), name)) or honest(images, name))
+    record = run_job(job(**SETS))
+    assert record["status"] == "done", record["error"]
+    assert len(asked) == len(set(asked)) == 4, f"two sets, two networks, each once: {asked}"
+    Runner(job(**SETS)).fill(record | {"cells": []})
+    assert len(asked) == 4, "a second run reads them from the store"
+
+
+def test_a_metric_added_to_a_finished_grid_draws_no_picture_and_loads_no_model(job, monkeypatch):
+    first = run_job(job(image_change=SETS["image_change"]))
+    assert first["status"] == "done", first["error"]
+    monkeypatch.setattr(model, "load", lambda *_: pytest.fail("a model was loaded"))
+    again = Runner(job(**SETS, lpips_emoji=Lpips("emoji", 64, 8)))
+    record = again.empty_record()
+    again.fill(record)
+    assert {reference.split("/")[0] for reference in again.store.computed} == {"features", "score"}
+    assert {cell["metric"] for cell in record["cells"]} == {*SETS, "lpips_emoji"}
