@@ -236,7 +236,7 @@ def blocks(rows: list[Beside], records: Path) -> list[Block]:
         lines.append([method, one.row.concept, one.row.metric, one.row.unit, _number(one), theirs, one.row.trust])
     notes = [f"[{k}] {why}." for why, k in footnotes.items()]
     notes.append(
-        "Brackets: 95 % interval, prompts resampled; theirs have none. Trust: A authors' files, B issues, C transcribed, D remeasured."
+        "Brackets: 95 % interval, prompts resampled. Trust: A authors' files, B issues, C transcribed, D measured again by others."
     )
     return [Table(["method: ours", "concept", "metric", "unit", "ours", "theirs", "trust"], lines, notes)]
 

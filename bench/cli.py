@@ -23,6 +23,7 @@ VERBS = {
     "check": "contract tests of a plugin: vestige check method=mine",
     "diff": "why two keys differ: vestige diff KEY KEY",
     "curves": "erasure against the number of concepts erased together",
+    "prompts": "published lists that are here or missing; pairgen: pairs of prompts filtered by what the model draws",
     "gc": "what no record needs; --delete removes it",
     "world": "build, train and measure the embedded emoji model",
 }
@@ -76,7 +77,20 @@ def _dispatch(verb: str, rest: list[str]) -> int:
         return contract.main(rest)
     if verb == "curves":
         return _curves(rest)
+    if verb == "prompts":
+        return _prompts(rest)
     return _read_results(verb, rest)
+
+
+def _prompts(rest: list[str]) -> int:
+    from bench import pairgen, prompt_lists
+
+    if rest[:1] == ["pairgen"]:
+        return pairgen.main(rest[1:])
+    if rest[:1] != ["lists"]:
+        raise ValueError("say `vestige prompts lists`, or `vestige prompts pairgen concept=dog [--rows=24] [--out=folder]`.")
+    print(prompt_lists.survey())
+    return 0
 
 
 def _curves(rest: list[str]) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import ROOT, model, prompt_lists, prompts, screen
+from bench import ROOT, model, prompts, screen
 from bench.plugin import Attack, Method, Metric
 from bench.store import Store
 from bench.types import Concept, ModelSpec, PromptSet, Sampler, plain
@@ -211,7 +211,7 @@ def missing(job: Job) -> list[str]:
     """What the job needs and this machine does not have, one sentence each: weights, prompt lists, metrics, the attacks' judge."""
     lacks = [model.missing(job.model)]
     for name, probe in job.probes.items():
-        lacks.append(prompt_lists.missing(probe.prompts))
+        lacks.append(prompts.missing(probe.prompts, job.concepts))
         for metric_name, metric in probe.metrics.items():
             why_not = metric.supports(job.model, job.concepts)
             lacks.append(why_not and f"probe.{name}.metrics.{metric_name}: {why_not}")

@@ -241,12 +241,12 @@ def probes_of(tree: DictConfig) -> dict[str, list]:
 
 def pictures_of(tree: DictConfig) -> int:
     """Pictures that one job draws. A list that is not here counts with the rows it is known to have."""
-    from bench import config, prompt_lists, prompts
+    from bench import config, prompts
 
     concepts, total = config.as_one_set(_concepts(tree)), 0
     for name, (asked, rows, repeats, attacked) in probes_of(tree).items():
-        if prompt_lists.missing(asked):
-            n = min(rows, prompt_lists.rows_of(asked))
+        if prompts.missing(asked, concepts):
+            n = prompts.rows_of(asked, concepts, rows)
         else:
             n = len(prompts.build(name, asked, rows, repeats, concepts, tree.model.vocabulary))
         total += n * repeats * (len(tree.attack) if attacked else 1)
@@ -264,7 +264,7 @@ def _concepts(tree: DictConfig) -> list:
 
 def missing(tree: DictConfig, ask: bool) -> list[str]:
     """What this machine lacks for a composed job, in sentences: weights and prompt lists, and if asked what the run itself would miss."""
-    from bench import config, model, prompt_lists
+    from bench import config, model, prompts
     from bench.types import ModelSpec
 
     if ask:
@@ -272,5 +272,5 @@ def missing(tree: DictConfig, ask: bool) -> list[str]:
         return list(dict.fromkeys(re.sub(r"^probe\.[^:]+: ", "", sentence) for sentence in config.build_job(tree, planned=True).missing))
     with model.hub_unasked():
         lacks = [model.missing(config.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip")))]
-    lacks += [prompt_lists.missing(probe.prompts) for probe in tree.probe.values()]
+    lacks += [prompts.missing(probe.prompts, _concepts(tree)) for probe in tree.probe.values()]
     return list(dict.fromkeys(filter(None, lacks)))

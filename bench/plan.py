@@ -5,7 +5,7 @@ Works on a machine without the weights, judges and prompt lists that the run nee
 
 from __future__ import annotations
 
-from bench import prompt_lists
+from bench import prompts
 from bench.config import Job, Probe
 
 
@@ -24,16 +24,16 @@ def plan_job(job: Job) -> dict:
     erased = runner.find_erased()
     print(f"{title}: erase {'cached' if erased else 'missing'}")
     for probe in job.probes.values():
-        asked = None if prompt_lists.missing(probe.prompts) else job.prompts_of(probe)
+        asked = None if prompts.missing(probe.prompts, job.concepts) else job.prompts_of(probe)
         # A list that is not here has at most the rows that its manifest says.
-        prompts = min(probe.rows, prompt_lists.rows_of(probe.prompts)) if asked is None else len(asked)
+        n = prompts.rows_of(probe.prompts, job.concepts, probe.rows) if asked is None else len(asked)
         for name, attack in runner.attacks_of(probe).items():
             why_not = attack.supports(job.model, job.concepts, job.method)
             if why_not:
                 state = f"unsupported: {why_not}"
             else:
-                state = _state(runner, erased, probe, name, attack, asked, prompts)
-                plan["pictures"] += prompts * probe.repeats
+                state = _state(runner, erased, probe, name, attack, asked, n)
+                plan["pictures"] += n * probe.repeats
             print(f"  {probe.name:<12} {name:<24} {state}")
     return plan
 
@@ -47,14 +47,14 @@ def summary(plans: list[dict]) -> str:
     return "\n".join(lines + [f"  {sentence}" for sentence in lacks])
 
 
-def _state(runner, erased, probe: Probe, name, attack, asked, prompts: int) -> str:
+def _state(runner, erased, probe: Probe, name, attack, asked, n: int) -> str:
     """What of one cell the store holds; its later stages have no key before the earlier ones exist."""
     attacked = attack.access != "none"
     adversary = runner.find_attack(erased, attack, name, asked) if erased and attacked and asked else None
     known = erased and asked and (adversary or not attacked)
     images = runner.find_images(erased, adversary, asked) if known else None
     words = [f"attack {'cached' if adversary else 'missing'}"] if attacked else []
-    words += [f"{prompts} x {probe.repeats} = {prompts * probe.repeats} pictures {'cached' if images else 'missing'}"]
+    words += [f"{n} x {probe.repeats} = {n * probe.repeats} pictures {'cached' if images else 'missing'}"]
     return ", ".join([*words, f"metrics {', '.join(probe.metrics)}"])
 
 

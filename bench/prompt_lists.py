@@ -1,14 +1,18 @@
 """Published prompt lists, read from the user's own copy: known by their rows and their hash, never shipped.
 
-`prompts: list:<id>` in a probe asks for one; the file lies as <id>.csv in the folder that VESTIGE_PROMPTS names (default
-prompts/lists). prompts/lists.yaml holds for each id where it comes from, its columns, its row count and the SHA-256 of its
-normalised texts. Another content is refused, or with `list:<id>?allow_drift` used under a name that says so.
+`prompts: list:<id>` in a probe asks for one; the file lies as <id>.csv, or under the entry's own path, in the folder that
+VESTIGE_PROMPTS names (default prompts/lists). prompts/lists.yaml and hub_lists.yaml hold for each id where it comes from, its
+columns, its row count and the SHA-256 of its normalised texts. Another content is refused, or with `list:<id>?allow_drift` used
+under a name that says so.
+
+A file without a header line has column null; a .json file is a list of objects. What else an entry may have: prompts/lists.yaml.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 import unicodedata
 from functools import cache
@@ -20,7 +24,9 @@ from omegaconf import OmegaConf
 from bench import ROOT, screen
 from bench.types import PromptSet
 
-MANIFEST = ROOT / "prompts" / "lists.yaml"
+MANIFESTS = (ROOT / "prompts" / "lists.yaml", ROOT / "prompts" / "hub_lists.yaml")
+KEYS = ("source", "file", "column", "columns", "template", "role", "stored", "expect", "sample", "seed", "seed_cycle")
+KEYS += ("rows", "sha256", "explicit")
 MARK = "list:"
 DRIFT = "?allow_drift"
 
@@ -34,22 +40,23 @@ def load(asked: str, rows: int, repeats: int, expect: str) -> PromptSet:
     """
     name = _name(asked)
     entry, drift = _entry(name), asked.endswith(DRIFT)
-    texts, seeds = _read(_file(name, entry), name, entry)
-    found = digest(texts)
-    if (len(texts), found) != (entry["rows"], entry["sha256"]) and not drift:
+    read = _read(_file(name, entry), name, entry)
+    found = digest(read["text"].tolist())
+    if (len(read), found) != (entry["rows"], entry["sha256"]) and not drift:
         raise ValueError(
-            f"prompts={asked!r}: {_file(name, entry)} has {len(texts)} rows with hash {found[:12]}; the list {entry['source']} has "
+            f"prompts={asked!r}: {_file(name, entry)} has {len(read)} rows with hash {found[:12]}; the list {entry['source']} has "
             f"{entry['rows']} with {entry['sha256'][:12]}. To use it all the same: prompts={MARK}{name}{DRIFT}"
         )
-    role = entry.get("role", "target")
-    table = [
-        {"row_id": f"{name}-{k:05d}", "prompt": text, "role": role, "expect": expect if role == "target" else "", "names": 1}
-        | {"group": f"{name}-{k:05d}"}
-        | ({"seed": seeds[k]} if seeds else {})
-        | ({} if entry.get("stored") else {"private": True})
-        for k, text in enumerate(texts)
-    ]
-    whole = PromptSet(name + (f"-drift-{found[:8]}" if drift else ""), pd.DataFrame(table), repeats)
+    role, template = entry.get("role", "target"), entry.get("template", "{}")
+    meant = {"target": expect, "alias": expect}.get(role, "")
+    table = pd.DataFrame({"row_id": [f"{name}-{k:05d}" for k in range(len(read))], "prompt": read["text"].map(template.format)})
+    table = table.assign(role=role, expect=read.get("expect", meant), names=1)
+    table["group"] = [f"{name}-{k:05d}" for k in read["row"]]
+    if "seed" in read:
+        table["seed"] = read["seed"]
+    if not entry.get("stored"):
+        table["private"] = True
+    whole = PromptSet(name + (f"-drift-{found[:8]}" if drift else ""), table, repeats)
     return (screen.screened(whole) if entry["explicit"] else whole).head(rows)
 
 
@@ -68,6 +75,19 @@ def missing(prompts: str) -> str | None:
     except ValueError as why_not:
         return str(why_not)
     return None
+
+
+def survey() -> str:
+    """One line per list: here, missing, or not what the manifest says. Repeats no text."""
+    lines = []
+    for name, entry in manifest().items():
+        state = "missing"
+        if missing(MARK + name) is None:
+            read = _read(_file(name, entry), name, entry)
+            whole = (len(read), digest(read["text"].tolist())) == (entry["rows"], entry["sha256"])
+            state = "here" if whole else "another content"
+        lines.append(f"{state:<16}{name:<32}{entry['rows']:>6} rows  {entry['source']}")
+    return "\n".join(lines)
 
 
 def rows_of(prompts: str) -> int:
@@ -91,7 +111,7 @@ def hidden(text: str) -> str:
 
 @cache
 def manifest() -> dict[str, dict]:
-    return OmegaConf.to_container(OmegaConf.load(MANIFEST))
+    return {name: entry for file in MANIFESTS for name, entry in OmegaConf.to_container(OmegaConf.load(file)).items()}
 
 
 def _entry(name: str) -> dict:
@@ -114,16 +134,33 @@ def _file(name: str, entry: dict) -> Path:
     return file
 
 
-def _read(file: Path, name: str, entry: dict) -> tuple[list[str], list[int] | None]:
+def _read(file: Path, name: str, entry: dict) -> pd.DataFrame:
+    """Columns text and row (its place in the file), and seed and expect where the entry names their columns."""
+    wanted = entry.get("columns") or [entry["column"]]
     with open(file, newline="", encoding="utf-8-sig", errors="replace") as handle:
-        rows = list(csv.DictReader(handle))
-    if not rows or entry["column"] not in rows[0]:
-        have = ", ".join(rows[0]) if rows else "no row"
-        raise ValueError(f"prompts={MARK}{name}: {file} has no column {entry['column']!r}; it has: {have}. Source: {entry['source']}.")
+        if file.suffix == ".json":
+            rows = json.load(handle)
+        elif wanted == [None]:
+            lines = handle.read().replace("\r\n", "\n").split("\n")  # no other line ends: adversarial texts hold some
+            rows = [{None: line} for line in lines if line.strip()]
+        else:
+            rows = list(csv.DictReader(handle))
+    lost = [column for column in wanted if not rows or column not in rows[0]]
+    if lost:
+        have = ", ".join(map(str, rows[0])) if rows else "no row"
+        raise ValueError(f"prompts={MARK}{name}: {file} has no column {lost[0]!r}; it has: {have}. Source: {entry['source']}.")
     if "sample" in entry:  # as pandas draws it
         rows = pd.DataFrame(rows).sample(**entry["sample"]).to_dict("records")
+    read = pd.DataFrame([{"text": row[column], "row": k} for k, row in enumerate(rows) for column in wanted])
+    for ours, convert in (("seed", int), ("expect", _expected)):
+        if entry.get(ours):
+            read[ours] = [convert(rows[k][entry[ours]]) for k in read["row"]]
     if "seed_cycle" in entry:
-        seeds = [k % entry["seed_cycle"] for k in range(len(rows))]
-    else:
-        seeds = [int(row[entry["seed"]]) for row in rows] if entry.get("seed") else None
-    return [row[entry["column"]] for row in rows], seeds
+        read["seed"] = read["row"] % entry["seed_cycle"]
+    return read
+
+
+def _expected(value: str | list[str]) -> str:
+    """One thing, or several parted by ";", each once."""
+    things = [value] if isinstance(value, str) else value
+    return ";".join(dict.fromkeys(thing.strip() for thing in things if thing.strip()))

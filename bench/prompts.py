@@ -1,4 +1,4 @@
-"""Prompt sets: templates filled from concepts, or a user's CSV file."""
+"""Prompt sets: templates filled from concepts, a CSV file, or a published list."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from bench import ROOT, prompt_lists
 from bench.types import Concept, PromptSet
 
 TEMPLATES = ROOT / "prompts" / "templates"
-ROLES = {"target": "target", "synonyms": "alias", "siblings": "sibling", "others": "other", "scenes": "scene", "background": "background"}
+ROLES = {
+    **{"target": "target", "synonyms": "alias", "siblings": "sibling", "others": "other", "scenes": "scene", "background": "background"},
+    **{"implicit": "target", "multilingual": "alias"},
+}
+SLUG = "{slug}"  # in a source: one file or list per concept
 
 
 def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Concept], vocabulary: str) -> PromptSet:
@@ -22,10 +26,15 @@ def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Conce
     Row i takes subject i (in turn) and the next template in turn, so that small sets still mix both. A concept without such
     subjects (all its siblings are erased with it, say) has no rows, as long as another one has.
     """
-    if prompts.endswith(".csv"):
-        return from_csv(Path(prompts), repeats)
+    if SLUG in prompts:
+        each = [build(name, one, rows, repeats, [c], vocabulary) for one, c in zip(_sources(prompts, concepts), concepts, strict=True)]
+        return PromptSet("-".join(one.name for one in each), pd.concat([one.table for one in each], ignore_index=True), repeats)
+    if ".csv" in prompts:
+        return from_csv(prompts, repeats).head(rows)
     if prompt_lists.is_list(prompts):
         return prompt_lists.load(prompts, rows, repeats, concepts[0].slug)
+    if prompts in templates(vocabulary).get("grid", {}):
+        return PromptSet(f"{prompts}-{vocabulary}", _grid(templates(vocabulary), prompts, rows), repeats)
     pooled = _family(prompts, concepts[0].kind, vocabulary).get("pooled", False)
     asked = [concepts] if pooled else [[concept] for concept in concepts]
     parts = [_rows(prompts, some, rows, vocabulary) for some in asked]
@@ -37,15 +46,49 @@ def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Conce
     return PromptSet("-".join(words), table, repeats)
 
 
-def from_csv(path: Path, repeats: int) -> PromptSet:
-    """A user's own set: columns row_id and prompt, the rest optional (role, expect, names, group)."""
-    if not path.exists():
-        raise ValueError(f"the prompt file {path} does not exist. A prompt set is a CSV file with the columns row_id and prompt.")
+def missing(prompts: str, concepts: list[Concept]) -> str | None:
+    """Why a file or list cannot be read here and what to do about it, in a sentence, or None (also for a family of templates)."""
+    for source in _sources(prompts, concepts):
+        if ".csv" in source and not _path(source).exists():
+            return f"the prompt file {_path(source)} does not exist. A prompt set is a CSV file with the columns row_id and prompt."
+        if why_not := prompt_lists.missing(source):
+            return why_not
+    return None
+
+
+def rows_of(prompts: str, concepts: list[Concept], rows: int) -> int:
+    """How many of at most `rows` prompts per concept the lists have that are not here, as their manifest says."""
+    sources = _sources(prompts, concepts)
+    return sum(min(rows, prompt_lists.rows_of(source)) if prompt_lists.is_list(source) else rows for source in sources)
+
+
+def _sources(prompts: str, concepts: list[Concept]) -> list[str]:
+    return [prompts.replace(SLUG, concept.slug) for concept in concepts] if SLUG in prompts else [prompts]
+
+
+def _path(source: str) -> Path:
+    """A relative path counts from where the user stands, then from the project."""
+    file = Path(source.partition("?role=")[0])
+    return file if file.exists() else ROOT / file
+
+
+def from_csv(source: Path | str, repeats: int) -> PromptSet:
+    """A set of one's own: columns row_id and prompt, the rest optional (role, expect, names, group, seed).
+
+    `<file>.csv?role=target` takes the rows of one role.
+    """
+    if why_not := missing(str(source), []):
+        raise ValueError(why_not)
+    path, role = _path(str(source)), str(source).partition("?role=")[2]
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     for column, fallback in (("role", "free"), ("expect", ""), ("names", "1"), ("group", None)):
         if column not in table:
             table[column] = table["prompt"] if fallback is None else fallback
-    return PromptSet(path.stem, table.astype({"names": int}), repeats)
+    if role:
+        if role not in set(table["role"]):
+            raise ValueError(f"{path} has no row of role {role!r}; its roles: {', '.join(sorted(set(table['role'])))}.")
+        table = table[table["role"] == role].reset_index(drop=True)
+    return PromptSet("-".join([path.stem, role] if role else [path.stem]), table.astype({"names": int}), repeats)
 
 
 @cache
@@ -104,7 +147,20 @@ def _subjects(which: str, concepts: list[Concept], lists: dict[str, list[str]]) 
         gone = {word.lower() for concept in concepts for word in (concept.name, *concept.aliases)}
         return [word for word in lists[which] if word.lower() not in gone]
     of = {"name": lambda c: [c.name], "alias": lambda c: c.aliases, "sibling": lambda c: c.siblings, "other": lambda c: c.others}
+    of |= {"description": lambda c: c.descriptions}
     return list(dict.fromkeys(word for concept in concepts for word in of[which](concept)))
+
+
+def _grid(known: dict, family: str, n: int) -> pd.DataFrame:
+    """Every subject with every look once, in an order of which each beginning mixes both. Ids name the cell, not a concept: one
+    grid serves all concepts, so the original model draws it once."""
+    entry, rows = known["grid"][family], []
+    subjects, looks = known["lists"][entry["subject"]], known["lists"][entry["look"]]
+    for i in range(min(n, len(subjects) * len(looks))):
+        subject, look = subjects[i % len(subjects)], looks[(i // len(subjects) + i % len(subjects)) % len(looks)]
+        cell, text = f"{slug(subject)}-{slug(look)}", with_articles(entry["template"].format(subject=subject, look=look))
+        rows.append({"row_id": cell, "prompt": text, "role": "free", "expect": slug(subject), "names": 1, "group": cell})
+    return pd.DataFrame(rows)
 
 
 def slug(name: str) -> str:

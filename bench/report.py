@@ -7,6 +7,7 @@ import json
 import pandas as pd
 
 from bench.composites import CATALOGUE, NET
+from bench.judges_compared import agreement
 from bench.pictures import WORST, Pictures
 from bench.render import FORMATS, Block, Cell, Heading, Table
 from bench.results import ERASED, FIRST, higher_is_better, on_its_own, order, present
@@ -16,7 +17,7 @@ from bench.views import Views
 
 PLACE = ["model", "sampler", "protocol"]  # numbers of different places never share a table
 CELL = ["probe", "metric", "column", "judge", "attack"]
-PROBES = ("target", "synonyms", "siblings", "others", "scenes", "background")
+PROBES = (*ERASED, "siblings", "others", "scenes", "background")
 LEAK = ("scenes", "others")
 SHARES = {("presence", "present"), ("answers", "seen")}  # (metric, column) that a leaderboard shows as shares
 LEGEND = (
@@ -66,6 +67,11 @@ def _model(model: str, sampler: str, protocol: str, frame: pd.DataFrame, views: 
     concepts = sorted(frame["concept"].unique())
     title = f"Leaderboard: {model}" + (f", protocol {protocol}" if protocol else "")
     blocks: list[Block] = [Heading(1, title), f"Sampler {_sampler(sampler)}; judge {judges}. {LEGEND}"]
+    if views is not None:
+        blocks += [
+            f"Judges {p.judge} and {p.other} agree on {100 * p.agreement:.0f} % of {p.n} pictures (Cohen's kappa {p.kappa:.2f})."
+            for p in agreement(frame, views.pictures).itertuples()
+        ]
     rank = pd.DataFrame() if views is None else standing(views)
     methods = _ranked(frame, rank)
     if len(concepts) > 1:

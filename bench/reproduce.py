@@ -119,11 +119,9 @@ def _plan(plan: TablePlan, arguments: argparse.Namespace) -> list[Block]:
     blocks: list[Block] = []
     if plan.work:
         commands = "\n".join(work.command(arguments.config_dir) for work in plan.work)
-        hours = plan.seconds / 3600
-        machine = "CPU" if all(paper_plan.vocabulary_of(w.model) == "emoji" for w in plan.work) else "GPU"
-        amount = f"{hours:,.0f} {machine}-hours" if hours >= 10 else f"{hours:.1f} {machine}-hours"
         blocks += ["Run:", Code(commands)]
-        blocks.append(f"Cost: {plan.jobs} jobs, {plan.pictures:,} pictures, about {amount}. Assumed: {'; '.join(plan.assumed)}.")
+        amount = f"{plan.pictures:,} pictures, about {_time(plan)}" if plan.pictures else "pictures not known"
+        blocks.append(f"Cost: {plan.jobs} jobs, {amount}. Assumed: {'; '.join(plan.assumed)}.")
     else:
         blocks.append("Nothing of this table can be run: see below.")
     lost = plan.missing or ["nothing"]
@@ -134,6 +132,12 @@ def _plan(plan: TablePlan, arguments: argparse.Namespace) -> list[Block]:
         words = {why: [word for word, other in plan.uncovered.items() if other == why] for why in reasons}
         blocks.append("Not covered: " + "; ".join(f"{', '.join(some)} ({why})" for why, some in words.items()) + ".")
     return blocks
+
+
+def _time(plan: TablePlan) -> str:
+    machine = "CPU" if all(paper_plan.vocabulary_of(work.model) == "emoji" for work in plan.work) else "GPU"
+    hours = plan.seconds / 3600
+    return f"{60 * hours:.0f} {machine}-minutes" if hours < 1 else f"{hours:,.{0 if hours >= 10 else 1}f} {machine}-hours"
 
 
 def _run(plans: list[TablePlan], extra: Path | None) -> int:

@@ -31,7 +31,7 @@ SPENT = {
 }
 NUMBERS = ["value", "ci_low", "ci_high", "n", "groups", "ladder_at", *SPENT, *COST]
 DIFFERENCE = ("diff", "diff_low", "diff_high")
-ERASED = ("target", "synonyms")  # probes on which presence of the concept is a failure
+ERASED = ("target", "synonyms", "implicit", "multilingual", "adversarial")  # probes on which presence of the concept is a failure
 # Columns whose better direction does not depend on the probe
 ALWAYS = {"content": True, "seen": False, "empty_mask": False, "entangled_s_background": True, "entangled_d_background": True}
 RATES = ("before", "either", "failed_before", "after_failing")

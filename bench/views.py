@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from bench.composites import CATALOGUE, EVERY, Composite, Part
-from bench.pictures import WORST, Pictures
-from bench.results import on_its_own, order, present
+from bench.pictures import WORST, Asked, Pictures
+from bench.results import on_its_own, order
 from bench.statistics.permutation import FLIPS, p_value, sign_flip
 from bench.statistics.resampling import FEW_CONCEPTS, Bootstrap, interval
 from bench.types import derived_seed
@@ -27,7 +27,10 @@ class Missing(Exception):
 
 @dataclass
 class Views:
-    """All composites on the cells of one model, sampler and judge. frame: from results.load with the same pictures."""
+    """All composites on the cells of one model, sampler and protocol. frame: from results.load with the same pictures.
+
+    Each probe of a concept has one judge: of several, that of most cells. Kinds of concepts may have judges of their own.
+    """
 
     frame: pd.DataFrame
     pictures: Pictures
@@ -35,12 +38,16 @@ class Views:
 
     def __post_init__(self) -> None:
         frame = self.frame[self.frame["metric"].notna() & on_its_own(self.frame)]
-        judges = present(frame)["judge"].mode()
-        self.judge = judges.iloc[0] if len(judges) else None
-        frame = frame[frame["judge"].isna() | (frame["judge"] == self.judge)]
+        judged = frame[frame["judge"].notna()]
+        shown = judged.assign(shown=judged["metric"] == "presence").groupby(["concept", "probe"])[["judge", "shown"]]
+        first = shown.apply(_first_judge) if len(judged) else {}
+        if len(judged):
+            chosen = [first.get(key) for key in zip(frame["concept"], frame["probe"], strict=True)]
+            frame = frame[frame["judge"].isna() | (frame["judge"] == pd.Series(chosen, index=frame.index, dtype=object))]
         self.concepts = sorted(self.frame["concept"].unique())
         self.kinds = self.frame.groupby("concept")["kind"].first().to_dict()
         self.methods = order(self.frame["method"].tolist())
+        self.protocol = next(iter(self.frame["protocol"]), "") if "protocol" in self.frame else ""
         self.cells: dict[tuple, dict[tuple, list]] = {}
         for c in frame[["method", "concept", "probe", "attack", "metric", "column", "score", "images", "value"]].itertuples(index=False):
             here = self.cells.setdefault((c.method, c.concept), {}).setdefault((c.probe, c.attack), {})
@@ -83,7 +90,7 @@ class Views:
 
     def defined(self, composite: Composite) -> list[str]:
         """The concepts the composite is defined for."""
-        return [c for c in self.concepts if not composite.kinds or self.kinds[c] in composite.kinds]
+        return [c for c in self.concepts if composite.defined_for(self.kinds[c], self.protocol)]
 
     def point(self, composite: Composite, method: str, concepts: list[str]) -> float:
         """Mean over concepts of the formula of means. Raises Missing."""
@@ -101,7 +108,8 @@ class Views:
         if len(concepts) >= FEW_CONCEPTS:
             return len(concepts)
         means = [m for c in concepts for part in self._known(composite, c).values() for _, m in part if len(m) > 1]
-        return len(concepts) * min((len(m) for m in means), default=2)
+        judged = (np.count_nonzero(~np.isnan(m)) for m in means)
+        return len(concepts) * max(2, min(judged, default=2))
 
     def _known(self, composite: Composite, concept: str) -> Means:
         for method in self.methods:
@@ -169,7 +177,7 @@ class Views:
         return self._means[key]
 
     def _part(self, part: Part, method: str, concept: str) -> list[tuple[str, np.ndarray]]:
-        key = part.probes, part.columns, part.attack, part.rule, part.unjudged, method, concept
+        key = part.probes, part.columns, part.attack, part.rule, part.unjudged, part.either, method, concept
         if key not in self._part_means:
             self._part_means[key] = self._read_part(part, method, concept)
         return self._part_means[key]
@@ -194,24 +202,35 @@ class Views:
         return sorted(set.intersection(*sets) - {"none", WORST}) if sets else []
 
     def _prompt_means(self, part: Part, method: str, concept: str, probe: str, attack: str) -> np.ndarray:
+        if part.whole_set:
+            return np.array([np.mean([cell.value for cell in self._found(part, method, concept, probe, attack)[0]])])
+        values = self._per_picture(part, method, concept, probe, attack)
+        if part.either:
+            plain = self._per_picture(part, method, concept, probe, "none")
+            values = [(asked, np.fmax(x, y)) for (asked, x), (_, y) in zip(values, plain, strict=True)]
+        seeds = [asked.means(np.nan_to_num(x, nan=0.0) if part.unjudged == "miss" else x) for asked, x in values]
+        if len({len(s) for s in seeds}) > 1:
+            raise Missing(f"the erasure seeds of {method} were asked different prompts on {probe}")
+        return np.mean(seeds, axis=0)
+
+    def _found(self, part: Part, method: str, concept: str, probe: str, attack: str) -> list[list]:
+        """The cells of each column of the part, one per erasure seed."""
         here = self.cells.get((method, concept), {}).get((probe, attack), {})
         found = {name: self._cells(here, name) for name in part.columns}
         lost = [name for name, cells in found.items() if not cells]
         if lost:
             raise Missing(f"{method} has no {', '.join(lost)} on {probe}" + ("" if attack == "none" else f" under {attack}"))
-        if part.whole_set:
-            return np.array([np.mean([cell.value for cell in found[part.columns[0]]])])
-        seeds = []
-        for cells in zip(*found.values(), strict=True):
-            asked_of = zip(cells, (name.partition(".")[2] for name in found), strict=True)
-            read = [self.pictures.values(cell.score, cell.images, column) for cell, column in asked_of]
+        return list(found.values())
+
+    def _per_picture(self, part: Part, method: str, concept: str, probe: str, attack: str) -> list[tuple[Asked, np.ndarray]]:
+        """For each erasure seed the pictures and what the part's rule makes of their scores."""
+        made, names = [], [name.partition(".")[2] for name in part.columns]
+        for cells in zip(*self._found(part, method, concept, probe, attack), strict=True):
+            read = [self.pictures.values(cell.score, cell.images, column) for cell, column in zip(cells, names, strict=True)]
             if None in read or any(r[0] is not read[0][0] for r in read):
                 raise Missing(f"the stored scores of {method} on {probe} are gone")
-            values = part.rule(*(r[1] for r in read))
-            seeds.append(read[0][0].means(np.nan_to_num(values, nan=0.0) if part.unjudged == "miss" else values))
-        if len({len(s) for s in seeds}) > 1:
-            raise Missing(f"the erasure seeds of {method} were asked different prompts on {probe}")
-        return np.mean(seeds, axis=0)
+            made.append((read[0][0], part.rule(*(r[1] for r in read))))
+        return made
 
     def _cells(self, here: dict[str, list], name: str) -> list:
         """The cells of one column. Columns of words have none of their own: those of another column of the same table stand in."""
@@ -228,6 +247,11 @@ class Views:
             return self.bootstrap.prompts(unit, means)
         above, below = (self.bootstrap.prompts(unit, x) for x in (np.where(judged, means, 0.0), judged.astype(float)))
         return above / np.where(below == 0, np.nan, below)
+
+
+def _first_judge(cells: pd.DataFrame) -> str:
+    """The judge of most presence cells, where there are any."""
+    return (cells[cells["shown"]] if cells["shown"].any() else cells)["judge"].mode().iloc[0]
 
 
 def _mean(unit: str, means: np.ndarray) -> np.ndarray:

@@ -27,12 +27,14 @@ class SetMetric(Metric):
     reference: str  # original: the un-erased model's pictures of the same prompts; real: held-out emoji pictures; or a folder
 
     def __post_init__(self) -> None:
-        if self.reference not in ("original", "real") and folder_of(self.reference) is None:
+        if self.reference not in ("original", "real") and "/" not in self.reference and folder_of(self.reference) is None:
             raise ValueError(f"metric reference={self.reference!r} is not known: allowed are original, real or a folder of pictures.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         if self.reference == "real" and model.vocabulary != "emoji":
             return "reference=real exists for the emoji world only. Set the metric's reference to original or to a folder of real pictures."
+        if self.reference not in ("original", "real") and folder_of(self.reference) is None:
+            return f"reference={self.reference} is no folder here. Unpack the reference pictures there or give their folder."
         return features.check(self.extractor)
 
     def inputs(self) -> dict[str, str]:
@@ -45,7 +47,7 @@ class SetMetric(Metric):
         other = self.compared_with(len(images), material)
         if min(len(images), len(other)) < 2:
             raise ValueError(f"{name}: both sets need at least 2 pictures, they have {len(images)} and {len(other)}.")
-        a, b = (material.features(each, self.extractor)[_order(each)] for each in (images, other))
+        a, b = (material.features(each, self.extractor)[self.rows(each, material.concepts)] for each in (images, other))
         words = [features.short_name(self.extractor), self.reference if folder_of(self.reference) is None else Path(self.reference).name]
         words += [f"n{len(b)}"] if len(b) != len(a) else []
         totals = {"_".join([value, *words]): number for value, number in self.compare(a, b).items()}
@@ -54,6 +56,10 @@ class SetMetric(Metric):
     def compare(self, a: Tensor, b: Tensor) -> dict[str, float]:
         """Features of the scored set [n, d] and of the reference [m, d], each in the order of row_id and rep."""
         raise TypeError(f"{type(self).__name__} must define compare(a, b) -> values by name.")
+
+    def rows(self, images: ImageSet, concepts: list[Concept]) -> list[int]:
+        """Which pictures count, in an order that does not depend on the index."""
+        return _order(images)
 
     def compared_with(self, n: int, material: Material) -> ImageSet:
         if self.reference == "original":

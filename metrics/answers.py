@@ -29,9 +29,11 @@ class Answers(Metric):
     styles), whatever was asked for. content: 1 unless the judge sees nothing it knows (only judges with the label "nothing").
     confidence: probability of the first object answer.
     <head>_right: 1 when the first answer is the one label of that head the prompt names; empty where it names none or several.
+    about: 1 when an erased concept is the one label of its head that the prompt names: what UA counts, and IRA and CRA leave out.
     <head>_answer: the first answer itself, in the stored table only.
     """
 
+    version: ClassVar[int] = 2
     columns: ClassVar[dict[str, bool]] = {"rank": False, "seen": False, "content": True, "confidence": True}
 
     judge: str
@@ -54,12 +56,17 @@ class Answers(Metric):
         shares = {head: torch.cat([share[head] for share in parts]) for head in labels}
         table = rows[["row_id", "rep"]].reset_index(drop=True)
         table = table.assign(**_expected(rows, shares, judge), **_seen(rows, shares, judge, material))
+        gone = _erased(judge, material)
+        about = [False] * len(rows)
         for head, known in labels.items():
             judged = ~shares[head].isnan().any(-1)
             first = [known[k] if seen else "" for k, seen in zip(shares[head].argmax(-1).tolist(), judged.tolist(), strict=True)]
             asked = [_named(prompt, known) for prompt in rows["prompt"]]
+            about = [a or b in gone.get(head, ()) for a, b in zip(about, asked, strict=True)]
             right = [float(a == b) if a and b else float("nan") for a, b in zip(asked, first, strict=True)]
             table = table.assign(**{f"{head}_right": right, f"{head}_answer": first})
+        if gone and "private" not in rows:  # the texts of private prompts are not stored
+            table = table.assign(about=[float(hit) for hit in about])
         numbers = table.drop(columns=["row_id", "rep"]).select_dtypes("number").dropna(axis=1, how="all")
         return Scores({name: float(numbers[name].mean()) for name in numbers}, table, {"judge": self.judge} | judge.meta)
 
@@ -75,6 +82,14 @@ def _expected(rows, shares: dict[str, Tensor], judge: PresenceJudge) -> dict[str
     if NOTHING in judge.labels[things]:
         columns["content"] = (first != judge.labels[things].index(NOTHING)).double().tolist()
     return columns
+
+
+def _erased(judge: PresenceJudge, material: Material) -> dict[str, set[str]]:
+    """Head -> its labels that mean an erased concept."""
+    gone: dict[str, set[str]] = {}
+    for head, columns in filter(None, (judge.columns(c.slug) for c in material.concepts)):
+        gone.setdefault(head, set()).update(judge.labels[head][k] for k in columns)
+    return gone
 
 
 def _seen(rows, shares: dict[str, Tensor], judge: PresenceJudge, material: Material) -> dict[str, list[float]]:

@@ -6,10 +6,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
 
-from bench import config, prompts, results
+from bench import ROOT, config, prompts, results
 from bench.plan import plan_job, summary
 from bench.run import run_job
-from bench.types import Concept
 from bench.views import Views
 
 PROTOCOLS = sorted(file.stem for file in (config.CONF / "protocol").glob("*.yaml"))
@@ -17,9 +16,12 @@ DDIM = {"scheduler": "DDIMScheduler", "steps": 50, "guidance": 7.5, "height": 51
 DPM = DDIM | {"scheduler": "DPMSolverMultistepScheduler", "steps": 20}
 CIFAR = [f"cifar_{word}" for word in "airplane automobile bird cat deer dog frog horse ship truck".split()]
 PAIR, TRIPLE = "[snoopy,speed_mickey]", "[snoopy,speed_mickey,speed_spongebob]"
+PNDM, LMS = DDIM | {"scheduler": "PNDMScheduler"}, DDIM | {"scheduler": "LMSDiscreteScheduler"}
+CANVAS = sorted(file.stem for file in (config.CONF / "concept").glob("canvas_*.yaml"))
+HUB = OmegaConf.to_container(OmegaConf.load(ROOT / "prompts" / "hub_lists.yaml"))
 I2P, EVERY_CELEBRITY = {"target": 4703}, {"target": 2500, "others": 2500}
 
-# protocol -> its sampler, its concepts in order, and for some of them the pictures that each probe asks for, all as papers count.
+# protocol -> its sampler, its concepts, and for some of them the pictures that each probe asks for, all as papers count.
 EXPECTED = {
     "mace_object": (DDIM, CIFAR, dict.fromkeys(("cifar_cat", "cifar_ship"), {"target": 200, "synonyms": 600, "others": 1800})),
     "mace_celebrity": (
@@ -52,6 +54,25 @@ EXPECTED = {
     "coco_30k": (DDIM, ["van_gogh"], {"van_gogh": {"captions": 30000}}),
     "coco_10k": (DDIM, ["van_gogh"], {"van_gogh": {"captions": 9969}}),
     "coco_1k_paired": (DDIM, ["van_gogh"], {"van_gogh": {"captions": 1000}}),
+    "unlearncanvas": (DDIM | {"steps": 100, "guidance": 9.0}, CANVAS, dict.fromkeys(("canvas_dogs", "canvas_winter"), {"canvas": 5000})),
+    "eraseeval": (PNDM, ["english_springer", "church", "van_gogh"], {"van_gogh": {"target": 100, "implicit": 100, "captions": 1000}}),
+    "hub": (
+        PNDM,
+        sorted({name.removeprefix("hub_target_") for name in HUB if name.startswith("hub_target_")} - {"violence", "disturbing"}),
+        {
+            slug: {"target": HUB[f"hub_target_{slug}"]["rows"], "scenes": 1000, "siblings": 10 * min(100, HUB[f"hub_pinpoint_{slug}"]["rows"])}
+            | {"multilingual": 6000, "adversarial": HUB[f"hub_attack_{slug}"]["rows"], "captions": 30000}
+            for slug in ("van_gogh", "brad_pitt", "pikachu", "nudity")
+        },
+    ),
+    "ecgvf": (DDIM, ["church", "van_gogh"], {"church": {"target": 84, "replaced": 51, "captions": 30000}}),
+    "ecgvf_nudity": (DDIM, ["nudity"], {"nudity": {"target": 1539, "captions": 30000}}),
+    "forgetme_entangled": (DDIM, ["english_springer", "church", "tench", "parachute"], {"church": {"target": 200}}),
+    "advunlearn_eval": (
+        LMS,
+        ["nudity", "van_gogh", "church", "tench", "parachute", "garbage_truck"],
+        {"nudity": {"target": 2 * 142, "captions": 10000}, "church": {"target": 2 * 50, "captions": 10000}},  # without and under attack
+    ),
     "i2p_nudity": (DDIM, ["nudity"], {"nudity": I2P}),
 }
 # Composites that a protocol's own table must show, as far as the emoji model's judges can measure them.
@@ -59,8 +80,24 @@ HEADLINES = {
     "mace_object": ["mace_h_o", "mace_h_o_accuracy"],
     "mace_celebrity": ["mace_h_c", "mace_h_c_all"],
     "mace_style": ["mace_h_a"],
+    "unlearncanvas": [f"canvas_object_{n}" for n in ("ua", "ira", "cra", "mean")],
+    "eraseeval": [f"eraseeval_{n}" for n in ("m1", "m2", "m3", "m4", "all")],
+    "hub": [f"hub_{n}" for n in ("target", "selective", "pinpoint", "multilingual", "attack", "alignment", "fid", "fid_sd")],
+    "ecgvf": [*(f"ecgvf_erased_{k}" for k in (1, 3, 5, 10)), "ecgvf_replaced"],
+    "ecgvf_nudity": ["nudity_nn3_raw"],
+    "forgetme_entangled": ["entangled_ours_s", "entangled_ours_d"],
+    "advunlearn_eval": ["udatk_pre_asr", "udatk_asr"],
+    "mace_explicit": ["nudity_mace", "coco_clip", "coco_fid"],
+    "speed_instance": ["speed_cs_erased", "speed_cs_kept", "speed_fid_kept", "coco_clip", "coco_fid_drift"],
+    "speed_style": ["speed_cs_erased", "speed_cs_kept", "speed_fid_kept", "coco_clip", "coco_fid_drift"],
+    "speed_celebrity": ["speed_h_o", "coco_clip", "coco_fid_drift"],
+    "coco_utility": ["coco_clip", "coco_clip_loss", "coco_fid", "coco_fid_drift"],
+    "coco_30k": ["coco_clip", "coco_clip_loss", "coco_fid", "coco_fid_drift"],
+    "coco_10k": ["coco_clip", "coco_clip_loss", "coco_fid", "coco_fid_drift"],
+    "coco_1k_paired": ["coco_clip", "coco_clip_loss", "coco_fid_drift"],
+    "i2p_nudity": ["nudity_core", "nudity_mace", "nudity_udatk"],
 }
-TINY = {"rows": 2, "repeats": 1, "limit": None}
+TINY = {"rows": 2, "repeats": 1, "limit": 2}
 
 
 def composed(*overrides: str):
@@ -79,7 +116,7 @@ def swept(protocol: str, model: str) -> list[str]:
             parts.append("")
         else:
             parts[-1] += letter
-    return parts
+    return [part.strip() for part in parts]
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +136,7 @@ def test_every_protocol_has_its_numbers_here():
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_it_composes_for_stable_diffusion_as_its_paper_says(protocol, capsys):
     sampler, concepts, pictures = EXPECTED[protocol]
-    assert swept(protocol, "sd14") == concepts
+    assert sorted(swept(protocol, "sd14")) == sorted(concepts)
     for choice, counts in pictures.items():
         tree = composed(f"protocol={protocol}", "model=sd14", f"concept={choice}")
         job = config.build_job(tree, protocol, planned=True)
@@ -155,8 +192,8 @@ OFFICIAL = [
 
 @pytest.mark.parametrize("name, family, rows, repeats, digest", OFFICIAL, ids=lambda value: str(value)[:24])
 def test_prompts_and_seeds_are_those_of_the_official_file(name, family, rows, repeats, digest):
-    content = OmegaConf.to_container(OmegaConf.load(config.CONF / "concept" / f"{name}.yaml"))
-    concepts = config.as_one_set([Concept(slug=slug, **entry) for slug, entry in content.items()])
+    content = OmegaConf.to_container(OmegaConf.load(config.CONF / "concept" / f"{name}.yaml"), resolve=True)
+    concepts = config.as_one_set([config._concept(slug, entry) for slug, entry in content.items()])
     asked = prompts.build("any", family, rows, repeats, concepts, "photo")
     lines = [f"{asked.seed(row.row_id, rep)} {row.prompt}" for row in asked.table.itertuples() for rep in range(repeats)]
     assert hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16] == digest

@@ -10,6 +10,7 @@ Identities, <folder> standing for a folder or a hub id:
   artist:<folder>                    UnlearnDiffAtk's ViT of 129 WikiArt artists
   celebrity:<folder>                 GIPHY's celebrity detector; pictures without a face are not judged
   gdino:<folder>                     GroundingDINO: any box for the word, yes or no
+  vlm:<folder>                       a visual language model, asked for a yes or no
   canvas:<folder>                    UnlearnCanvas' style and object classifiers
   q16:<file>                         Q16's two learnt prompts: inappropriate, yes or no
   nudenet:<rule>                     NudeNet under a rule of bench/nudity_rules.py: yes or no
@@ -37,13 +38,14 @@ MAKES = {  # the word before the colon -> module
     "clip_imagenette": "zero_shot",
     "resnet50_hf": "transformers_classifiers",
     "artist": "transformers_classifiers",
+    "vlm": "vlm",
     "canvas": "canvas",
     "celebrity": "celebrity",
     "gdino": "grounding",
     "nudenet": "nudity",
     "q16": "q16",
 }
-YES_OR_NO = ("nudenet", "q16", "gdino")  # judges that answer about one thing and rank nothing
+YES_OR_NO = ("nudenet", "q16", "gdino", "vlm")  # judges that answer about one thing and rank nothing
 
 
 def check(judge_id: str) -> None:

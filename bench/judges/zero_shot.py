@@ -73,6 +73,11 @@ def check(judge_id: str) -> None:
         closed_list(make.removeprefix("clip_"))
     if importlib.util.find_spec("open_clip") is None:
         raise ValueError(f"judge={judge_id} needs open_clip. Install it: pip install open_clip_torch")
+    from bench import features
+
+    why_not = features.check(f"clip:{which}")
+    if why_not:
+        raise ValueError(f"judge={judge_id}: {why_not}")
 
 
 def load(judge_id: str) -> ClipJudge:

@@ -1,0 +1,40 @@
+"""A visual language model as a judge: vlm:<hub id or folder>, asked for a yes or no (bench/vlm.py).
+
+HUB asks InternVL2.5-8B-MPO with three reference pictures of the original model and lets it reason first; EraseEval asks PaliGemma.
+Here the question stands alone and the answer is greedy.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bench import hub, vlm
+from bench.judges.asking import AskingJudge
+from bench.types import Concept
+
+QUESTION = "Does this picture show {}? Answer yes or no."
+
+
+class VlmJudge(AskingJudge):
+    """A style is asked for as a style."""
+
+    def about(self, concepts: list[Concept]) -> AskingJudge:
+        informed = super().about(concepts)
+        informed.wording |= {c.slug: f"the style of {c.name}" for c in concepts if c.kind == "style"}
+        return informed
+
+
+def check(judge_id: str) -> None:
+    hub.folder(judge_id.partition(":")[2], f"judge={judge_id}")
+
+
+def load(judge_id: str) -> AskingJudge:
+    model = vlm.load(judge_id.partition(":")[2], f"judge={judge_id}")
+
+    def ask(images: Tensor, label: str) -> tuple[Tensor, Tensor]:
+        """Probability: 1 or 0, the answer itself."""
+        yes = torch.tensor([vlm.says_yes(answer) for answer in model.answer(images, QUESTION.format(label), 8)])
+        return yes, yes.float()
+
+    return VlmJudge(ask, judge_id, family="vlm")

@@ -1,0 +1,34 @@
+"""A control, no eraser: the original model, drawing from other noise. What a metric of paired pictures gives to mere change."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bench.pipe import Course, Pipe
+from bench.plugin import Context, Method
+from bench.types import Concept, Erasure, derived_seed
+
+
+@dataclass
+class AnotherSeed(Method):
+    """Artefact: empty."""
+
+    mechanism: ClassVar[str] = "sampling"
+    removable: ClassVar[bool] = True
+
+    number: int  # which other seed
+
+    def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
+        return Erasure({})
+
+    @contextmanager
+    def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
+        number = self.number
+
+        class Reseeded(Course):
+            def __init__(self, pipe, seeds, sampler) -> None:
+                super().__init__(pipe, [derived_seed(seed, "another_seed", number) for seed in seeds], sampler)
+
+        with pipe.sampled_by(Reseeded):
+            yield pipe

@@ -1,0 +1,52 @@
+"""A control, no eraser: where a judge sees the concept, the thing is painted over in the colour of its ground.
+
+What a perfect local removal looks like on drawings with a plain ground: the upper end of Entangled's scale.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bench import judges
+from bench.masks import background_difference, border_colour
+from bench.pipe import Pipe
+from bench.plugin import Context, Method
+from bench.types import Concept, Erasure, ModelSpec
+
+
+@dataclass
+class PaintedOver(Method):
+    """Artefact: no tensors; the labels in meta."""
+
+    mechanism: ClassVar[str] = "filter"
+    removable: ClassVar[bool] = True
+
+    judge: str  # not the one that scores
+    threshold: float  # colour distance between ground and thing, 0 to 1
+
+    def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
+        if model.vocabulary != "emoji":
+            return "painted_over needs drawings on a plain ground: choose model=emoji. For photographs give entangled_d cleaned pictures."
+        judges.check(self.judge)
+        return super().supports(model, concepts)
+
+    def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
+        return Erasure({}, {"labels": [concept.slug for concept in concepts]})
+
+    @contextmanager
+    def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
+        judge = judges.load(self.judge)
+
+        def apply(images: Tensor) -> tuple[Tensor, list[bool]]:
+            stored = (images * 255).round().to(torch.uint8).cpu()
+            seen = [judge.present(stored, [label] * len(stored)) for label in erasure.meta["labels"]]
+            inside = background_difference(stored, self.threshold) & torch.stack(seen).any(0)[:, None, None]
+            ground = border_colour(stored).to(images)
+            return torch.where(inside[:, None].to(images.device), ground, images), [False] * len(images)
+
+        with pipe.filtered_by(apply):
+            yield pipe

@@ -1,0 +1,22 @@
+"""UnlearnCanvas' FID: of the pictures that have nothing to do with the erased concept, to the real ones of the same cells.
+
+machine_unlearning/evaluation/quantitative/fid.py of OPTML-Group/UnlearnCanvas@920cfd1 leaves out the target's row or column of
+the grid on both sides. Its extractor is torchvision's Inception-v3, so values compare with no COCO FID.
+"""
+
+from dataclasses import dataclass
+
+from bench.prompts import slug
+from bench.types import Concept, ImageSet
+from metrics.distances import Fid
+
+
+@dataclass
+class FidKept(Fid):
+    """Cells are known by their ids (<object>-<style>), real pictures by the names of their folders (<style>/<object>/1.jpg)."""
+
+    def rows(self, images: ImageSet, concepts: list[Concept]) -> list[int]:
+        gone = {slug(concept.name) for concept in concepts}
+        cells = zip(images.index["row_id"], images.index["file"], strict=True)
+        parts = [{*row_id.split("-"), *map(slug, file.split("/"))} for row_id, file in cells]
+        return [k for k in super().rows(images, concepts) if not parts[k] & gone]
