@@ -267,10 +267,14 @@ def missing(tree: DictConfig, ask: bool) -> list[str]:
     from bench import config, model, prompts
     from bench.types import ModelSpec
 
-    if ask:
-        # One sentence for each file that is missing, not for each probe that needs it.
-        return list(dict.fromkeys(re.sub(r"^probe\.[^:]+: ", "", sentence) for sentence in config.build_job(tree, planned=True).missing))
-    with model.hub_unasked():
-        lacks = [model.missing(config.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip")))]
+    try:
+        if ask:
+            # One sentence for each file that is missing, not for each probe that needs it.
+            return list(dict.fromkeys(re.sub(r"^probe\.[^:]+: ", "", lost) for lost in config.build_job(tree, planned=True).missing))
+        with model.hub_unasked():
+            spec = config.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"))
+            lacks = [model.missing(spec)]
+    except ValueError as mistake:  # a model without a folder yet, say
+        lacks = [str(mistake)]
     lacks += [prompts.missing(probe.prompts, _concepts(tree)) for probe in tree.probe.values()]
     return list(dict.fromkeys(filter(None, lacks)))

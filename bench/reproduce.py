@@ -10,6 +10,8 @@ from bench.paper_map import Absent, PaperMap, PaperTable, lacks
 from bench.paper_plan import TablePlan
 from bench.render import FORMATS, Block, Code, Heading
 
+SHOWN = 8  # sentences about what is missing, in the plan of one table
+
 
 def main(argv: list[str]) -> int:
     """Exit code 0 for a list, a plan and a comparison; of --run, the worst of its commands."""
@@ -124,9 +126,11 @@ def _plan(plan: TablePlan, arguments: argparse.Namespace) -> list[Block]:
         blocks.append(f"Cost: {plan.jobs} jobs, {amount}. Assumed: {'; '.join(plan.assumed)}.")
     else:
         blocks.append("Nothing of this table can be run: see below.")
-    lost = plan.missing or ["nothing"]
-    judges = "" if arguments.check else " Judges and extractors were not asked for their weights: --check does."
-    blocks.append("Missing on this machine: " + "; ".join(text.rstrip(".") for text in lost) + "." + judges)
+    if plan.work:
+        lost = [text.rstrip(".") for text in plan.missing] or ["nothing"]
+        more = f"; and {len(lost) - SHOWN} more like these" if len(lost) > SHOWN else ""
+        judges = "" if arguments.check else " Judges and extractors were not asked for their weights: --check does."
+        blocks.append(f"Missing on this machine: {'; '.join(lost[:SHOWN])}{more}.{judges}")
     if plan.uncovered:
         reasons = dict.fromkeys(plan.uncovered.values())
         words = {why: [word for word, other in plan.uncovered.items() if other == why] for why in reasons}
