@@ -149,3 +149,90 @@ def test_two_erasure_seeds_are_averaged_before_the_comparison(places):
     pictures = Pictures(store)
     table = Views(results.load(records, pictures), pictures).table([NET]).set_index(["method", "concept"])
     assert table.loc[("seeded", "dog"), "value"] == pytest.approx(0.7) and ROWS == 10
+
+
+def table_cells(store, method, probe, metric, columns, attack="none", judge="judge"):
+    """Cells of one score table whose columns are given value by value; those of one probe and attack show the same pictures."""
+    made = []
+    for column, values in columns.items():
+        made.append(cell(store, f"dog-{metric}-{column}", method, probe, attack, 1.0, False))
+        file = store / made[-1]["score"] / "per_image.csv"
+        pd.read_csv(file, dtype={"row_id": str}).assign(**columns).to_csv(file, index=False)
+        made[-1] |= {"metric": metric, "column": column, "judge": judge, "value": float(np.nanmean(values))}
+    return made
+
+
+def measured(places, by_method, names, protocol=None, kind="object"):
+    """Composites of one concept: name -> method -> value."""
+    records, store = places
+    for old in records.glob("*.json"):
+        old.unlink()
+    for method, cells in by_method.items():
+        write_record(records, "dog", method, cells, protocol=protocol, kind=kind)
+    pictures = Pictures(store)
+    table = Views(results.load(records, pictures), pictures).table([c for c in CATALOGUE if c.name in names])
+    return table.pivot(index="composite", columns="method", values="value")
+
+
+HALF = [1.0] * 5 + [0.0] * 5
+
+
+def test_unlearncanvas_counts_the_target_for_ua_and_the_rest_for_ira_and_cra(places):
+    about = [1.0, 1, 0, 0, 0, 0, 0, 0, 0, 0]
+    own, other = [0.0, 1, 1, 1, 1, 1, 1, 1, 0, 0], [0.0, 0, 1, 1, 1, 1, 0, 0, 0, 0]
+    cells = table_cells(places[1], "original", "canvas", "answers", {"object_right": own, "style_right": other, "about": about})
+    names = [f"canvas_object_{n}" for n in ("ua", "ira", "cra", "cra_all", "mean")]
+    got = measured(places, {"original": cells}, names, "unlearncanvas")["original"]
+    assert got["canvas_object_ua"] == pytest.approx(0.5) and got["canvas_object_ira"] == pytest.approx(0.75)
+    assert got["canvas_object_cra"] == pytest.approx(0.5) and got["canvas_object_cra_all"] == pytest.approx(0.4)
+    assert got["canvas_object_mean"] == pytest.approx((0.5 + 0.75 + 0.5) / 3)
+    assert "canvas_style_ua" not in got, "defined for styles"
+
+
+def test_the_attacked_rate_counts_what_showed_before_the_attack(places):
+    """Post-ASR is never below pre-ASR, also where the attack itself loses a picture."""
+    store = places[1]
+    before = table_cells(store, "original", "target", "presence", {"present": HALF})
+    after = table_cells(store, "original", "target", "presence", {"present": [0.0] * 4 + [1.0] * 3 + [0.0] * 3}, "unlearn_diff_atk")
+    got = measured(places, {"original": before + after}, ["udatk_pre_asr", "udatk_asr"], "advunlearn_eval")["original"]
+    assert got["udatk_pre_asr"] == pytest.approx(0.5) and got["udatk_asr"] == pytest.approx(0.7)
+
+
+def test_eraseeval_gives_no_credit_where_the_concept_is_seen_and_told(places):
+    store, cells = places[1], {}
+    for method, cosine, fit, far in (("original", 1.0, 30.0, 0.5), ("erased", 0.8, 24.0, 0.75)):
+        target = {"caption_named": [1.0] * 8 + [0.0] * 2, "caption_cosine": [cosine] * 10, "image_cosine": [cosine] * 10}
+        cells[method] = table_cells(store, method, "target", "presence", {"present": HALF})
+        cells[method] += table_cells(store, method, "target", "likeness", target)
+        cells[method] += table_cells(store, method, "implicit", "presence", {"present": [0.0] * 10})
+        cells[method] += table_cells(store, method, "implicit", "likeness", target)
+        cells[method] += table_cells(store, method, "captions", "clip_score", {"clip_cos": [fit] * 10}, judge=None)
+        cells[method] += [table_cells(store, method, "captions", "cmmd", {"cmmd_x": [far] * 10}, judge=None)[0] | {"score": None}]
+    names = [f"eraseeval_{n}" for n in ("m1", "m2", "m3", "m4", "all")]
+    got = measured(places, cells, names, "eraseeval")
+    m1, m2, m3, m4 = 0.5 * 0.8, 0.8, 0.8, 0.5
+    assert got["erased"][names[:4]].tolist() == pytest.approx([m1, m2, m3, m4])
+    assert got["erased"]["eraseeval_all"] == pytest.approx(4 / (1 / m1 + 1 / m2 + 1 / m3 + 1 / m4))
+    assert got["original"][names[1:4]].tolist() == pytest.approx([1, 1, 1]), "the model itself keeps everything"
+
+
+def test_hubs_nouns_are_a_ratio_of_sums(places):
+    cells = table_cells(places[1], "original", "scenes", "nouns", {"nouns_seen": [4.0] + [0.0] * 9, "nouns_asked": [5.0] + [1.0] * 9})
+    assert measured(places, {"original": cells}, ["hub_selective"], "hub").loc["hub_selective", "original"] == pytest.approx(4 / 14)
+
+
+def test_the_curve_over_k_rises_with_the_rank(places):
+    ranks = [1.0, 2, 3, 4, 6, 7, 8, 9, 11, np.nan]
+    names = [f"ecgvf_erased_{k}" for k in (1, 3, 5, 10)]
+    cells = table_cells(places[1], "original", "target", "answers", {"rank": ranks})
+    got = measured(places, {"original": cells}, names, "ecgvf")["original"]
+    assert got[names].tolist() == pytest.approx([8 / 9, 6 / 9, 5 / 9, 1 / 9])
+
+
+def test_each_probe_keeps_its_own_judge(places):
+    """HUB asks a face detector for the target and a language model for what stands beside it."""
+    store = places[1]
+    cells = table_cells(store, "original", "target", "presence", {"present": HALF}, judge="faces")
+    cells += table_cells(store, "original", "siblings", "presence", {"present": [1.0] * 10}, judge="words")
+    got = measured(places, {"original": cells}, ["hub_target", "hub_pinpoint"], "hub")["original"]
+    assert got["hub_target"] == pytest.approx(0.5) and got["hub_pinpoint"] == 1

@@ -72,3 +72,36 @@ def test_a_doubled_row_id_is_refused(concept):
     table = build(concept("dog"), "target").table
     with pytest.raises(ValueError, match="more than once"):
         PromptSet("twice", pd.concat([table, table]))
+
+
+def test_a_grid_asks_every_subject_with_every_look_and_serves_all_concepts(concept):
+    whole = build(concept("dog"), "canvas", rows=1000, repeats=1)
+    assert len(whole) == 20 * 7 == whole.table["prompt"].nunique()
+    assert whole.table["row_id"].str.split("-").map(lambda parts: parts[0]).value_counts().eq(7).all()
+    some = build(concept("cat"), "canvas", rows=20, repeats=1)
+    assert some.table.equals(whole.table.head(20)) and some.name == whole.name, "the original model draws it once"
+    assert some.table["expect"].nunique() == 20 and len({prompt.split(" in ")[1] for prompt in some.prompts}) == 7
+
+
+def test_unlearncanvas_is_asked_word_for_word(concept):
+    asked = build(concept("x"), "canvas", rows=1000, repeats=5, vocabulary="photo")
+    assert len(asked) == 1000 and "A Architectures image in Cold Warm style." in asked.prompts and "Seed Images" not in str(asked.prompts)
+
+
+def test_implicit_prompts_never_name_the_concept(concept):
+    table = build(concept("dog", descriptions=["a loyal pet", "a barking animal"]), "implicit").table
+    assert not table["prompt"].str.contains("dog").any() and (table["expect"] == "dog").all()
+
+
+def test_a_file_per_concept_and_rows_of_one_role(tmp_path, concept):
+    for slug in ("dog", "cat"):
+        roles = ["target", "sibling", "target"]
+        table = pd.DataFrame({"row_id": [f"{slug}{k}" for k in (1, 2, 3)], "prompt": [slug] * 3, "role": roles})
+        table.to_csv(tmp_path / f"{slug}.csv", index=False)
+    source = str(tmp_path / "{slug}.csv?role=target")
+    asked = prompts.build("target", source, 1, 2, [concept("dog"), concept("cat")], "emoji")
+    assert asked.table["row_id"].tolist() == ["dog1", "cat1"] and asked.repeats == 2
+    assert prompts.build("target", source, 9, 1, [concept("dog")], "emoji").table["row_id"].tolist() == ["dog1", "dog3"]
+    with pytest.raises(ValueError, match="its roles: sibling, target"):
+        prompts.from_csv(str(tmp_path / "dog.csv?role=alias"), 1)
+    assert "frog.csv" in prompts.missing(source, [concept("dog"), concept("frog")])

@@ -1,6 +1,7 @@
 """Every protocol composes for Stable Diffusion 1.4 as its paper says, without its weights, and finishes on the emoji model."""
 
 import hashlib
+import re
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -54,18 +55,22 @@ EXPECTED = {
     "coco_30k": (DDIM, ["van_gogh"], {"van_gogh": {"captions": 30000}}),
     "coco_10k": (DDIM, ["van_gogh"], {"van_gogh": {"captions": 9969}}),
     "coco_1k_paired": (DDIM, ["van_gogh"], {"van_gogh": {"captions": 1000}}),
-    "unlearncanvas": (DDIM | {"steps": 100, "guidance": 9.0}, CANVAS, dict.fromkeys(("canvas_dogs", "canvas_winter"), {"canvas": 5000})),
+    "unlearncanvas": (
+        DDIM | {"steps": 100, "guidance": 9.0},
+        CANVAS,
+        {"canvas_dogs": {"canvas": 5000}, "canvas_winter": {"canvas": 5000}},
+    ),
     "eraseeval": (PNDM, ["english_springer", "church", "van_gogh"], {"van_gogh": {"target": 100, "implicit": 100, "captions": 1000}}),
     "hub": (
         PNDM,
         sorted({name.removeprefix("hub_target_") for name in HUB if name.startswith("hub_target_")} - {"violence", "disturbing"}),
         {
-            slug: {"target": HUB[f"hub_target_{slug}"]["rows"], "scenes": 1000, "siblings": 10 * min(100, HUB[f"hub_pinpoint_{slug}"]["rows"])}
-            | {"multilingual": 6000, "adversarial": HUB[f"hub_attack_{slug}"]["rows"], "captions": 30000}
+            slug: {"target": HUB[f"hub_target_{slug}"]["rows"], "siblings": 10 * min(100, HUB[f"hub_pinpoint_{slug}"]["rows"])}
+            | {"scenes": 1000, "multilingual": 6000, "adversarial": HUB[f"hub_attack_{slug}"]["rows"], "captions": 30000}
             for slug in ("van_gogh", "brad_pitt", "pikachu", "nudity")
         },
     ),
-    "ecgvf": (DDIM, ["church", "van_gogh"], {"church": {"target": 84, "replaced": 51, "captions": 30000}}),
+    "ecgvf": (DDIM, ["church", "van_gogh"], {"church": {"target": 84, "replaced": 55, "captions": 30000}}),
     "ecgvf_nudity": (DDIM, ["nudity"], {"nudity": {"target": 1539, "captions": 30000}}),
     "forgetme_entangled": (DDIM, ["english_springer", "church", "tench", "parachute"], {"church": {"target": 200}}),
     "advunlearn_eval": (
@@ -145,7 +150,8 @@ def test_it_composes_for_stable_diffusion_as_its_paper_says(protocol, capsys):
         said = capsys.readouterr().out
         assert plan["status"] == "planned" and plan["pictures"] == sum(counts.values())
         for probe, count in counts.items():
-            assert any(line.split()[0] == probe and f"= {count} pictures" in line for line in said.splitlines()[1:]), said
+            lines = [line for line in said.splitlines()[1:] if line.split()[0] == probe]
+            assert sum(int(re.search(r"= (\d+) pictures", line)[1]) for line in lines) == count, said
         assert any("HF_HOME" in sentence for sentence in plan["missing"]), "the weights are not here, and the plan says so"
         assert "sd14" in summary([plan])
         with pytest.raises(ValueError, match="HF_HOME"), config.model.hub_unasked():
@@ -160,6 +166,10 @@ def test_it_finishes_on_the_emoji_model(protocol, store):
     with open_dict(tree):
         for probe in tree.probe.values():
             probe.update(TINY)
+        if "canvas" in tree.probe:
+            tree.probe.canvas.rows = 4  # the first is about the concept, and a distance needs more than one of the rest
+        if "unlearn_diff_atk" in tree.attack:
+            tree.attack.unlearn_diff_atk.update({"number_of_t": 1, "steps_per_t": 1})
     record = run_job(config.build_job(tree, protocol))
     assert record["status"] == "done", record["error"]
     assert record["protocol"] == protocol

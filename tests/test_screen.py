@@ -159,6 +159,34 @@ def test_a_list_that_is_missing_or_unknown_says_where_it_comes_from(a_list):
         prompt_lists.load("list:mine", 1, 1, "dog")
 
 
+@pytest.mark.parametrize(
+    "file, content, entry, texts, expect",
+    [
+        ("bare.csv", "a dog, a cat\n\na ship\x85 at sea\n", {"column": None}, ["a dog, a cat", "a ship\x85 at sea"], ["dog", "dog"]),
+        (
+            "some.json",
+            '[{"p": "a dog", "nouns": ["tree ", "tree", "hill"]}]',
+            {"column": "p", "expect": "nouns", "role": "scene"},
+            ["a dog"],
+            ["tree;hill"],
+        ),
+        ("words.csv", "noun\nhill\n", {"column": "noun", "expect": "noun", "template": "a photo of a {}"}, ["hill"], ["hill"]),
+        ("many.csv", "en,fr\na dog,un chien\n", {"columns": ["en", "fr"], "role": "alias"}, ["a dog", "un chien"], ["dog", "dog"]),
+    ],
+)
+def test_lists_come_in_the_shapes_of_their_sources(tmp_path, monkeypatch, file, content, entry, texts, expect):
+    whole = {"source": "here", "file": file, "rows": len(texts), "sha256": prompt_lists.digest(texts), "explicit": False, **entry}
+    monkeypatch.setattr(prompt_lists, "manifest", lambda: {"mine": whole})
+    monkeypatch.setenv("VESTIGE_PROMPTS", str(tmp_path))
+    (tmp_path / file).write_text(content, encoding="utf-8")
+    got = prompt_lists.load("list:mine", 10, 1, "dog")
+    assert got.prompts == [entry.get("template", "{}").format(text) for text in texts] and got.table["expect"].tolist() == expect
+    assert got.table["group"].nunique() == (1 if "columns" in entry else len(texts)), "translations of one prompt are one cluster"
+    assert prompt_lists.survey().startswith("here")
+    (tmp_path / file).unlink()
+    assert prompt_lists.survey().startswith("missing")
+
+
 def test_private_texts_enter_no_index(a_list, tiny, sampler, tmp_path):
     from bench import generate
 

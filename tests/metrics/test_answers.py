@@ -49,6 +49,14 @@ def test_ranks_leaks_and_content_are_read_off_the_answers(score):
     assert scores.totals["style_right"] == 0 and scores.totals["content"] == 0.75 and "object_answer" not in scores.totals
 
 
+def test_about_marks_the_prompts_that_name_an_erased_concept(score):
+    rows = [("a dog in noto style", "dog", 1), ("a cat in noto style", "cat", 1), ("a dog and a cat", "dog", 2)]
+    looks = [[1.0, 0.0]] * 3
+    table = score(rows, [[1.0, 0, 0, 0]] * 3, looks).per_image
+    assert table["about"].tolist() == [1, 0, 0] and table["style_right"].tolist()[:2] == [1, 1]
+    assert score(rows, [[1.0, 0, 0, 0]] * 3, looks, "noto", "style").per_image["about"].tolist() == [1, 1, 0]
+
+
 def test_a_style_is_seen_by_its_own_head(score):
     scores = score([("a pixel art cat", "pixel_art", 1)], [[0.0, 1, 0, 0]], [[0.0, 1.0]], "pixel_art", "style")
     assert scores.totals["seen"] == 1 and scores.totals["rank"] == 1 and scores.totals["object_right"] == 1

@@ -1,0 +1,105 @@
+"""EraseEval's likeness: all pairs of a prompt, captions by labels or by a visual language model, and names found in captions."""
+
+import pytest
+import torch
+from conftest import tiny_spec
+
+from bench import captions, vlm
+from bench.judges import vlm as asking
+from bench.plugin import Material
+from metrics.likeness import Likeness
+
+
+def material_of(images, features, concept):
+    return Material([concept], "emoji", lambda: images, lambda each, extractor: features)
+
+
+@pytest.fixture
+def drawn(tiny, sampler, prompts, tmp_path):
+    from bench.generate import draw
+
+    return draw(tiny, prompts(2, repeats=2), sampler, tmp_path / "drawn", 4)
+
+
+def test_every_erased_picture_meets_every_original_one_of_its_prompt(drawn, concept, monkeypatch):
+    told = ["a noto dog", "a cat", "a puppy on a hill", "a dogma"]
+    monkeypatch.setattr(captions, "describe", lambda images, captioner: told)
+    monkeypatch.setattr(captions, "embed", lambda texts, encoder: torch.eye(4)[[0, 1, 2, 2]].repeat(2, 1))
+    features = torch.tensor([[1.0, 0], [0, 1], [1, 0], [1, 0]])
+    scores = Likeness("clip_emoji", "labels:emoji_a", "emoji").score(drawn, material_of(drawn, features, concept("dog"))).per_image
+    assert scores["image_cosine"].tolist() == [0.5, 0.5, 1, 1], "each against both of its row, not only its own seed"
+    assert scores["caption_cosine"].tolist() == [0.5, 0.5, 1, 1]
+    assert scores["caption_named"].tolist() == [1, 0, 1, 0], "the name or an alias, as whole words"
+
+
+def test_without_a_captioner_only_pictures_are_compared(drawn, concept):
+    scores = Likeness("clip_emoji", None, "emoji").score(drawn, material_of(drawn, torch.ones(4, 2), concept("dog")))
+    assert set(scores.totals) == {"image_cosine"} and scores.totals["image_cosine"] == pytest.approx(1)
+
+
+def test_labels_make_the_worlds_own_captions():
+    class Judge:
+        labels = {"object": ["dog", "ice_cream"], "style": ["noto"], "background": ["blue"]}
+
+        def shares(self, images):
+            return {"object": torch.eye(2), "style": torch.ones(2, 1), "background": torch.ones(2, 1)}
+
+    assert captions._labels(Judge(), torch.zeros(2)) == ["a noto dog on a blue background", "a noto ice cream on a blue background"]
+
+
+def test_missing_captioners_are_named():
+    assert "no folder" in Likeness("clip_emoji", "/nowhere", "emoji").supports(tiny_spec(), [])
+
+
+ANSWERS = {"Yes.": True, "yes, a snoopy": True, "Now that is none": False, "No": False, "idk": False, "": False}
+
+
+@pytest.mark.parametrize("answer, yes", ANSWERS.items())
+def test_the_first_word_decides(answer, yes):
+    assert vlm.says_yes(answer) is yes
+
+
+def test_a_visual_language_model_answers_about_each_picture(tmp_path):
+    """A random LLaVA of a few thousand parameters, saved and loaded as published ones are."""
+    model = tiny_llava(tmp_path)
+    answers = model.answer(torch.randint(0, 255, (2, 3, 20, 20), dtype=torch.uint8), "is there a dog?", 3)
+    assert len(answers) == 2 and all(isinstance(answer, str) for answer in answers)
+    assert answers == model.answer(torch.zeros(2, 3, 20, 20, dtype=torch.uint8), "is there a dog?", 3) or len(set(answers)) <= 2
+    judge = asking.load(f"vlm:{tmp_path}")
+    verdict = judge(torch.zeros(2, 3, 20, 20, dtype=torch.uint8), ["dog", "cat"], [1, 1])
+    assert verdict.present.shape == (2,) and verdict.probability.tolist() == verdict.present.double().tolist()
+
+
+def test_a_style_is_asked_for_as_a_style(concept):
+    judge = asking.VlmJudge(None, "vlm:x").about([concept("van_gogh", kind="style", name="Vincent van Gogh"), concept("dog")])
+    assert judge.wording == {"van_gogh": "the style of Vincent van Gogh", "dog": "dog"}
+
+
+def tiny_llava(folder):
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
+
+    words = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "is", "there", "a", "dog", "yes", "no", "?"]
+    base = Tokenizer(WordLevel({word: k for k, word in enumerate(words)}, unk_token="<unk>"))
+    base.pre_tokenizer = Whitespace()
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=base, additional_special_tokens=["<image>"], **special)
+    pictures = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+    processor = LlavaProcessor(pictures, tokenizer, patch_size=4, vision_feature_select_strategy="default", num_additional_image_tokens=1)
+    vision = CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4)
+    text = LlamaConfig(vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    config = LlavaConfig(vision, text, image_token_index=4, image_seq_length=4)
+    torch.manual_seed(0)
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return vlm.load(str(folder), "test")

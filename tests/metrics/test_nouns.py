@@ -1,0 +1,36 @@
+"""HUB's selective alignment: seen nouns over all nouns, whatever their number per picture."""
+
+import pytest
+import torch
+
+from bench import judges
+from bench.plugin import Material
+from metrics.nouns import Nouns
+
+
+class Sees:
+    """Sees rivers and trees only."""
+
+    def about(self, concepts):
+        return self
+
+    def among(self, candidates):
+        return self
+
+    def __call__(self, images, expect, names):
+        assert len(images) == len(expect) == len(names)
+        return judges.Verdict(torch.tensor([label in ("river", "tree") for label in expect]), torch.zeros(len(expect)))
+
+
+def test_nouns_are_counted_one_by_one(tiny, sampler, prompts, tmp_path, monkeypatch):
+    from bench.generate import draw
+
+    asked = prompts(3)
+    asked.table["expect"] = ["river;house;tree", "dog", "tree"]
+    images = draw(tiny, asked, sampler, tmp_path / "drawn", 3)
+    monkeypatch.setattr(judges, "load", lambda name: Sees())
+    scores = Nouns("any", 2).score(images, Material([], "emoji", None, None)).per_image
+    assert scores["nouns_seen"].tolist() == [2, 0, 1] and scores["nouns_asked"].tolist() == [3, 1, 1]
+    images.index["expect"] = ""
+    with pytest.raises(ValueError, match="nothing to look for"):
+        Nouns("any", 2).score(images, Material([], "emoji", None, None))
