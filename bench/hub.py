@@ -9,16 +9,18 @@ FILES = ["*.json", "*.txt", "*.safetensors"]  # configuration, vocabulary, weigh
 
 
 @cache
-def folder(which: str, setting: str) -> Path:
+def folder(which: str, setting: str, weights: bool = True) -> Path:
     """The folder of a transformers model: `which` itself, or the cache of a hub id (fetched where a network is).
 
-    Raises ValueError; `setting` is what the user typed to choose it.
+    Raises ValueError; `setting` is what the user typed to choose it. weights=False: configuration and vocabulary only.
     """
     local = Path(which).expanduser()
     if not local.is_dir():
         if which.startswith((".", "/", "~")) or which.count("/") != 1:
             raise ValueError(f"{setting}: {which!r} is no folder. Give the folder of a transformers model, or a hub id such as org/name.")
-        local = _fetched(which, setting)
+        local = _fetched(which, setting, FILES if weights else FILES[:2])
+    if not weights:
+        return local
     if not (local / "config.json").exists():
         raise ValueError(f"{setting}: {local} is not the folder of a transformers model: it has no config.json.")
     if not list(local.glob("*.safetensors")):
@@ -26,17 +28,25 @@ def folder(which: str, setting: str) -> Path:
     return local
 
 
-def _fetched(repo: str, setting: str) -> Path:
+def _fetched(repo: str, setting: str, files: list[str]) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(huggingface_hub.snapshot_download(repo, allow_patterns=FILES))
+        return Path(huggingface_hub.snapshot_download(repo, allow_patterns=files))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ValueError(
             f"{setting}: the weights {repo!r} are neither in the local hub cache nor reachable. Set HF_HOME to a cache that holds "
             "them, or give their folder in place of the id."
         ) from error
+
+
+def file(which: str, setting: str, where: str) -> Path:
+    """A weights file that the user fetched. `where`: the page or command that gives it."""
+    local = Path(which).expanduser()
+    if not local.is_file():
+        raise ValueError(f"{setting}: there is no file {which!r}. Get it from {where} and give its path.")
+    return local
 
 
 def torch_file(name: str, setting: str, how: str) -> Path:
