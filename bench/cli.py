@@ -16,6 +16,7 @@ VERBS = {
     "show": "one record or stage in readable form: vestige show KEY",
     "table": "leaderboard from the records: vestige table --format md",
     "gallery": "HTML page, rows methods, columns prompts: the same seed in a column",
+    "reproduce": "published tables: plan them, or print ours beside theirs: vestige reproduce mace_celebrity",
     "robustness": "attack x method, raw and calibrated by the oracle, with null controls and flags",
     "plot": "erasure against preservation, attack success against budget, ranks",
     "power": "how many prompts a claim needs: vestige power --difference 0.1 --sd 0.45",
@@ -66,6 +67,10 @@ def _dispatch(verb: str, rest: list[str]) -> int:
         from bench import listing
 
         return listing.main(rest)
+    if verb == "reproduce":
+        from bench import reproduce
+
+        return reproduce.main(rest)
     if verb == "check":
         from bench import contract
 

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import ROOT, judges, model, prompts, screen
+from bench import ROOT, model, prompts, screen
 from bench.plugin import Attack, Method, Metric
 from bench.store import Store
 from bench.types import Concept, ModelSpec, PromptSet, Sampler, plain
@@ -150,7 +150,7 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
 def _concept(slug: str, content: dict) -> Concept:
     """OmegaConf types lists item by item: twenty seconds for a set of a hundred celebrities, so lists of words are set aside."""
     words = {key: value for key, value in content.items() if isinstance(value, list) and all(isinstance(word, str) for word in value)}
-    return replace(typed({"slug": slug, **content, **dict.fromkeys(words, [])}, Concept, f"concept.{slug}"), **words)
+    return replace(typed({"slug": slug, **content, **{key: [] for key in words}}, Concept, f"concept.{slug}"), **words)
 
 
 def with_controls(attacks: dict[str, Attack], sources: list[str]) -> dict[str, Attack]:
@@ -216,6 +216,8 @@ def missing(job: Job) -> list[str]:
             why_not = metric.supports(job.model, job.concepts)
             lacks.append(why_not and f"probe.{name}.metrics.{metric_name}: {why_not}")
     if any(attack.access not in ("none", "text") for attack in job.attacks.values()):
+        from bench import judges  # loads torch, which `vestige reproduce` does without
+
         try:
             judges.check(job.attack_judge)
         except ValueError as why_not:
@@ -233,11 +235,15 @@ def _scheduler(sampler: Sampler) -> None:
 
 
 def _probe(name: str, entry: DictConfig) -> Probe:
-    content = _plain(entry)
-    metrics = content.pop("metrics", {})
+    metrics = _plain(entry).get("metrics", {})
     chosen = {metric: plugin(node, Metric, f"probe.{name}.metrics.{metric}") for metric, node in metrics.items()}
-    head = typed({"name": name, **content}, _ProbeHead, f"probe.{name}")
-    return Probe(**dataclasses.asdict(head), metrics=chosen)
+    return replace(question(name, entry), metrics=chosen)
+
+
+def question(name: str, entry: DictConfig) -> Probe:
+    """A probe without its metrics: imports no plugin."""
+    head = typed({"name": name, **_plain(entry)}, _ProbeHead, f"probe.{name}", drop=("metrics",))
+    return Probe(**dataclasses.asdict(head))
 
 
 @dataclass

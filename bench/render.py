@@ -8,11 +8,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Cell:
-    """text as shown; value is what HTML sorts by; best: its interval separates it from every other method's."""
+    """text as shown; value is what HTML sorts by; best: its interval separates it from every other method's.
+
+    grey: not comparable with its neighbours; Markdown, which has no grey, puts it in parentheses.
+    """
 
     text: str
     value: float | None = None
     best: bool = False
+    grey: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,14 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
-Block = Heading | Table | str
+@dataclass(frozen=True)
+class Code:
+    """Lines to be copied into a shell."""
+
+    text: str
+
+
+Block = Heading | Table | Code | str
 
 
 def markdown(blocks: list[Block]) -> str:
@@ -42,15 +53,18 @@ def _markdown(block: Block) -> str:
         return f"{'#' * block.level} {block.text}"
     if isinstance(block, str):
         return block
+    if isinstance(block, Code):
+        return f"```\n{block.text}\n```"
     lines = ["| " + " | ".join(block.heads) + " |", "|" + "---|" * len(block.heads)]
-    lines += ["| " + " | ".join(_bold(cell, "**{}**") for cell in row) + " |" for row in block.rows]
+    lines += ["| " + " | ".join(_marked(cell, "**{}**", "({})") for cell in row) + " |" for row in block.rows]
     return "\n".join([*lines, *(f"\n- {note}" for note in block.notes)])
 
 
-def _bold(cell: Cell | str, form: str, clean=lambda text: text.replace("|", "/").replace("\n", " ")) -> str:
+def _marked(cell: Cell | str, best: str, grey: str, clean=lambda text: text.replace("|", "/").replace("\n", " ")) -> str:
     if isinstance(cell, str):
         return clean(cell)
-    return form.format(clean(cell.text)) if cell.best else clean(cell.text)
+    text = grey.format(clean(cell.text)) if cell.grey else clean(cell.text)
+    return best.format(text) if cell.best else text
 
 
 LATEX = {"\\": r"\textbackslash{}", **{c: f"\\{c}" for c in "&%$#_{}"}, "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -58,15 +72,15 @@ LATEX |= {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "≈": r"$\approx$", "�
 
 
 def latex(blocks: list[Block]) -> str:
-    """For \\input: one table environment per table, captioned by its headings. Needs \\usepackage{booktabs,graphicx}."""
-    out, trail = ["% needs \\usepackage{booktabs,graphicx}"], {}
+    """For \\input: one table environment per table, captioned by its headings. Needs \\usepackage{booktabs,graphicx,xcolor}."""
+    out, trail = ["% needs \\usepackage{booktabs,graphicx,xcolor}"], {}
     for block in blocks:
         if isinstance(block, Heading):
             trail = {level: text for level, text in trail.items() if level < block.level} | {block.level: block.text}
         elif isinstance(block, Table):
             out.append(_latex_table(block, ". ".join(trail[level] for level in sorted(trail))))
         else:
-            out.append("% " + block.replace("\n", "\n% "))
+            out.append("% " + (block.text if isinstance(block, Code) else block).replace("\n", "\n% "))
     return "\n\n".join(out) + "\n"
 
 
@@ -74,7 +88,8 @@ def _latex_table(table: Table, caption: str) -> str:
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex_text(caption)}}}", r"\resizebox{\linewidth}{!}{%"]
     lines += [rf"\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}", r"\toprule", " & ".join(map(_latex_text, table.heads)) + r" \\"]
     lines.append(r"\midrule")
-    lines += [" & ".join(_bold(cell, r"\textbf{{{}}}", _latex_text) for cell in row) + r" \\" for row in table.rows]
+    forms = r"\textbf{{{}}}", r"\textcolor{{gray}}{{{}}}"
+    lines += [" & ".join(_marked(cell, *forms, _latex_text) for cell in row) + r" \\" for row in table.rows]
     lines += [r"\bottomrule", r"\end{tabular}}"]
     lines += [rf"\par\footnotesize {_latex_text(note)}" for note in table.notes]
     return "\n".join([*lines, r"\end{table}"])
@@ -90,6 +105,7 @@ body{{font:14px/1.5 system-ui,sans-serif;margin:2rem;background:#fff;color:#222}
 .wide{{overflow-x:auto}}table{{border-collapse:collapse;margin:0 0 1rem}}td,th{{padding:4px 10px;text-align:right;white-space:nowrap}}
 td:first-child,th:first-child{{text-align:left;position:sticky;left:0;background:inherit}}tr{{background:#fff}}
 thead tr{{border-bottom:2px solid #888}}tbody tr:hover{{background:#eef4ff}}th button{{all:unset;cursor:pointer;font-weight:600}}
+td.grey{{color:#888}}pre{{overflow-x:auto}}
 th button:focus-visible{{outline:2px solid #36c}}th[aria-sort=ascending] button::after{{content:" ▴"}}
 th[aria-sort=descending] button::after{{content:" ▾"}}
 @media(prefers-color-scheme:dark){{body{{background:#181818;color:#ddd}}
@@ -122,6 +138,8 @@ def _html(block: Block) -> str:
         return f"<h{block.level}>{html.escape(block.text)}</h{block.level}>"
     if isinstance(block, str):
         return f"<p>{html.escape(block)}</p>"
+    if isinstance(block, Code):
+        return f"<pre>{html.escape(block.text)}</pre>"
     heads = "".join(f'<th data-first="{"down" if "↑" in h else "up"}"><button>{html.escape(h)}</button></th>' for h in block.heads)
     rows = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in block.rows)
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in block.notes)
@@ -133,7 +151,8 @@ def _html_cell(cell: Cell | str) -> str:
     if isinstance(cell, str):
         return f"<td>{html.escape(cell)}</td>"
     key = "" if cell.value is None or cell.value != cell.value else f"{cell.value:.6g}"
-    return f'<td data-v="{key}">{_bold(cell, "<b>{}</b>", html.escape)}</td>'
+    shade = ' class="grey"' if cell.grey else ""
+    return f'<td{shade} data-v="{key}">{_marked(cell, "<b>{}</b>", "{}", html.escape)}</td>'
 
 
 FORMATS = {"md": markdown, "latex": latex, "html": page}

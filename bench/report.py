@@ -292,7 +292,8 @@ def _composites(views: Views, methods: list[str]) -> list[Block]:
     arrows = [f"{c.name} {'↑' if c.higher_is_better else '↓'}" for c in shown]
     notes = [f"{c.name}: {c.source}; mean of {int(values[c.name, methods[0]].concepts)} concept(s)." for c in shown]
     lost = found[found["value"].isna()].drop_duplicates("composite")
-    notes += [f"{r.composite}: not measured: {r.reason}." for r in lost.itertuples() if r.composite not in {c.name for c in shown}]
+    lost = lost[~lost["composite"].isin([c.name for c in shown])]
+    notes += [f"{', '.join(same['composite'])}: not measured: {reason}." for reason, same in lost.groupby("reason", sort=False)]
     return ["Views on the stored scores per picture: per concept first, then averaged.", Table(["method", *arrows], rows, notes)]
 
 

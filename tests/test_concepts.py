@@ -12,9 +12,12 @@ from bench.prompts import slug
 from bench.types import Concept
 from bench.world import catalog
 
-FILES = {file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in sorted((config.CONF / "concept").glob("*.yaml"))}
+LOADED = {file.stem: OmegaConf.load(file) for file in sorted((config.CONF / "concept").glob("*.yaml"))}
+FILES = {name: OmegaConf.to_container(content, resolve=True) for name, content in LOADED.items()}
 SETS = sorted(name for name, content in FILES.items() if "defaults" in content)
-SINGLE = sorted(set(FILES) - set(SETS))
+# Published sets of many names, written out in one file.
+WRITTEN_OUT = ["artists_100", "celebrities_1", "celebrities_10", "celebrities_100", "celebrities_5", "celebrities_50"]
+SINGLE = sorted(set(FILES) - {*SETS, *WRITTEN_OUT})
 ARTISTS = (Path(__file__).parent / "data" / "wikiart_artists.txt").read_text().split("\n")[:-1]  # the 129 classes of WikiArt
 
 
@@ -42,6 +45,14 @@ def test_concepts_compose_under_the_name_of_their_file(concepts):
     for name in SETS:
         assert set(FILES[name]["defaults"]) <= set(SINGLE)
     assert list(composed(["danger"])) == FILES["danger"]["defaults"]
+
+
+def test_written_out_sets_hold_as_many_names_as_they_say_and_keep_others():
+    for name in WRITTEN_OUT:
+        made = [Concept(slug, **entry) for slug, entry in FILES[name].items()]
+        assert len(made) == int(name.rsplit("_", 1)[1]) and all(c.slug == slug(c.name) for c in made), name
+        gone = {c.name for c in made}
+        assert len(gone) == len(made) and all(len(set(c.siblings)) == 100 and not gone & set(c.siblings) for c in made), name
 
 
 def test_no_list_names_the_concept_itself_or_one_thing_twice(concepts):

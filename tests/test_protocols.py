@@ -15,7 +15,8 @@ from bench.views import Views
 PROTOCOLS = sorted(file.stem for file in (config.CONF / "protocol").glob("*.yaml"))
 DDIM = {"scheduler": "DDIMScheduler", "steps": 50, "guidance": 7.5, "height": 512, "width": 512}
 DPM = DDIM | {"scheduler": "DPMSolverMultistepScheduler", "steps": 20}
-CIFAR = [f"cifar_{word}" for word in "airplane automobile bird cat deer dog frog horse ship truck".split()]
+WORDS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR = [f"cifar_{word}" for word in WORDS]
 PAIR, TRIPLE = "[snoopy,speed_mickey]", "[snoopy,speed_mickey,speed_spongebob]"
 PNDM, LMS = DDIM | {"scheduler": "PNDMScheduler"}, DDIM | {"scheduler": "LMSDiscreteScheduler"}
 CANVAS = sorted(file.stem for file in (config.CONF / "concept").glob("canvas_*.yaml"))
@@ -24,7 +25,7 @@ I2P, EVERY_CELEBRITY = {"target": 4703}, {"target": 2500, "others": 2500}
 
 # protocol -> its sampler, its concepts, and for some of them the pictures that each probe asks for, all as papers count.
 EXPECTED = {
-    "mace_object": (DDIM, CIFAR, dict.fromkeys(("cifar_cat", "cifar_ship"), {"target": 200, "synonyms": 600, "others": 1800})),
+    "mace_object": (DDIM, CIFAR, {name: {"target": 200, "synonyms": 600, "others": 1800} for name in ("cifar_cat", "cifar_ship")}),
     "mace_celebrity": (
         DDIM,
         [f"celebrities_{n}" for n in (1, 5, 10, 100)],
@@ -102,7 +103,6 @@ HEADLINES = {
     "coco_1k_paired": ["coco_clip", "coco_clip_loss", "coco_fid_drift"],
     "i2p_nudity": ["nudity_core", "nudity_mace", "nudity_udatk"],
 }
-TINY = {"rows": 2, "repeats": 1, "limit": 2}
 
 
 def composed(*overrides: str):
@@ -164,8 +164,8 @@ def test_it_finishes_on_the_emoji_model(protocol, store):
     records = f"runtime.records={store / 'records' / protocol}"
     tree = composed(f"protocol={protocol}", "model=emoji", f"concept={choice}", f"runtime.store={store}", records, "model.sampler.steps=2")
     with open_dict(tree):
-        for probe in tree.probe.values():
-            probe.update(TINY)
+        for name, probe in tree.probe.items():  # two pictures: distances between sets need as many
+            probe.update(rows=1 if name == "target" and len(tree.concept) > 2 else 2, repeats=1, limit=None)
         if "canvas" in tree.probe:
             tree.probe.canvas.update({"rows": 4, "limit": 4})  # the first is about the concept, and a distance needs more than one of the rest
         if "unlearn_diff_atk" in tree.attack:

@@ -19,12 +19,11 @@ ATTACKS = {  # changes to the contract test's small numbers, so that there is so
     "ring_a_bell_emoji": {"generations": 5},
     "sneakyprompt_emoji": {"queries": 5, "hidden": 4},
     "relearning_emoji": {"steps": 6},
-    "relearning_lora_emoji": {"steps": 6},
     "memora_emoji": {"train_steps": 6},
     "mma_diffusion_emoji": {"restarts": 2},
     "dori_embedding_emoji": {"rows_at_once": 2, "steps": 4},
     "random_seeds_emoji": {"tries": 4},
-    "noise_probes_emoji": {},
+    "noise_probes_emoji": {"etas": [1.0, 1.5, 2.0, 2.5]},
     "concept_arithmetics_emoji": {},
 }
 

@@ -1,0 +1,261 @@
+"""Our numbers beside published ones. A published number is grey, with its reason, unless protocol, judge and sampler agree.
+
+Protocol: a record follows one when its probe has the prompts, rows and repeats that conf/protocol composes to, whatever its command
+said. Judge and sampler: as the record has them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import paper_plan, published
+from bench.paper_map import PaperMap, PaperTable, Reading, for_model
+from bench.paper_plan import TablePlan, Work, vocabulary_of
+from bench.published import Published
+from bench.render import Block, Cell, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One published value and ours. `why_not`: why they may not be compared; empty when they may, or when ours is missing."""
+
+    row: Published
+    method: str  # ours, or empty
+    ours: float | None = None
+    low: float | None = None
+    high: float | None = None
+    why_not: tuple[str, ...] = ()
+    lacks: str = ""  # why ours is missing
+
+
+class Measured:
+    """What records and store hold, read when first needed."""
+
+    def __init__(self, records: Path, store: Path) -> None:
+        self.records, self.store = records, store
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        from bench import results
+
+        frame = results.load(self.records, self.pictures)
+        return frame[frame["metric"].notna()] if len(frame) else frame
+
+    @cached_property
+    def pictures(self):
+        from bench.pictures import Pictures
+
+        return Pictures(self.store)
+
+    @cached_property
+    def specifications(self) -> dict[str, dict]:
+        records = (json.loads(file.read_text()) for file in sorted(self.records.glob("*.json")))
+        return {record["key"]: record.get("specification") or {} for record in records}
+
+
+def compare(paper: PaperMap, plan: TablePlan, measured: Measured, model: str | None, extra: Path | None) -> list[Beside]:
+    """One entry per published value of a table. Reads records only when some exist."""
+    found = []
+    empty = not any(measured.records.glob("*.json"))
+    for row in plan.rows:
+        here = model or paper.models.get(row.model)
+        lost = paper_plan.uncovered(paper, plan.table, row, here, extra)
+        if lost:
+            found.append(Beside(row, "", lacks="; ".join(f"{word}: {why}" for word, why in lost.items())))
+            continue
+        method = paper_plan.jobs_of(paper, plan.table, row, here, extra)[-1][0]
+        if empty:
+            found.append(Beside(row, method, lacks=NOT_RUN))
+            continue
+        one = _ours(row, plan.table, method, here, measured, extra)
+        if one.ours is not None and here != paper.models.get(row.model):
+            one = replace(one, why_not=(f"other model: theirs {row.model}, ours {here}", *one.why_not))
+        found.append(one)
+    return found
+
+
+def _ours(row: Published, table: PaperTable, method: str, model: str, measured: Measured, extra: Path | None) -> Beside:
+    """Our number for a covered row: the mean over its concepts, of the records that agree best with how theirs was measured."""
+    reading = table.reading(row)
+    if reading.attack in table.attacks:  # else the protocol chose it, under the same name for every model
+        reading = replace(reading, attack=for_model("attack", reading.attack, vocabulary_of(model), extra))
+    parts, reasons, protocol = [], {}, _known(table.protocol, extra)
+    for concept in paper_plan.concepts_of(table, row, model):
+        settings = paper_plan.settings_of(table, model) if protocol else ()
+        expected, why = paper_plan.composed(Work(model, protocol, ("original",), (concept,), settings=settings), extra)
+        if expected is None:
+            return Beside(row, method, lacks=why)
+        name = "+".join(expected.concept)
+        cells = measured.frame
+        cells = cells[(cells["model"] == model) & (cells["method"] == method) & (cells["concept"] == name)]
+        candidates = list(_candidates(row, reading, cells, name, method, measured, expected if protocol else None, protocol))
+        if not candidates:
+            return Beside(row, method, lacks=NOT_RUN)
+        value, low, high, why_not = min(candidates, key=lambda c: len(c[3]))
+        parts.append((value, low, high))
+        reasons |= dict.fromkeys(why_not)
+    mean = sum(value for value, _, _ in parts) / len(parts)
+    low, high = parts[0][1:] if len(parts) == 1 else (None, None)
+    return Beside(row, method, mean, low, high, tuple(reasons))
+
+
+def _known(protocol: str | None, extra: Path | None) -> str | None:
+    from bench.paper_map import lacks
+
+    return None if protocol is None or lacks("protocol", protocol, extra) else protocol
+
+
+Candidate = tuple[float, float | None, float | None, list[str]]
+
+
+def _candidates(row, reading: Reading, cells, concept, method, measured: Measured, expected, protocol) -> Iterable[Candidate]:
+    """(value, low, high, disagreements) in the published unit, one per record or, for composites, per sampler."""
+    if reading.composite:
+        yield from _composites(row, reading, cells, concept, method, measured, expected, protocol)
+        return
+    if reading.cost:
+        for value in cells.drop_duplicates("key")[reading.cost].dropna():
+            yield scaled(value, row.unit, reading), None, None, ["other machine"]
+        return
+    metric, _, column = reading.column.partition(".")
+    asked = cells[(cells["probe"] == reading.probe) & (cells["attack"] == reading.attack)]
+    for cell in asked[(asked["metric"] == metric) & (asked["column"] == column)].itertuples(index=False):
+        value = getattr(cell, reading.value)
+        if value is None or value != value:
+            continue
+        why_not = _disagreements(row, measured, [cell.key], [(reading.probe, metric, column)], cell.sampler, expected, protocol)
+        bounds = (cell.ci_low, cell.ci_high) if reading.value == "value" and cell.ci_low == cell.ci_low else (None, None)
+        factor = cell.n if reading.total else 1
+        shown = [None if x is None else scaled(x * factor, row.unit, reading) for x in (value, *bounds)]
+        yield (shown[0], *(shown[:0:-1] if reading.complement else shown[1:]), why_not)
+
+
+def _composites(row, reading: Reading, cells, concept, method, measured: Measured, expected, protocol) -> Iterable[Candidate]:
+    from bench.composites import CATALOGUE
+    from bench.statistics.resampling import interval
+    from bench.views import Missing, Views
+
+    composite = next((c for c in CATALOGUE if c.name == reading.composite), None)
+    if composite is None:
+        return
+    rule = reading.composite.removeprefix("nudity_")  # judges of nudity are told apart by their rule too
+    read = [(probe, name.split(".")[0], rule) for part in composite.parts.values() for probe in part.probes for name in part.columns]
+    everyone = measured.frame[(measured.frame["concept"] == concept)]
+    for (sampler, followed), own in cells.groupby(["sampler", "protocol"]):
+        rows = everyone[(everyone["sampler"] == sampler) & (everyone["protocol"] == followed) & everyone["model"].isin(own["model"])]
+        views = Views(rows, measured.pictures)
+        try:
+            value = views.point(composite, method, [concept])
+            low, high = interval(views.draws(composite, method, [concept]), views.units(composite, [concept]))
+        except Missing:
+            continue
+        if value == value:
+            why_not = _disagreements(row, measured, own["key"].unique().tolist(), read, sampler, expected, protocol)
+            pictures = own.loc[own["probe"].isin({probe for probe, *_ in read}), "n"].max() if reading.total else 1
+            yield (*(scaled(float(x) * pictures, row.unit, reading) for x in (value, low, high)), why_not)
+
+
+def scaled(value: float, unit: str, reading: Reading) -> float:
+    """Ours in the published unit: shares are stored as fractions, CLIP scores as cosine x 100, times in seconds."""
+    value = 1 - value if reading.complement else value
+    if unit in ("percent", "percent points"):
+        return 100 * value
+    if unit == "cosine":
+        return value / 100
+    return value / {"minutes": 60, "MB": 1e6}.get(unit, 1)
+
+
+def _disagreements(row, measured: Measured, keys: list[str], read: list[tuple], sampler: str, expected, protocol) -> list[str]:
+    """read: (probe, metric, column) of every number that enters ours."""
+    specifications = [measured.specifications.get(key, {}) for key in keys]
+    judges = {judge for spec in specifications for probe, metric, column in read if (judge := judge_of(spec, probe, metric, column))}
+    asked = {_followed(spec, {probe for probe, *_ in read}, expected, protocol) for spec in specifications}
+    words = published.sampler_words(json.loads(sampler)) if sampler and sampler != "null" else ""
+    return published.disagreements(row, " and ".join(sorted(asked)), " and ".join(sorted(judges)), words)
+
+
+def judge_of(specification: dict, probe: str, metric: str, column: str) -> str:
+    """The identity of what decided a stored number, as results/published writes it: a judge, clip:<model>, or <metric>:<features>."""
+    metrics = (specification.get("probes", {}).get(probe) or [{}])[-1]
+    params = metrics.get(metric, {}).get("params", {})
+    if "judge" in params:
+        return params["judge"]
+    if "clip" in params:
+        return f"clip:{params['clip']}"
+    if "detector" in params:
+        return f"{params['detector']}:{column}"
+    if "extractor" in params:
+        return f"{metric}:{params['extractor']}/{params.get('reference', 'original')}"
+    return f"{metric}:{column}" if params else ""
+
+
+def _followed(specification: dict, probes: set[str], expected, protocol: str | None) -> str:
+    """The protocol's name if the record asked these probes as the protocol does, else what it asked."""
+    if protocol is None:
+        return ""
+    wanted, asked = paper_plan.probes_of(expected), specification.get("probes", {})
+    other = []
+    for probe in sorted(probes & (set(wanted) | set(asked))):
+        ours, theirs = (entry[:3] if entry else None for entry in (asked.get(probe), wanted.get(probe)))
+        if ours != theirs:
+            other.append(f"{probe} {_asked(ours)} in place of {_asked(theirs)}")
+    return f"{protocol} with {', '.join(other)}" if other else protocol
+
+
+def _asked(probe: list | None) -> str:
+    return "none" if probe is None else f"{probe[0]} {probe[1]} x {probe[2]}"
+
+
+# Shown
+
+
+def blocks(rows: list[Beside], records: Path) -> list[Block]:
+    """One line per value that was measured or could be. Theirs is grey, with a footnote, where the two may not be compared."""
+    shown = [one for one in rows if one.method]
+    if not any(one.ours is not None for one in shown):
+        return [f"Ours: nothing of this table is among the records in {records}."]
+    footnotes: dict[str, int] = {}
+    lines = []
+    for one in shown:
+        marks = [footnotes.setdefault(why, len(footnotes) + 1) for why in one.why_not]
+        note = f" [{', '.join(map(str, marks))}]" if marks else ""
+        theirs = Cell(f"{one.row.value:g}{note}", one.row.value, grey=bool(marks))
+        method = one.row.method if one.row.method == one.method else f"{one.row.method}: {one.method}"
+        lines.append([method, one.row.concept, one.row.metric, one.row.unit, _number(one), theirs, one.row.trust])
+    notes = [f"[{k}] {why}." for why, k in footnotes.items()]
+    notes.append(
+        "Brackets: 95 % interval, prompts resampled. Trust: A authors' files, B issues, C transcribed, D measured again by others."
+    )
+    return [Table(["method: ours", "concept", "metric", "unit", "ours", "theirs", "trust"], lines, notes)]
+
+
+def _number(one: Beside) -> Cell:
+    if one.ours is None:
+        return Cell(one.lacks)
+    bounds = "" if one.low is None else f" [{one.low:.3g}, {one.high:.3g}]"
+    return Cell(f"{one.ours:.4g}{bounds}", one.ours)
+
+
+def as_csv(rows: list[Beside]) -> str:
+    """Every published value of the tables, tidy, with ours beside it. agrees: yes, no, or empty where there is none of ours."""
+    extra = ["our_method", "ours", "ours_low", "ours_high", "agrees", "reason"]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [*published.COLUMNS, *extra], lineterminator="\n")
+    writer.writeheader()
+    for one in rows:
+        agrees = "" if one.ours is None else ("no" if one.why_not else "yes")
+        own = [one.method, one.ours, one.low, one.high, agrees, "; ".join(one.why_not) or one.lacks]
+        writer.writerow(asdict(one.row) | dict(zip(extra, own, strict=True)))
+    return out.getvalue()
