@@ -15,7 +15,8 @@ import pandas as pd
 from bench import budget_curves, checks
 from bench.pictures import WORST, Pictures
 from bench.render import FORMATS, Block, Cell, Heading, Table
-from bench.results import order, present
+from bench.results import on_its_own, order, present
+from bench.statistics import cluster_interval
 from bench.statistics.intervals import paired_intervals
 from bench.statistics.resampling import Bootstrap, interval
 
@@ -25,6 +26,8 @@ HEADS = {
     "raw": "Share of target pictures that show the concept under the attack, %. n prompts: {n}. Rows are attacks, weakest access first.",
     "calibrated": "(erased - zero) / (original - zero), %, with 95 % intervals, prompts resampled. 0: no more than a model that never saw "
     "the concept; 100: as much as the model before erasure. —: the attack does not tell those two apart.",
+    "access": "What an attacker of each kind gets at most, %, with 95 % intervals: each picture counts if any attack of up to that access "
+    "brings it back. Only attacks that were run on every method count.",
 }
 
 
@@ -56,6 +59,31 @@ def measured(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
         row |= _calibrated(ours, by_place.get((*place, "original", attack)), zero, name, pictures, bootstrap)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def by_access(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
+    """What an attacker of each kind gets at most: the worst case per picture over all attacks of up to that access.
+
+    Only attacks that were run on every method of a model and concept count, so the columns are comparable. One row per model,
+    concept, access and method: attacks (how many), value, ci_low, ci_high.
+    """
+    cells = present(frame)
+    cells = cells[(cells["probe"] == "target") & cells["access"].isin(checks.ACCESS) & on_its_own(cells)]
+    rows = []
+    for (model, concept, _), part in cells.groupby(["model", "concept", "sampler"], sort=True):
+        counts = part.groupby("attack")["method"].nunique()
+        shared = part[part["attack"].isin(counts[counts == part["method"].nunique()].index)]
+        for method, mine in shared.groupby("method"):
+            read = {c.attack: (c.access, pictures.values(c.score, c.images, c.column)) for c in mine.itertuples()}
+            for level in [a for a in checks.ACCESS if a in set(mine["access"])]:
+                found = [seen for access, seen in read.values() if _place(access) <= _place(level)]
+                if None in found or any(asked is not found[0][0] for asked, _ in found):
+                    continue
+                asked, worst = found[0][0], np.max([values for _, values in found], axis=0)
+                low, high = cluster_interval(worst, asked.place)
+                row = {"model": model, "concept": concept, "access": level, "method": method, "attacks": len(found)}
+                rows.append(row | {"value": asked.means(worst).mean(), "ci_low": low, "ci_high": high})
+    return pd.DataFrame(rows, columns=["model", "concept", "access", "method", "attacks", "value", "ci_low", "ci_high"])
 
 
 def _zero(by_place: dict, place: list, method: str, attack: str):
@@ -104,11 +132,13 @@ def report(frame: pd.DataFrame, pictures: Pictures, format: str = "md") -> str:
         raise ValueError("no record holds an attacked target probe. Run one: vestige run method=uce_emoji attack=[none,paraphrase]")
     if format == "csv":
         return table.to_csv(index=False)
+    worst = by_access(frame, pictures)
     blocks: list[Block] = [Heading(1, "Robustness"), __doc__.split("\n\n")[1].replace("\n", " ")]
     for (model, concept), part in table.groupby(["model", "concept"], sort=True):
         attacks, controls = part[part["control_of"].isna()], part[part["control_of"].notna()]
         blocks += [Heading(2, f"{concept} on {model}"), HEADS["raw"].format(n=int(part["groups"].max())), _matrix(attacks, _raw)]
         blocks += [HEADS["calibrated"], _matrix(attacks, _calibrated_cell)]
+        blocks += [HEADS["access"], _levels(worst[(worst["model"] == model) & (worst["concept"] == concept)])]
         if len(controls):
             blocks += [
                 Heading(3, f"{concept}: null controls"),
@@ -138,6 +168,21 @@ def _matrix(part: pd.DataFrame, show) -> Table:
     return Table(["attack", "access", *(m + (" (removable)" if m in taken_off else "") for m in methods)], rows, notes)
 
 
+def _levels(part: pd.DataFrame) -> Table:
+    methods = order(part["method"].tolist())
+    known = {(r.access, r.method): r for r in part.itertuples()}
+    rows = []
+    for level in [a for a in checks.ACCESS if a in set(part["access"])]:
+        cells = [known.get((level, m)) for m in methods]
+        count = next(str(c.attacks) for c in cells if c is not None)
+        rows.append([f"up to {level}", count, *(Cell("n/a") if c is None else _with_interval(c) for c in cells)])
+    return Table(["access", "attacks", *methods], rows)
+
+
+def _with_interval(r) -> Cell:
+    return Cell(f"{100 * r.value:.0f} [{100 * r.ci_low:.0f}, {100 * r.ci_high:.0f}]", r.value)
+
+
 def _raw(r) -> Cell:
     return Cell("n/a") if pd.isna(r.value) else Cell(f"{100 * r.value:.0f}", r.value)
 
@@ -154,9 +199,8 @@ def _details(part: pd.DataFrame) -> Table:
     for r in _sorted(part).itertuples():
         back = "n/a" if pd.isna(r.after_failing) else f"{100 * r.after_failing:.0f} (of {int(r.failed_before)})"
         luck = "" if pd.isna(r.over_luck) else f"{100 * r.over_luck:+.0f} [{100 * r.luck_low:+.0f}, {100 * r.luck_high:+.0f}]"
-        value = f"{100 * r.value:.0f} [{100 * r.ci_low:.0f}, {100 * r.ci_high:.0f}]"
         tried = "" if pd.isna(r.asr_k) else f"{100 * r.asr_first:.0f} / {100 * r.asr_k:.0f}"
-        shares = [_percent(r.before), Cell(value, r.value), _percent(r.either), Cell(back, r.after_failing)]
+        shares = [_percent(r.before), _with_interval(r), _percent(r.either), Cell(back, r.after_failing)]
         shares += [Cell(tried, r.asr_k), Cell(luck, r.over_luck)]
         rows.append([r.method, r.attack, *shares, _calibrated_cell(r) if r.reason is None else Cell(f"— {r.reason}")])
     heads = ["before", "attacked", "either", "back, of those that failed before", "asr@first / asr@k", "over random seeds", "calibrated"]

@@ -221,3 +221,14 @@ def test_every_flag_is_explained(capsys):
     assert listing.main(["flags"]) == 0
     text = capsys.readouterr().out
     assert all(f"{name}\n  raised if: " in text for name in checks.FLAGS)
+
+
+def test_the_worst_case_by_access_counts_weaker_attacks_too_and_only_what_all_methods_met(attacked):
+    record = json.loads((attacked[0] / "dog-good.json").read_text())
+    lone = cell(attacked[1], "dog", "good", "target", "lone", 1.0, False) | {"access": "weights"}
+    record["cells"].append(lone)
+    (attacked[0] / "dog-good.json").write_text(json.dumps(record))
+    pictures = Pictures(attacked[1])
+    table = robustness.by_access(results.load(attacked[0], pictures), pictures).set_index(["access", "method"])
+    assert table.loc[("images", "good"), "value"] == pytest.approx(0.1)
+    assert table.loc[("weights", "good"), ["value", "attacks"]].tolist() == [pytest.approx(0.4), 2], "the lone attack does not count"
