@@ -166,6 +166,9 @@ def _hub() -> list[Composite]:
         "hub_attack": (Part(("adversarial",)), False),
         "hub_adaptive": (Part(("target",), attack=EVERY), False),
         "hub_alignment": (Part(("captions",), ("clip_score.clip_cos",)), True),
+        "hub_aesthetic": (Part(("target",), ("aesthetic.aesthetic",)), True),
+        "hub_image_reward": (Part(("captions",), ("image_reward.image_reward",)), True),
+        "hub_pick_score": (Part(("captions",), ("pick_score.pick_score",)), True),
         "hub_fid": (Part(("captions",), ("fid_real.*",), whole_set=True), False),
         "hub_fid_sd": (Part(("captions",), ("fid.*",), whole_set=True), False),
     }

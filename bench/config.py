@@ -235,7 +235,7 @@ def _scheduler(sampler: Sampler) -> None:
 
 
 def _probe(name: str, entry: DictConfig) -> Probe:
-    metrics = _plain(entry).get("metrics", {})
+    metrics = {metric: node for metric, node in _plain(entry).get("metrics", {}).items() if node is not None}  # null: left out
     chosen = {metric: plugin(node, Metric, f"probe.{name}.metrics.{metric}") for metric, node in metrics.items()}
     return replace(question(name, entry), metrics=chosen)
 

@@ -167,7 +167,7 @@ def test_it_finishes_on_the_emoji_model(protocol, store):
         for name, probe in tree.probe.items():  # two pictures: distances between sets need as many
             probe.update(rows=1 if name == "target" and len(tree.concept) > 2 else 2, repeats=1, limit=None)
         if "canvas" in tree.probe:
-            tree.probe.canvas.update({"rows": 4, "limit": 4})  # the first is about the concept, and a distance needs more than one of the rest
+            tree.probe.canvas.update({"rows": 4, "limit": 4})  # the first is about the concept; a distance needs two of the rest
         if "unlearn_diff_atk" in tree.attack:
             tree.attack.unlearn_diff_atk.update({"number_of_t": 1, "steps_per_t": 1})
     record = run_job(config.build_job(tree, protocol))

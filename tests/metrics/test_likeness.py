@@ -95,10 +95,11 @@ def tiny_llava(folder):
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=base, additional_special_tokens=["<image>"], **special)
     pictures = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
-    processor = LlavaProcessor(pictures, tokenizer, patch_size=4, vision_feature_select_strategy="default", num_additional_image_tokens=1)
+    layout = {"patch_size": 4, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    processor = LlavaProcessor(image_processor=pictures, tokenizer=tokenizer, **layout)
     vision = CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4)
     text = LlamaConfig(vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    config = LlavaConfig(vision, text, image_token_index=4, image_seq_length=4)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=4, image_seq_length=4)
     torch.manual_seed(0)
     LlavaForConditionalGeneration(config).save_pretrained(folder)
     processor.save_pretrained(folder)
