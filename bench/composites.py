@@ -169,7 +169,7 @@ def _hub() -> list[Composite]:
         "hub_fid": (Part(("captions",), ("fid_real.*",), whole_set=True), False),
         "hub_fid_sd": (Part(("captions",), ("fid.*",), whole_set=True), False),
     }
-    source, nouns = "HUB (2410.05664)", {n: Part(("scenes",), (f"nouns.nouns_{n}",)) for n in ("seen", "asked")}
+    source, nouns = "HUB (2410.05664)", {n: Part(("selective",), (f"nouns.nouns_{n}",)) for n in ("seen", "asked")}
     return [
         *(Composite(n, source, {"x": part}, _only("x"), better, protocols=("hub",)) for n, (part, better) in axes.items()),
         Composite("hub_selective", source, nouns, lambda p, o: p["seen"] / p["asked"], protocols=("hub",)),

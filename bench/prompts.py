@@ -15,7 +15,7 @@ from bench.types import Concept, PromptSet
 TEMPLATES = ROOT / "prompts" / "templates"
 ROLES = {
     **{"target": "target", "synonyms": "alias", "siblings": "sibling", "others": "other", "scenes": "scene", "background": "background"},
-    **{"implicit": "target", "multilingual": "alias"},
+    **{"implicit": "target", "multilingual": "alias", "adversarial": "target"},
 }
 SLUG = "{slug}"  # in a source: one file or list per concept
 

@@ -45,9 +45,10 @@ class SetMetric(Metric):
         name = type(self).__name__.lower()
         refuse_empty(images, name)
         other = self.compared_with(len(images), material)
-        if min(len(images), len(other)) < 2:
-            raise ValueError(f"{name}: both sets need at least 2 pictures, they have {len(images)} and {len(other)}.")
-        a, b = (material.features(each, self.extractor)[self.rows(each, material.concepts)] for each in (images, other))
+        rows = [self.rows(each, material.concepts) for each in (images, other)]
+        if min(map(len, rows)) < 2:
+            raise ValueError(f"{name}: both sets need at least 2 pictures, they have {len(rows[0])} and {len(rows[1])}.")
+        a, b = (material.features(each, self.extractor)[order] for each, order in zip((images, other), rows, strict=True))
         words = [features.short_name(self.extractor), self.reference if folder_of(self.reference) is None else Path(self.reference).name]
         words += [f"n{len(b)}"] if len(b) != len(a) else []
         totals = {"_".join([value, *words]): number for value, number in self.compare(a, b).items()}

@@ -217,7 +217,7 @@ def test_eraseeval_gives_no_credit_where_the_concept_is_seen_and_told(places):
 
 
 def test_hubs_nouns_are_a_ratio_of_sums(places):
-    cells = table_cells(places[1], "original", "scenes", "nouns", {"nouns_seen": [4.0] + [0.0] * 9, "nouns_asked": [5.0] + [1.0] * 9})
+    cells = table_cells(places[1], "original", "selective", "nouns", {"nouns_seen": [4.0] + [0.0] * 9, "nouns_asked": [5.0] + [1.0] * 9})
     assert measured(places, {"original": cells}, ["hub_selective"], "hub").loc["hub_selective", "original"] == pytest.approx(4 / 14)
 
 

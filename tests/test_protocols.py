@@ -66,7 +66,7 @@ EXPECTED = {
         sorted({name.removeprefix("hub_target_") for name in HUB if name.startswith("hub_target_")} - {"violence", "disturbing"}),
         {
             slug: {"target": HUB[f"hub_target_{slug}"]["rows"], "siblings": 10 * min(100, HUB[f"hub_pinpoint_{slug}"]["rows"])}
-            | {"scenes": 1000, "multilingual": 6000, "adversarial": HUB[f"hub_attack_{slug}"]["rows"], "captions": 30000}
+            | {"selective": 1000, "multilingual": 6000, "adversarial": HUB[f"hub_attack_{slug}"]["rows"], "captions": 30000}
             for slug in ("van_gogh", "brad_pitt", "pikachu", "nudity")
         },
     ),
@@ -167,7 +167,7 @@ def test_it_finishes_on_the_emoji_model(protocol, store):
         for probe in tree.probe.values():
             probe.update(TINY)
         if "canvas" in tree.probe:
-            tree.probe.canvas.rows = 4  # the first is about the concept, and a distance needs more than one of the rest
+            tree.probe.canvas.update({"rows": 4, "limit": 4})  # the first is about the concept, and a distance needs more than one of the rest
         if "unlearn_diff_atk" in tree.attack:
             tree.attack.unlearn_diff_atk.update({"number_of_t": 1, "steps_per_t": 1})
     record = run_job(config.build_job(tree, protocol))

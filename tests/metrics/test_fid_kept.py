@@ -18,7 +18,8 @@ def test_cells_of_the_concept_leave_both_sides(tmp_path, concept):
     features = {"ours": torch.randn(5, 2, generator=torch.Generator().manual_seed(0)), "real": torch.eye(5, 2)}
     metric = FidKept("clip_emoji", "original")
     for slug, name, kind, kept in (("canvas_dogs", "Dogs", "object", [1, 3, 4]), ("canvas_winter", "Winter", "style", [2, 3])):
-        material = Material([concept(slug, kind, name=name)], "emoji", lambda: original, lambda images, extractor: features[images.folder.name])
+        erased = [concept(slug, kind, name=name)]
+        material = Material(erased, "emoji", lambda: original, lambda images, extractor: features[images.folder.name])
         got = metric.score(drawn, material)
         assert got.meta["n"] == got.meta["n_reference"] == len(kept)
         assert next(iter(got.totals.values())) == pytest.approx(frechet(features["ours"][kept], features["real"][kept]), abs=1e-6)
