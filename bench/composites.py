@@ -309,7 +309,7 @@ CATALOGUE = [
     *_canvas("object", "style", "object"),
     *_canvas("style", "object", "style"),
     *(
-        Composite(f"{name}_{k}", "EAP (2501.18950)", {"x": Part(probes, ("answers.rank",), rule=within(k))}, formula)
+        Composite(f"{name}_{k}", "EAP (2410.15618)", {"x": Part(probes, ("answers.rank",), rule=within(k))}, formula)
         for k in (1, 5)
         for name, probes, formula in (
             ("esr", ("target",), lambda p, o: 1 - p["x"]),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 # Seconds of one guided denoiser step of one picture. sd1: 30,000 pictures of 50 steps take about 12 hours on one A100-class GPU in
-# fp16 at batch 8. sdxl: four times the pixels and three times the parameters. emoji: measured on one CPU core at batch 32.
+# fp16 at batch 8. sdxl: four times the pixels and three times the parameters. emoji: a guess for one CPU core at batch 32.
 SECONDS = {"sd1": 0.029, "sd2": 0.029, "sdxl": 0.2, "emoji": 0.006}
 ASSUMED = {
     "photo": "{seconds} s per guided step of one picture on one A100-class GPU in fp16; erasing and judging not counted",

@@ -24,7 +24,11 @@ def plan_job(job: Job) -> dict:
     erased = runner.find_erased()
     print(f"{title}: erase {'cached' if erased else 'missing'}")
     for probe in job.probes.values():
-        asked = None if prompts.missing(probe.prompts, job.concepts) else job.prompts_of(probe)
+        try:
+            asked = None if prompts.missing(probe.prompts, job.concepts) else job.prompts_of(probe)
+        except prompts.NothingToAsk as reason:
+            print(f"  {probe.name:<12} not asked: {reason}")
+            continue
         # A list that is not here has at most the rows that its manifest says.
         n = prompts.rows_of(probe.prompts, job.concepts, probe.rows) if asked is None else len(asked)
         for name, attack in runner.attacks_of(probe).items():

@@ -20,6 +20,10 @@ ROLES = {
 SLUG = "{slug}"  # in a source: one file or list per concept
 
 
+class NothingToAsk(ValueError):
+    """A probe that exists, but not for this kind of concept on this model: it is left out, with this sentence as the reason."""
+
+
 def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Concept], vocabulary: str) -> PromptSet:
     """The prompts of one probe for a concept set: `rows` per concept, in a fixed order; of a pooled family `rows` in all.
 
@@ -39,7 +43,8 @@ def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Conce
     asked = [concepts] if pooled else [[concept] for concept in concepts]
     parts = [_rows(prompts, some, rows, vocabulary) for some in asked]
     if not any(parts):
-        raise ValueError(f"prompts={prompts!r} needs names that the concept files do not list for {', '.join(c.slug for c in concepts)}.")
+        slugs = ", ".join(c.slug for c in concepts)
+        raise NothingToAsk(f"prompts={prompts!r} needs names that the concept files do not list for {slugs}.")
     table = pd.DataFrame([row for part in parts for row in part])
     # Pooled rows do not depend on what is erased, so neither do their seeds.
     words = [name, vocabulary, prompts] if pooled else [name, vocabulary, *(c.slug for c in concepts)]
@@ -102,8 +107,9 @@ def templates(vocabulary: str) -> dict:
 def _family(family: str, kind: str, vocabulary: str) -> dict:
     known = templates(vocabulary).get(kind, {})
     if family not in known:
-        have = ", ".join(known)
-        raise ValueError(f"prompts={family!r} has no templates for kind {kind!r} in {vocabulary}.yaml; it has: {have}.")
+        sentence = f"prompts={family!r} has no templates for kind {kind!r} in {vocabulary}.yaml; it has: {', '.join(known)}."
+        elsewhere = any(family in kinds for file in TEMPLATES.glob("*.yaml") for kinds in templates(file.stem).values())
+        raise NothingToAsk(sentence) if elsewhere else ValueError(sentence)
     return known[family]
 
 

@@ -15,6 +15,7 @@ from bench import checks, generate, judges, model, screen
 from bench.config import UNTIL, Job, Probe, specification
 from bench.fingerprints import weights_digest
 from bench.plugin import Attack, Context, Material, Metric, Victim
+from bench.prompts import NothingToAsk
 from bench.provenance import provenance
 from bench.resume import Progress
 from bench.statistics import cluster_interval
@@ -77,7 +78,11 @@ class Runner:
         record["stages"]["erase"] = {"key": erased.key, "digest": erased.digest}
         record["cost"] = {"erase_seconds": erased.meta["seconds"], **erased.meta["facts"]}
         for probe in job.probes.values():
-            asked = job.prompts_of(probe)
+            try:
+                asked = job.prompts_of(probe)
+            except NothingToAsk as reason:
+                record["cells"].append({**self.cell(probe, "none", Attack()), "reason": str(reason)})
+                continue
             if screen.applies(job.concepts):
                 record["screened"][probe.name] = {"before": len(job.prompts_before_screen(probe)), "after": len(asked)}
             for attack_name, attack in self.attacks_of(probe).items():

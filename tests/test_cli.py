@@ -80,3 +80,10 @@ def test_a_list_of_attacks_and_a_sweep_of_attacks_both_compose(outside):
         done = vestige("plan", *run_words(outside, "method=mine", choice)[1:], path=outside)
         assert done.returncode == 0, done.stderr
         assert "erase missing" in done.stdout
+
+
+@pytest.mark.parametrize("concept", ["church", "van_gogh", "nudity"])
+def test_the_default_probes_plan_for_every_kind_of_concept_on_a_photographic_model(concept):
+    done = vestige("plan", "model=sd14", "method=uce", f"concept={concept}")
+    assert done.returncode == 0, done.stderr
+    assert "target" in done.stdout and "not asked: prompts='background' has no templates" in done.stdout

@@ -105,3 +105,11 @@ def test_a_file_per_concept_and_rows_of_one_role(tmp_path, concept):
     with pytest.raises(ValueError, match="its roles: sibling, target"):
         prompts.from_csv(str(tmp_path / "dog.csv?role=alias"), 1)
     assert "frog.csv" in prompts.missing(source, [concept("dog"), concept("frog")])
+
+
+def test_a_probe_without_prompts_for_a_kind_is_left_out_with_its_reason_and_a_typing_error_is_not(concept):
+    with pytest.raises(prompts.NothingToAsk, match=r"'background' has no templates for kind 'object' in photo\.yaml"):
+        prompts.build("background", "background", 2, 1, [concept()], "photo")
+    with pytest.raises(ValueError) as error:
+        prompts.build("target", "taget", 2, 1, [concept()], "photo")
+    assert not isinstance(error.value, prompts.NothingToAsk)
