@@ -137,8 +137,8 @@ def _rows(family: str, concepts: list[Concept], n: int, vocabulary: str) -> list
                 "role": entry.get("role") or ROLES[family],
                 "expect": expect,
                 "names": entry.get("names", 1),
-                # Rows of one prompt under several seeds are one cluster.
-                "group": f"{slug(subject)}-{which:03d}" if entry.get("cross") else row_id,
+                # Rows of one prompt under several seeds are one cluster; where there is but one prompt, pictures are resampled.
+                "group": f"{slug(subject)}-{which:03d}" if entry.get("cross") and len(wordings) > 1 else row_id,
             }
         )
         if "seed" in entry:

@@ -218,6 +218,13 @@ def test_a_crossed_family_asks_each_template_with_each_subject_under_the_same_se
     assert len(prompts.build("target", "speed_instance_target", 80, 10, erased, "photo").table["prompt"].unique()) == 80
 
 
+def test_rows_of_one_prompt_are_one_cluster_unless_there_is_no_other_prompt(concept):
+    speed = prompts.build("target", "speed_celebrity_target", 20, 1, [concept("x", "celebrity")], "photo").table
+    assert len(speed) == 20 and speed["group"].nunique() == 5, "five sentences, four seeds each"
+    mace = prompts.build("target", "mace_object_target", 20, 1, [concept("dog")], "photo").table
+    assert mace["prompt"].nunique() == 1 and mace["group"].nunique() == 20, "one sentence: no interval without resampling pictures"
+
+
 def test_pooled_rows_are_asked_once_and_do_not_depend_on_what_is_erased(concept):
     dog, cat = concept("dog", siblings=["frog", "fox"]), concept("cat", siblings=["fox", "owl"])
     both = prompts.build("others", "mace_celebrity_others", 15, 1, [dog, cat], "emoji")
