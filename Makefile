@@ -20,6 +20,7 @@ demo: .venv/installed
 
 bench: .venv/installed
 	.venv/bin/python -m benchmarks.closed_form
+	.venv/bin/python -m benchmarks.attack_batching
 
 lint: .venv/installed
 	.venv/bin/ruff check .

@@ -85,7 +85,8 @@ class ConceptAblation(Method):
         chosen = choose_parameters(pipe.unet, GROUPS[self.train])
         optimiser = torch.optim.AdamW(make_trainable(chosen), lr=self.lr, weight_decay=self.weight_decay)
         with begin_token_cut(pipe) if self.cut_begin_token else pipe.preparing(lambda cond: None):
-            for step in range(self.iterations):
+            state = {"weights": chosen, "optimiser": optimiser, "generator": generator}
+            for step in ctx.resumable("training", range(self.iterations), **state):
                 which = step % len(concepts)
                 loss = self.step_loss(pipe, pairs[which], pictures[which], frozen, generator)
                 optimiser.zero_grad()

@@ -90,7 +90,8 @@ class ESD(Method):
             # The empty prompt also for SDXL, whose sampling uses zeros: the official code encodes it here.
             null = pipe.encode([""] * self.batch)
             source = None if self.erase_from is None else pipe.encode([self.erase_from] * self.batch)
-        for step in range(self.iterations):
+        state = {"weights": chosen, "optimiser": optimiser, "generator": generator}
+        for step in ctx.resumable("training", range(self.iterations), **state):
             c = asked.rows(torch.randint(len(concepts), (self.batch,), generator=generator))
             bin = int(torch.randint(self.bins, (1,), generator=generator))
             x, t = partial_denoise(

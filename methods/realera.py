@@ -239,7 +239,8 @@ class RealEra(Method):
             return replace(cond, hidden=torch.where(each.changed[picked][..., None], moved.to(cond.hidden), cond.hidden))
 
         with adapters(pipe, down, up, lambda: None, "paper"):
-            for step in range(self.iterations):
+            state = {"down": down, "up": up, "optimiser": optimiser, "generator": generator}
+            for step in ctx.resumable(slug, range(self.iterations), **state):
                 picked = torch.randint(len(each.asked), (self.batch,), generator=generator).to(pipe.device)
                 bin = int(torch.randint(self.bins, (1,), generator=generator))
                 how = {"guidance": self.material_guidance, "alignment": "exact", "generator": generator, "module": original}

@@ -100,7 +100,8 @@ class SPM(Method):
             c, neutral = pipe.encode([self.asked(concept)] * self.batch), pipe.encode([self.surrogate] * self.batch)
             null = pipe.encode([""] * self.batch)
         with adapters(pipe, {n: p[None] for n, p in down.items()}, {n: p[None] for n, p in up.items()}, lambda: None, "paper"):
-            for step in range(self.iterations):
+            state = {"adapter": adapter, "optimiser": optimiser, "rate": rate, "generator": generator}
+            for step in ctx.resumable(concept.slug, range(self.iterations), **state):
                 x, t = self.start(pipe, c, generator)
                 with torch.no_grad():
                     e_c, e_0 = pipe.predict(x, t, c, base), pipe.predict(x, t, neutral, base)
