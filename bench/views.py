@@ -224,9 +224,10 @@ class Views:
 
     def _per_picture(self, part: Part, method: str, concept: str, probe: str, attack: str) -> list[tuple[Asked, np.ndarray]]:
         """For each erasure seed the pictures and what the part's rule makes of their scores."""
-        made, names = [], [name.partition(".")[2] for name in part.columns]
+        made, names = [], [name.partition(".")[2] for name in part.columns]  # a star stands for the cell's own column
         for cells in zip(*self._found(part, method, concept, probe, attack), strict=True):
-            read = [self.pictures.values(cell.score, cell.images, column) for cell, column in zip(cells, names, strict=True)]
+            columns = [cell.column if "*" in name else name for cell, name in zip(cells, names, strict=True)]
+            read = [self.pictures.values(cell.score, cell.images, column) for cell, column in zip(cells, columns, strict=True)]
             if None in read or any(r[0] is not read[0][0] for r in read):
                 raise Missing(f"the stored scores of {method} on {probe} are gone")
             made.append((read[0][0], part.rule(*(r[1] for r in read))))
@@ -246,7 +247,8 @@ class Views:
         if judged.all():
             return self.bootstrap.prompts(unit, means)
         above, below = (self.bootstrap.prompts(unit, x) for x in (np.where(judged, means, 0.0), judged.astype(float)))
-        return above / np.where(below == 0, np.nan, below)
+        # The few resamples without any judged prompt say nothing: they take the mean.
+        return np.where(below == 0, _mean(unit, means), above / np.where(below == 0, np.nan, below))
 
 
 def _first_judge(cells: pd.DataFrame) -> str:

@@ -6,7 +6,7 @@ import pytest
 from made_results import ROWS, cell, write_record
 
 from bench import results
-from bench.composites import CATALOGUE, NET, Composite, Part, harmonic, retained, within
+from bench.composites import CATALOGUE, NET, Composite, Part, harmonic, retained, similar_unless_present, within
 from bench.pictures import Pictures
 from bench.standing import plane, standing
 from bench.views import Views
@@ -187,6 +187,10 @@ def test_unlearncanvas_counts_the_target_for_ua_and_the_rest_for_ira_and_cra(pla
     assert got["canvas_object_cra"] == pytest.approx(0.5) and got["canvas_object_cra_all"] == pytest.approx(0.4)
     assert got["canvas_object_mean"] == pytest.approx((0.5 + 0.75 + 0.5) / 3)
     assert "canvas_style_ua" not in got, "defined for styles"
+    pictures = Pictures(places[1])
+    table = Views(results.load(places[0], pictures), pictures).table([c for c in CATALOGUE if c.name == "canvas_object_ua"])
+    low, high = table[["ci_low", "ci_high"]].iloc[0]
+    assert 0 <= low < 0.5 < high <= 1, "two of ten prompts are the target's: some resamples hold none of them"
 
 
 def test_the_attacked_rate_counts_what_showed_before_the_attack(places):
@@ -214,6 +218,22 @@ def test_eraseeval_gives_no_credit_where_the_concept_is_seen_and_told(places):
     assert got["erased"][names[:4]].tolist() == pytest.approx([m1, m2, m3, m4])
     assert got["erased"]["eraseeval_all"] == pytest.approx(4 / (1 / m1 + 1 / m2 + 1 / m3 + 1 / m4))
     assert got["original"][names[1:4]].tolist() == pytest.approx([1, 1, 1]), "the model itself keeps everything"
+
+
+def test_a_star_in_a_column_finds_the_networks_own(places):
+    cells = table_cells(places[1], "original", "target", "presence", {"present": [0.0] * 10})
+    cells += table_cells(places[1], "original", "target", "image_change", {"cosine_some_net": [0.5] * 10}, judge=None)
+    both = Part(("target",), ("presence.present", "image_change.cosine_*"), rule=similar_unless_present)
+    star = Composite("x", "test", {"x": both}, first)
+    pictures = Pictures(places[1])
+    for old in places[0].glob("*.json"):
+        old.unlink()
+    write_record(places[0], "dog", "original", cells)
+    assert Views(results.load(places[0], pictures), pictures).table([star])["value"].tolist() == [0.5]
+
+
+def first(parts, original):
+    return parts["x"]
 
 
 def test_hubs_nouns_are_a_ratio_of_sums(places):
