@@ -178,6 +178,8 @@ def with_ladder(attacks: dict[str, Attack], ladder: dict[str, dict[str, list]]) 
         for setting, values in settings.items():
             for value in values:
                 where = f"ladder.{name}.{setting}"
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise ValueError(f"{where}={value!r} is no number: the rungs of a ladder are budgets.")
                 content = {**plain(attacks[name]), setting: value}
                 made[f"{name}@{setting}={value}"] = typed(content, type(attacks[name]), where)
     return made

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from made_results import ROWS, cell, make_places, write_record
 
-from bench import budget_curves, checks, cli, listing, plots, results, robustness
+from bench import budget_curves, checks, cli, config, listing, plots, results, robustness
+from bench.contract import build
 from bench.pictures import Pictures
 
 # rates of the target under: no attack, random seeds, a strong attack, that attack fed with a made-up thing
@@ -232,3 +233,13 @@ def test_the_worst_case_by_access_counts_weaker_attacks_too_and_only_what_all_me
     table = robustness.by_access(results.load(attacked[0], pictures), pictures).set_index(["access", "method"])
     assert table.loc[("images", "good"), "value"] == pytest.approx(0.1)
     assert table.loc[("weights", "good"), ["value", "attacks"]].tolist() == [pytest.approx(0.4), 2], "the lone attack does not count"
+
+
+def test_a_ladder_names_its_rungs_and_refuses_what_is_no_budget():
+    attack = build("attack", "relearning_lora_emoji")
+    made = config.with_ladder({"relearning": attack}, {"relearning": {"steps": [2, 5]}})
+    assert list(made) == ["relearning", "relearning@steps=2", "relearning@steps=5"] and made["relearning@steps=5"].steps == 5
+    with pytest.raises(ValueError, match=r"ladder\.relearning\.tuner='xattn' is no number"):
+        config.with_ladder({"relearning": attack}, {"relearning": {"tuner": ["xattn"]}})
+    with pytest.raises(ValueError, match=r"no such attack is chosen. Chosen: relearning"):
+        config.with_ladder({"relearning": attack}, {"relearn": {"steps": [2]}})
