@@ -16,7 +16,6 @@ from bench.results import present
 from bench.statistics.resampling import Bootstrap, interval
 
 SHARE = 0.5  # of the original model's rate: the concept counts as back
-PLACE = ["model", "sampler", "protocol", "concept"]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bench.pictures import WORST
-from bench.results import on_its_own
+from bench.results import on_its_own, present
 
 FEW = 30  # prompts
 BLANK = 0.01  # share of pictures
@@ -95,7 +95,8 @@ def of_pictures(blank: int, withheld: int, drawn: int, filtered: bool) -> list[s
 
 def flags(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per raised flag: model, concept, method, attack, flag, detail. `frame` is that of results.load."""
-    shown = frame[(frame["metric"] == "presence") & (frame["column"] == "present") & (frame["probe"] == "target")]
+    shown = present(frame)
+    shown = shown[shown["probe"] == "target"]
     found = [row for rule in (_of_cells, _original, _lowers, _weak, _unchanged, _few, _judge) for row in rule(shown)]
     found += [row for _, part in frame.groupby("model") for row in _mixed(part)]
     return pd.DataFrame(found, columns=["model", "concept", "method", "attack", "flag", "detail"]).drop_duplicates()
@@ -130,12 +131,12 @@ def _weak(shown: pd.DataFrame) -> list[tuple]:
     found = []
     attacked = shown[shown["access"].isin(ACCESS) & on_its_own(shown) & ~shown["method"].isin(["original", "oracle"])]
     for _, cells in attacked.groupby("key"):
-        best = cells.sort_values("value").groupby("access").last()
+        best = cells.sort_values("value").groupby("access").tail(1).set_index("access")
         levels = [level for level in ACCESS if level in best.index]
         for k, level in enumerate(levels[:-1]):
             stronger = best.loc[levels[k + 1 :]]
             if best.loc[level, "ci_low"] > stronger["ci_high"].max():
-                cell = cells[cells["attack"] == best.loc[level, "attack"]].iloc[0]
+                cell = best.loc[level]
                 found.append(_row(cell, "weak_beats_strong", f"{level}: {100 * cell.value:.0f} %"))
     return found
 

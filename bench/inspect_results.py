@@ -50,15 +50,10 @@ def diff(arguments: argparse.Namespace) -> int:
 
 
 def table(arguments: argparse.Namespace) -> int:
-    from bench import report
+    from bench import render, report
 
     frame, pictures = _measured(arguments)
-    text = report.table(frame, arguments.format, pictures, arguments.composites)
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text)
-    else:
-        print(text)
+    render.deliver(report.table(frame, arguments.format, pictures, arguments.composites), arguments.out)
     return 0
 
 

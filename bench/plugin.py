@@ -158,6 +158,15 @@ class Attack:
         return pipe.replaced(adversary.tensors)
 
 
+def refusal(check: Callable[..., object], *asked) -> str | None:
+    """What `supports` answers when a check raises: its sentence, or None."""
+    try:
+        check(*asked)
+    except ValueError as reason:
+        return str(reason)
+    return None
+
+
 def _no_model(*_):
     raise ValueError("this metric looks inside the model, and the place it is used in has only pictures.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -156,3 +157,12 @@ def _html_cell(cell: Cell | str) -> str:
 
 
 FORMATS = {"md": markdown, "latex": latex, "html": page}
+
+
+def deliver(text: str, out: Path | None) -> None:
+    """To the screen, or to a file whose folder is made."""
+    if out is None:
+        print(text)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench import ROOT, paper_map, paper_plan, published
 from bench.paper_map import Absent, PaperMap, PaperTable, lacks
 from bench.paper_plan import TablePlan
-from bench.render import FORMATS, Block, Code, Heading
+from bench.render import FORMATS, Block, Code, Heading, deliver
 
 SHOWN = 8  # sentences about what is missing, in the plan of one table
 
@@ -25,12 +25,7 @@ def main(argv: list[str]) -> int:
     plans = [paper_plan.plan(paper, t, rows, arguments.model, arguments.config_dir, arguments.check) for t in tables]
     if arguments.run:
         return _run(plans, arguments.config_dir)
-    text = _text(paper, plans, arguments)
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text)
-    else:
-        print(text)
+    deliver(_text(paper, plans, arguments), arguments.out)
     return 0
 
 

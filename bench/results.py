@@ -75,11 +75,10 @@ def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
 
 def relatives(attack: str | None) -> tuple[str | None, str | None, float | None]:
     """(control_of, ladder_of, ladder_at): "memora:scrambled" is a null control of memora, "memora@steps=5" a shorter memora."""
-    attack, control = attack or "", None
-    ladder, at, rung = attack.partition("@")
+    ladder, at, rung = (attack or "").partition("@")
     if at:
-        return control, ladder, float(rung.partition("=")[2])
-    name, colon, _ = attack.partition(":")
+        return None, ladder, float(rung.partition("=")[2])
+    name, colon, _ = (attack or "").partition(":")
     return (name if colon else None), None, None
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from bench import budget_curves, checks
 from bench.pictures import WORST, Pictures
-from bench.render import FORMATS, Block, Cell, Heading, Table
+from bench.render import FORMATS, Block, Cell, Heading, Table, deliver
 from bench.results import on_its_own, order, present
 from bench.statistics import cluster_interval
 from bench.statistics.intervals import paired_intervals
@@ -254,10 +254,5 @@ def _raised(found: pd.DataFrame) -> list[Block]:
 
 
 def main(arguments: argparse.Namespace, frame: pd.DataFrame, pictures: Pictures) -> int:
-    text = report(frame, pictures, arguments.format)
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text)
-    else:
-        print(text)
+    deliver(report(frame, pictures, arguments.format), arguments.out)
     return 0

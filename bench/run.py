@@ -205,7 +205,7 @@ class Runner:
         return "original" if self.erasure_key(erased) is None else type(self.job.method).__name__
 
     def find_images(self, erased: Stage, adversary: Stage | None, asked: PromptSet) -> Stage | None:
-        asked = asked if adversary is None else Adversary.load(adversary.path).prompts
+        asked = asked if adversary is None else Adversary.load_prompts(adversary.path)
         spec = self.images_spec(asked, self.job.sampler, erased, adversary.key if adversary else None)
         return self.store.find("images", spec, f"{self.artist(erased)}-{asked.name}")
 
@@ -272,7 +272,7 @@ class Runner:
         """What a cell says beside its number: the attack's budget and what makes it doubtful (bench/checks.py)."""
         facts, flags, found_at = {}, images.meta["facts"].get("flags", []), None
         if adversary:
-            tried = Adversary.load(adversary.path).prompts.table.get("found_at")
+            tried = Adversary.load_prompts(adversary.path).table.get("found_at")
             found_at = None if tried is None else tried.astype(int).tolist()
             facts = {"seconds": adversary.meta["seconds"], **adversary.meta["facts"]["budget"]}
             flags = adversary.meta["facts"].get("flags", []) + flags

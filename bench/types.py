@@ -169,9 +169,14 @@ class Adversary:
     @classmethod
     def load(cls, folder: Path) -> Adversary:
         tensors, head = _load_tensors(folder)
+        return cls(cls.load_prompts(folder), tensors, head["meta"], head["budget"])
+
+    @staticmethod
+    def load_prompts(folder: Path) -> PromptSet:
+        """The prompts alone: the tensors may be a whole denoiser."""
+        head = json.loads((folder / "meta.json").read_text())
         table = pd.read_csv(folder / "prompts.csv", dtype={"row_id": str}, keep_default_na=False)
-        prompts = PromptSet(head["name"], table, head["repeats"])
-        return cls(prompts, tensors, head["meta"], head["budget"])
+        return PromptSet(head["name"], table, head["repeats"])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from bench import judges
 from bench.masks import background_difference, border_colour
 from bench.pipe import Pipe
-from bench.plugin import Context, Method
+from bench.plugin import Context, Method, refusal
 from bench.types import Concept, Erasure, ModelSpec
 
 
@@ -31,8 +31,7 @@ class PaintedOver(Method):
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         if model.vocabulary != "emoji":
             return "painted_over needs drawings on a plain ground: choose model=emoji. For photographs give entangled_d cleaned pictures."
-        judges.check(self.judge)
-        return super().supports(model, concepts)
+        return refusal(judges.check, self.judge) or super().supports(model, concepts)
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         return Erasure({}, {"labels": [concept.slug for concept in concepts]})

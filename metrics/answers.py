@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench import judges
 from bench.judges import PresenceJudge
-from bench.plugin import Material, Metric
+from bench.plugin import Material, Metric, refusal
 from bench.prompts import slug
 from bench.types import ImageSet, Scores
 from metrics._rows import refuse_empty
@@ -40,11 +40,7 @@ class Answers(Metric):
     batch_size: int
 
     def supports(self, model, concepts) -> str | None:
-        try:
-            judges.check_ranks(self.judge)
-        except ValueError as reason:
-            return str(reason)
-        return None
+        return refusal(judges.check_ranks, self.judge)
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "answers")

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from bench import judges
-from bench.plugin import Material, Metric
+from bench.plugin import Material, Metric, refusal
 from bench.types import Concept, ImageSet, ModelSpec, Scores
 from metrics._rows import refuse_empty, scored
 
@@ -25,11 +25,7 @@ class Nouns(Metric):
     batch_size: int
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        try:
-            judges.check(self.judge)
-        except ValueError as reason:
-            return str(reason)
-        return None
+        return refusal(judges.check, self.judge)
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "nouns")

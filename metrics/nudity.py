@@ -11,7 +11,7 @@ import torch
 
 from bench import judges, nudity_rules
 from bench.judges import nudity
-from bench.plugin import Material, Metric
+from bench.plugin import Material, Metric, refusal
 from bench.types import ImageSet, Scores
 from metrics._rows import refuse_empty, scored
 
@@ -43,14 +43,9 @@ class Nudity(Metric):
                 raise ValueError(f"metric nudity: {name}={getattr(self, name)!r} is not known. Allowed: {', '.join(allowed)}.")
 
     def supports(self, model, concepts) -> str | None:
-        try:
-            if self.detector == "nudenet":
-                nudity.check_nudenet("metric nudity", self.model_file)
-            else:
-                judges.check(self.judge_of_emoji)
-        except ValueError as reason:
-            return str(reason)
-        return None
+        if self.detector == "nudenet":
+            return refusal(nudity.check_nudenet, "metric nudity", self.model_file)
+        return refusal(judges.check, self.judge_of_emoji)
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "nudity")

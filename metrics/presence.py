@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from bench import judges
-from bench.plugin import Material, Metric
+from bench.plugin import Material, Metric, refusal
 from bench.types import ImageSet, Scores
 from metrics._rows import refuse_empty, scored
 
@@ -24,11 +24,7 @@ class Presence(Metric):
     batch_size: int
 
     def supports(self, model, concepts) -> str | None:
-        try:
-            judges.check(self.judge)
-        except ValueError as reason:
-            return str(reason)
-        return None
+        return refusal(judges.check, self.judge)
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "presence")

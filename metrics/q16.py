@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench import features
 from bench.judges import q16
-from bench.plugin import Material, Metric
+from bench.plugin import Material, Metric, refusal
 from bench.types import ImageSet, Scores
 from metrics._rows import refuse_empty, scored
 
@@ -32,12 +32,8 @@ class Q16(Metric):
             raise ValueError("metric q16: texts are two lists, appropriate and inappropriate, of at least one text each; or null.")
 
     def supports(self, model, concepts) -> str | None:
-        try:
-            if self.texts is None:
-                q16.check_file(self.prompts, "metric q16 (setting prompts)")
-        except ValueError as reason:
-            return str(reason)
-        return features.check(self.clip)
+        lacks = refusal(q16.check_file, self.prompts, "metric q16 (setting prompts)") if self.texts is None else None
+        return lacks or features.check(self.clip)
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "q16")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench import features, hub, preferences
 from bench.fingerprints import file_digest
-from bench.plugin import Material, Metric
+from bench.plugin import Material, Metric, refusal
 from bench.types import Concept, ImageSet, ModelSpec, Scores
 from metrics._rows import refuse_empty, scored
 
@@ -27,7 +27,7 @@ class PickScore(Metric):
     batch_size: int
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        return _reason(lambda: hub.folder(self.model, f"metric pick_score, model={self.model}"))
+        return refusal(lambda: hub.folder(self.model, f"metric pick_score, model={self.model}"))
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         _with_texts(images, "pick_score")
@@ -46,8 +46,8 @@ class ImageReward(Metric):
     batch_size: int
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        found = _reason(lambda: preferences.reward_file(self.weights))
-        return found or _reason(lambda: hub.folder(self.tokenizer, "metric image_reward, tokenizer", weights=False))
+        found = refusal(lambda: preferences.reward_file(self.weights))
+        return found or refusal(lambda: hub.folder(self.tokenizer, "metric image_reward, tokenizer", weights=False))
 
     def inputs(self) -> dict[str, str]:
         return {"weights": file_digest(preferences.reward_file(self.weights))}
@@ -68,7 +68,7 @@ class Aesthetic(Metric):
     head: str  # its weights, a file of tensors
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        return _reason(lambda: preferences.aesthetic_file(self.head)) or features.check(self.extractor)
+        return refusal(lambda: preferences.aesthetic_file(self.head)) or features.check(self.extractor)
 
     def inputs(self) -> dict[str, str]:
         return features.inputs(self.extractor) | {"head": file_digest(preferences.aesthetic_file(self.head))}
@@ -77,14 +77,6 @@ class Aesthetic(Metric):
         refuse_empty(images, "aesthetic")
         seen = torch.nn.functional.normalize(material.features(images, self.extractor), dim=-1)
         return scored(images, {"aesthetic": preferences.aesthetic_head(self.head)(seen)}, {"extractor": self.extractor})
-
-
-def _reason(check: Callable) -> str | None:
-    try:
-        check()
-    except ValueError as reason:
-        return str(reason)
-    return None
 
 
 def _with_texts(images: ImageSet, metric: str) -> None:

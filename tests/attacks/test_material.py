@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from attacks.material import SOURCES, check_source, concept_pictures, row_pictures, shuffled, source_refusal
+from bench import config
 
 
 def test_controls_show_other_pictures_under_the_same_captions(context, concept):
@@ -51,3 +52,7 @@ def test_unknown_sources_and_missing_siblings_are_refused(concept):
         check_source("memora", "stolen")
     assert "siblings" in source_refusal("wrong_concept", [concept(siblings=[])])
     assert source_refusal("scrambled", [concept(siblings=[])]) is None
+
+
+def test_every_source_but_the_concept_itself_is_a_control_of_a_run():
+    assert ("target", *config.CONTROLS) == SOURCES
