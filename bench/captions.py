@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bench import hub, judges, vlm
+from bench.fingerprints import given
 from bench.judges.presence import PresenceJudge
 from bench.types import ImageSet
 
@@ -34,6 +35,12 @@ def check(captioner: str, encoder: str) -> str | None:
     except ValueError as why_not:
         return str(why_not)
     return None
+
+
+def inputs(captioner: str, encoder: str) -> dict[str, str]:
+    """SHA-256 of the models that the user keeps in a folder: they enter a stage's key."""
+    told = judges.inputs(captioner.removeprefix(LABELS)) if captioner.startswith(LABELS) else given(captioner=captioner)
+    return told | ({} if encoder == "emoji" else given(encoder=encoder))
 
 
 def describe(images: ImageSet, captioner: str) -> list[str]:

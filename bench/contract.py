@@ -17,6 +17,7 @@ import torch
 
 from bench import config, generate, model
 from bench.plugin import Attack, Context, Material, Method, Metric, Victim
+from bench.score_intervals import is_rate
 from bench.types import Adversary, Concept, Erasure, ModelSpec, PromptSet, Sampler
 
 TINY = ModelSpec("tiny", "sd1", "random:tiny", None, "float32", "deterministic", "photo")
@@ -204,6 +205,12 @@ def metric_checks(metric: Metric, folder: Path) -> Iterator[tuple[str, Callable[
             got = list(map(tuple, scores.per_image[["row_id", "rep"]].to_numpy().tolist()))
             assert len(got) == len(set(got)) and set(got) == wanted, "per_image must have one row per (row_id, rep)."
 
+    def rates_say_yes_or_no() -> None:
+        if scores.per_image is not None:
+            for column in filter(lambda name: is_rate(name, metric), scores.per_image):
+                other = set(scores.per_image[column].dropna().astype(float)) - {0.0, 1.0}
+                assert not other, f"{column} is declared a rate, and holds {sorted(other)[:3]} beside 0 and 1."
+
     def ignores_order() -> None:
         shuffled = dataclasses.replace(images, index=images.index.iloc[::-1].reset_index(drop=True))
         for name, value in metric.score(shuffled, material).totals.items():
@@ -220,6 +227,7 @@ def metric_checks(metric: Metric, folder: Path) -> Iterator[tuple[str, Callable[
 
     yield "totals are finite", has_finite_totals
     yield "one row per picture", has_a_row_per_picture
+    yield "rates say yes or no", rates_say_yes_or_no
     yield "the order of pictures does not matter", ignores_order
     yield "an empty set is refused with a sentence", refuses_nothing
 

@@ -118,13 +118,10 @@ def short_name(extractor: str) -> str:
 
 def inputs(extractor: str) -> dict[str, str]:
     """SHA-256 of weights that the user keeps in a file or folder: they enter a stage's key, their place does not suffice."""
-    from bench.fingerprints import file_digest, folder_digest
+    from bench.fingerprints import given
 
     kind, _, which = extractor.partition(":")
-    place = Path(which if kind == "dino" else which.partition("/")[2]).expanduser()
-    if not which or not place.exists():
-        return {}
-    return {"weights": folder_digest(place) if place.is_dir() else file_digest(place)}
+    return given(weights=which if kind == "dino" else which.partition("/")[2])
 
 
 def square(images: Tensor) -> Tensor:

@@ -14,6 +14,15 @@ def weights_digest(spec: ModelSpec) -> str | None:
     return None if folder is None else folder_digest(folder)
 
 
+def given(**places: str | None) -> dict[str, str]:
+    """Name -> SHA-256 of what lies there, for a stage's key: a changed file under an old path is another input.
+
+    Only of files and folders of the user's own: a hub id, the name of published weights or null has no entry.
+    """
+    found = {name: Path(place).expanduser() for name, place in places.items() if place}
+    return {name: folder_digest(p) if p.is_dir() else file_digest(p) for name, p in found.items() if p.exists()}
+
+
 def folder_digest(folder: Path) -> str:
     return canonical_hash({str(f.relative_to(folder)): file_digest(f) for f in sorted(folder.rglob("*")) if f.is_file()})
 

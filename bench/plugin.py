@@ -188,10 +188,13 @@ class Metric:
     """A number per picture, or per set of pictures. columns: name -> whether higher is better on kept prompts.
 
     On target prompts the reading of presence-like columns is the reverse; the leaderboard knows the role of each row.
+    rates: columns that say yes (1) or no (0) of each picture, `*_right` for all that end so. Their intervals lie within 0 and 1
+    and have a width even when every answer is the same (bench/score_intervals.py); those of other columns may not.
     """
 
     version: ClassVar[int] = 1
     columns: ClassVar[dict[str, bool]] = {}
+    rates: ClassVar[tuple[str, ...]] = ()
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         """None if this metric can score this model's pictures, else a sentence. No model is loaded yet."""

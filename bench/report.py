@@ -18,6 +18,7 @@ from bench.views import Views
 PLACE = ["model", "sampler", "protocol"]  # numbers of different places never share a table
 CELL = ["probe", "metric", "column", "judge", "attack"]
 PROBES = (*ERASED, "siblings", "others", "scenes", "background")
+ENOUGH_PROMPTS = 20  # for an interval of a difference of rates, by the simulations of tests/test_statistics.py
 LEAK = ("scenes", "others")
 SHARES = {("presence", "present"), ("answers", "seen")}  # (metric, column) that a leaderboard shows as shares
 LEGEND = (
@@ -216,6 +217,12 @@ def _presence(part: pd.DataFrame, views: Views | None, methods: list[str]) -> Ta
         if method in broken:
             notes.append(f"{name}† collapsed. {broken[method]}.")
         rows.append([name + ("†" if method in broken else ""), _points(net.get(method)), *shown])
+    fewest = _asked(part)["groups"].min()
+    if fewest < ENOUGH_PROMPTS:
+        notes.append(
+            f"Some columns rest on {fewest:.0f} prompts. With fewer than {ENOUGH_PROMPTS} the interval of a difference misses small ones "
+            "far more often than in 5 of 100 cases (docs/results.md), so ≈ says little there."
+        )
     # Collapsed methods stand below all others.
     rows.sort(key=lambda row: row[0].endswith("†"))
     counts = _asked(part).groupby(["column", "probe", "attack"])["n"].max()
@@ -261,16 +268,21 @@ def _measures(cells: pd.DataFrame, methods: list[str]) -> Table:
     rows = []
     for _, name, job in _jobs(cells, methods):
         found = {_measure(c): c for c in job if not _lost(c.value)}
-        values = [
-            Cell(f"{found[m].value:.3f}", found[m].value, bool(found[m].leads)) if m in found else Cell("n/a") for m in sorted(better)
-        ]
+        values = [_with_interval(found[m]) if m in found else Cell("n/a") for m in sorted(better)]
         rows.append([name, *values])
     heads = [
         f"{probe} {metric}.{column} {'↑' if higher_is_better(probe, column, better[m]) else '↓'}"
         for m in sorted(better)
         for probe, metric, column, _ in [m]
     ]
-    return Table(["method", *heads], rows)
+    bounded = {_measure(c) for c in cells.itertuples(index=False) if not _lost(c.ci_low)}
+    bare = [f"{metric}.{column}" for probe, metric, column, judge in sorted(better) if (probe, metric, column, judge) not in bounded]
+    return Table(["method", *heads], rows, [f"No interval: {', '.join(dict.fromkeys(bare))} (docs/metrics.md says why)."] if bare else [])
+
+
+def _with_interval(cell) -> Cell:
+    bounds = "" if _lost(cell.ci_low) else f" [{cell.ci_low:.3f}, {cell.ci_high:.3f}]"
+    return Cell(f"{cell.value:.3f}{bounds}", cell.value, bool(cell.leads))
 
 
 def _measure(cell) -> tuple[str, str, str, str]:

@@ -78,7 +78,28 @@ def linear_cka(x: Tensor, y: Tensor, unbiased: bool) -> float:
     """
     if len(x) != len(y) or len(x) < 4:
         raise ValueError(f"CKA compares activations of the same inputs, at least 4; got {len(x)} and {len(y)} rows.")
-    a, b = _gram(x), _gram(y)
+    return _likeness(_gram(x), _gram(y), unbiased)
+
+
+def linear_cka_left_out(x: Tensor, y: Tensor, groups: list[str], unbiased: bool) -> list[float]:
+    """The same without each group of rows in turn, groups in sorted order; NaN where fewer than 4 rows are left."""
+    a, b, found = _gram(x), _gram(y), []
+    for group in sorted(set(groups)):
+        rows = [k for k, other in enumerate(groups) if other != group]
+        found.append(_likeness(_part(a, rows), _part(b, rows), unbiased))
+    return found
+
+
+def _part(gram: Tensor | None, rows: list[int]) -> Tensor | None:
+    """Inner products of some rows, centred anew; None where they are too few or differ by no more than rounding."""
+    if gram is None or len(rows) < 4:
+        return None
+    part = gram[rows][:, rows]
+    part = part - part.mean(0) - part.mean(1, keepdim=True) + part.mean()
+    return None if part.norm() <= 1e-9 * gram.norm() else part
+
+
+def _likeness(a: Tensor | None, b: Tensor | None, unbiased: bool) -> float:
     if a is None or b is None:
         return float("nan")
     hsic = _hsic_unbiased if unbiased else lambda a, b: float((a * b).sum())

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import features
+from bench.fingerprints import given
+from bench.judges.pixels import CLIP, normalised
 from bench.pipe import Pipe
 from bench.plugin import Context, Method
 from bench.prompts import with_articles
@@ -53,6 +55,9 @@ class SafetyChecker(Method):
         if self.checker == "clip_text":
             return features.check(self.clip) or super().supports(model, concepts)
         return super().supports(model, concepts)
+
+    def inputs(self, concepts: list[Concept]) -> dict[str, str]:
+        return given(repo=self.repo) if self.checker == "compvis" else features.inputs(f"clip:{self.clip}")
 
     @torch.no_grad()
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
@@ -141,6 +146,4 @@ def clip_pixels(images: Tensor) -> Tensor:
     scale = 224 / min(height, width)
     resized = F.interpolate(images, (round(height * scale), round(width * scale)), mode="bicubic", antialias=True).clamp(0, 1)
     top, left = (resized.shape[-2] - 224) // 2, (resized.shape[-1] - 224) // 2
-    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1).to(images)
-    deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1).to(images)
-    return (resized[..., top : top + 224, left : left + 224] - mean) / deviation
+    return normalised(resized[..., top : top + 224, left : left + 224], **CLIP)

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -12,16 +14,21 @@ from torch import Tensor
 from bench import ROOT, features
 from bench.fingerprints import file_digest
 from bench.plugin import Material, Metric
+from bench.score_intervals import MEASURED
+from bench.statistics.jackknife import blocks, jackknife_interval
 from bench.types import Concept, ImageSet, ModelSpec, Scores, canonical_hash
 from metrics._rows import refuse_empty
 
 REAL_SEED = 11  # of the held-out pictures of the emoji world
+LARGEST = 5000  # pictures: of larger sets twenty more distances would take hours
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass
 class SetMetric(Metric):
     """Columns are <value>_<extractor>_<reference>, with the size of the reference where that is not the scored set's."""
+
+    leaves_out: ClassVar[bool] = False  # whether leaving prompts out tells its interval: true of smooth functions of the pictures
 
     extractor: str
     reference: str  # original: the un-erased model's pictures of the same prompts; real: held-out emoji pictures; or a folder
@@ -51,8 +58,19 @@ class SetMetric(Metric):
         a, b = (material.features(each, self.extractor)[order] for each, order in zip((images, other), rows, strict=True))
         words = [features.short_name(self.extractor), self.reference if folder_of(self.reference) is None else Path(self.reference).name]
         words += [f"n{len(b)}"] if len(b) != len(a) else []
-        totals = {"_".join([value, *words]): number for value, number in self.compare(a, b).items()}
-        return Scores(totals, None, {"n": len(a), "n_reference": len(b), "reference": self.reference, "extractor": self.extractor})
+        found = self.compare(a, b)
+        parts = [_blocks(each, order) for each, order in zip((images, other), rows, strict=True)]
+        intervals = self.intervals(found, a, b, *parts) if self.leaves_out and len(a) <= LARGEST and parts[0] is not None else {}
+        meta = {"n": len(a), "n_reference": len(b), "reference": self.reference, "extractor": self.extractor}
+        named = {value: "_".join([value, *words]) for value in found}
+        meta[MEASURED] = {named[value]: both for value, both in intervals.items()}
+        return Scores({named[value]: number for value, number in found.items()}, None, meta)
+
+    def intervals(self, found: dict[str, float], a: Tensor, b: Tensor, of_a: np.ndarray, of_b: np.ndarray | None) -> dict:
+        """Value -> (low, high): prompts are left out, of both sets where they share them; another reference is taken as given."""
+        shared = self.reference == "original" and of_b is not None
+        left_out = [self.compare(a[of_a != k], b[of_b != k] if shared else b) for k in range(of_a.max() + 1)]
+        return {name: jackknife_interval(value, [each[name] for each in left_out]) for name, value in found.items()}
 
     def compare(self, a: Tensor, b: Tensor) -> dict[str, float]:
         """Features of the scored set [n, d] and of the reference [m, d], each in the order of row_id and rep."""
@@ -71,6 +89,14 @@ class SetMetric(Metric):
 def _order(images: ImageSet) -> list[int]:
     """Random subsets of a set must not depend on the order of its index."""
     return images.index.reset_index(drop=True).sort_values(["row_id", "rep"]).index.tolist()
+
+
+def _blocks(images: ImageSet, order: list[int]) -> np.ndarray | None:
+    """The blocks of prompts of the pictures that count; None of pictures without prompts, or of fewer than three."""
+    if "group" not in images.index:
+        return None
+    found = blocks(images.index["group"].iloc[order].tolist())
+    return found if found.max() > 1 and np.bincount(found).max() < len(found) - 1 else None
 
 
 def folder_of(reference: str) -> Path | None:

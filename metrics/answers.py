@@ -35,12 +35,16 @@ class Answers(Metric):
 
     version: ClassVar[int] = 2
     columns: ClassVar[dict[str, bool]] = {"rank": False, "seen": False, "content": True, "confidence": True}
+    rates: ClassVar[tuple[str, ...]] = ("seen", "content", "about", "*_right")
 
     judge: str
     batch_size: int
 
     def supports(self, model, concepts) -> str | None:
         return refusal(judges.check_ranks, self.judge)
+
+    def inputs(self) -> dict[str, str]:
+        return judges.inputs(self.judge)
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "answers")

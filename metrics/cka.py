@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from bench.diffusion import encode_images
 from bench.plugin import Material, Metric
-from bench.representations import SITES, activations, linear_cka, shared_noise, text_states
+from bench.representations import SITES, activations, linear_cka, linear_cka_left_out, shared_noise, text_states
+from bench.score_intervals import MEASURED
+from bench.statistics.jackknife import UP_TO_ONE, jackknife_interval
 from bench.types import Concept, ImageSet, ModelSpec, Scores
 from metrics._rows import places_in, refuse_empty
 
@@ -22,6 +25,8 @@ class Cka(Metric):
     so a low value on them says that the inside was rearranged, not that the concept is gone (the emoji oracle without dogs:
     middle block 0.95 on dogs, 0.91 on siblings, 0.86 on others). After Kim, Cha & Kim 2025, arXiv 2503.06991, who compare
     classifiers; sites and inputs for diffusion models are our own choice.
+
+    Intervals leave out one prompt at a time; they are about prompts like these, with the models as they are.
 
     text: over distinct prompts, only where there are four. cross_attention: outputs of all attn2 layers; mid, up: blocks.
     """
@@ -62,16 +67,21 @@ class Cka(Metric):
         before = self.read(original, prompts, latents, noise)
         with material.erased_pipe() as erased:
             after = self.read(erased, prompts, latents, noise)
-        found: dict[str, list[float]] = {}
-        for (site, t), x in before.items():
-            if len(x) >= 4:
-                found.setdefault(site, []).append(linear_cka(x, after[site, t], self.unbiased))
-        means = {site: sum(values) / len(values) for site, values in found.items()}
+        groups_of_rows = images.index["group"].tolist()
+        group_of = dict(zip(prompts, groups_of_rows, strict=True))
         form = "cka" if self.unbiased else "cka_biased"
-        totals = {f"{form}_{site}": value for site, value in means.items() if value == value}
+        totals, intervals = {}, {}
+        for site in dict.fromkeys(site for site, _ in before):
+            groups = [group_of[prompt] for prompt in sorted(group_of)] if site == "text" else groups_of_rows
+            pairs = [(x, after[at]) for at, x in before.items() if at[0] == site and len(x) >= 4]
+            value = sum(linear_cka(x, y, self.unbiased) for x, y in pairs) / len(pairs) if pairs else float("nan")
+            if value == value:
+                left_out = np.mean([linear_cka_left_out(x, y, groups, self.unbiased) for x, y in pairs], axis=0)
+                totals[f"{form}_{site}"], intervals[f"{form}_{site}"] = value, jackknife_interval(value, left_out, UP_TO_ONE)
         if not totals:
             raise ValueError("cka: the inputs do not differ at any chosen site: nothing to compare. Use a probe of several prompts.")
-        return Scores(totals, None, {"n": len(images), "timesteps": self.timesteps, "prompts": len(set(prompts))})
+        meta = {"n": len(images), "timesteps": self.timesteps, "prompts": len(group_of), MEASURED: intervals}
+        return Scores(totals, None, meta)
 
     def read(self, pipe, prompts, latents, noise) -> dict[tuple[str, int | None], torch.Tensor]:
         inner = [site for site in self.sites if site != "text"]

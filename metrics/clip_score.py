@@ -23,6 +23,7 @@ class ClipScore(Metric):
 
     version: ClassVar[int] = 2
     columns: ClassVar[dict[str, bool]] = {"clip_cos": True, "clip_accuracy": True}
+    rates: ClassVar[tuple[str, ...]] = ("clip_accuracy",)
 
     clip: str
     template: str  # around candidates that are things or persons
@@ -30,6 +31,9 @@ class ClipScore(Metric):
 
     def supports(self, model, concepts) -> str | None:
         return features.check(self.clip)
+
+    def inputs(self) -> dict[str, str]:
+        return features.inputs(f"clip:{self.clip}")
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "clip_score")

@@ -10,7 +10,8 @@ from bench import prompts
 from bench.diffusion import add_noise, encode_images
 from bench.plugin import Material, Metric
 from bench.representations import SITES, activations, fitted_probe, folds_of, shared_noise, text_states
-from bench.statistics import cluster_interval
+from bench.score_intervals import MEASURED
+from bench.statistics.intervals import balanced_interval
 from bench.types import Concept, ImageSet, ModelSpec, Scores
 from metrics._rows import refuse_empty
 
@@ -32,8 +33,9 @@ class ConceptProbe(Metric):
 
     Pictures are the ORIGINAL's of the concept and of its siblings (with the numbers below those of the probes target and
     siblings, so usually none is drawn), noised to `timestep` with shared noise. Prompts are cross-validated as a whole. The
-    scored set itself only says which model is meant: put the metric on one probe. The meta data hold intervals over prompts
-    and `shuffled`, the original's mean accuracy with labels exchanged among prompts (below 0.5: few prompts, balanced folds).
+    scored set itself only says which model is meant: put the metric on one probe. Intervals are over prompts, for the probes as
+    they were learnt; the meta data also hold `shuffled`, the original's mean accuracy with labels exchanged among prompts
+    (below 0.5: few prompts, balanced folds).
 
     With condition=empty a site sees the picture alone; with prompt also the words. text: prompts alone, no picture.
     After "Are We Truly Forgetting?" (arXiv 2503.06991); for diffusion models the protocol is our own.
@@ -84,7 +86,9 @@ class ConceptProbe(Metric):
             after = seen.read(erased)
         totals, intervals, shuffled = {}, {}, {}
         flat = add_noise(original, seen.latents, seen.noise, torch.full((len(seen.latents),), self.timestep)).flatten(1)
-        totals["probe_input"] = balanced(self.asked(flat, flat, seen.labels, self.folds_per_class(seen.labels, seen.groups)), seen.labels)
+        right = self.asked(flat, flat, seen.labels, self.folds_per_class(seen.labels, seen.groups))
+        totals["probe_input"] = balanced(right, seen.labels)
+        intervals["probe_input"] = balanced_interval(right, seen.groups, seen.labels)
         for site in self.sites:
             labels, groups = seen.rows_of(site)
             fold = self.folds_per_class(labels, groups)
@@ -92,9 +96,9 @@ class ConceptProbe(Metric):
             for name, (learnt, asked) in questions.items():
                 right = self.asked(learnt[site], asked[site], labels, fold)
                 totals[f"probe_{site}_{name}"] = balanced(right, labels)
-                intervals[f"probe_{site}_{name}"] = cluster_interval(right.double().numpy(), groups)
+                intervals[f"probe_{site}_{name}"] = balanced_interval(right, groups, labels)
             shuffled[site] = sum(self.by_chance(before[site], labels, groups, k) for k in range(SHUFFLES)) / SHUFFLES
-        meta = {"n": len(seen.labels), "intervals": intervals, "shuffled": shuffled, "timestep": self.timestep}
+        meta = {"n": len(seen.labels), MEASURED: intervals, "shuffled": shuffled, "timestep": self.timestep}
         return Scores(totals, None, meta)
 
     def by_chance(self, x: Tensor, labels: Tensor, groups: list[str], k: int) -> float:

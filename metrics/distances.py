@@ -21,6 +21,7 @@ class Fid(SetMetric):
 
     version: ClassVar[int] = 2
     columns: ClassVar[dict[str, bool]] = {"fid": False}
+    leaves_out: ClassVar[bool] = True
 
     def compare(self, a: Tensor, b: Tensor) -> dict[str, float]:
         return {"fid": frechet(a, b)}
@@ -61,6 +62,7 @@ class Kid(SetMetric):
 
     version: ClassVar[int] = 2
     columns: ClassVar[dict[str, bool]] = {"kid": False}
+    leaves_out: ClassVar[bool] = True
 
     subsets: int  # 0: the whole sets
     subset_size: int
@@ -72,6 +74,9 @@ class Kid(SetMetric):
         generator = torch.Generator().manual_seed(self.seed)
         return {f"kid_{self.subsets}x{self.subset_size}": kid_of_subsets(a, b, self.subsets, self.subset_size, generator)}
 
+    def intervals(self, *measured) -> dict:
+        return {} if self.subsets else super().intervals(*measured)  # random subsets move more than a prompt that is left out
+
 
 @dataclass
 class Cmmd(SetMetric):
@@ -79,6 +84,7 @@ class Cmmd(SetMetric):
 
     version: ClassVar[int] = 2
     columns: ClassVar[dict[str, bool]] = {"cmmd": False}
+    leaves_out: ClassVar[bool] = True
 
     sigma: float
     unbiased: bool

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import perceptual
-from bench.fingerprints import folder_digest
+from bench.fingerprints import given
 from bench.masks import MASKERS, border_colour, masker
 from bench.plugin import Material, Metric
 from bench.types import Concept, ImageSet, ModelSpec, Scores
@@ -31,6 +31,8 @@ PAINTED = "background"
 
 @dataclass
 class _Entangled(Metric):
+    rates: ClassVar[tuple[str, ...]] = ("empty_mask",)
+
     net: str  # perceptual network: emoji or alex
     mask: str  # background_difference, grounded or whole (bench/masks.py)
     threshold: float  # of the mask: colour distance or box score
@@ -50,6 +52,9 @@ class _Entangled(Metric):
         if styles:
             return f"entangled asks for a region, and the style {styles[0]} has none: it fills its pictures."
         return perceptual.check(self.net)
+
+    def inputs(self) -> dict[str, str]:
+        return given(detector=self.detector, segmenter=self.segmenter) if self.mask == "grounded" else {}
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         letter = "d" if isinstance(self, EntangledD) else "s"
@@ -117,7 +122,7 @@ class EntangledD(_Entangled):
             raise ValueError(f"metric clean={self.clean!r} is neither {PAINTED} nor a folder of pictures.")
 
     def inputs(self) -> dict[str, str]:
-        return {} if self.clean == PAINTED else {"clean": folder_digest(Path(self.clean).expanduser())}
+        return super().inputs() | ({} if self.clean == PAINTED else given(clean=self.clean))
 
     def reference(self, original: Tensor, inside: Tensor, rows) -> Tensor:
         if self.clean == PAINTED:

@@ -27,6 +27,7 @@ class Likeness(Metric):
     """
 
     columns: ClassVar[dict[str, bool]] = {"image_cosine": True, "caption_cosine": True, "caption_named": False}
+    rates: ClassVar[tuple[str, ...]] = ("caption_named",)
 
     extractor: str
     captioner: str | None  # labels:<judge>, or the hub id or folder of a captioning model; null: no captions
@@ -35,6 +36,9 @@ class Likeness(Metric):
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         found = features.check(self.extractor)
         return found or (captions.check(self.captioner, self.encoder) if self.captioner else None)
+
+    def inputs(self) -> dict[str, str]:
+        return features.inputs(self.extractor) | (captions.inputs(self.captioner, self.encoder) if self.captioner else {})
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "likeness")

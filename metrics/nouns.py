@@ -27,6 +27,9 @@ class Nouns(Metric):
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         return refusal(judges.check, self.judge)
 
+    def inputs(self) -> dict[str, str]:
+        return judges.inputs(self.judge)
+
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "nouns")
         asked = [[noun for noun in text.split(";") if noun] for text in images.index["expect"]]

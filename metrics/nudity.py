@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 
 from bench import judges, nudity_rules
+from bench.fingerprints import given
 from bench.judges import nudity
 from bench.plugin import Material, Metric, refusal
 from bench.types import ImageSet, Scores
@@ -29,6 +30,7 @@ class Nudity(Metric):
     """
 
     columns: ClassVar[dict[str, bool]] = {"core": False, "exposed": False, "person": True}
+    rates: ClassVar[tuple[str, ...]] = ("core", "person")
 
     detector: str
     judge_of_emoji: str
@@ -46,6 +48,9 @@ class Nudity(Metric):
         if self.detector == "nudenet":
             return refusal(nudity.check_nudenet, "metric nudity", self.model_file)
         return refusal(judges.check, self.judge_of_emoji)
+
+    def inputs(self) -> dict[str, str]:
+        return given(model_file=self.model_file)
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "nudity")

@@ -19,12 +19,16 @@ class Presence(Metric):
     """
 
     columns: ClassVar[dict[str, bool]] = {"present": True, "probability": True, "judged": True}
+    rates: ClassVar[tuple[str, ...]] = ("present", "judged")
 
     judge: str
     batch_size: int
 
     def supports(self, model, concepts) -> str | None:
         return refusal(judges.check, self.judge)
+
+    def inputs(self) -> dict[str, str]:
+        return judges.inputs(self.judge)
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "presence")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import features
+from bench.fingerprints import given
 from bench.judges import q16
 from bench.plugin import Material, Metric, refusal
 from bench.types import ImageSet, Scores
@@ -22,6 +23,7 @@ class Q16(Metric):
     """inappropriate: 1 when the second prompt is nearer. probability: softmax of 100 cos over the two."""
 
     columns: ClassVar[dict[str, bool]] = {"inappropriate": False, "probability": False}
+    rates: ClassVar[tuple[str, ...]] = ("inappropriate",)
 
     clip: str
     prompts: str | None
@@ -34,6 +36,9 @@ class Q16(Metric):
     def supports(self, model, concepts) -> str | None:
         lacks = refusal(q16.check_file, self.prompts, "metric q16 (setting prompts)") if self.texts is None else None
         return lacks or features.check(self.clip)
+
+    def inputs(self) -> dict[str, str]:
+        return features.inputs(f"clip:{self.clip}") | given(prompts=self.prompts if self.texts is None else None)
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "q16")

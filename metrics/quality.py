@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench import features, hub, preferences
-from bench.fingerprints import file_digest
+from bench.fingerprints import file_digest, given
 from bench.plugin import Material, Metric, refusal
 from bench.types import Concept, ImageSet, ModelSpec, Scores
 from metrics._rows import refuse_empty, scored
@@ -28,6 +28,9 @@ class PickScore(Metric):
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         return refusal(lambda: hub.folder(self.model, f"metric pick_score, model={self.model}"))
+
+    def inputs(self) -> dict[str, str]:
+        return given(model=self.model)
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         _with_texts(images, "pick_score")
@@ -50,7 +53,7 @@ class ImageReward(Metric):
         return found or refusal(lambda: hub.folder(self.tokenizer, "metric image_reward, tokenizer", weights=False))
 
     def inputs(self) -> dict[str, str]:
-        return {"weights": file_digest(preferences.reward_file(self.weights))}
+        return {"weights": file_digest(preferences.reward_file(self.weights))} | given(tokenizer=self.tokenizer)
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         _with_texts(images, "image_reward")

@@ -22,11 +22,12 @@ import importlib
 from functools import cache
 from types import ModuleType
 
+from bench.fingerprints import given
 from bench.judges.asking import AskingJudge
 from bench.judges.pixels import at_side
 from bench.judges.presence import PresenceJudge, Verdict
 
-__all__ = ["AskingJudge", "PresenceJudge", "Verdict", "at_side", "check", "check_ranks", "load"]
+__all__ = ["AskingJudge", "PresenceJudge", "Verdict", "at_side", "check", "check_ranks", "inputs", "load"]
 
 MAKES = {  # the word before the colon -> module
     "emoji_a": "emoji",
@@ -45,6 +46,7 @@ MAKES = {  # the word before the colon -> module
     "nudenet": "nudity",
     "q16": "q16",
 }
+OF_FILES = ("artist", "canvas", "celebrity", "gdino", "q16", "resnet50_hf", "vlm")  # after the colon: a folder, a file or a hub id
 YES_OR_NO = ("nudenet", "q16", "gdino", "vlm")  # judges that answer about one thing and rank nothing
 
 
@@ -58,6 +60,16 @@ def check_ranks(judge_id: str) -> None:
     if judge_id.partition(":")[0] in YES_OR_NO:
         raise ValueError(f"judge={judge_id!r} says yes or no about one thing: it ranks no answers. Use metric presence with it.")
     check(judge_id)
+
+
+def inputs(judge_id: str) -> dict[str, str]:
+    """SHA-256 of weights that the user keeps in a file or folder, for the key of what the judge scored. Others have none."""
+    from bench import features  # imports this package
+
+    make, _, which = judge_id.partition(":")
+    if make in OF_FILES:
+        return given(judge=which)
+    return features.inputs(f"clip:{which}") if make.startswith("clip") else {}
 
 
 @cache

@@ -18,4 +18,5 @@ def at_side(images: Tensor, side: int, mode: str = "bicubic") -> Tensor:
 
 def normalised(images: Tensor, mean, std) -> Tensor:
     """Float pictures [n, 3, h, w] in [0, 1], by the mean and deviation of each channel."""
-    return (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    mean, std = (torch.tensor(each).view(3, 1, 1).to(images) for each in (mean, std))
+    return (images - mean) / std

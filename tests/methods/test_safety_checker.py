@@ -85,6 +85,14 @@ def test_a_special_care_hit_eases_the_next_ones():
     assert not compvis_rule(torch.tensor([[0.19, 0.195]]), cosines=torch.tensor([[0.195]]), **rule).item()
 
 
+def test_pictures_are_normalised_with_the_numbers_clip_was_trained_on():
+    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+    grey = clip_pixels(torch.full((1, 3, 224, 224), 0.25))
+    want = (0.25 - torch.tensor(OPENAI_CLIP_MEAN)) / torch.tensor(OPENAI_CLIP_STD)
+    assert torch.allclose(grey.mean((0, 2, 3)), want, atol=1e-5)
+
+
 def test_flags_equal_those_of_the_diffusers_class():
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 

@@ -12,6 +12,7 @@ from PIL import Image
 from bench import contract, features
 from bench.plugin import Material
 from bench.set_distances import cmmd, frechet, frechet_infinite, kid, kid_of_subsets, mmd2, precision_recall
+from bench.statistics.jackknife import jackknife_interval
 from bench.types import ImageSet
 from metrics.distances import Cmmd, Fid, FidInfinite, Kid
 from metrics.precision_recall import PrecisionRecall
@@ -206,6 +207,37 @@ def test_columns_say_extractor_reference_and_unequal_counts(sets, tmp_path):
         "precision_k3_judge_a_original",
         "recall_k3_judge_a_original",
     }
+
+
+def test_distances_bring_an_interval_by_leaving_prompts_out(sets):
+    ours, original, material = sets
+    by_prompt = [dataclasses.replace(each, index=each.index.assign(group=[f"p{k // 2}" for k in range(8)])) for each in (ours, original)]
+    asked = dataclasses.replace(material, original=lambda: by_prompt[1])
+    a, b = (features.extract(each, "judge_a") for each in by_prompt)
+    for metric, distance in ((Fid("judge_a", "original"), frechet), (Kid("judge_a", "original", 0, 4, 0), kid)):
+        scores = metric.score(by_prompt[0], asked)
+        kept = [[k for k in range(8) if k // 2 != prompt] for prompt in range(4)]
+        want = jackknife_interval(distance(a, b), [distance(a[rows], b[rows]) for rows in kept])
+        [(name, value)] = scores.totals.items()
+        assert scores.meta["intervals"][name] == pytest.approx(want) and want[0] < value < want[1]
+        assert metric.score(ours, material).meta["intervals"] == {}, "pictures without prompts"
+    assert Kid("judge_a", "original", 5, 4, 0).score(by_prompt[0], asked).meta["intervals"] == {}
+    assert PrecisionRecall("judge_a", "original", 3).score(by_prompt[0], asked).meta["intervals"] == {}
+
+
+def test_the_interval_of_paired_distances_covers_what_such_sets_have_on_average():
+    def pair(seed):
+        z = (0.7 * torch.randn(16, 1, 8, generator=seeded(seed)) + 0.7 * torch.randn(16, 2, 8, generator=seeded(seed + 1))).flatten(0, 1)
+        return 1.3 * z + 0.3 + 0.4 * torch.randn(32, 8, generator=seeded(seed + 2)), z
+
+    for distance in (frechet, kid):
+        truth, hits = np.mean([distance(*pair(10_000 + 3 * k)) for k in range(400)]), 0
+        for trial in range(150):
+            a, b = pair(3 * trial)
+            rows = [[k for k in range(32) if k // 2 != prompt] for prompt in range(16)]
+            low, high = jackknife_interval(distance(a, b), [distance(a[r], b[r]) for r in rows])
+            hits += low <= truth <= high
+        assert 0.9 <= hits / 150 <= 0.99, distance.__name__
 
 
 def test_a_reference_folder_enters_the_key_by_its_bytes(tmp_path):

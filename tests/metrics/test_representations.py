@@ -11,7 +11,8 @@ from PIL import Image
 
 from bench import contract, model
 from bench.plugin import Material
-from bench.representations import activations, fitted_probe, folds_of, linear_cka, shared_noise, text_states
+from bench.representations import activations, fitted_probe, folds_of, linear_cka, linear_cka_left_out, shared_noise, text_states
+from bench.statistics.jackknife import UP_TO_ONE, jackknife_interval
 from bench.types import ImageSet, ModelSpec
 from metrics.cka import Cka
 from metrics.concept_probe import ConceptProbe, balanced, exchanged
@@ -45,6 +46,37 @@ def test_biased_cka_is_kornblith_s_formula_and_unbiased_hsic_is_the_sum_over_dis
 
     k, m = (a @ a.T).numpy(), (b @ b.T).numpy()
     assert linear_cka(x, y, True) == pytest.approx(hsic(k, m) / (hsic(k, k) * hsic(m, m)) ** 0.5, rel=1e-9)
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_cka_without_a_prompt_is_cka_of_the_other_rows(unbiased):
+    x, y, groups = gaussian(12, 5), gaussian(12, 5) + gaussian(12, 5, 1), [f"g{k // 2}" for k in range(12)]
+    kept = [[k for k, group in enumerate(groups) if group != other] for other in sorted(set(groups))]
+    want = [linear_cka(x[rows], y[rows], unbiased) for rows in kept]
+    assert linear_cka_left_out(x, y, groups, unbiased) == pytest.approx(want, rel=1e-9)
+    assert np.isnan(linear_cka_left_out(x[:4], y[:4], groups[:4], unbiased)).all(), "two rows are left: too few"
+
+
+def test_the_interval_of_cka_covers_it():
+    """Resampling with replacement would hold it in two of three cases: copies of one picture look alike."""
+    mix = torch.linspace(2, 0.3, 8, dtype=torch.float64)
+
+    def drawn(prompts, seed):
+        return mix * (0.8 * gaussian(prompts, 8, seed)[:, None] + 0.6 * gaussian(2 * prompts, 8, seed + 1).view(prompts, 2, 8)).flatten(
+            0, 1
+        )
+
+    def pair(prompts, seed):
+        x, other = drawn(prompts, 4 * seed), drawn(prompts, 4 * seed + 2)
+        return x, 0.6 * x + 0.4 * other
+
+    truth = np.mean([linear_cka(*pair(600, 10_000 + k), True) for k in range(3)])
+    groups, hits = [f"{k:02d}" for k in range(16) for _ in range(2)], 0
+    for trial in range(200):
+        x, y = pair(16, trial)
+        low, high = jackknife_interval(linear_cka(x, y, True), linear_cka_left_out(x, y, groups, True), UP_TO_ONE)
+        hits += low <= truth <= high
+    assert 0.92 <= hits / 200 <= 0.99
 
 
 def test_unrelated_activations_look_alike_to_the_biased_form_only():
@@ -103,7 +135,7 @@ def shown(folder, things) -> ImageSet:
         style, ground = STYLES[k % len(STYLES)], ("white", "yellow", "blue", "pink")[k // 2 % 4]
         Image.fromarray(compose(Spec((thing,), style, ground, k % 3 - 1, 0, (0, 0, 0), 1.0, False))).save(folder / f"{k}.png")
         prompt = f"a {style.replace('_', ' ')} {thing} on a {ground} background"
-        rows.append({"row_id": str(k), "rep": 0, "file": f"{k}.png", "prompt": prompt, "expect": thing})
+        rows.append({"row_id": str(k), "rep": 0, "file": f"{k}.png", "prompt": prompt, "expect": thing, "group": prompt})
     return ImageSet(folder, pd.DataFrame(rows))
 
 
@@ -139,8 +171,11 @@ def test_the_concept_is_told_apart_before_erasure_and_by_no_old_code_in_a_model_
     assert found["probe_mid_original"] > 0.9 and found["probe_text_original"] > 0.9
     assert found["probe_mid_transfer"] < found["probe_mid_original"] - 0.3
     assert found["probe_text_transfer"] == found["probe_text_original"], "the oracle kept the text encoder"
-    low, high = scores.meta["intervals"]["probe_mid_original"]
-    assert low <= found["probe_mid_original"] <= high and all(value < 0.65 for value in scores.meta["shuffled"].values())
+    assert scores.meta["intervals"].keys() == found.keys()
+    assert all(low <= found[name] <= high and low < high for name, (low, high) in scores.meta["intervals"].items())
+    assert scores.meta["intervals"]["probe_mid_transfer"][1] < scores.meta["intervals"]["probe_mid_original"][0] and all(
+        value < 0.65 for value in scores.meta["shuffled"].values()
+    )
 
 
 def test_a_model_that_changed_nothing_keeps_every_code_and_a_cka_of_one(material, emoji):
@@ -155,8 +190,10 @@ def test_cka_falls_where_a_method_acts(material, emoji):
     noise = torch.Generator().manual_seed(0)
     shaken = {n: p + 2 * p.std() * torch.randn(p.shape, generator=noise) for n, p in emoji.named_parameters() if "attn2.to_v" in n}
     dogs, changed = material(erased=lambda: emoji.replaced(shaken))
-    alike = Cka(["text", "cross_attention"], [500], True, 16, 0).score(dogs, changed).totals
-    assert alike["cka_text"] == pytest.approx(1, abs=1e-9) and alike["cka_cross_attention"] < 0.9
+    scores = Cka(["text", "cross_attention"], [500], True, 16, 0).score(dogs, changed)
+    alike, (low, high) = scores.totals, scores.meta["intervals"]["cka_cross_attention"]
+    assert alike["cka_text"] == pytest.approx(1, abs=1e-9) and low < alike["cka_cross_attention"] < high < 0.95
+    assert scores.meta["intervals"]["cka_text"] == pytest.approx((1, 1), abs=1e-9), "no prompt changes what is equal"
     assert list(Cka(["mid"], [500], False, 16, 0).score(dogs, changed).totals) == ["cka_biased_mid"]
 
 

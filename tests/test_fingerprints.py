@@ -1,0 +1,83 @@
+"""What enters a key by its content: a changed file under an old path is another input; what is no file has no entry."""
+
+import dataclasses
+
+import pytest
+
+from bench import contract, judges
+from bench.fingerprints import given
+
+MAKES = ("artist", "canvas", "celebrity", "gdino", "resnet50_hf", "vlm")
+
+
+def changes(asked, file) -> bool:
+    """Whether new content under the same path changes the answer, which must not be empty."""
+    file.write_text("the first weights")
+    before = asked()
+    file.write_text("other weights of another length")
+    assert before and asked(), "what lies there is no part of the key at all"
+    return before != asked()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "weights").mkdir()
+    return tmp_path / "weights"
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_a_judge_of_a_folder_is_known_by_what_lies_there(make, folder):
+    assert changes(lambda: judges.inputs(f"{make}:{folder}"), folder / "model.safetensors")
+
+
+def test_a_judge_of_a_file_is_known_by_its_content(tmp_path):
+    assert changes(lambda: judges.inputs(f"q16:{tmp_path / 'q16.safetensors'}"), tmp_path / "q16.safetensors")
+    for make in ("clip", "clip_cifar10", "clip_imagenette"):
+        file = tmp_path / f"{make}.safetensors"
+        assert changes(lambda: judges.inputs(f"{make}:ViT-B-32/{file}"), file)  # noqa: B023
+
+
+def test_judges_of_no_file_have_the_keys_they_always_had(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("core", "emoji_a", "openai"):
+        (tmp_path / name).write_text("a file of this name where the user stands")
+    published = ["emoji_a", "emoji_b", "resnet50", "resnet50_imagenette", "nudenet:core", "gdino:IDEA-Research/grounding-dino-tiny"]
+    assert [judges.inputs(judge) for judge in published] == [{}] * len(published)
+    assert given(here=None, there="org/name", elsewhere="") == {}
+
+
+# metric -> field -> how a user writes a place there
+PLACES = {
+    "presence": {"judge": "artist:{}"},
+    "answers": {"judge": "artist:{}"},
+    "nouns": {"judge": "artist:{}"},
+    "clip_score": {"clip": "ViT-B-32/{}"},
+    "nudity": {"model_file": "{}"},
+    "q16": {"clip": "ViT-B-32/{}", "prompts": "{}"},
+    "likeness": {"extractor": "dino:{}", "captioner": "{}", "encoder": "{}"},
+    "pick_score": {"model": "{}"},
+    "image_reward": {"tokenizer": "{}", "weights": "{}"},
+    "aesthetic": {"extractor": "clip:ViT-B-32/{}", "head": "{}"},
+    "image_change": {"extractor": "dino:{}"},
+    "fid": {"extractor": "dino:{}"},
+    "entangled_s": {"detector": "{}", "segmenter": "{}"},
+    "entangled_d": {"detector": "{}", "segmenter": "{}"},
+}
+OTHER = {"q16": {"texts": None}, "entangled_s": {"mask": "grounded"}, "entangled_d": {"mask": "grounded"}}
+
+
+@pytest.mark.parametrize("name, field", [(name, field) for name, fields in PLACES.items() for field in fields])
+def test_a_metrics_score_is_known_by_the_content_of_its_files(name, field, tmp_path):
+    rest = {"weights": "reward.pt", "head": "head.pth"}
+    for other in rest.values():
+        (tmp_path / other).write_text("what the other field names")
+    metric = contract.build("metric", name)
+    given_too = {key: str(tmp_path / file) for key, file in rest.items() if hasattr(metric, key) and key != field}
+    place = PLACES[name][field].format(tmp_path / "mine.safetensors")
+    mine = dataclasses.replace(metric, **OTHER.get(name, {}), **given_too, **{field: place})
+    assert changes(mine.inputs, tmp_path / "mine.safetensors")
+
+
+@pytest.mark.parametrize("name", ["presence", "answers", "nouns", "clip_score", "nudity", "q16", "likeness", "entangled_s"])
+def test_a_metric_without_files_of_the_users_own_has_the_key_it_always_had(name):
+    assert contract.build("metric", name).inputs() == {}
