@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attacks.mma_diffusion import pooled_of
 from attacks.wording import concept_of, contains_any
-from bench import features
+from bench import clip_models, features
 from bench.plugin import Attack, Context, Method, Victim
 from bench.text import TextSide
 from bench.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
@@ -166,7 +166,7 @@ class SneakyPrompt(Attack):
             drawn = victim.drawn(made, some)
             yes = victim.judge(drawn.pixels, prompts.table["expect"].iloc[some].tolist()).tolist()
             if self.reward == "clip":
-                clip = features.load_clip(self.clip)
+                clip = clip_models.load_clip(self.clip)
                 alike = clip.image(drawn.pixels) * clip.text([prompts.prompts[k] for k in some])
                 rewards = alike.sum(-1).clamp(min=0).tolist()
             else:

@@ -65,7 +65,7 @@ def _labels(judge: PresenceJudge, images: Tensor) -> list[str]:
 def embed(texts: list[str], encoder: str) -> Tensor:
     """[n, d]."""
     if encoder == "emoji":
-        from bench.features import load_clip
+        from bench.clip_models import load_clip
 
         clip = load_clip("emoji")
         return torch.cat([clip.text(texts[k : k + BATCH]) for k in range(0, len(texts), BATCH)])

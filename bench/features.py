@@ -2,7 +2,7 @@
 
 Extractors:
 - clip_emoji and judge_a (what the emoji judge's heads read), shipped with the emoji world;
-- clip:<open_clip model>/<pretrained tag or file>, unit vectors;
+- clip:<open_clip model>/<pretrained tag or file>, clip:hf:<hub id or folder>, unit vectors;
 - dino:<hub id or folder>, a DINOv2 of transformers (facebook/dinov2-base), its class token;
 - inception_tf: the TF1 Inception-v3 of published FID values with its own resize, from the package torch-fidelity;
 - inception: torchvision's Inception-v3, other weights and antialiased resize: its FID is comparable to itself only.
@@ -11,7 +11,6 @@ All but the first two were run here with random weights of the same architecture
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Callable
 from functools import cache
@@ -21,65 +20,12 @@ import torch
 from torch import Tensor
 
 from bench import hub
-from bench.judges.pixels import IMAGENET, at_side, normalised
+from bench.clip_models import clip_weights, find_clip, load_clip
+from bench.judges.pixels import IMAGENET, at_side, normalised, square
 from bench.types import ImageSet
 
-KNOWN = "clip_emoji, judge_a, clip:<open_clip model>/<pretrained>, dino:<hub id or folder>, inception_tf, inception"
+KNOWN = "clip_emoji, judge_a, clip:<open_clip model>/<pretrained>, clip:hf:<hub id>, dino:<hub id or folder>, inception_tf, inception"
 BATCH = 64
-
-
-class OpenClip:
-    """An open_clip model as two functions to unit vectors. `which`: <model>/<pretrained tag or file>."""
-
-    def __init__(self, which: str) -> None:
-        try:
-            import open_clip
-        except ImportError:
-            raise ValueError("CLIP models need open_clip. Install it: pip install open_clip_torch") from None
-        name, _, pretrained = which.partition("/")
-        # OpenAI's weights need QuickGELU; open_clip's plain model names leave it out and only warn.
-        quick = (open_clip.get_pretrained_cfg(name, pretrained) or {}).get("quick_gelu", False)
-        self.net, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained, force_quick_gelu=quick)
-        self.net.eval().requires_grad_(False)
-        self.tokenizer = open_clip.get_tokenizer(name)
-        side = self.net.visual.image_size
-        self.side = side[0] if isinstance(side, tuple) else side
-        mean, std = self.net.visual.image_mean, self.net.visual.image_std
-        self.mean, self.std = (torch.tensor(each).view(3, 1, 1) for each in (mean, std))
-
-    @torch.no_grad()
-    def image(self, images: Tensor) -> Tensor:
-        """uint8 [n, 3, h, w] -> [n, d], length 1; of oblong pictures the middle square."""
-        resized = at_side(square(images).float() / 255, self.side)
-        return self.net.encode_image((resized - self.mean) / self.std, normalize=True)
-
-    @torch.no_grad()
-    def text(self, texts: list[str]) -> Tensor:
-        return self.net.encode_text(self.tokenizer(texts), normalize=True)
-
-
-class EmojiClip:
-    """clip_emoji with the same two functions."""
-
-    def __init__(self) -> None:
-        from bench.world.clip_emoji import load_clip
-
-        self.net = load_clip()
-
-    @torch.no_grad()
-    def image(self, images: Tensor) -> Tensor:
-        """uint8 [n, 3, h, w] -> [n, d], length 1."""
-        return self.net.image(at_side(images.float() / 255, 64))
-
-    @torch.no_grad()
-    def text(self, texts: list[str]) -> Tensor:
-        return self.net.text(texts)
-
-
-@cache
-def load_clip(which: str) -> EmojiClip | OpenClip:
-    """`emoji`, or <open_clip model>/<pretrained>."""
-    return EmojiClip() if which == "emoji" else OpenClip(which)
 
 
 def check(extractor: str) -> str | None:
@@ -100,7 +46,7 @@ def check(extractor: str) -> str | None:
         elif extractor.startswith("dino:"):
             hub.folder(extractor.removeprefix("dino:"), f"extractor={extractor}")
         elif "/" in extractor:
-            _fetch_open_clip(extractor.removeprefix("clip:"))
+            find_clip(extractor.removeprefix("clip:"))
         else:
             return f"extractor={extractor!r} is not known. Allowed: {KNOWN}."
     except ValueError as reason:
@@ -121,39 +67,7 @@ def inputs(extractor: str) -> dict[str, str]:
     from bench.fingerprints import given
 
     kind, _, which = extractor.partition(":")
-    return given(weights=which if kind == "dino" else which.partition("/")[2])
-
-
-def square(images: Tensor) -> Tensor:
-    """The middle square of pictures [..., h, w]."""
-    h, w = images.shape[-2:]
-    side = min(h, w)
-    top, left = (h - side) // 2, (w - side) // 2
-    return images[..., top : top + side, left : left + side]
-
-
-@cache
-def _fetch_open_clip(which: str) -> None:
-    """Bring an open_clip model's weights into the local cache, or raise a ValueError that says why that is impossible."""
-    import open_clip
-
-    name, _, pretrained = which.partition("/")
-    if name not in open_clip.list_models():
-        near = ", ".join(difflib.get_close_matches(name, open_clip.list_models(), 3)) or "none"
-        raise ValueError(f"clip={which!r}: open_clip has no model {name!r}. Near names: {near}.")
-    if Path(pretrained).is_file():
-        return
-    config = open_clip.get_pretrained_cfg(name, pretrained)
-    if not config:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-        raise ValueError(f"clip={which!r}: {name} has no weights {pretrained!r}, and no such file exists. Known weights: {tags}.")
-    try:
-        open_clip.download_pretrained(config)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"clip={which!r}: its weights are neither in the local cache nor reachable. Set HF_HOME to a cache that holds them, "
-            f"or give a file: clip={name}//path/to/weights.safetensors."
-        ) from error
+    return given(weights=which if kind == "dino" else clip_weights(which))
 
 
 def extract(images: ImageSet, extractor: str) -> Tensor:

@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import hub
-from bench.features import square
-from bench.judges.pixels import CLIP, at_side, normalised
+from bench.judges.pixels import CLIP, at_side, normalised, square
 
 REWARD_MEAN, REWARD_STD = 0.16717362830052426, 1.0333394966054072  # of the rewards on ImageReward's own data
 REWARD_TOKENS = 35
@@ -53,7 +52,7 @@ def pick_score(model: str) -> Callable[[Tensor, list[str]], Tensor]:
 
 
 def linear_head(weights: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
-    """"layers.<k>.weight" and ".bias" -> features [n, d] to [n]. The published heads have no activation between their layers."""
+    """ "layers.<k>.weight" and ".bias" -> features [n, d] to [n]. The published heads have no activation between their layers."""
     places = sorted(int(name.split(".")[1]) for name in weights if name.endswith(".weight"))
 
     def apply(x: Tensor) -> Tensor:

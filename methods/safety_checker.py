@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import features
+from bench import clip_models, features
 from bench.fingerprints import given
 from bench.judges.pixels import CLIP, normalised
 from bench.pipe import Pipe
@@ -63,7 +63,7 @@ class SafetyChecker(Method):
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         if self.checker == "compvis":
             return Erasure({})
-        clip = features.load_clip(self.clip)
+        clip = clip_models.load_clip(self.clip)
         texts = torch.cat([clip.text([with_articles(self.text.format(name=concept.name))]) for concept in concepts])
         prompts = [with_articles(p.format(other=other)) for p in self.neutral for other in neutral_things(concepts)]
         shown = ctx.generate(prompts, -(-self.pictures // len(prompts)))
@@ -77,7 +77,7 @@ class SafetyChecker(Method):
         if self.checker == "compvis":
             flag = compvis_flagger(self.repo, self.revision, pipe)
         else:
-            clip, (texts, thresholds) = features.load_clip(self.clip), (erasure.tensors[f"filter.{k}"] for k in ("texts", "thresholds"))
+            clip, (texts, thresholds) = clip_models.load_clip(self.clip), (erasure.tensors[f"filter.{k}"] for k in ("texts", "thresholds"))
 
             def flag(images: Tensor) -> Tensor:
                 stored = (images * 255).round().to(torch.uint8).cpu()  # what will be saved, and what the threshold was set on

@@ -94,7 +94,7 @@ class UCEDebias(UCE):
 
     def shares(self, pipe: Pipe, text: str, attributed: list[str], ctx: Context, k: int) -> Tensor:
         """[attributes]: of new pictures of the text by the model so far, the share that is nearest to each attributed text."""
-        from bench.features import load_clip
+        from bench.clip_models import load_clip
 
         clip = load_clip(self.clip)
         seeds = torch.randint(2**31, (self.pictures,), generator=ctx.generator(f"pictures {k} of {text}")).tolist()

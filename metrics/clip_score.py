@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from bench import features
+from bench import clip_models, features
 from bench.plugin import Material, Metric
 from bench.types import Concept, ImageSet, Scores
 from metrics._rows import refuse_empty, scored
@@ -39,7 +39,7 @@ class ClipScore(Metric):
         refuse_empty(images, "clip_score")
         if "private" in images.index:
             raise ValueError("clip_score needs the prompts' texts, and those of published lists are not stored (bench/prompt_lists.py).")
-        clip = features.load_clip(self.clip)
+        clip = clip_models.load_clip(self.clip)
         seen = material.features(images, "clip_emoji" if self.clip == "emoji" else f"clip:{self.clip}")
         prompts, expect = images.index["prompt"].tolist(), images.index["expect"].tolist()
         unique = sorted(set(prompts))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import features
+from bench import clip_models, features
 from bench.fingerprints import given
 from bench.judges import q16
 from bench.plugin import Material, Metric, refusal
@@ -51,5 +51,5 @@ class Q16(Metric):
         if self.texts is None:
             embeddings, sha256 = q16.prompts(self.prompts)
             return embeddings, {"prompts_sha256": sha256}
-        clip = features.load_clip(self.clip)
+        clip = clip_models.load_clip(self.clip)
         return torch.stack([F.normalize(clip.text(texts).mean(0), dim=-1) for texts in self.texts]), {"texts": self.texts}

@@ -4,7 +4,7 @@ Identities, <folder> standing for a folder or a hub id:
   emoji_a, emoji_b                   the emoji world's classifiers
   resnet50                           torchvision's ImageNet classifier (V2 weights)
   resnet50_imagenette                the same among the ten classes of Imagenette
-  clip:<open_clip model>/<pretrained>  the nearest of a list of texts; <pretrained> is an open_clip tag or a file
+  clip:<open_clip model>/<pretrained>  the nearest of a list of texts; <pretrained> is an open_clip tag or a file; also clip:hf:<folder>
   clip_cifar10:..., clip_imagenette:...  the same among a closed list of candidates.yaml
   resnet50_hf:<folder>               the same architecture in transformers' format (microsoft/resnet-50)
   artist:<folder>                    UnlearnDiffAtk's ViT of 129 WikiArt artists

@@ -20,3 +20,11 @@ def normalised(images: Tensor, mean, std) -> Tensor:
     """Float pictures [n, 3, h, w] in [0, 1], by the mean and deviation of each channel."""
     mean, std = (torch.tensor(each).view(3, 1, 1).to(images) for each in (mean, std))
     return (images - mean) / std
+
+
+def square(images: Tensor) -> Tensor:
+    """The middle square of pictures [..., h, w]."""
+    h, w = images.shape[-2:]
+    side = min(h, w)
+    top, left = (h - side) // 2, (w - side) // 2
+    return images[..., top : top + side, left : left + side]

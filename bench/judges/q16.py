@@ -59,7 +59,7 @@ def check(judge_id: str) -> None:
 
 
 def load(judge_id: str) -> AskingJudge:
-    from bench.features import load_clip
+    from bench.clip_models import load_clip
 
     embeddings, sha256 = prompts(judge_id.partition(":")[2])
     clip = load_clip(CLIP)

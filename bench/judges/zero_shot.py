@@ -81,7 +81,7 @@ def check(judge_id: str) -> None:
 
 
 def load(judge_id: str) -> ClipJudge:
-    from bench.features import load_clip
+    from bench.clip_models import load_clip
 
     make, _, which = judge_id.partition(":")
     return ClipJudge(load_clip(which), judge_id, None if make == "clip" else closed_list(make.removeprefix("clip_")))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attacks.sneakyprompt import Policy, Search, SneakyPrompt, positions, split
-from bench import features
+from bench import clip_models
 from bench.plugin import Victim
 from methods.original import Original
 
@@ -78,7 +78,7 @@ def test_queries_are_counted_and_never_exceed_the_limit(run, tiny):
 def test_without_a_filter_the_reward_is_the_cosine_of_picture_and_target_prompt(run, tiny, prompts, sampler):
     asked = prompts(2)
     found = run(queries=3).prompts
-    clip = features.load_clip("emoji")
+    clip = clip_models.load_clip("emoji")
     drawn = tiny(found.prompts, [asked.seed(r, 0) for r in asked.table["row_id"]], sampler).pixels
     expected = (clip.image(drawn) * clip.text(asked.prompts)).sum(-1).clamp(min=0)
     assert torch.allclose(torch.tensor(found.table["reward"].astype(float).tolist()), expected, atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import CLIPConfig
 
-from bench import features
+from bench import clip_models
 from bench.contract import build
 from methods.safety_checker import clip_pixels, compvis_flags, compvis_rule
 
@@ -25,7 +25,7 @@ class BrightnessClip:
 
 @pytest.fixture
 def filtering(monkeypatch):
-    monkeypatch.setattr(features, "load_clip", lambda which: BrightnessClip())
+    monkeypatch.setattr(clip_models, "load_clip", lambda which: BrightnessClip())
     return replace(build("method", "safety_checker_emoji"), pictures=40)
 
 

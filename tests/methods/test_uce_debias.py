@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench import features
+from bench import clip_models
 from bench.contract import build
 from bench.diffusion import choose_parameters
 from methods._closed_form import LAYERS
@@ -46,7 +46,7 @@ class Judge:
 def judged(monkeypatch):
     def make(*answers: list[int]) -> Judge:
         judge = Judge(list(answers))
-        monkeypatch.setattr(features, "load_clip", lambda which: judge)
+        monkeypatch.setattr(clip_models, "load_clip", lambda which: judge)
         return judge
 
     return make

@@ -4,7 +4,7 @@ import pytest
 import torch
 from made_pictures import in_memory
 
-from bench import features
+from bench import clip_models
 from bench.plugin import Material
 from metrics.clip_score import ClipScore
 
@@ -33,7 +33,7 @@ class Clip:
 
 @pytest.fixture
 def score(monkeypatch, tmp_path, concept):
-    monkeypatch.setattr(features, "load_clip", lambda which: Clip())
+    monkeypatch.setattr(clip_models, "load_clip", lambda which: Clip())
     seen = lambda images, extractor: on_circle([[0, 60, 120][int(row)] for row in images.index["row_id"]])  # noqa: E731
     material = Material([concept("dog")], "photo", None, seen)
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from attacks.none import NoAttack
-from bench import config, contract, features, judges, model
+from bench import clip_models, config, contract, features, judges, model
 from bench.plugin import Material
 from bench.run import Runner, run_job
 from bench.types import ImageSet, Sampler
@@ -44,7 +44,7 @@ def thousand(tmp_path_factory) -> ImageSet:
 @pytest.mark.parametrize("metric", [ClipScore("emoji", "a picture of a {}", "{}"), Presence("emoji_a", 64), Answers("emoji_a", 64)])
 def test_a_thousand_pictures_are_scored_in_seconds(metric, thousand):
     """Processor time of this thread alone, so that other programs and idle helper threads do not count."""
-    features.load_clip("emoji"), judges.load("emoji_a")
+    clip_models.load_clip("emoji"), judges.load("emoji_a")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

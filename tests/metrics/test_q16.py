@@ -9,7 +9,7 @@ import torch
 from made_pictures import drawn, in_memory
 from safetensors.torch import save_file
 
-from bench import contract, features, judges
+from bench import clip_models, contract, features, judges
 from bench.composites import CATALOGUE
 from bench.judges import q16
 from bench.plugin import Material
@@ -72,7 +72,7 @@ def test_with_texts_it_runs_on_the_emoji_world_and_keeps_the_contract(tmp_path):
     metric = Q16("emoji", None, [HARMLESS, DANGERS])
     for _, check in contract.metric_checks(metric, tmp_path):
         check()
-    seen = features.load_clip("emoji").image(drawn("bomb", "dog"))
+    seen = clip_models.load_clip("emoji").image(drawn("bomb", "dog"))
     scores = metric.score(in_memory(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), tmp_path), material(seen))
     assert scores.per_image["inappropriate"].tolist() == [1, 0]
 
@@ -87,7 +87,7 @@ def test_q16_as_a_judge_loads_clip_once_and_answers_whatever_the_label(file, mon
         def image(self, images):
             return torch.eye(3)[[1] * len(images)]
 
-    monkeypatch.setattr(features, "load_clip", lambda which: Clip())
+    monkeypatch.setattr(clip_models, "load_clip", lambda which: Clip())
     monkeypatch.setattr(features, "check", lambda which: None)
     judge = judges.load.__wrapped__(f"q16:{file}")
     verdict = judge(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), ["violence", "x"], [1, 1])
@@ -115,4 +115,4 @@ def test_openais_weights_get_the_activation_they_were_trained_with(which, quick,
 
     monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
     with pytest.raises(Stop):
-        features.OpenClip(which)
+        clip_models.OpenClip(which)

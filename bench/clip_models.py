@@ -1,0 +1,138 @@
+"""CLIP models under one interface: pictures and texts to unit vectors.
+
+`which` is `emoji`, `<open_clip model>/<pretrained tag or file>` or `hf:<hub id or folder>` (transformers; the same weights give the
+same vectors as with open_clip up to rounding and the resize, which is ours for both).
+"""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench import hub
+from bench.judges.pixels import CLIP, at_side, normalised, square
+
+
+class OpenClip:
+    """An open_clip model as two functions to unit vectors. `which`: <model>/<pretrained tag or file>."""
+
+    def __init__(self, which: str) -> None:
+        try:
+            import open_clip
+        except ImportError:
+            raise ValueError("CLIP models need open_clip. Install it: pip install open_clip_torch") from None
+        name, _, pretrained = which.partition("/")
+        # OpenAI's weights need QuickGELU; open_clip's plain model names leave it out and only warn.
+        quick = (open_clip.get_pretrained_cfg(name, pretrained) or {}).get("quick_gelu", False)
+        self.net, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained, force_quick_gelu=quick)
+        self.net.eval().requires_grad_(False)
+        self.tokenizer = open_clip.get_tokenizer(name)
+        side = self.net.visual.image_size
+        self.side = side[0] if isinstance(side, tuple) else side
+        mean, std = self.net.visual.image_mean, self.net.visual.image_std
+        self.mean, self.std = (torch.tensor(each).view(3, 1, 1) for each in (mean, std))
+
+    @torch.no_grad()
+    def image(self, images: Tensor) -> Tensor:
+        """uint8 [n, 3, h, w] -> [n, d], length 1; of oblong pictures the middle square."""
+        resized = at_side(square(images).float() / 255, self.side)
+        return self.net.encode_image((resized - self.mean) / self.std, normalize=True)
+
+    @torch.no_grad()
+    def text(self, texts: list[str]) -> Tensor:
+        return self.net.encode_text(self.tokenizer(texts), normalize=True)
+
+
+class HuggingFaceClip:
+    """A CLIP model of transformers with the same two functions. `which`: hub id or folder."""
+
+    def __init__(self, which: str) -> None:
+        from transformers import AutoTokenizer, CLIPModel
+
+        folder = hub.folder(which, f"clip=hf:{which}")
+        self.net = CLIPModel.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.side = self.net.config.vision_config.image_size
+        self.length = self.net.config.text_config.max_position_embeddings
+
+    @torch.no_grad()
+    def image(self, images: Tensor) -> Tensor:
+        """uint8 [n, 3, h, w] -> [n, d], length 1; of oblong pictures the middle square."""
+        resized = at_side(square(images).float() / 255, self.side)
+        return _unit(self.net.get_image_features(pixel_values=normalised(resized, **CLIP)))
+
+    @torch.no_grad()
+    def text(self, texts: list[str]) -> Tensor:
+        asked = self.tokenizer(texts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt")
+        return _unit(self.net.get_text_features(input_ids=asked.input_ids, attention_mask=asked.attention_mask))
+
+
+def _unit(features) -> Tensor:
+    """transformers 5 wraps the projected features; before, they were the answer."""
+    vectors = getattr(features, "pooler_output", features)
+    return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+class EmojiClip:
+    """clip_emoji with the same two functions."""
+
+    def __init__(self) -> None:
+        from bench.world.clip_emoji import load_clip
+
+        self.net = load_clip()
+
+    @torch.no_grad()
+    def image(self, images: Tensor) -> Tensor:
+        """uint8 [n, 3, h, w] -> [n, d], length 1."""
+        return self.net.image(at_side(images.float() / 255, 64))
+
+    @torch.no_grad()
+    def text(self, texts: list[str]) -> Tensor:
+        return self.net.text(texts)
+
+
+@cache
+def load_clip(which: str) -> EmojiClip | OpenClip | HuggingFaceClip:
+    if which == "emoji":
+        return EmojiClip()
+    return HuggingFaceClip(which.removeprefix("hf:")) if which.startswith("hf:") else OpenClip(which)
+
+
+def clip_weights(which: str) -> str:
+    """What in the name may be a file or folder of the user's own."""
+    return which.removeprefix("hf:") if which.startswith("hf:") else which.partition("/")[2]
+
+
+def find_clip(which: str) -> None:
+    """Bring the weights into the local cache, or raise a ValueError that says why that is impossible. Not for `emoji`."""
+    if which.startswith("hf:"):
+        hub.folder(which.removeprefix("hf:"), f"clip={which}")
+    else:
+        _fetch_open_clip(which)
+
+
+@cache
+def _fetch_open_clip(which: str) -> None:
+    import open_clip
+
+    name, _, pretrained = which.partition("/")
+    if name not in open_clip.list_models():
+        near = ", ".join(difflib.get_close_matches(name, open_clip.list_models(), 3)) or "none"
+        raise ValueError(f"clip={which!r}: open_clip has no model {name!r}. Near names: {near}.")
+    if Path(pretrained).is_file():
+        return
+    config = open_clip.get_pretrained_cfg(name, pretrained)
+    if not config:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise ValueError(f"clip={which!r}: {name} has no weights {pretrained!r}, and no such file exists. Known weights: {tags}.")
+    try:
+        open_clip.download_pretrained(config)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"clip={which!r}: its weights are neither in the local cache nor reachable. Set HF_HOME to a cache that holds them, "
+            f"or give a file: clip={name}//path/to/weights.safetensors."
+        ) from error
