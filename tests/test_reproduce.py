@@ -14,8 +14,9 @@ import yaml
 from made_results import cell
 from newcomer import vestige
 
-from bench import ROOT, beside, composites, paper_map, paper_plan, published, reproduce
-from bench.paper_map import Absent, PaperTable, Reading
+from bench import ROOT, composites
+from bench.papers import beside, mapping, planning, published, reproduce
+from bench.papers.mapping import Absent, PaperTable, Reading
 from bench.render import Cell, Code, Table, latex, markdown, page
 
 ASKED = [
@@ -26,7 +27,7 @@ DDIM = {"scheduler": "DDIMScheduler", "steps": 50, "guidance": 7.5, "height": 51
 
 
 def slugs(name):
-    return list(yaml.safe_load((paper_map.CONF / "concept" / f"{name}.yaml").read_text()))
+    return list(yaml.safe_load((mapping.CONF / "concept" / f"{name}.yaml").read_text()))
 
 
 @pytest.fixture
@@ -64,10 +65,10 @@ def record(folder, method, value, judge="celebrity", sampler=DDIM, rows=5, model
 
 def compared(records, key, paper="mace_celebrity", model=None):
     """The published value of (method, concept, metric) beside ours."""
-    mapping = paper_map.load(paper)
+    words = mapping.load(paper)
     (row,) = [row for row in published.load(paper) if (row.method, row.concept, row.metric) == key]
-    plan = paper_plan.TablePlan(mapping.tables[row.table], [row])
-    return beside.compare(mapping, plan, beside.Measured(records, records.parent / "store"), model, None)[0]
+    plan = planning.TablePlan(words.tables[row.table], [row])
+    return beside.compare(words, plan, beside.Measured(records, records.parent / "store"), model, None)[0]
 
 
 # The rule
@@ -159,8 +160,8 @@ def test_judges_are_told_apart_by_what_changes_their_numbers():
 
 
 def planned(model=None):
-    mapping = paper_map.load("mace_celebrity")
-    return paper_plan.plan(mapping, mapping.tables["celebrity erasure"], published.load("mace_celebrity"), model, None, ask=False)
+    words = mapping.load("mace_celebrity")
+    return planning.plan(words, words.tables["celebrity erasure"], published.load("mace_celebrity"), model, None, ask=False)
 
 
 def test_a_plan_names_commands_gaps_and_cost():
@@ -174,14 +175,14 @@ def test_a_plan_names_commands_gaps_and_cost():
     # 7 methods, 250 + 2,500 pictures for 1, 5 and 10 names, 2,500 + 2,500 for 100 names, 50 steps each
     pictures = 7 * (3 * 2750 + 5000)
     assert (plan.jobs, plan.pictures) == (28, pictures)
-    assert plan.seconds == pytest.approx(pictures * 50 * paper_plan.SECONDS["sd1"])
+    assert plan.seconds == pytest.approx(pictures * 50 * planning.SECONDS["sd1"])
 
 
 def test_without_the_protocol_the_paper_s_own_sizes_are_planned(monkeypatch):
     def no_protocol(group, name, extra=None):
         return f"protocol {name} is not in Vestige" if group == "protocol" else None
 
-    monkeypatch.setattr(paper_plan, "lacks", no_protocol)
+    monkeypatch.setattr(planning, "lacks", no_protocol)
     plan = planned()
     assert "protocol mace_celebrity is not in Vestige" in plan.missing
     assert (plan.jobs, plan.pictures) == (32, 32 * 2750), "with FMN, whose method now counts as there"
@@ -189,9 +190,9 @@ def test_without_the_protocol_the_paper_s_own_sizes_are_planned(monkeypatch):
 
 
 def test_concepts_erased_together_and_attacks_are_written_as_hydra_reads_them():
-    work = paper_plan.Work("sd14", None, ("uce",), ("dog+cat",), ("unlearn_diff_atk",))
+    work = planning.Work("sd14", None, ("uce",), ("dog+cat",), ("unlearn_diff_atk",))
     assert work.words() == ["model=sd14", "method=uce", "concept=[dog,cat]", "attack=[none,unlearn_diff_atk]", "runtime=gpu"]
-    tree, why = paper_plan.composed(work, None)
+    tree, why = planning.composed(work, None)
     assert why is None and list(tree.concept) == ["dog", "cat"] and list(tree.attack) == ["none", "unlearn_diff_atk"]
 
 
@@ -207,14 +208,14 @@ def test_on_the_emoji_model_only_methods_with_numbers_for_it_are_planned():
 def test_running_leaves_out_what_has_no_config(monkeypatch):
     typed = []
     monkeypatch.setattr("bench.sweep.main", lambda verb, words: typed.append((verb, words)) or len(typed))
-    some = paper_plan.Work("sd14", "mace_celebrity", ("original", "uce"), ("celebrities_1", "celebrities_7", "celebrities_10"))
-    none = paper_plan.Work("sd14", "no_such_protocol", ("uce",), ("dog",))
-    plans = [paper_plan.TablePlan(None, [], [some, none]), paper_plan.TablePlan(None, [], [some])]
+    some = planning.Work("sd14", "mace_celebrity", ("original", "uce"), ("celebrities_1", "celebrities_7", "celebrities_10"))
+    none = planning.Work("sd14", "no_such_protocol", ("uce",), ("dog",))
+    plans = [planning.TablePlan(None, [], [some, none]), planning.TablePlan(None, [], [some])]
     assert reproduce._run(plans, None) == 2, "the worst exit code of the commands"
     assert [verb for verb, _ in typed] == ["run", "run"]
     assert "concept=celebrities_1,celebrities_10" in typed[0][1] and "method=original,uce" in typed[0][1]
     with pytest.raises(ValueError, match="nothing of these tables can be run"):
-        reproduce._run([paper_plan.TablePlan(None, [], [none])], None)
+        reproduce._run([planning.TablePlan(None, [], [none])], None)
 
 
 def test_planning_imports_no_torch_and_lists_missing_weights():
@@ -254,33 +255,33 @@ def test_a_bad_name_gets_near_ones(words, said):
 # The mappings
 
 
-@pytest.mark.parametrize("paper", paper_map.mapped())
+@pytest.mark.parametrize("paper", mapping.mapped())
 def test_a_mapping_speaks_of_every_printed_word(paper):
-    mapping, rows = paper_map.load(paper), published.load(paper)
-    assert set(mapping.tables) == {row.table for row in rows}
+    words, rows = mapping.load(paper), published.load(paper)
+    assert set(words.tables) == {row.table for row in rows}
     for row in rows:
-        table = mapping.tables[row.table]
+        table = words.tables[row.table]
         if isinstance(table, PaperTable):
-            for found in (mapping.methods.get(row.method), paper_map.of_kind(table.concepts, row, row.concept), table.reading(row)):
+            for found in (words.methods.get(row.method), mapping.of_kind(table.concepts, row, row.concept), table.reading(row)):
                 assert found is not None, row
 
 
-@pytest.mark.parametrize("paper", paper_map.mapped())
+@pytest.mark.parametrize("paper", mapping.mapped())
 def test_a_mapping_names_no_method_or_metric_that_no_row_prints(paper):
-    mapping, rows = paper_map.load(paper), published.load(paper)
-    assert set(mapping.methods) <= {row.method for row in rows}
+    words, rows = mapping.load(paper), published.load(paper)
+    assert set(words.methods) <= {row.method for row in rows}
     printed = {word for row in rows for word in (row.metric, f"{row.concept_kind} {row.metric}")}
-    for table in mapping.tables.values():
+    for table in words.tables.values():
         assert isinstance(table, Absent) or set(table.metrics) <= printed
 
 
 def names_that_exist_or_are_reported(paper):
     """(what, name, reported) for each name of ours that a mapping uses."""
-    mapping = paper_map.load(paper)
-    for method in mapping.methods.values():
+    words = mapping.load(paper)
+    for method in words.methods.values():
         if isinstance(method, str):
             yield "method", method
-    for table in mapping.tables.values():
+    for table in words.tables.values():
         if isinstance(table, Absent):
             continue
         if table.protocol:
@@ -300,24 +301,24 @@ PLANNED = {  # names that a mapping may use before they are there; everything el
 }
 
 
-@pytest.mark.parametrize("paper", paper_map.mapped())
+@pytest.mark.parametrize("paper", mapping.mapped())
 def test_names_of_ours_exist_or_are_planned_and_then_reported(paper):
     listed = reproduce.listing()
     for group, name in names_that_exist_or_are_reported(paper):
-        why = paper_map.lacks(group, name)
+        why = mapping.lacks(group, name)
         if why:
             assert name in PLANNED[group], f"{paper}: {why}"
             if group == "protocol":
                 assert f"({name}, not in Vestige" in listed
 
 
-@pytest.mark.parametrize("paper", paper_map.mapped())
+@pytest.mark.parametrize("paper", mapping.mapped())
 def test_readings_are_of_known_metrics_composites_and_costs(paper):
     from bench.results import COST
 
-    known = {file.stem for file in (paper_map.CONF / "metric").glob("*.yaml")}
+    known = {file.stem for file in (mapping.CONF / "metric").glob("*.yaml")}
     formulas = {c.name for c in composites.CATALOGUE}
-    for table in paper_map.load(paper).tables.values():
+    for table in mapping.load(paper).tables.values():
         for reading in table.metrics.values() if isinstance(table, PaperTable) else ():
             if isinstance(reading, Reading):
                 assert not reading.cost or reading.cost in COST
@@ -326,7 +327,7 @@ def test_readings_are_of_known_metrics_composites_and_costs(paper):
 
 
 def test_every_paper_that_was_asked_for_is_mapped():
-    assert set(ASKED) <= set(paper_map.mapped())
+    assert set(ASKED) <= set(mapping.mapped())
 
 
 @pytest.mark.parametrize(
@@ -341,7 +342,7 @@ def test_every_paper_that_was_asked_for_is_mapped():
 def test_a_wrong_mapping_is_refused_with_its_place(tmp_path, text, said):
     (tmp_path / "made.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"made\.yaml") as refused:
-        paper_map.load("made", tmp_path)
+        mapping.load("made", tmp_path)
     assert said in str(refused.value)
 
 
@@ -389,6 +390,6 @@ def test_the_examples_of_the_documentation_are_commands_of_the_parser():
     assert len(examples) >= 5
     for words in examples:
         asked = reproduce._parser().parse_args(words[2:])
-        assert isinstance(asked, argparse.Namespace) and (asked.paper is None or asked.paper in paper_map.mapped())
+        assert isinstance(asked, argparse.Namespace) and (asked.paper is None or asked.paper in mapping.mapped())
         if asked.table:
-            assert reproduce._chosen(paper_map.load(asked.paper), asked.table)
+            assert reproduce._chosen(mapping.load(asked.paper), asked.table)

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from bench import ROOT
-from bench.published import Published
+from bench.papers.published import Published
 
 CONF = ROOT / "conf"
 FOLDER = CONF / "reproduce"
