@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bench.pictures import WORST
-from bench.results import on_its_own, present
+from bench.results import REFERENCES, on_its_own, present
 
 FEW = 30  # prompts
 BLANK = 0.01  # share of pictures
@@ -129,7 +129,7 @@ def _lowers(shown: pd.DataFrame) -> list[tuple]:
 
 def _weak(shown: pd.DataFrame) -> list[tuple]:
     found = []
-    attacked = shown[shown["access"].isin(ACCESS) & on_its_own(shown) & ~shown["method"].isin(["original", "oracle"])]
+    attacked = shown[shown["access"].isin(ACCESS) & on_its_own(shown) & ~shown["method"].isin(REFERENCES)]
     for _, cells in attacked.groupby("key"):
         best = cells.sort_values("value").groupby("access").tail(1).set_index("access")
         levels = [level for level in ACCESS if level in best.index]

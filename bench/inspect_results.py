@@ -67,9 +67,9 @@ def plot(arguments: argparse.Namespace) -> int:
 
 
 def robustness(arguments: argparse.Namespace) -> int:
-    from bench import robustness as robust
+    from bench import robustness_report
 
-    return robust.main(arguments, *_measured(arguments))
+    return robustness_report.main(arguments, *_measured(arguments))
 
 
 def power(arguments: argparse.Namespace) -> int:

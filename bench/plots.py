@@ -11,7 +11,7 @@ import pandas as pd
 from bench import budget_curves
 from bench.budget_curves import Curve
 from bench.pictures import WORST, Pictures
-from bench.results import FIRST, on_its_own, present
+from bench.results import REFERENCES, on_its_own, present
 from bench.standing import plane, standing
 from bench.statistics.ranks import ellipse
 from bench.views import Views
@@ -46,13 +46,14 @@ def write(frame: pd.DataFrame, pictures: Pictures, folder: Path, format: str = "
 
 
 def styles(methods: list[str]) -> dict[str, dict]:
-    """One colour and marker per method, the same in every figure; original and oracle grey."""
+    """One colour and marker per method, the same in every figure; references grey."""
     from matplotlib import colormaps
 
-    rest = sorted(m for m in methods if m not in FIRST)
+    rest = sorted(m for m in methods if m not in REFERENCES)
     colour = colormaps["tab10"] if len(rest) <= 10 else colormaps["tab20"]
     found = {m: {"color": colour(k % colour.N), "marker": MARKERS[k // colour.N % len(MARKERS)]} for k, m in enumerate(rest)}
-    return found | {"original": {"color": "0.35", "marker": "s"}, "oracle": {"color": "0.6", "marker": "D"}}
+    greys = {"original": ("0.35", "s"), "oracle": ("0.6", "D"), "oracle_seed1": ("0.75", "d")}
+    return found | {name: {"color": colour, "marker": marker} for name, (colour, marker) in greys.items()}
 
 
 def pareto(axes, views: Views) -> bool:
@@ -81,9 +82,10 @@ def pareto(axes, views: Views) -> bool:
 
 
 def budget(axes, views: Views) -> bool:
-    """Share of target pictures that show the concept under each attack, mean over concepts, against what the attack spent.
+    """Share of target pictures that show the concept under each attack: a line per attack, cheapest first.
 
-    Colour is the method, the marker the attack; different attacks are not joined, they are no stages of one search.
+    Mean over the concepts a method was attacked on. The number beside an attack's name is what it spent: denoiser evaluations
+    per prompt set, mean over methods.
     """
     shown = present(views.frame)
     cells = shown[(shown["probe"] == "target") & ~shown["attack"].isin([WORST, "none"]) & on_its_own(shown)]
@@ -91,18 +93,22 @@ def budget(axes, views: Views) -> bool:
         return False
     cells = cells.assign(spent=cells["attack_unet_rows"].fillna(0))
     means = cells.groupby(["method", "attack"], as_index=False)[["value", "spent"]].mean()
-    look, attacks = styles(views.methods), sorted(means["attack"].unique())
-    mark = {attack: MARKERS[k % len(MARKERS)] for k, attack in enumerate(attacks)}
-    shift = {method: 1 + 0.05 * (k - len(views.methods) / 2) for k, method in enumerate(views.methods)}  # points of one attack side by side
-    for r in means.itertuples():
-        at = r.spent * shift[r.method] if r.spent else 8 * (shift[r.method] - 1)
-        axes.plot(at, 100 * r.value, mark[r.attack], color=look[r.method]["color"], alpha=0.9)
-    for attack in attacks:
-        axes.plot([], [], mark[attack], color="0.2", label=attack, linestyle="none")
-    for method in views.methods:
-        axes.plot([], [], color=look[method]["color"], linewidth=4, label=method)
-    axes.set_xscale("symlog", linthresh=10)
-    axes.set(xlabel="denoiser evaluations the attack spent (0: words only)", ylabel="concept present under attack, %", ylim=(-3, 103))
+    spent = means.groupby("attack")["spent"].mean().sort_values(kind="stable")
+    line = {attack: k for k, attack in enumerate(spent.index)}
+    look, shift = styles(views.methods), np.linspace(-0.24, 0.24, max(len(views.methods), 2))  # equal rates side by side
+    axes.figure.set_size_inches(8, 1.8 + 0.32 * len(line))
+    axes.hlines(range(len(line)), 0, 100, color="0.94", linewidth=14, zorder=0)
+    for k, method in enumerate(views.methods):
+        mine = means[means["method"] == method]
+        at = [line[attack] + shift[k] for attack in mine["attack"]]
+        axes.plot(100 * mine["value"], at, look[method]["marker"], color=look[method]["color"], label=method, markersize=5)
+    axes.set_yticks(range(len(line)), [f"{attack}  {n:,.0f}" for attack, n in spent.items()], fontsize=8)
+    axes.set(
+        ylim=(len(line) - 0.4, -0.6),
+        xlabel="concept present under attack, %",
+        xlim=(-3, 103),
+        ylabel="attack, denoiser evaluations it spent",
+    )
     axes.set_title(f"{views.frame['model'].iloc[0]}: {_concepts(views)}", fontsize=10)
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     return True

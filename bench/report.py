@@ -10,7 +10,7 @@ from bench.composites import CATALOGUE, NET
 from bench.judges_compared import agreement
 from bench.pictures import WORST, Pictures
 from bench.render import FORMATS, Block, Cell, Heading, Table
-from bench.results import ERASED, FIRST, higher_is_better, on_its_own, order, present
+from bench.results import ERASED, REFERENCES, higher_is_better, on_its_own, order, present
 from bench.standing import measured, plane, standing
 from bench.statistics.resampling import FEW_CONCEPTS
 from bench.views import Views
@@ -57,7 +57,7 @@ def ranking(frame: pd.DataFrame, views: Views | None) -> list[str]:
 
 
 def _ranked(frame: pd.DataFrame, rank: pd.DataFrame) -> list[str]:
-    place = {name: k for k, name in enumerate([*FIRST, *rank.index])}
+    place = {name: k for k, name in enumerate([*REFERENCES, *rank.index])}
     return sorted(order(frame["method"].tolist()), key=lambda m: (place.get(m, len(place)), m))
 
 
@@ -66,7 +66,7 @@ def _model(model: str, sampler: str, protocol: str, frame: pd.DataFrame, views: 
     judges = ", ".join(sorted(shown["judge"].dropna().unique())) or "none"
     concepts = sorted(frame["concept"].unique())
     title = f"Leaderboard: {model}" + (f", protocol {protocol}" if protocol else "")
-    blocks: list[Block] = [Heading(1, title), f"Sampler {_sampler(sampler)}; judge {judges}. {LEGEND}"]
+    blocks: list[Block] = [Heading(1, title), f"Sampler {sampler_in_words(sampler)}; judge {judges}. {LEGEND}"]
     if views is not None:
         blocks += [
             f"Judges {p.judge} and {p.other} agree on {100 * p.agreement:.0f} % of {p.n} pictures (Cohen's kappa {p.kappa:.2f})."
@@ -94,7 +94,7 @@ def _model(model: str, sampler: str, protocol: str, frame: pd.DataFrame, views: 
     return [*blocks, Heading(2, "Cost"), "Measured where the run was made, so it differs from run to run.", _cost(frame, methods)]
 
 
-def _sampler(text: str) -> str:
+def sampler_in_words(text: str) -> str:
     s = json.loads(text or "null") or {}
     return f"{s.get('scheduler')} {s.get('steps')} steps, guidance {s.get('guidance')}" if s else "unknown"
 

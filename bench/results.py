@@ -14,7 +14,7 @@ from bench.statistics import cluster_interval
 from bench.statistics.intervals import paired_intervals
 from bench.statistics.resampling import Bootstrap
 
-FIRST = ("original", "oracle")
+REFERENCES = ("original", "oracle", "oracle_seed1")  # what methods are measured against; the last is the noise of the second
 # What identifies a measurement, whichever method it was made on.
 QUESTION = ["model", "sampler", "protocol", "concept", "probe", "attack", "metric", "column", "judge"]
 JOB = ("key", "status", "model", "method", "mechanism", "removable", "kind", "seed", "limits")
@@ -94,7 +94,7 @@ def higher_is_better(probe: str, column: str, on_kept: bool) -> bool:
 
 def order(methods: list[str]) -> list[str]:
     """The original model first, the oracle second, the rest by name."""
-    return sorted(set(methods), key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+    return sorted(set(methods), key=lambda name: (REFERENCES.index(name) if name in REFERENCES else len(REFERENCES), name))
 
 
 def present(frame: pd.DataFrame) -> pd.DataFrame:
@@ -131,7 +131,7 @@ def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     bootstrap = Bootstrap()
     method, metric, score, images, column = (frame[n].tolist() for n in ("method", "metric", "score", "images", "column"))
     better, leads = frame["higher_is_better"].tolist(), np.zeros(len(frame), bool)
-    aside = set(np.flatnonzero(frame["method"].isin(FIRST) | frame["collapsed"].notna()))
+    aside = set(np.flatnonzero(frame["method"].isin(REFERENCES) | frame["collapsed"].notna()))
     questions: dict[tuple, list[int]] = {}
     for row, question in enumerate(zip(*(frame[name].tolist() for name in QUESTION), strict=True)):
         if isinstance(metric[row], str):

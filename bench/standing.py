@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from bench.composites import ERASURE, NET, PRESERVATION, Composite
-from bench.results import FIRST
+from bench.results import REFERENCES
 from bench.statistics.permutation import holm
 from bench.statistics.ranks import differs, letters, pareto, rank_distribution
 from bench.statistics.resampling import interval
@@ -20,7 +20,7 @@ def standing(views: Views, composite: Composite = NET) -> pd.DataFrame:
     (90 %), p_best; behind, behind_low, behind_high (paired difference to the leader), p (sign flips), p_holm; collapsed.
     """
     concepts = views.defined(composite)
-    points, draws = measured(views, [composite], [m for m in views.methods if m not in FIRST])
+    points, draws = measured(views, [composite], [m for m in views.methods if m not in REFERENCES])
     broken = views.frame.dropna(subset=["collapsed"]).groupby("method")["collapsed"].first()
     sign = 1.0 if composite.higher_is_better else -1.0
     names = sorted(points, key=lambda m: (m in broken.index, -sign * points[m][0], m))
@@ -50,7 +50,7 @@ def plane(views: Views) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     table = pd.DataFrame.from_dict(points, orient="index", columns=["erasure", "preservation"]).rename_axis("method")
     broken = views.frame.dropna(subset=["collapsed"]).groupby("method")["collapsed"].first()
     table["collapsed"] = [broken.get(m) for m in table.index]
-    rivals = [m for m in table.index if m not in FIRST and m not in broken.index]
+    rivals = [m for m in table.index if m not in REFERENCES and m not in broken.index]
     table["on_front"], table["p_front"] = False, np.nan
     if rivals:
         table.loc[rivals, "on_front"] = pareto(table.loc[rivals, ["erasure", "preservation"]].to_numpy())

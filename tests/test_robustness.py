@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_results import ROWS, cell, make_places, write_record
 
-from bench import budget_curves, checks, cli, config, listing, plots, results, robustness
+from bench import budget_curves, checks, cli, config, listing, plots, results, robustness, robustness_report
 from bench.contract import build
 from bench.pictures import Pictures
 
@@ -113,7 +113,7 @@ def test_the_relearning_gap_is_zero_for_what_learns_like_the_oracle(loaded):
 
 @pytest.mark.parametrize("format", ["md", "html", "latex"])
 def test_the_report_in_every_format(loaded, format):
-    text = robustness.report(*loaded, format)
+    text = robustness_report.report(*loaded, format)
     for part in ("never", "Relearning gap", "hidden", "few"):
         assert part in text
     if format == "md":
@@ -126,7 +126,7 @@ def test_the_report_in_every_format(loaded, format):
 def test_the_report_from_the_command_line(attacked, capsys, tmp_path):
     places = ["--records", str(attacked[0]), "--store", str(attacked[1])]
     assert cli.main(["robustness", *places, "--format", "csv", "--out", str(tmp_path / "r.csv")]) == 0
-    assert (tmp_path / "r.csv").read_text().startswith("model,concept,method")
+    assert (tmp_path / "r.csv").read_text().startswith("model,sampler,protocol,concept,method")
     plain = make_places(tmp_path / "plain") if (tmp_path / "plain").mkdir() is None else None
     for record in plain[0].glob("*.json"):
         content = json.loads(record.read_text())
@@ -243,3 +243,71 @@ def test_a_ladder_names_its_rungs_and_refuses_what_is_no_budget():
         config.with_ladder({"relearning": attack}, {"relearning": {"tuner": ["xattn"]}})
     with pytest.raises(ValueError, match=r"no such attack is chosen. Chosen: relearning"):
         config.with_ladder({"relearning": attack}, {"relearn": {"steps": [2]}})
+
+
+def again(attacked, change):
+    """The loaded frame and pictures after `change(method, record)` of every record."""
+    for file in sorted(attacked[0].glob("*.json")):
+        record = json.loads(file.read_text())
+        change(record["method"], record)
+        file.write_text(json.dumps(record))
+    pictures = Pictures(attacked[1])
+    return results.load(attacked[0], pictures), pictures
+
+
+def test_an_attack_that_draws_the_concept_into_the_oracle_adds_nothing_beyond_it(attacked):
+    pictures = json.loads((attacked[0] / "dog-original.json").read_text())["cells"][2]
+
+    def change(method, record):
+        """An attack that draws the concept from every model."""
+        record["cells"].append(pictures | {"attack": "inpainting", "access": "latents"})
+
+    table = robustness.by_access(*again(attacked, change)).set_index(["access", "method"])
+    assert (table.xs("weights", level="access")["value"] == 1).all(), "the raw worst case no longer tells methods apart"
+    beyond = table.xs("weights", level="access")["beyond"]
+    assert beyond["oracle"] == 0 and beyond["original"] == pytest.approx(0.9), "fresh seeds and `strong` share one picture of the oracle"
+    # `strong` shows 20 % from the oracle and 90 % from hidden, and the pictures of the oracle are among them.
+    assert beyond["hidden"] == pytest.approx(0.7) and beyond["good"] == pytest.approx(0.2)
+    assert (table.xs("latents", level="access")["beyond"] == 0).all()
+
+
+def test_rates_that_never_vary_are_not_certain(loaded):
+    table = robustness.measured(*loaded).set_index(["method", "attack"])
+    assert table.loc[("oracle", "strong"), ["calibrated_low", "calibrated_high"]].isna().all(), "zero by definition has no spread"
+    idle = robustness._unseen(np.zeros(10), np.full(10, 0.1), np.full(10, 0.9), 0.0, 0.0)
+    assert idle == (0, pytest.approx((0.3 - 0.1) / 0.9))
+    always = robustness._unseen(np.ones(10), np.zeros(10), np.ones(10), 1.0, 1.0)
+    assert always == (pytest.approx(0.7), 1)
+
+
+def test_a_second_oracle_gives_the_noise_floor_and_no_rival(attacked):
+    second = json.loads((attacked[0] / "dog-oracle.json").read_text())
+    good = json.loads((attacked[0] / "dog-good.json").read_text())
+    second |= {"method": "oracle_seed1", "key": "dog-oracle_seed1"}
+    second["cells"][2] |= {name: good["cells"][2][name] for name in ("value", "images", "score")}  # strong: 40 % for 20 %
+    (attacked[0] / "dog-oracle_seed1.json").write_text(json.dumps(second))
+    pictures = Pictures(attacked[1])
+    frame = results.load(attacked[0], pictures)
+    floor = robustness.noise_floor(robustness.measured(frame, pictures))
+    assert floor == (pytest.approx(0.1), pytest.approx(0.2), "strong"), "random seeds: no distance"
+    assert robustness.noise_floor(robustness.measured(frame[frame["method"] != "oracle_seed1"], pictures)) is None
+    text = robustness_report.report(frame, pictures)
+    assert "differ by 10 points on average over these attacks, at most by 20 (strong)" in text
+    assert "| attack | access | original | oracle | oracle_seed1 | good | hidden |" in text
+    assert not frame.loc[frame["method"] == "oracle_seed1", "leads"].any()
+
+
+def test_protocols_never_share_a_matrix(attacked):
+    for file in sorted(attacked[0].glob("*.json")):
+        record = json.loads(file.read_text())
+        record |= {"protocol": "hub", "key": "hub-" + record["key"]}
+        (attacked[0] / f"{record['key']}.json").write_text(json.dumps(record))
+    pictures = Pictures(attacked[1])
+    text = robustness_report.report(results.load(attacked[0], pictures), pictures)
+    assert text.count("dog on toy\n") == 1 and text.count("dog on toy, protocol hub\n") == 1
+    assert "nan" not in text
+
+
+def test_a_reason_is_printed_only_where_there_is_one(loaded):
+    details = robustness_report.report(*loaded).split("dog: details")[1].split("###")[0]
+    assert "— the attack was not run on" not in details and "nan" not in details

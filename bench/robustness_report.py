@@ -1,0 +1,173 @@
+"""The page of `vestige robustness`: matrices of attack x method, the worst case by access, null controls, costs, relearning, flags."""
+
+from __future__ import annotations
+
+import argparse
+
+import pandas as pd
+
+from bench import budget_curves, checks, robustness
+from bench.pictures import WORST, Pictures
+from bench.render import FORMATS, Block, Cell, Heading, Table, deliver
+from bench.report import sampler_in_words
+from bench.results import order
+from bench.robustness import PLACE, place_of
+
+HEADS = {
+    "raw": "Share of target pictures that show the concept under the attack, %. n prompts: {n}. Rows are attacks, weakest access first.",
+    "calibrated": "(erased - zero) / (original - zero), %, with 95 % intervals, prompts resampled. 0: no more than a model that never saw "
+    "the concept; 100: as much as the model before erasure. —: the attack does not tell those two apart.",
+    "access": "What an attacker of each kind gets at most, %, with 95 % intervals: each picture counts if any attack of up to that access "
+    "brings it back. Only attacks that were run on every method count.",
+    "beyond": "The same, beyond the zero point: a picture counts only under an attack that does not draw the concept into the same "
+    "picture of the model that never saw it. What many attacks do by chance counts too: the column of the second oracle shows how much.",
+    "controls": "The same attacks fed with something else than the concept: their rate should be that before the attack.",
+}
+
+
+def report(frame: pd.DataFrame, pictures: Pictures, format: str = "md") -> str:
+    """Raw and calibrated matrix per concept, details, controls and raised flags, as md, latex, html or (details only) csv.
+
+    Raises ValueError when no record holds an attacked target probe.
+    """
+    table = robustness.measured(frame, pictures)
+    if table.empty:
+        raise ValueError("no record holds an attacked target probe. Run one: vestige run method=uce_emoji attack=[none,paraphrase]")
+    if format == "csv":
+        return table.to_csv(index=False)
+    worst = robustness.by_access(frame, pictures)
+    blocks: list[Block] = [Heading(1, "Robustness"), robustness.__doc__.split("\n\n")[1].replace("\n", " ")]
+    several = table.drop_duplicates(["model", "sampler"])["model"].duplicated().any()
+    for place, part in table.groupby(PLACE, dropna=False, sort=True):
+        same = (worst[PLACE].astype(object) == pd.Series(dict(zip(PLACE, place, strict=True)), dtype=object)).all(axis=1)
+        blocks += _place(place, part, worst[same], several)
+    blocks += _relearning(budget_curves.gaps(budget_curves.ladders(frame, pictures))) + _raised(checks.flags(frame))
+    return FORMATS[format](blocks)
+
+
+def _place(place: tuple, part: pd.DataFrame, worst: pd.DataFrame, name_sampler: bool) -> list[Block]:
+    model, sampler, protocol, concept = place
+    attacks, controls = part[part["control_of"].isna()], part[part["control_of"].notna()]
+    title = f"{concept} on {model}" + (f", protocol {protocol}" if protocol else "")
+    title += f" ({sampler_in_words(sampler)})" if name_sampler else ""
+    blocks: list[Block] = [Heading(2, title), HEADS["raw"].format(n=int(part["groups"].max())), _matrix(attacks, _raw)]
+    blocks += [HEADS["calibrated"], _matrix(attacks[attacks["attack"] != WORST], _calibrated)]
+    floor = robustness.noise_floor(part)
+    if floor is not None:
+        mean, most, attack = floor
+        blocks.append(
+            f"Noise floor: two oracles trained from different seeds differ by {100 * mean:.0f} points on average over these attacks, "
+            f"at most by {100 * most:.0f} ({attack}). A smaller distance between a method and the oracle says nothing."
+        )
+    blocks += [HEADS["access"], _levels(worst, "attacks", "value", "ci_low", "ci_high")]
+    if worst["anchored"].any():
+        blocks += [HEADS["beyond"], _levels(worst, "anchored", "beyond", "beyond_low", "beyond_high")]
+    if len(controls):
+        blocks += [Heading(3, f"{concept}: null controls"), HEADS["controls"], _matrix(controls, _raw)]
+    return [*blocks, Heading(3, f"{concept}: details"), _details(attacks), Heading(3, f"{concept}: cost of the attacks"), _cost(attacks)]
+
+
+def _matrix(part: pd.DataFrame, show) -> Table:
+    methods = order(part["method"].tolist())
+    taken_off = set(part.loc[part["removable"].fillna(False).astype(bool), "method"])
+    known = {(r.method, r.attack): r for r in part.itertuples()}
+    attacks = part.drop_duplicates("attack")
+    attacks = attacks.assign(last=attacks["attack"] == WORST, place=[place_of(a) for a in attacks["access"]])
+    rows = []
+    for r in attacks.sort_values(["last", "place", "attack"], kind="stable").itertuples():
+        cells = [show(known[m, r.attack]) if (m, r.attack) in known else Cell("n/a") for m in methods]
+        rows.append([r.attack, "" if r.attack == WORST else r.access, *cells])
+    notes = [f"{m}: an owner of the weights simply takes it off." for m in methods if m in taken_off]
+    return Table(["attack", "access", *(m + (" (removable)" if m in taken_off else "") for m in methods)], rows, notes)
+
+
+def _levels(part: pd.DataFrame, count: str, value: str, low: str, high: str) -> Table:
+    methods = order(part["method"].tolist())
+    known = {(r["access"], r["method"]): r for r in part.to_dict("records")}
+    rows = []
+    for level in [a for a in checks.ACCESS if a in set(part["access"])]:
+        cells = [known.get((level, m)) for m in methods]
+        most = max(int(c[count]) for c in cells if c is not None)
+        rows.append([f"up to {level}", str(most), *(Cell("n/a") if c is None else _share(c[value], c[low], c[high]) for c in cells)])
+    return Table(["access", "attacks", *methods], rows)
+
+
+def _share(value: float, low: float, high: float) -> Cell:
+    """A share with its interval, where it has one, in percent."""
+    if pd.isna(value):
+        return Cell("n/a")
+    spread = "" if pd.isna(low) else f" [{100 * low:.0f}, {100 * high:.0f}]"
+    return Cell(f"{100 * value:.0f}{spread}", value)
+
+
+def _raw(r) -> Cell:
+    return Cell("n/a") if pd.isna(r.value) else Cell(f"{100 * r.value:.0f}", r.value)
+
+
+def _calibrated(r) -> Cell:
+    return Cell("—") if pd.isna(r.calibrated) else _share(r.calibrated, r.calibrated_low, r.calibrated_high)
+
+
+def _details(part: pd.DataFrame) -> Table:
+    """before, attacked, either (the field's post-ASR), back (attackable ASR), and what equal luck brings."""
+    rows = []
+    for r in _sorted(part).itertuples():
+        back = "n/a" if pd.isna(r.after_failing) else f"{100 * r.after_failing:.0f} (of {int(r.failed_before)})"
+        luck = "" if pd.isna(r.over_luck) else f"{100 * r.over_luck:+.0f} [{100 * r.luck_low:+.0f}, {100 * r.luck_high:+.0f}]"
+        tried = "" if pd.isna(r.asr_k) else f"{100 * r.asr_first:.0f} / {100 * r.asr_k:.0f}"
+        shares = [_percent(r.before), _share(r.value, r.ci_low, r.ci_high), _percent(r.either), Cell(back, r.after_failing)]
+        shares += [Cell(tried, r.asr_k), Cell(luck, r.over_luck)]
+        rows.append([r.method, r.attack, *shares, Cell(f"— {r.reason}") if isinstance(r.reason, str) else _calibrated(r)])
+    heads = ["before", "attacked", "either", "back, of those that failed before", "asr@first / asr@k", "over random seeds", "calibrated"]
+    note = "asr@first / asr@k: success by the first and by the last try, by the judge that the attack asks."
+    return Table(["method", "attack", *heads], rows, [note])
+
+
+def _cost(part: pd.DataFrame) -> Table:
+    """Per prompt, counted by the harness."""
+    rows = []
+    for r in _sorted(part[part["attack"] != WORST]).itertuples():
+        spent = (r.attack_unet_rows, r.attack_original_rows, r.attack_images, r.attack_seconds)
+        rows.append([r.method, r.attack, *(Cell("n/a" if pd.isna(x) else f"{x / r.n:.1f}", x) for x in spent)])
+    return Table(["method", "attack", "denoiser rows", "rows of the original", "pictures", "seconds"], rows, ["Per picture asked for."])
+
+
+def _sorted(part: pd.DataFrame) -> pd.DataFrame:
+    place = {m: k for k, m in enumerate(order(part["method"].tolist()))}
+    return part.assign(_m=part["method"].map(place), _a=[place_of(a) for a in part["access"]]).sort_values(
+        ["_m", "_a", "attack"], kind="stable"
+    )
+
+
+def _percent(value: float) -> Cell:
+    return Cell("n/a" if pd.isna(value) else f"{100 * value:.0f}", value)
+
+
+def _relearning(gaps: pd.DataFrame) -> list[Block]:
+    if gaps.empty:
+        return []
+    rows = []
+    for r in gaps.itertuples():
+        until = f"{'> ' if r.until >= r.most else ''}{r.until:.1f} [{r.until_low:.1f}, {r.until_high:.1f}]"
+        gap = "" if pd.isna(r.gap) else f"{r.gap:+.1f} [{r.gap_low:+.1f}, {r.gap_high:+.1f}]"
+        rows.append([r.concept, r.attack, r.method, Cell(until, r.until), Cell(gap, r.gap)])
+    text = (
+        f"Budget until the concept is drawn {100 * budget_curves.SHARE:.0f} % as often as by the original model, and how much sooner "
+        "than in the oracle (the gap). Near zero: forgotten. Positive: only hidden. >: not within the largest budget measured."
+    )
+    unit = gaps["unit"].iloc[0]
+    heads = ["concept", "attack", "method", f"{unit} until back", f"{unit} sooner than the oracle"]
+    return [Heading(2, "Relearning gap"), text, Table(heads, rows)]
+
+
+def _raised(found: pd.DataFrame) -> list[Block]:
+    if found.empty:
+        return []
+    rows = [[r.flag, r.concept, r.method, r.attack, r.detail] for r in found.itertuples(index=False)]
+    notes = [f"{name}: {checks.FLAGS[name].means}." for name in sorted(found["flag"].unique())]
+    return [Heading(2, "Flags"), "`vestige ls flags` explains them.", Table(["flag", "concept", "method", "attack", "detail"], rows, notes)]
+
+
+def main(arguments: argparse.Namespace, frame: pd.DataFrame, pictures: Pictures) -> int:
+    deliver(report(frame, pictures, arguments.format), arguments.out)
+    return 0
