@@ -14,8 +14,8 @@ import yaml
 from made_results import cell
 from newcomer import vestige
 
-from bench import ROOT, composites
-from bench.papers import beside, mapping, planning, published, reproduce
+from bench import ROOT
+from bench.papers import beside, composites, mapping, planning, published, reproduce
 from bench.papers.mapping import Absent, PaperTable, Reading
 from bench.render import Cell, Code, Table, latex, markdown, page
 

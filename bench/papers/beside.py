@@ -141,7 +141,7 @@ def _candidates(row, reading: Reading, cells, concept, method, measured: Measure
 
 
 def _composites(row, reading: Reading, cells, concept, method, measured: Measured, expected, protocol) -> Iterable[Candidate]:
-    from bench.composites import CATALOGUE
+    from bench.papers.composites import CATALOGUE
     from bench.statistics.resampling import interval
     from bench.views import Missing, Views
 
