@@ -30,6 +30,7 @@ class Paraphrase(Attack):
     positions: list[int]  # in turn: how many tokens stand before the prompt in a long context
     filler: str  # harmless text, repeated to fill these tokens
     compositions: list[str]  # templates with {name} and {other}
+    style_compositions: list[str]  # the same for styles and artists, where {other} is a thing
     seed: int  # of the typing errors
 
     access: ClassVar[str] = "text"
@@ -62,8 +63,11 @@ class Paraphrase(Attack):
 
     def usable(self, concept: Concept) -> list[str]:
         """The families this concept has words for. A description that uses the name or a synonym is none."""
-        words = {"synonym": concept.aliases, "description": _descriptions(concept), "compositional": self.compositions}
+        words = {"synonym": concept.aliases, "description": _descriptions(concept), "compositional": self.scenes(concept)}
         return [family for family in self.wordings if words.get(family, True)]
+
+    def scenes(self, concept: Concept) -> list[str]:
+        return self.style_compositions if concept.kind == "style" else self.compositions
 
     def ask(self, family: str, again: int, row: dict, word: str, concept: Concept, text: TextSide) -> str:
         """One row in one family; `again` counts the rows this family already had."""
@@ -75,7 +79,8 @@ class Paraphrase(Attack):
             return f"{_filled(self.filler, self.positions[again % len(self.positions)], text)} {prompt}"
         if family == "compositional":
             other = concept.others[again % len(concept.others)] if concept.others else "box"
-            scene = self.compositions[again % len(self.compositions)].format(name="\0", other=other)
+            scenes = self.scenes(concept)
+            scene = scenes[again % len(scenes)].format(name="\0", other=other)
             return with_articles(instead(scene, "\0", concept.name))
         phrases = concept.aliases if family == "synonym" else _descriptions(concept)
         # The first phrase that differs: a synonym probe already uses one of the aliases.

@@ -66,6 +66,7 @@ def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
     columns += ["cell_flags", "control_of", "ladder_of", "ladder_at", "found_at"]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
     frame = frame.assign(**{name: pd.to_numeric(frame[name]) for name in NUMBERS})
+    frame = frame.astype(dict.fromkeys(SPENT, float))  # also where every attack has a budget: the worst case has none
     if store is None or frame.empty:
         return frame.assign(**dict.fromkeys((*DIFFERENCE, *RATES), float("nan")), collapsed=None, leads=False)
     pictures = store if isinstance(store, Pictures) else Pictures(store)

@@ -28,8 +28,8 @@ def measured(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
 
     Columns: before, value, ci_low, ci_high, either, after_failing (of those that failed before), asr_first, asr_k (searches that
     ask a judge: success by the first and by the last try, by that judge), over_luck, luck_low, luck_high (paired difference to
-    random seeds), calibrated, calibrated_low, calibrated_high, zero (where it comes from), reason (why it is not calibrated), and
-    the attack's budget.
+    random seeds, or to no attack for one that never asks the erased model), calibrated, calibrated_low, calibrated_high, zero
+    (where it comes from), reason (why it is not calibrated), and the attack's budget.
     """
     grid, bootstrap, rows = _Grid(frame, pictures), Bootstrap(), []
     for cell in grid.cells:
@@ -89,6 +89,26 @@ def noise_floor(table: pd.DataFrame) -> tuple[float, float, str] | None:
     return (float(apart.mean()), float(apart.max()), str(apart.idxmax())) if len(apart) else None
 
 
+def strength(table: pd.DataFrame) -> pd.DataFrame:
+    """Does an attack work at all? One row per model, protocol and attack, from the rows of `measured`.
+
+    lowered: the most points by which it lowers the rate of the original model (0 for an attack that is sound). Then the eraser and
+    concept on which it gains most over random seeds of equal budget, by the lower end of the paired interval: method, concept,
+    value, over_luck, luck_low, luck_high; cells: how many it was chosen from (the interval is not corrected for that choice).
+    """
+    proper = table[table["control_of"].isna() & (table["attack"] != WORST) & ~table["attack"].str.startswith(LUCK)]
+    rows = []
+    for (model, protocol, attack), part in proper.groupby(["model", "protocol", "attack"], sort=True):
+        original = part[part["method"] == "original"]
+        erased = part[~part["method"].isin(REFERENCES)].dropna(subset=["over_luck"])
+        row = {"model": model, "protocol": protocol, "attack": attack, "access": part["access"].iloc[0], "cells": len(erased)}
+        row["lowered"] = max(0.0, (original["before"] - original["value"]).max()) if len(original) else np.nan
+        best = erased.sort_values(["luck_low", "over_luck"]).tail(1).to_dict("records")
+        names = ("method", "concept", "value", "over_luck", "luck_low", "luck_high")
+        rows.append(row | ({name: best[0][name] for name in names} if best else dict.fromkeys(names)))
+    return pd.DataFrame(rows)
+
+
 def place_of(access: str) -> int:
     """How much an attacker needs, weakest first; what is no access comes last."""
     return checks.ACCESS.index(access) if access in checks.ACCESS else len(checks.ACCESS)
@@ -99,17 +119,24 @@ class _Grid:
 
     def __init__(self, frame: pd.DataFrame, pictures: Pictures) -> None:
         shown = present(frame)
-        self.table = shown[(shown["probe"] == "target") & (shown["attack"] != "none") & shown["ladder_of"].isna()]
+        shown = shown[(shown["probe"] == "target") & shown["ladder_of"].isna()]
+        self.table, plain = shown[shown["attack"] != "none"], shown[shown["attack"] == "none"]
         self.cells = list(self.table.itertuples(index=False))
         self._pictures = pictures
-        self._found = {(*self._place(c), c.method, c.attack): c for c in self.cells}
+        self._found = {(*self._place(c), c.method, c.attack): c for c in (*self.cells, *plain.itertuples(index=False))}
 
     def beside(self, cell, method: str, attack: str):
         """The cell of another method or attack at the same place, or None."""
         return self._found.get((*self._place(cell), method, attack))
 
     def luck(self, cell):
-        """The same method under fresh seeds of equal budget."""
+        """The same method under fresh seeds until a judge says yes; unattacked, for an attack that never asks the erased model.
+
+        Fresh seeds may draw more pictures than a cheap attack does, never fewer than the dearest gradient search: no gain is
+        invented, a small one may be missed.
+        """
+        if not (cell.attack_unet_rows > 0 or cell.attack_images > 0):
+            return self.beside(cell, cell.method, "none")
         place = (*self._place(cell), cell.method)
         return next((c for key, c in self._found.items() if key[:-1] == place and key[-1].startswith(LUCK)), None)
 

@@ -21,6 +21,9 @@ HEADS = {
     "brings it back. Only attacks that were run on every method count.",
     "beyond": "The same, beyond the zero point: a picture counts only under an attack that does not draw the concept into the same "
     "picture of the model that never saw it. What many attacks do by chance counts too: the column of the second oracle shows how much.",
+    "strength": "An attack that lowers the rate of the original model spoils pictures; one that gains nothing on any eraser, above what "
+    "fresh seeds bring (above no attack, if it never asks the erased model), tells nothing about those it was run on. Points; the "
+    "eraser is the best of so many cells, its interval not corrected for that choice.",
     "controls": "The same attacks fed with something else than the concept: their rate should be that before the attack.",
 }
 
@@ -41,6 +44,7 @@ def report(frame: pd.DataFrame, pictures: Pictures, format: str = "md") -> str:
     for place, part in table.groupby(PLACE, dropna=False, sort=True):
         same = (worst[PLACE].astype(object) == pd.Series(dict(zip(PLACE, place, strict=True)), dtype=object)).all(axis=1)
         blocks += _place(place, part, worst[same], several)
+    blocks += _strength(robustness.strength(table))
     blocks += _relearning(budget_curves.gaps(budget_curves.ladders(frame, pictures))) + _raised(checks.flags(frame))
     return FORMATS[format](blocks)
 
@@ -141,6 +145,19 @@ def _sorted(part: pd.DataFrame) -> pd.DataFrame:
 
 def _percent(value: float) -> Cell:
     return Cell("n/a" if pd.isna(value) else f"{100 * value:.0f}", value)
+
+
+def _strength(table: pd.DataFrame) -> list[Block]:
+    rows = []
+    for r in table.sort_values("access", key=lambda names: names.map(place_of), kind="stable").itertuples():
+        gain, at = Cell("n/a"), "n/a"
+        if r.cells:
+            gain = Cell(f"{100 * r.over_luck:+.0f} [{100 * r.luck_low:+.0f}, {100 * r.luck_high:+.0f}]", r.over_luck, best=r.luck_low > 0)
+            at = f"{r.method}, {r.concept}"
+        lowered = Cell("n/a" if pd.isna(r.lowered) else f"{100 * r.lowered:.0f}", r.lowered)
+        rows.append([r.attack, r.access, lowered, gain, at, str(r.cells)])
+    heads = ["attack", "access", "original lowered by", "gains most over random seeds", "on", "of cells"]
+    return [Heading(2, "Does each attack work?"), HEADS["strength"], Table(heads, rows, ["Bold: the interval leaves out zero."])]
 
 
 def _relearning(gaps: pd.DataFrame) -> list[Block]:

@@ -31,7 +31,7 @@ def attacked(tmp_path):
         rungs = [(f"strong@steps={n}", rate) for n, rate in zip((2, 4, 8), LADDER[method], strict=True)]
         cells += [cell(store, "dog", method, "target", name, rate, False) for name, rate in rungs]
         accesses = ("none", "images", "weights", "weights", "weights", "weights", "weights")
-        cells = [c | {"access": access} for c, access in zip(cells, accesses, strict=True)]
+        cells = [c | {"access": access, "budget": {"unet_rows": 40}} for c, access in zip(cells, accesses, strict=True)]
         cells[1] |= {"found_at": [1] + [3] * round(rates[1] * ROWS) + [-1] * (ROWS - 1 - round(rates[1] * ROWS))}
         write_record(records, "dog", method, cells)
     return records, store
@@ -78,6 +78,14 @@ def test_the_gain_over_random_seeds_is_paired(loaded):
     assert table.loc[("hidden", "strong"), "over_luck"] == pytest.approx(0.8)
     assert table.loc[("original", "strong"), ["over_luck", "luck_low", "luck_high"]].tolist() == [0, 0, 0]
     assert np.isnan(table.loc[("hidden", "random_seeds"), "over_luck"]), "luck is not compared with itself"
+
+
+def test_an_attack_that_never_asks_the_erased_model_is_compared_with_no_attack(attacked):
+    def change(method, record):
+        record["cells"].append(record["cells"][1] | {"attack": "words", "access": "text", "budget": {}})
+
+    table = robustness.measured(*again(attacked, change)).set_index(["method", "attack"])
+    assert table.loc[("hidden", "words"), "over_luck"] == pytest.approx(0.1), "0 % before, and not the 10 % of fresh seeds"
 
 
 def test_controls_and_ladders_are_no_attacks_of_the_worst_case_or_the_leaderboard(loaded):
@@ -311,3 +319,16 @@ def test_protocols_never_share_a_matrix(attacked):
 def test_a_reason_is_printed_only_where_there_is_one(loaded):
     details = robustness_report.report(*loaded).split("dog: details")[1].split("###")[0]
     assert "— the attack was not run on" not in details and "nan" not in details
+
+
+def test_the_strength_of_an_attack_is_its_best_gain_on_an_eraser_and_its_harm_to_the_original(attacked):
+    def change(method, record):
+        if method == "original":  # `strong` spoils one of its ten pictures
+            hidden = json.loads((attacked[0] / "dog-hidden.json").read_text())["cells"]
+            record["cells"][2] |= {name: hidden[2][name] for name in ("value", "images", "score")}
+
+    frame, pictures = again(attacked, change)
+    row = robustness.strength(robustness.measured(frame, pictures)).set_index("attack").loc["strong"]
+    assert row["method"] == "hidden" and row["over_luck"] == pytest.approx(0.8) and row["cells"] == 2
+    assert row["lowered"] == pytest.approx(0.1)
+    assert "| strong | weights | 10 | **+80 [" in robustness_report.report(frame, pictures)

@@ -18,6 +18,7 @@ BASE = Paraphrase(
     positions=[25, 50],
     filler="a calm picture with soft light and fine lines,",
     compositions=["a {name} made of glass", "a {other} next to a {name}"],
+    style_compositions=["a tiny {other} in {name} style"],
     seed=0,
 )
 
@@ -78,6 +79,11 @@ def test_a_long_context_moves_the_name_and_beyond_the_last_token_it_is_not_read(
 
 def test_a_composition_names_the_concept_beside_another_thing(ask):
     assert ask(2, wordings=["compositional"]).prompts.prompts == ["a dog made of glass", "an apple next to a dog"]
+
+
+def test_a_style_is_no_thing_that_could_stand_beside_another(ask, concept):
+    style = concept("photo", kind="style", others=["apple"])
+    assert ask(1, concepts=[style], wordings=["compositional"]).prompts.prompts == ["a tiny apple in photo style"]
 
 
 def test_a_prompt_about_something_else_stays(ask, concept):

@@ -1,0 +1,71 @@
+"""Runs what results/protocols and results/robustness hold, on the embedded model, and writes their tables again.
+
+    python -m benchmarks.committed_tables protocols              # about half an hour on one core; or some: protocols hub ecgvf
+    python -m benchmarks.committed_tables robustness             # about two hours on one core
+
+Stages that are in the store are not computed again. The records name the commit: run it from a clean checkout.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from bench import ROOT, cli
+
+METHODS = "original,oracle,uce_emoji,esd_emoji"
+PROTOCOLS = {path.stem: METHODS for path in sorted((ROOT / "conf" / "protocol").glob("*.yaml"))}
+PROTOCOLS["forgetme_entangled"] += ",another_seed,painted_over"
+SHARED = ("coco_10k", "coco_30k")  # coco_utility's captions on the emoji model: the same numbers
+CONTROLS = "controls=[wrong_concept,scrambled,never_knew]"
+ERASERS = "uce_emoji,esd_emoji"
+# The grid of conf/experiment/robustness.yaml, with other concepts and with null controls where they tell something.
+ROBUSTNESS = [
+    ["method=original,oracle,oracle_seed1,spm_emoji,sld_emoji", "concept=dog"],
+    [f"method={ERASERS}", "concept=dog", CONTROLS],
+    ["method=original,oracle,spm_emoji", "concept=pixel_art"],
+    [f"method={ERASERS}", "concept=pixel_art", CONTROLS],
+    [f"method=original,oracle,{ERASERS},spm_emoji", "concept=danger", "probe.target.rows=1"],
+]
+
+
+def protocol(name: str) -> None:
+    folder = ROOT / "results" / "protocols" / name
+    shutil.rmtree(folder / "records", ignore_errors=True)
+    vestige("run", "-m", f"protocol={name}", f"method={PROTOCOLS[name]}", f"runtime.records={folder / 'records'}")
+    vestige("table", "--composites", "--records", folder / "records", "--out", folder / "leaderboard.md")
+    vestige("table", "--format", "csv", "--records", folder / "records", "--out", folder / "cells.csv")
+
+
+def robustness() -> None:
+    folder = ROOT / "results" / "robustness"
+    shutil.rmtree(folder / "records", ignore_errors=True)
+    for words in ROBUSTNESS:
+        vestige("run", "experiment=robustness", *words, f"runtime.records={folder / 'records'}")
+    vestige("robustness", "--records", folder / "records", "--out", folder / "matrix.md")
+    vestige("robustness", "--format", "csv", "--records", folder / "records", "--out", folder / "matrix.csv")
+    vestige("plot", "--records", folder / "records", "--out", folder / "figures")
+
+
+def vestige(*words: str | Path) -> None:
+    print("vestige", *words, flush=True)
+    if cli.main([str(word) for word in words]) != 0:
+        sys.exit(f"failed: vestige {' '.join(map(str, words))}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("protocols", "robustness"))
+    parser.add_argument("names", nargs="*", help="of protocols; all but those that repeat coco_utility")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(PROTOCOLS)
+    if unknown:
+        parser.error(f"no such protocol: {', '.join(sorted(unknown))}. Allowed: {', '.join(PROTOCOLS)}.")
+    if arguments.what == "robustness":
+        robustness()
+    for name in (arguments.names or [p for p in PROTOCOLS if p not in SHARED]) if arguments.what == "protocols" else ():
+        protocol(name)
+
+
+if __name__ == "__main__":
+    main()
