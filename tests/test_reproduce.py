@@ -3,15 +3,13 @@
 import argparse
 import csv
 import io
-import json
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
-from made_results import cell
+from made_results import DDIM, celebrities, celebrity_record, cell
 from newcomer import vestige
 
 from bench import ROOT
@@ -23,44 +21,11 @@ ASKED = [
     *("mace_celebrity", "mace_style_tables", "unlearndiffatk_leaderboard", "speed", "eap", "hub"),
     *("unlearncanvas", "esd", "trce", "genmu_challenge", "sld_safeclip", "i2p_readme"),
 ]
-DDIM = {"scheduler": "DDIMScheduler", "steps": 50, "guidance": 7.5, "height": 512, "width": 512, "arguments": {}}
-
-
-def slugs(name):
-    return list(yaml.safe_load((mapping.CONF / "concept" / f"{name}.yaml").read_text()))
 
 
 @pytest.fixture
 def records(tmp_path):
     return tmp_path / "records"
-
-
-def record(folder, method, value, judge="celebrity", sampler=DDIM, rows=5, model="sd14", concepts=None, **over):
-    """One finished job whose target probe found the concept in this share of pictures."""
-    presence = {"presence": {"plugin": "metrics.presence.Presence", "version": 1, "params": {"judge": judge, "batch_size": 64}}}
-    probes = {"target": ["mace_celebrity_target", rows, 5, True, presence], "others": ["mace_celebrity_others", 500, 5, False, presence]}
-    head = {"metric": "presence", "column": "present", "judge": judge, "attack": "none", "access": "none", "higher_is_better": True}
-    head |= {"images": None, "score": None, "reason": None, "budget": {}, "n": 6, "groups": 3}
-    cells = [head | {"probe": "target", "value": value, "ci_low": value - 0.01, "ci_high": value + 0.02}]
-    whole = {
-        "key": f"{method}-{len(list(folder.glob('*.json')))}",
-        "status": "done",
-        "model": model,
-        "method": method,
-        "mechanism": "weights",
-    }
-    whole |= {
-        "kind": "celebrity",
-        "seed": 0,
-        "concepts": concepts or slugs("celebrities_10"),
-        "sampler": sampler,
-        "protocol": "mace_celebrity",
-        "reason": None,
-    }
-    whole |= {"limits": "", "removable": False, "cells": cells, "cost": {"erase_seconds": 90.0}}
-    whole |= {"specification": {"model": {"vocabulary": "photo"}, "probes": probes}, **over}
-    folder.mkdir(exist_ok=True)
-    (folder / f"{whole['key']}.json").write_text(json.dumps(whole))
 
 
 def compared(records, key, paper="mace_celebrity", model=None):
@@ -75,7 +40,7 @@ def compared(records, key, paper="mace_celebrity", model=None):
 
 
 def test_a_number_measured_the_same_way_stands_beside_the_published_one(records):
-    record(records, "uce", 0.05)
+    celebrity_record(records, "uce", 0.05)
     one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
     assert (one.row.value, one.ours, one.why_not) == (0.0042, 0.05, ())
     assert (one.low, one.high) == (pytest.approx(0.04), pytest.approx(0.07))
@@ -94,27 +59,27 @@ def test_a_number_measured_the_same_way_stands_beside_the_published_one(records)
     ],
 )
 def test_a_number_measured_otherwise_makes_the_published_one_grey(records, change, reason):
-    record(records, "uce", 0.05, **change)
+    celebrity_record(records, "uce", 0.05, **change)
     one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
     assert one.ours == 0.05 and one.why_not == (reason,)
 
 
 def test_of_several_records_the_one_that_agrees_is_shown(records):
-    record(records, "uce", 0.5, judge="resnet50")
-    record(records, "uce", 0.05)
-    record(records, "uce", 0.7, sampler=DDIM | {"steps": 20})
+    celebrity_record(records, "uce", 0.5, judge="resnet50")
+    celebrity_record(records, "uce", 0.05)
+    celebrity_record(records, "uce", 0.7, sampler=DDIM | {"steps": 20})
     one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
     assert one.ours == 0.05 and not one.why_not
 
 
 def test_another_model_is_always_grey(records):
-    record(records, "uce_emoji", 0.05, model="emoji", concepts=["dog"])
+    celebrity_record(records, "uce_emoji", 0.05, model="emoji", concepts=["dog"])
     one = compared(records, ("UCE", "1 celebrity", "acc_e_gcd"), model="emoji")
     assert one.ours == 0.05 and "other model: theirs SD v1.4, ours emoji" in one.why_not
 
 
 def test_a_cost_is_never_the_same_machine(records):
-    record(records, "speed", 0.05, concepts=slugs("celebrities_100"))
+    celebrity_record(records, "speed", 0.05, concepts=celebrities(100))
     one = compared(records, ("SPEED", "100 celebrities", "runtime"), "speed")
     assert (one.ours, one.why_not) == (90.0, ("other machine",))
 
@@ -122,7 +87,7 @@ def test_a_cost_is_never_the_same_machine(records):
 def test_a_composite_of_ours_stands_beside_a_published_composite(records):
     """H_c of Acc_e 0.1 and Acc_s 0.9 is 0.9, in percent as SPEED prints it; its sampler is not MACE's."""
     cells = [cell(records.parent / "store", "c", "uce", probe, "none", share, False) for probe, share in (("target", 0.1), ("others", 0.9))]
-    record(records, "uce", 0.1, cells=cells)
+    celebrity_record(records, "uce", 0.1, cells=cells)
     one = compared(records, ("UCE", "10 celebrities", "h_harmonic"), "speed")
     assert one.ours == pytest.approx(90.0) and one.row.value == 83.10
     assert one.low <= 90 <= one.high
@@ -350,28 +315,28 @@ def test_a_wrong_mapping_is_refused_with_its_place(tmp_path, text, said):
 
 
 def test_grey_is_grey_in_every_format():
-    table = Table(["a", "theirs"], [["x", Cell("0.5 [1]", 0.5, grey=True)], ["y", Cell("0.6", 0.6)]], ["[1] other judge"])
-    assert "| x | (0.5 [1]) |" in markdown([table]) and "| y | 0.6 |" in markdown([table])
-    assert '<td class="grey" data-v="0.5">0.5 [1]</td>' in page([table]) and "td.grey{" in page([table])
-    assert r"\textcolor{gray}{0.5 [1]}" in latex([table])
-    assert "```\nvestige run\n```" in markdown([Code("vestige run")]) and "<pre>vestige run</pre>" in page([Code("vestige run")])
+    table = Table(["a", "theirs"], [["x", Cell("0.5 ¹", 0.5, grey=True)], ["y", Cell("0.6", 0.6)]], ["¹ other judge"])
+    assert "| x | (0.5 ¹) |" in markdown([table]) and "| y | 0.6 |" in markdown([table])
+    assert '<td class="grey" data-v="0.5">0.5 ¹</td>' in page([table]) and ".grey{" in page([table])
+    assert r"\textcolor{gray}{0.5 \textsuperscript{1}}" in latex([table])
+    assert "```\nvestige run\n```" in markdown([Code("vestige run")]) and "<pre><code>vestige run</code></pre>" in page([Code("vestige run")])
 
 
 def test_the_page_shows_ours_theirs_and_the_reason(records, capsys):
-    record(records, "uce", 0.05)
-    record(records, "mace", 0.04, judge="resnet50")
+    celebrity_record(records, "uce", 0.05)
+    celebrity_record(records, "mace", 0.04, judge="resnet50")
     places = ["--records", str(records), "--store", str(records.parent / "store")]
     assert reproduce.main(["mace_celebrity", *places]) == 0
     text = capsys.readouterr().out
     assert "| UCE: uce | 10 celebrities | acc_e_gcd | rate | 0.05 [0.04, 0.07] | 0.0042 | B |" in text
-    assert "| MACE: mace | 10 celebrities | acc_e_gcd | rate | 0.04 [0.03, 0.06] | (0.0285 [1]) | B |" in text
-    assert "[1] other judge: theirs celebrity, ours resnet50." in text
+    assert "| MACE: mace | 10 celebrities | acc_e_gcd | rate | 0.04 [0.03, 0.06] | (0.0285 ¹) | B |" in text
+    assert "¹ other judge: theirs celebrity, ours resnet50." in text
     assert "| ESD-u: esd_u | 10 celebrities | acc_e_gcd | rate | not run | 0.0458 | B |" in text
 
 
 def test_csv_has_every_value_of_the_table_and_says_whether_it_agrees(records, tmp_path):
-    record(records, "uce", 0.05)
-    record(records, "mace", 0.04, judge="resnet50")
+    celebrity_record(records, "uce", 0.05)
+    celebrity_record(records, "mace", 0.04, judge="resnet50")
     places = ["--records", str(records), "--store", str(records.parent / "store")]
     out = tmp_path / "out" / "table.csv"
     reproduce.main(["mace_celebrity", *places, "--format", "csv", "--out", str(out)])

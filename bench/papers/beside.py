@@ -19,7 +19,7 @@ from bench.papers import planning, published
 from bench.papers.mapping import PaperMap, PaperTable, Reading, for_model, lacks
 from bench.papers.planning import TablePlan, Work, vocabulary_of
 from bench.papers.published import Published
-from bench.render import Block, Cell, Table
+from bench.render import Block, Cell, Table, raised
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -228,11 +228,11 @@ def blocks(rows: list[Beside], records: Path) -> list[Block]:
     lines = []
     for one in shown:
         marks = [footnotes.setdefault(why, len(footnotes) + 1) for why in one.why_not]
-        note = f" [{', '.join(map(str, marks))}]" if marks else ""
+        note = "".join(f" {raised(mark)}" for mark in marks)
         theirs = Cell(f"{one.row.value:g}{note}", one.row.value, grey=bool(marks))
         method = one.row.method if one.row.method == one.method else f"{one.row.method}: {one.method}"
         lines.append([method, one.row.concept, one.row.metric, one.row.unit, _number(one), theirs, one.row.trust])
-    notes = [f"[{k}] {why}." for why, k in footnotes.items()]
+    notes = [f"{raised(k)} {why}." for why, k in footnotes.items()]
     notes.append(
         "Brackets: 95 % interval, prompts resampled. Trust: A authors' files, B issues, C transcribed, D measured again by others."
     )

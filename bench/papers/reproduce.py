@@ -137,6 +137,8 @@ def _plan(plan: TablePlan, arguments: argparse.Namespace) -> list[Block]:
 def _time(plan: TablePlan) -> str:
     machine = "CPU" if all(planning.vocabulary_of(work.model) == "emoji" for work in plan.work) else "GPU"
     hours = plan.seconds / 3600
+    if hours < 1.5 / 60:
+        return f"a {machine}-minute"
     return f"{60 * hours:.0f} {machine}-minutes" if hours < 1 else f"{hours:,.{0 if hours >= 10 else 1}f} {machine}-hours"
 
 
