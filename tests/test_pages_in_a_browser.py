@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from made_results import DDIM, celebrities, celebrity_record
+from made_results import DDIM, celebrities, celebrity_record, make_places
 
 from bench import cli, gallery, report, results
 from bench.pictures import Pictures
@@ -77,10 +77,11 @@ def test_the_gallery_filters_by_method_probe_and_attack(browser, places, tmp_pat
     assert '"method": "good"' in browser.find_element("tag name", "body").text
 
 
-@pytest.fixture
-def pages(places, tmp_path):
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
     """name -> an HTML file as its verb writes it."""
-    papers = tmp_path / "papers"
+    folder = tmp_path_factory.mktemp("pages")
+    places, papers = make_places(folder), folder / "papers"
     for method in ("original", "uce", "esd_x"):
         celebrity_record(papers, method, 0.05, concepts=celebrities(10))
         celebrity_record(papers, method, 0.07, concepts=celebrities(1), sampler={**DDIM, "steps": 20})
@@ -89,7 +90,7 @@ def pages(places, tmp_path):
         "robustness": ["robustness", *here(*places)],
         "reproduce": ["reproduce", "mace_celebrity", *here(papers, places[1])],
     }
-    files = {name: tmp_path / f"{name}.html" for name in (*verbs, "gallery")}
+    files = {name: folder / f"{name}.html" for name in (*verbs, "gallery")}
     for name, words in verbs.items():
         assert cli.main([*words, "--format", "html", "--out", str(files[name])]) == 0
     assert cli.main(["gallery", *here(*places), "--out", str(files["gallery"])]) == 0

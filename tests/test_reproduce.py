@@ -319,7 +319,8 @@ def test_grey_is_grey_in_every_format():
     assert "| x | (0.5 ¹) |" in markdown([table]) and "| y | 0.6 |" in markdown([table])
     assert '<td class="grey" data-v="0.5">0.5 ¹</td>' in page([table]) and ".grey{" in page([table])
     assert r"\textcolor{gray}{0.5 \textsuperscript{1}}" in latex([table])
-    assert "```\nvestige run\n```" in markdown([Code("vestige run")]) and "<pre><code>vestige run</code></pre>" in page([Code("vestige run")])
+    assert "```\nvestige run\n```" in markdown([Code("vestige run")])
+    assert "<pre><code>vestige run</code></pre>" in page([Code("vestige run")])
 
 
 def test_the_page_shows_ours_theirs_and_the_reason(records, capsys):
