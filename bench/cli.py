@@ -68,7 +68,7 @@ def _dispatch(verb: str, rest: list[str]) -> int:
 
         return listing.main(rest)
     if verb == "reproduce":
-        from bench import reproduce
+        from bench.papers import reproduce
 
         return reproduce.main(rest)
     if verb == "check":

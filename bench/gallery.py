@@ -13,29 +13,29 @@ from urllib.parse import quote
 import pandas as pd
 
 from bench import results
+from bench.page import framed
 from bench.report import PROBES
 
 ROWS_PER_PROBE = 6
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Vestige gallery</title><style>
-body{{font:14px/1.4 system-ui,sans-serif;margin:2rem;background:#fff;color:#222}}
-table{{border-collapse:collapse;margin:0 0 2rem}}td,th{{padding:3px 6px;text-align:center;font-weight:400}}
-thead th{{max-width:96px;vertical-align:bottom}}
-tbody th{{text-align:right}}img,.grey{{width:96px;height:96px;image-rendering:pixelated;border-radius:6px;display:block}}
-.grey{{background:#999}}a{{color:inherit}}label{{margin-right:1rem;white-space:nowrap}}select{{font:inherit}}
-@media(prefers-color-scheme:dark){{body{{background:#181818;color:#ddd}}}}</style>
-<h1>Vestige gallery</h1><p>A column is one prompt and one seed, a row a method; its name leads to the record of the run. Pictures are shown
-as drawn. Beside a chosen method the original model stays in sight.</p>
-<p>{filters}</p><p id="none" hidden>Nothing was measured for this choice.</p>{sections}<script>
+STYLE = """
+td,th{padding:3px 6px;text-align:center;font-weight:400}thead th{border:0;max-width:96px}tbody th{text-align:right}
+td>*{width:96px;height:96px;border-radius:6px;display:block;outline:1px solid #8884}img{image-rendering:pixelated}
+div.grey{background:#999}label{margin-right:1rem;white-space:nowrap}select{font:inherit;max-width:16rem}
+form{position:sticky;top:0;z-index:3;background:var(--back);padding:.5rem 0;max-width:none}"""
+SCRIPT = """
 const boxes=[...document.querySelectorAll("select")],method=boxes.find(b=>b.name==="method");
-const show=()=>{{
+const show=()=>{
   document.querySelectorAll("tr[data-method]").forEach(r=>r.hidden=!!method.value&&![method.value,"original"].includes(r.dataset.method));
   const sections=[...document.querySelectorAll("section")];
   sections.forEach(s=>s.hidden=boxes.some(b=>b!==method&&b.value&&s.dataset[b.name]!==b.value)
     ||(!!method.value&&![...s.querySelectorAll("tr[data-method]")].some(r=>r.dataset.method===method.value)));
   document.getElementById("none").hidden=sections.some(s=>!s.hidden);
-}};
-boxes.forEach(b=>b.onchange=show);show();</script></html>
-"""
+};
+boxes.forEach(b=>b.onchange=show);show();"""
+INTRODUCTION = (
+    "A column is one prompt and one seed, a row a method; its name leads to the record of the run. Pictures are shown as drawn. A grey "
+    "tile: the concept is explicit, or the method drew no such picture. Beside a chosen method the original model stays in sight."
+)
 
 
 def write(records: Path, store: Path, out: Path) -> Path:
@@ -46,7 +46,9 @@ def write(records: Path, store: Path, out: Path) -> Path:
     sections = [_section(dict(zip(keys, key, strict=True)), group, store, links) for key, group in shown.groupby(list(keys), sort=True)]
     filters = " ".join(_filter(name, results.order(shown[name].tolist())) for name in (*keys, "method"))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(PAGE.format(filters=filters, sections="".join(sections)))
+    top = f"<h1>Vestige gallery</h1><p>{INTRODUCTION}</p><form>{filters}</form>"
+    nothing = '<p id="none" hidden>Nothing was measured for this choice.</p>'
+    out.write_text(framed("Vestige gallery", top + nothing + "".join(sections), SCRIPT, STYLE))
     return out
 
 
@@ -86,7 +88,8 @@ def _section(key: dict[str, str], group: pd.DataFrame, store: Path, links: dict[
         body += f'<tr data-method="{html.escape(name)}">{link}{tiles}</tr>'
     data = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in key.items())
     title = html.escape(" · ".join(key.values()))
-    return f"<section {data}><h2>{title}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></section>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<section {data}><h2>{title}</h2><div class="wide">{table}</div></section>'
 
 
 def sheet(records: Path, store: Path, out: Path) -> Path:

@@ -57,15 +57,15 @@ def composed(overrides: list[str]) -> tuple[Job, str]:
 def frozen(job: Job, concept: Concept, n: int) -> pd.DataFrame:
     """The kept pairs of n candidates, two rows each: columns of a prompt set, and base_rate (pictures of the pair's target prompt
     that show the concept, by the filter). Raises ValueError when none is kept."""
-    from bench.run import Runner
+    from bench.stages import Stages
 
-    runner, judge = Runner(job), judges.load(job.attack_judge).about([concept])
+    stages, judge = Stages(job), judges.load(job.attack_judge).about([concept])
     seen = {}
     pairs = candidates(concept, n, job.model.vocabulary)
     for side in BANK:
         table = pd.DataFrame([{**pair[side], "expect": concept.slug} for pair in pairs])
         asked = PromptSet(f"pairgen-{side}-{job.model.vocabulary}-{concept.slug}", table, REPEATS)
-        images = generate.load(runner.images(asked, job.sampler).path)
+        images = generate.load(stages.images(asked, job.sampler).path)
         hits = [hit for part in images.batches() for hit in judge.present(part, [concept.slug] * len(part)).tolist()]
         seen[side] = images.index.assign(hit=hits).groupby("row_id")["hit"].sum()
     rows = [

@@ -11,9 +11,10 @@ from bench.config import Job, Probe
 
 def plan_job(job: Job) -> dict:
     """Print one line per probe and attack; loads no model. The record's key is not known before weights are hashed."""
-    from bench.run import Runner
+    from bench.run import attacks_of
+    from bench.stages import Stages
 
-    runner = Runner(job)
+    stages = Stages(job)
     under = f", protocol {job.protocol}" if job.protocol else ""
     title = f"{job.method_name} x {_together(job)} on {job.model.name}{under}"
     plan = {"status": "planned", "missing": list(job.missing), "pictures": 0}
@@ -21,7 +22,7 @@ def plan_job(job: Job) -> dict:
     if why_not:
         print(f"{title}: unsupported: {why_not}")
         return plan | {"status": "unsupported"}
-    erased = runner.find_erased()
+    erased = stages.find_erased()
     print(f"{title}: erase {'cached' if erased else 'missing'}")
     for probe in job.probes.values():
         try:
@@ -31,12 +32,12 @@ def plan_job(job: Job) -> dict:
             continue
         # A list that is not here has at most the rows that its manifest says.
         n = prompts.rows_of(probe.prompts, job.concepts, probe.rows) if asked is None else len(asked)
-        for name, attack in runner.attacks_of(probe).items():
+        for name, attack in attacks_of(job, probe).items():
             why_not = attack.supports(job.model, job.concepts, job.method)
             if why_not:
                 state = f"unsupported: {why_not}"
             else:
-                state = _state(runner, erased, probe, name, attack, asked, n)
+                state = _state(stages, erased, probe, name, attack, asked, n)
                 plan["pictures"] += n * probe.repeats
             print(f"  {probe.name:<12} {name:<24} {state}")
     return plan
@@ -51,12 +52,12 @@ def summary(plans: list[dict]) -> str:
     return "\n".join(lines + [f"  {sentence}" for sentence in lacks])
 
 
-def _state(runner, erased, probe: Probe, name, attack, asked, n: int) -> str:
+def _state(stages, erased, probe: Probe, name, attack, asked, n: int) -> str:
     """What of one cell the store holds; its later stages have no key before the earlier ones exist."""
     attacked = attack.access != "none"
-    adversary = runner.find_attack(erased, attack, name, asked) if erased and attacked and asked else None
+    adversary = stages.find_attack(erased, attack, name, asked) if erased and attacked and asked else None
     known = erased and asked and (adversary or not attacked)
-    images = runner.find_images(erased, adversary, asked) if known else None
+    images = stages.find_images(erased, adversary, asked) if known else None
     words = [f"attack {'cached' if adversary else 'missing'}"] if attacked else []
     words += [f"{n} x {probe.repeats} = {n * probe.repeats} pictures {'cached' if images else 'missing'}"]
     return ", ".join([*words, f"metrics {', '.join(probe.metrics)}"])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import html
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from bench.page import framed
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,10 @@ def _marked(cell: Cell | str, best: str, grey: str, clean=lambda text: text.repl
     return best.format(text) if cell.best else text
 
 
+SUPERSCRIPT = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 LATEX = {"\\": r"\textbackslash{}", **{c: f"\\{c}" for c in "&%$#_{}"}, "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "≈": r"$\approx$", "†": r"$\dagger$", "±": r"$\pm$", "≤": r"$\leq$", "<": r"$<$"}
+LATEX |= {digit: rf"\textsuperscript{{{k}}}" for k, digit in enumerate(SUPERSCRIPT)}
 
 
 def latex(blocks: list[Block]) -> str:
@@ -100,21 +105,11 @@ def _latex_text(text: str) -> str:
     return "".join(LATEX.get(c, c) for c in text)
 
 
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>
-body{{font:14px/1.5 system-ui,sans-serif;margin:2rem;background:#fff;color:#222}}p,li{{max-width:60rem}}
-.wide{{overflow-x:auto}}table{{border-collapse:collapse;margin:0 0 1rem}}td,th{{padding:4px 10px;text-align:right;white-space:nowrap}}
-td:first-child,th:first-child{{text-align:left;position:sticky;left:0;background:inherit}}tr{{background:#fff}}
-thead tr{{border-bottom:2px solid #888}}tbody tr:hover{{background:#eef4ff}}th button{{all:unset;cursor:pointer;font-weight:600}}
-td.grey{{color:#888}}pre{{overflow-x:auto}}
-th button:focus-visible{{outline:2px solid #36c}}th[aria-sort=ascending] button::after{{content:" ▴"}}
-th[aria-sort=descending] button::after{{content:" ▾"}}
-@media(prefers-color-scheme:dark){{body{{background:#181818;color:#ddd}}
-tr{{background:#181818}}tbody tr:hover{{background:#243044}}}}</style>
-{body}<script>
-for(const table of document.querySelectorAll("table")){{
+# A click on a head sorts by it, the better end first; empty cells stay last.
+SORTING = """
+for(const table of document.querySelectorAll("table")){
   const heads=[...table.tHead.rows[0].cells];
-  heads.forEach((head,column)=>head.firstChild.onclick=()=>{{
+  heads.forEach((head,column)=>head.firstChild.onclick=()=>{
     const up=head.ariaSort==="descending"||(head.ariaSort!=="ascending"&&head.dataset.first==="up");
     heads.forEach(other=>other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort",up?"ascending":"descending");
@@ -123,37 +118,96 @@ for(const table of document.querySelectorAll("table")){{
     const order=(a,b)=>isNaN(key(a))||isNaN(key(b))?key(a).localeCompare(key(b)):key(a)-key(b);
     const rows=[...table.tBodies[0].rows].sort((a,b)=>empty(a)-empty(b)||(up?order(a,b):order(b,a)));
     table.tBodies[0].append(...rows);
-  }});
-}}</script></html>
-"""
+  });
+}"""
+HINT = '<p class="grey">A click on the head of a column sorts its table.</p>'
+LONG = 30  # characters, of a text that may be broken into lines
+MANY_NOTES = 8  # more than these are folded, all but the first few
+FIRST_NOTES = 4
 
 
 def page(blocks: list[Block]) -> str:
-    """A click on a head sorts by it, the better end first; empty cells stay last."""
-    title = next((block.text for block in blocks if isinstance(block, Heading)), "Vestige")
-    return PAGE.format(title=html.escape(title), body="".join(map(_html, blocks)))
+    """One file: links to its parts where there are many, tables that sort by themselves."""
+    heads = [k for k, block in enumerate(blocks) if isinstance(block, Heading)]
+    title = blocks[heads[0]].text if heads else "Vestige"
+    parts = [_html(block, k) for k, block in enumerate(blocks)]
+    hint = HINT if any(isinstance(block, Table) for block in blocks) else ""
+    parts.insert(heads[0] + 1 if heads else 0, _contents({k: blocks[k] for k in heads}) + hint)
+    return framed(title, "".join(parts), SORTING)
 
 
-def _html(block: Block) -> str:
+def _contents(heads: dict[int, Heading]) -> str:
+    """One line of links for each heading of the first level; the page's own title needs none."""
+    if sum(head.level == 2 for head in heads.values()) < 3:
+        return ""
+    lines: list[str] = []
+    for k, head in heads.items():
+        link = f'<a href="#part{k}">{html.escape(head.text)}</a>'
+        if head.level == 1:
+            lines.append(f"<b>{link}</b>" if lines else "")
+        elif head.level == 2:
+            lines[-1:] = [lines[-1] + link] if lines else [link]
+    return f"<nav>{''.join(f'<p>{line}</p>' for line in lines if line)}</nav>"
+
+
+def _html(block: Block, k: int) -> str:
     if isinstance(block, Heading):
-        return f"<h{block.level}>{html.escape(block.text)}</h{block.level}>"
+        return f'<h{block.level} id="part{k}">{html.escape(block.text)}</h{block.level}>'
     if isinstance(block, str):
-        return f"<p>{html.escape(block)}</p>"
+        return f"<p>{_html_text(block)}</p>"
     if isinstance(block, Code):
-        return f"<pre>{html.escape(block.text)}</pre>"
-    heads = "".join(f'<th data-first="{"down" if "↑" in h else "up"}"><button>{html.escape(h)}</button></th>' for h in block.heads)
-    rows = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in block.rows)
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in block.notes)
-    table = f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
-    return table + (f"<ul>{notes}</ul>" if notes else "")
+        return f"<pre>{''.join(f'<code>{html.escape(line)}</code>' for line in block.text.splitlines())}</pre>"
+    return _html_table(block)
+
+
+def _html_table(table: Table) -> str:
+    numbers = [any(isinstance(row[k], Cell) for row in table.rows) for k in range(len(table.heads))]
+    heads = "".join(map(_html_head, table.heads, numbers))
+    rows = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in table.rows)
+    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{_html_notes(table.notes)}'
+
+
+def _html_head(head: str, of_numbers: bool) -> str:
+    text = html.escape(head).replace("_", "_<wbr>").replace(" ↑", "&nbsp;↑").replace(" ↓", "&nbsp;↓")
+    return f'<th{_kinds(text=not of_numbers)} data-first="{"down" if "↑" in head else "up"}"><button title="sort">{text}</button></th>'
+
+
+def _html_notes(notes: list[str]) -> str:
+    shown = notes if len(notes) <= MANY_NOTES else notes[:FIRST_NOTES]
+    rest = notes[len(shown) :]
+    more = f"<details><summary>{len(rest)} more notes</summary>{_html_list(rest)}</details>" if rest else ""
+    return _html_list(shown) + more
+
+
+def _html_list(notes: list[str]) -> str:
+    return f"<ul>{''.join(f'<li>{_html_text(note)}</li>' for note in notes)}</ul>" if notes else ""
+
+
+def _html_text(text: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _html_cell(cell: Cell | str) -> str:
+    """Texts stand left, numbers right. Only a cell has a value to sort by; it may be empty."""
     if isinstance(cell, str):
-        return f"<td>{html.escape(cell)}</td>"
+        return f"<td{_kinds(text=True, long=_is_long(cell))}>{html.escape(cell)}</td>"
     key = "" if cell.value is None or cell.value != cell.value else f"{cell.value:.6g}"
-    shade = ' class="grey"' if cell.grey else ""
-    return f'<td{shade} data-v="{key}">{_marked(cell, "<b>{}</b>", "{}", html.escape)}</td>'
+    long = _is_long(cell.text)
+    return f'<td{_kinds(text=long, long=long, grey=cell.grey)} data-v="{key}">{_marked(cell, "<b>{}</b>", "{}", html.escape)}</td>'
+
+
+def _is_long(text: str) -> bool:
+    return len(text) > LONG and " " in text
+
+
+def _kinds(**kinds: bool) -> str:
+    chosen = [name for name, holds in kinds.items() if holds]
+    return f' class="{" ".join(chosen)}"' if chosen else ""
+
+
+def raised(number: int) -> str:
+    """A footnote's number: brackets would look like an interval."""
+    return "".join(SUPERSCRIPT[int(digit)] for digit in str(number))
 
 
 FORMATS = {"md": markdown, "latex": latex, "html": page}

@@ -6,8 +6,9 @@ import json
 
 import pandas as pd
 
-from bench.composites import CATALOGUE, NET
+from bench.composites import NET
 from bench.judges_compared import agreement
+from bench.papers.composites import CATALOGUE
 from bench.pictures import WORST, Pictures
 from bench.render import FORMATS, Block, Cell, Heading, Table
 from bench.results import ERASED, REFERENCES, higher_is_better, on_its_own, order, present

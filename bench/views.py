@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from bench.composites import CATALOGUE, EVERY, Composite, Part
+from bench.composites import EVERY, Composite, Part
+from bench.papers.composites import CATALOGUE
 from bench.pictures import WORST, Asked, Pictures
 from bench.results import on_its_own, order
 from bench.statistics.permutation import FLIPS, p_value, sign_flip

@@ -2,7 +2,7 @@
 
 EraseEval (Fuchi & Takagi, "Erasing with Precision", 2025), arXiv 2502.13989; evaluator/protocol1.py and protocol2.py of
 fmp453/erase-eval@fab9900: the mean cosine of every erased picture with every original one of the same prompt. Its rule that a
-picture in which the concept is seen counts as 0 is a view (bench/composites.py).
+picture in which the concept is seen counts as 0 is a view (bench/papers/composites.py).
 """
 
 from dataclasses import dataclass

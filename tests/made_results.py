@@ -4,8 +4,12 @@ import json
 
 import numpy as np
 import pandas as pd
+import yaml
+
+from bench import ROOT
 
 SAMPLER = {"scheduler": "DDIMScheduler", "steps": 20, "guidance": 3.0}
+DDIM = {"scheduler": "DDIMScheduler", "steps": 50, "guidance": 7.5, "height": 512, "width": 512, "arguments": {}}
 # method -> (share of target pictures, share of others) that show what the prompt asks for; attack raises the target to `attacked`
 SHARES = {
     "original": (1.0, 1.0, 1.0),
@@ -60,3 +64,35 @@ def write_record(records, concept, method, cells, **over):
     record |= {"seed": 0, "concepts": [concept], "sampler": SAMPLER, "reason": None, "limits": "", "cells": cells}
     record |= {"cost": {"erase_seconds": 2.0, "seconds_per_image": 0.1, "parameters_changed": 5, "artefact_bytes": 20}, **over}
     (records / f"{record['key']}.json").write_text(json.dumps(record))
+
+
+def celebrities(n):
+    return list(yaml.safe_load((ROOT / "conf" / "concept" / f"celebrities_{n}.yaml").read_text()))
+
+
+def celebrity_record(folder, method, value, judge="celebrity", sampler=DDIM, rows=5, model="sd14", concepts=None, **over):
+    """One finished job whose target probe found the concept in this share of pictures."""
+    presence = {"presence": {"plugin": "metrics.presence.Presence", "version": 1, "params": {"judge": judge, "batch_size": 64}}}
+    probes = {"target": ["mace_celebrity_target", rows, 5, True, presence], "others": ["mace_celebrity_others", 500, 5, False, presence]}
+    head = {"metric": "presence", "column": "present", "judge": judge, "attack": "none", "access": "none", "higher_is_better": True}
+    head |= {"images": None, "score": None, "reason": None, "budget": {}, "n": 6, "groups": 3}
+    cells = [head | {"probe": "target", "value": value, "ci_low": value - 0.01, "ci_high": value + 0.02}]
+    whole = {
+        "key": f"{method}-{len(list(folder.glob('*.json')))}",
+        "status": "done",
+        "model": model,
+        "method": method,
+        "mechanism": "weights",
+    }
+    whole |= {
+        "kind": "celebrity",
+        "seed": 0,
+        "concepts": concepts or celebrities(10),
+        "sampler": sampler,
+        "protocol": "mace_celebrity",
+        "reason": None,
+    }
+    whole |= {"limits": "", "removable": False, "cells": cells, "cost": {"erase_seconds": 90.0}}
+    whole |= {"specification": {"model": {"vocabulary": "photo"}, "probes": probes}, **over}
+    folder.mkdir(exist_ok=True)
+    (folder / f"{whole['key']}.json").write_text(json.dumps(whole))

@@ -6,7 +6,8 @@ import pytest
 from made_results import ROWS, cell, write_record
 
 from bench import results
-from bench.composites import CATALOGUE, NET, Composite, Part, harmonic, retained, similar_unless_present, within
+from bench.composites import NET, Composite, Part, harmonic, retained
+from bench.papers.composites import CATALOGUE, similar_unless_present, within
 from bench.pictures import Pictures
 from bench.standing import plane, standing
 from bench.views import Views

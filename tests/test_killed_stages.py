@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from bench import config, run
+from bench import config, run, stages
 from bench.plugin import Context
 from bench.resume import Progress
 from bench.store import SCRATCH, Store
@@ -36,7 +36,7 @@ def job(place):
 
 
 def test_a_killed_job_ends_with_the_artefacts_and_the_budget_of_one_in_peace(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "Progress", partial(Progress, every=0.0))
+    monkeypatch.setattr(stages, "Progress", partial(Progress, every=0.0))
     monkeypatch.setattr("bench.resume.SHARE", float("inf"))
     assert run.run_job(job(tmp_path / "calm"))["status"] == "done"
 

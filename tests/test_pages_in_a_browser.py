@@ -1,11 +1,13 @@
-"""The HTML pages in a real browser, opened from disk: no console message, sorting and filters work."""
+"""The HTML pages in a real browser, opened from disk: no console message, nothing cut off, sorting and filters work."""
 
 import shutil
 
 import pytest
+from made_results import DDIM, celebrities, celebrity_record, make_places
 
-from bench import gallery, report, results
+from bench import cli, gallery, report, results
 from bench.pictures import Pictures
+from bench.render import Cell, Heading, Table, page
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -56,8 +58,8 @@ def test_the_table_sorts_by_the_better_end_first_and_back(browser, places, tmp_p
 def test_the_gallery_filters_by_method_probe_and_attack(browser, places, tmp_path):
     from selenium.webdriver.support.ui import Select
 
-    page = gallery.write(*places, tmp_path / "pages" / "gallery.html")
-    browser.get(f"file://{page}")
+    file = gallery.write(*places, tmp_path / "pages" / "gallery.html")
+    browser.get(f"file://{file}")
     choose = {box.get_attribute("name"): Select(box) for box in browser.find_elements("css selector", "select")}
     assert set(choose) == {"model", "concepts", "probe", "attack", "method"} and len(visible(browser, "section")) == 6
     choose["attack"].select_by_visible_text("typos")
@@ -73,3 +75,98 @@ def test_the_gallery_filters_by_method_probe_and_attack(browser, places, tmp_pat
     assert broken == 0 and browser.get_log("browser") == []
     browser.get(link)
     assert '"method": "good"' in browser.find_element("tag name", "body").text
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """name -> an HTML file as its verb writes it."""
+    folder = tmp_path_factory.mktemp("pages")
+    places, papers = make_places(folder), folder / "papers"
+    for method in ("original", "uce", "esd_x"):
+        celebrity_record(papers, method, 0.05, concepts=celebrities(10))
+        celebrity_record(papers, method, 0.07, concepts=celebrities(1), sampler={**DDIM, "steps": 20})
+    verbs = {
+        "table": ["table", "--composites", *here(*places)],
+        "robustness": ["robustness", *here(*places)],
+        "reproduce": ["reproduce", "mace_celebrity", *here(papers, places[1])],
+    }
+    files = {name: folder / f"{name}.html" for name in (*verbs, "gallery")}
+    for name, words in verbs.items():
+        assert cli.main([*words, "--format", "html", "--out", str(files[name])]) == 0
+    assert cli.main(["gallery", *here(*places), "--out", str(files["gallery"])]) == 0
+    return files
+
+
+def here(records, store):
+    return ["--records", str(records), "--store", str(store)]
+
+
+# Of every column of every table, after a click on its head: are its values in order, the empty ones last, and all rows still there?
+UNSORTED = """
+const wrong=[];
+for(const table of document.querySelectorAll("table"))[...table.tHead.rows[0].cells].forEach((head,k)=>{
+  const rows=table.tBodies[0].rows.length;
+  for(const times of [1,2]){
+    head.querySelector("button").click();
+    const values=[...table.tBodies[0].rows].map(row=>row.cells[k].dataset.v).filter(v=>v!==undefined);
+    const filled=values.filter(v=>v!=="").map(Number),sign=head.ariaSort==="ascending"?1:-1;
+    const inOrder=filled.every((v,i)=>!i||sign*(v-filled[i-1])>=0);
+    const emptyLast=values.lastIndexOf(values.findLast(v=>v!==""))<filled.length;
+    if(!inOrder||!emptyLast||rows!==table.tBodies[0].rows.length)wrong.push(head.textContent);
+  }
+});
+return wrong"""
+# Contrast of text and its background, as WCAG counts it, of what the page shows in grey and of all else.
+CONTRAST = """
+const linear=v=>v<=.03928?v/12.92:((v+.055)/1.055)**2.4;
+const light=c=>{const[r,g,b]=c.match(/[\\d.]+/g).slice(0,3).map(v=>linear(v/255));return .2126*r+.7152*g+.0722*b};
+const back=light(getComputedStyle(document.body).backgroundColor);
+return Math.min(...[...document.querySelectorAll("h1,h2,p,li,td,th button,a")].map(e=>{
+  const ink=light(getComputedStyle(e).color);return (Math.max(ink,back)+.05)/(Math.min(ink,back)+.05)}))"""
+
+
+@pytest.mark.parametrize("name", ["table", "robustness", "reproduce", "gallery"])
+def test_a_page_is_whole_on_a_screen_and_on_a_phone_by_day_and_by_night(browser, pages, name):
+    for width, scheme in ((1400, "light"), (420, "dark")):
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.get(f"file://{pages[name]}")
+        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"), "a wide table scrolls in its own box"
+        assert browser.execute_script("return document.querySelectorAll('table').length > 0")
+        assert browser.execute_script("return [...document.querySelectorAll('table')].every(t => t.closest('.wide'))")
+        assert browser.execute_script("return [...document.querySelectorAll('nav a')].every(a => document.querySelector(a.hash))")
+        assert browser.execute_script(CONTRAST) >= 4.5
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("name", ["table", "robustness", "reproduce"])
+def test_every_column_sorts_both_ways_with_empty_cells_last(browser, pages, name):
+    browser.get(f"file://{pages[name]}")
+    assert browser.execute_script(UNSORTED) == [] and browser.get_log("browser") == []
+
+
+def test_head_and_first_column_stay_in_sight_while_a_table_scrolls(browser, tmp_path):
+    rows = [[f"method_{k}", *(Cell(str(k + j), k + j) for j in range(40))] for k in range(60)]
+    table = Table(["method", *(f"some_long_attack_{j} ↓" for j in range(40))], rows, [f"note {k}" for k in range(20)])
+    (tmp_path / "wide.html").write_text(page([Heading(1, "wide"), table]))
+    browser.get(f"file://{tmp_path}/wide.html")
+    corner = "const box = document.querySelector('.wide'), at = box.querySelector('th').getBoundingClientRect();"
+    inside = corner + "const r = box.getBoundingClientRect(); return [at.left - r.left, at.top - r.top]"
+    before = browser.execute_script(inside)
+    moved = "const box = document.querySelector('.wide'); box.scrollTo(900, 900); return [box.scrollLeft, box.scrollTop]"
+    assert browser.execute_script(moved) == [900, 900]
+    assert browser.execute_script(inside) == before == [0, 0]
+    assert len(visible(browser, "li")) < 20, "many notes are folded"
+    browser.find_element("tag name", "summary").click()
+    assert len(visible(browser, "li")) == 20
+
+
+def test_published_numbers_that_may_not_be_compared_are_grey_and_say_why(browser, pages):
+    browser.get(f"file://{pages['reproduce']}")
+    grey = [cell.text for cell in browser.find_elements("css selector", "td.grey")]
+    assert grey and all("¹" in text or "²" in text for text in grey)
+    assert any("other sampler: theirs" in note.text for note in browser.find_elements("css selector", "li"))
+    assert browser.find_element("css selector", "pre").text.startswith("vestige run -m model=sd14 protocol=mace_celebrity")

@@ -43,9 +43,9 @@ class Told:
 
 
 def test_the_filter_keeps_two_of_three_and_none_of_three(monkeypatch, tmp_path, concept, tiny, sampler):
-    from bench import generate, run
+    from bench import generate, stages
 
-    class Runner:
+    class Stages:
         def __init__(self, job):
             pass
 
@@ -57,7 +57,7 @@ def test_the_filter_keeps_two_of_three_and_none_of_three(monkeypatch, tmp_path, 
 
     shown = [1, 1, 1, 1, 1, 0, 1, 0, 0, 1, 1, 1]  # three, two, one, three of three
     elsewhere = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]  # the fourth pair's counterpart shows it once
-    monkeypatch.setattr(run, "Runner", Runner)
+    monkeypatch.setattr(stages, "Stages", Stages)
     monkeypatch.setattr(pairgen.judges, "load", lambda name: Told([bool(x) for x in shown], [bool(x) for x in elsewhere]))
     model = type("Model", (), {"vocabulary": "emoji", "name": "tiny"})
     job = type("Job", (), {"model": model, "attack_judge": "any", "sampler": sampler})

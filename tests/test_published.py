@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from bench import published
+from bench.papers import published
 
 
 def write(folder, *changes, columns=published.COLUMNS):

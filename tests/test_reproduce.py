@@ -3,30 +3,24 @@
 import argparse
 import csv
 import io
-import json
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
-from made_results import cell
+from made_results import DDIM, celebrities, celebrity_record, cell
 from newcomer import vestige
 
-from bench import ROOT, beside, composites, paper_map, paper_plan, published, reproduce
-from bench.paper_map import Absent, PaperTable, Reading
+from bench import ROOT
+from bench.papers import beside, composites, mapping, planning, published, reproduce
+from bench.papers.mapping import Absent, PaperTable, Reading
 from bench.render import Cell, Code, Table, latex, markdown, page
 
 ASKED = [
     *("mace_celebrity", "mace_style_tables", "unlearndiffatk_leaderboard", "speed", "eap", "hub"),
     *("unlearncanvas", "esd", "trce", "genmu_challenge", "sld_safeclip", "i2p_readme"),
 ]
-DDIM = {"scheduler": "DDIMScheduler", "steps": 50, "guidance": 7.5, "height": 512, "width": 512, "arguments": {}}
-
-
-def slugs(name):
-    return list(yaml.safe_load((paper_map.CONF / "concept" / f"{name}.yaml").read_text()))
 
 
 @pytest.fixture
@@ -34,47 +28,19 @@ def records(tmp_path):
     return tmp_path / "records"
 
 
-def record(folder, method, value, judge="celebrity", sampler=DDIM, rows=5, model="sd14", concepts=None, **over):
-    """One finished job whose target probe found the concept in this share of pictures."""
-    presence = {"presence": {"plugin": "metrics.presence.Presence", "version": 1, "params": {"judge": judge, "batch_size": 64}}}
-    probes = {"target": ["mace_celebrity_target", rows, 5, True, presence], "others": ["mace_celebrity_others", 500, 5, False, presence]}
-    head = {"metric": "presence", "column": "present", "judge": judge, "attack": "none", "access": "none", "higher_is_better": True}
-    head |= {"images": None, "score": None, "reason": None, "budget": {}, "n": 6, "groups": 3}
-    cells = [head | {"probe": "target", "value": value, "ci_low": value - 0.01, "ci_high": value + 0.02}]
-    whole = {
-        "key": f"{method}-{len(list(folder.glob('*.json')))}",
-        "status": "done",
-        "model": model,
-        "method": method,
-        "mechanism": "weights",
-    }
-    whole |= {
-        "kind": "celebrity",
-        "seed": 0,
-        "concepts": concepts or slugs("celebrities_10"),
-        "sampler": sampler,
-        "protocol": "mace_celebrity",
-        "reason": None,
-    }
-    whole |= {"limits": "", "removable": False, "cells": cells, "cost": {"erase_seconds": 90.0}}
-    whole |= {"specification": {"model": {"vocabulary": "photo"}, "probes": probes}, **over}
-    folder.mkdir(exist_ok=True)
-    (folder / f"{whole['key']}.json").write_text(json.dumps(whole))
-
-
 def compared(records, key, paper="mace_celebrity", model=None):
     """The published value of (method, concept, metric) beside ours."""
-    mapping = paper_map.load(paper)
+    words = mapping.load(paper)
     (row,) = [row for row in published.load(paper) if (row.method, row.concept, row.metric) == key]
-    plan = paper_plan.TablePlan(mapping.tables[row.table], [row])
-    return beside.compare(mapping, plan, beside.Measured(records, records.parent / "store"), model, None)[0]
+    plan = planning.TablePlan(words.tables[row.table], [row])
+    return beside.compare(words, plan, beside.Measured(records, records.parent / "store"), model, None)[0]
 
 
 # The rule
 
 
 def test_a_number_measured_the_same_way_stands_beside_the_published_one(records):
-    record(records, "uce", 0.05)
+    celebrity_record(records, "uce", 0.05)
     one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
     assert (one.row.value, one.ours, one.why_not) == (0.0042, 0.05, ())
     assert (one.low, one.high) == (pytest.approx(0.04), pytest.approx(0.07))
@@ -93,27 +59,27 @@ def test_a_number_measured_the_same_way_stands_beside_the_published_one(records)
     ],
 )
 def test_a_number_measured_otherwise_makes_the_published_one_grey(records, change, reason):
-    record(records, "uce", 0.05, **change)
+    celebrity_record(records, "uce", 0.05, **change)
     one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
     assert one.ours == 0.05 and one.why_not == (reason,)
 
 
 def test_of_several_records_the_one_that_agrees_is_shown(records):
-    record(records, "uce", 0.5, judge="resnet50")
-    record(records, "uce", 0.05)
-    record(records, "uce", 0.7, sampler=DDIM | {"steps": 20})
+    celebrity_record(records, "uce", 0.5, judge="resnet50")
+    celebrity_record(records, "uce", 0.05)
+    celebrity_record(records, "uce", 0.7, sampler=DDIM | {"steps": 20})
     one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
     assert one.ours == 0.05 and not one.why_not
 
 
 def test_another_model_is_always_grey(records):
-    record(records, "uce_emoji", 0.05, model="emoji", concepts=["dog"])
+    celebrity_record(records, "uce_emoji", 0.05, model="emoji", concepts=["dog"])
     one = compared(records, ("UCE", "1 celebrity", "acc_e_gcd"), model="emoji")
     assert one.ours == 0.05 and "other model: theirs SD v1.4, ours emoji" in one.why_not
 
 
 def test_a_cost_is_never_the_same_machine(records):
-    record(records, "speed", 0.05, concepts=slugs("celebrities_100"))
+    celebrity_record(records, "speed", 0.05, concepts=celebrities(100))
     one = compared(records, ("SPEED", "100 celebrities", "runtime"), "speed")
     assert (one.ours, one.why_not) == (90.0, ("other machine",))
 
@@ -121,7 +87,7 @@ def test_a_cost_is_never_the_same_machine(records):
 def test_a_composite_of_ours_stands_beside_a_published_composite(records):
     """H_c of Acc_e 0.1 and Acc_s 0.9 is 0.9, in percent as SPEED prints it; its sampler is not MACE's."""
     cells = [cell(records.parent / "store", "c", "uce", probe, "none", share, False) for probe, share in (("target", 0.1), ("others", 0.9))]
-    record(records, "uce", 0.1, cells=cells)
+    celebrity_record(records, "uce", 0.1, cells=cells)
     one = compared(records, ("UCE", "10 celebrities", "h_harmonic"), "speed")
     assert one.ours == pytest.approx(90.0) and one.row.value == 83.10
     assert one.low <= 90 <= one.high
@@ -159,8 +125,8 @@ def test_judges_are_told_apart_by_what_changes_their_numbers():
 
 
 def planned(model=None):
-    mapping = paper_map.load("mace_celebrity")
-    return paper_plan.plan(mapping, mapping.tables["celebrity erasure"], published.load("mace_celebrity"), model, None, ask=False)
+    words = mapping.load("mace_celebrity")
+    return planning.plan(words, words.tables["celebrity erasure"], published.load("mace_celebrity"), model, None, ask=False)
 
 
 def test_a_plan_names_commands_gaps_and_cost():
@@ -174,14 +140,14 @@ def test_a_plan_names_commands_gaps_and_cost():
     # 7 methods, 250 + 2,500 pictures for 1, 5 and 10 names, 2,500 + 2,500 for 100 names, 50 steps each
     pictures = 7 * (3 * 2750 + 5000)
     assert (plan.jobs, plan.pictures) == (28, pictures)
-    assert plan.seconds == pytest.approx(pictures * 50 * paper_plan.SECONDS["sd1"])
+    assert plan.seconds == pytest.approx(pictures * 50 * planning.SECONDS["sd1"])
 
 
 def test_without_the_protocol_the_paper_s_own_sizes_are_planned(monkeypatch):
     def no_protocol(group, name, extra=None):
         return f"protocol {name} is not in Vestige" if group == "protocol" else None
 
-    monkeypatch.setattr(paper_plan, "lacks", no_protocol)
+    monkeypatch.setattr(planning, "lacks", no_protocol)
     plan = planned()
     assert "protocol mace_celebrity is not in Vestige" in plan.missing
     assert (plan.jobs, plan.pictures) == (32, 32 * 2750), "with FMN, whose method now counts as there"
@@ -189,9 +155,9 @@ def test_without_the_protocol_the_paper_s_own_sizes_are_planned(monkeypatch):
 
 
 def test_concepts_erased_together_and_attacks_are_written_as_hydra_reads_them():
-    work = paper_plan.Work("sd14", None, ("uce",), ("dog+cat",), ("unlearn_diff_atk",))
+    work = planning.Work("sd14", None, ("uce",), ("dog+cat",), ("unlearn_diff_atk",))
     assert work.words() == ["model=sd14", "method=uce", "concept=[dog,cat]", "attack=[none,unlearn_diff_atk]", "runtime=gpu"]
-    tree, why = paper_plan.composed(work, None)
+    tree, why = planning.composed(work, None)
     assert why is None and list(tree.concept) == ["dog", "cat"] and list(tree.attack) == ["none", "unlearn_diff_atk"]
 
 
@@ -207,14 +173,14 @@ def test_on_the_emoji_model_only_methods_with_numbers_for_it_are_planned():
 def test_running_leaves_out_what_has_no_config(monkeypatch):
     typed = []
     monkeypatch.setattr("bench.sweep.main", lambda verb, words: typed.append((verb, words)) or len(typed))
-    some = paper_plan.Work("sd14", "mace_celebrity", ("original", "uce"), ("celebrities_1", "celebrities_7", "celebrities_10"))
-    none = paper_plan.Work("sd14", "no_such_protocol", ("uce",), ("dog",))
-    plans = [paper_plan.TablePlan(None, [], [some, none]), paper_plan.TablePlan(None, [], [some])]
+    some = planning.Work("sd14", "mace_celebrity", ("original", "uce"), ("celebrities_1", "celebrities_7", "celebrities_10"))
+    none = planning.Work("sd14", "no_such_protocol", ("uce",), ("dog",))
+    plans = [planning.TablePlan(None, [], [some, none]), planning.TablePlan(None, [], [some])]
     assert reproduce._run(plans, None) == 2, "the worst exit code of the commands"
     assert [verb for verb, _ in typed] == ["run", "run"]
     assert "concept=celebrities_1,celebrities_10" in typed[0][1] and "method=original,uce" in typed[0][1]
     with pytest.raises(ValueError, match="nothing of these tables can be run"):
-        reproduce._run([paper_plan.TablePlan(None, [], [none])], None)
+        reproduce._run([planning.TablePlan(None, [], [none])], None)
 
 
 def test_planning_imports_no_torch_and_lists_missing_weights():
@@ -254,33 +220,33 @@ def test_a_bad_name_gets_near_ones(words, said):
 # The mappings
 
 
-@pytest.mark.parametrize("paper", paper_map.mapped())
+@pytest.mark.parametrize("paper", mapping.mapped())
 def test_a_mapping_speaks_of_every_printed_word(paper):
-    mapping, rows = paper_map.load(paper), published.load(paper)
-    assert set(mapping.tables) == {row.table for row in rows}
+    words, rows = mapping.load(paper), published.load(paper)
+    assert set(words.tables) == {row.table for row in rows}
     for row in rows:
-        table = mapping.tables[row.table]
+        table = words.tables[row.table]
         if isinstance(table, PaperTable):
-            for found in (mapping.methods.get(row.method), paper_map.of_kind(table.concepts, row, row.concept), table.reading(row)):
+            for found in (words.methods.get(row.method), mapping.of_kind(table.concepts, row, row.concept), table.reading(row)):
                 assert found is not None, row
 
 
-@pytest.mark.parametrize("paper", paper_map.mapped())
+@pytest.mark.parametrize("paper", mapping.mapped())
 def test_a_mapping_names_no_method_or_metric_that_no_row_prints(paper):
-    mapping, rows = paper_map.load(paper), published.load(paper)
-    assert set(mapping.methods) <= {row.method for row in rows}
+    words, rows = mapping.load(paper), published.load(paper)
+    assert set(words.methods) <= {row.method for row in rows}
     printed = {word for row in rows for word in (row.metric, f"{row.concept_kind} {row.metric}")}
-    for table in mapping.tables.values():
+    for table in words.tables.values():
         assert isinstance(table, Absent) or set(table.metrics) <= printed
 
 
 def names_that_exist_or_are_reported(paper):
     """(what, name, reported) for each name of ours that a mapping uses."""
-    mapping = paper_map.load(paper)
-    for method in mapping.methods.values():
+    words = mapping.load(paper)
+    for method in words.methods.values():
         if isinstance(method, str):
             yield "method", method
-    for table in mapping.tables.values():
+    for table in words.tables.values():
         if isinstance(table, Absent):
             continue
         if table.protocol:
@@ -300,24 +266,24 @@ PLANNED = {  # names that a mapping may use before they are there; everything el
 }
 
 
-@pytest.mark.parametrize("paper", paper_map.mapped())
+@pytest.mark.parametrize("paper", mapping.mapped())
 def test_names_of_ours_exist_or_are_planned_and_then_reported(paper):
     listed = reproduce.listing()
     for group, name in names_that_exist_or_are_reported(paper):
-        why = paper_map.lacks(group, name)
+        why = mapping.lacks(group, name)
         if why:
             assert name in PLANNED[group], f"{paper}: {why}"
             if group == "protocol":
                 assert f"({name}, not in Vestige" in listed
 
 
-@pytest.mark.parametrize("paper", paper_map.mapped())
+@pytest.mark.parametrize("paper", mapping.mapped())
 def test_readings_are_of_known_metrics_composites_and_costs(paper):
     from bench.results import COST
 
-    known = {file.stem for file in (paper_map.CONF / "metric").glob("*.yaml")}
+    known = {file.stem for file in (mapping.CONF / "metric").glob("*.yaml")}
     formulas = {c.name for c in composites.CATALOGUE}
-    for table in paper_map.load(paper).tables.values():
+    for table in mapping.load(paper).tables.values():
         for reading in table.metrics.values() if isinstance(table, PaperTable) else ():
             if isinstance(reading, Reading):
                 assert not reading.cost or reading.cost in COST
@@ -326,7 +292,7 @@ def test_readings_are_of_known_metrics_composites_and_costs(paper):
 
 
 def test_every_paper_that_was_asked_for_is_mapped():
-    assert set(ASKED) <= set(paper_map.mapped())
+    assert set(ASKED) <= set(mapping.mapped())
 
 
 @pytest.mark.parametrize(
@@ -341,7 +307,7 @@ def test_every_paper_that_was_asked_for_is_mapped():
 def test_a_wrong_mapping_is_refused_with_its_place(tmp_path, text, said):
     (tmp_path / "made.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"made\.yaml") as refused:
-        paper_map.load("made", tmp_path)
+        mapping.load("made", tmp_path)
     assert said in str(refused.value)
 
 
@@ -349,28 +315,29 @@ def test_a_wrong_mapping_is_refused_with_its_place(tmp_path, text, said):
 
 
 def test_grey_is_grey_in_every_format():
-    table = Table(["a", "theirs"], [["x", Cell("0.5 [1]", 0.5, grey=True)], ["y", Cell("0.6", 0.6)]], ["[1] other judge"])
-    assert "| x | (0.5 [1]) |" in markdown([table]) and "| y | 0.6 |" in markdown([table])
-    assert '<td class="grey" data-v="0.5">0.5 [1]</td>' in page([table]) and "td.grey{" in page([table])
-    assert r"\textcolor{gray}{0.5 [1]}" in latex([table])
-    assert "```\nvestige run\n```" in markdown([Code("vestige run")]) and "<pre>vestige run</pre>" in page([Code("vestige run")])
+    table = Table(["a", "theirs"], [["x", Cell("0.5 ¹", 0.5, grey=True)], ["y", Cell("0.6", 0.6)]], ["¹ other judge"])
+    assert "| x | (0.5 ¹) |" in markdown([table]) and "| y | 0.6 |" in markdown([table])
+    assert '<td class="grey" data-v="0.5">0.5 ¹</td>' in page([table]) and ".grey{" in page([table])
+    assert r"\textcolor{gray}{0.5 \textsuperscript{1}}" in latex([table])
+    assert "```\nvestige run\n```" in markdown([Code("vestige run")])
+    assert "<pre><code>vestige run</code></pre>" in page([Code("vestige run")])
 
 
 def test_the_page_shows_ours_theirs_and_the_reason(records, capsys):
-    record(records, "uce", 0.05)
-    record(records, "mace", 0.04, judge="resnet50")
+    celebrity_record(records, "uce", 0.05)
+    celebrity_record(records, "mace", 0.04, judge="resnet50")
     places = ["--records", str(records), "--store", str(records.parent / "store")]
     assert reproduce.main(["mace_celebrity", *places]) == 0
     text = capsys.readouterr().out
     assert "| UCE: uce | 10 celebrities | acc_e_gcd | rate | 0.05 [0.04, 0.07] | 0.0042 | B |" in text
-    assert "| MACE: mace | 10 celebrities | acc_e_gcd | rate | 0.04 [0.03, 0.06] | (0.0285 [1]) | B |" in text
-    assert "[1] other judge: theirs celebrity, ours resnet50." in text
+    assert "| MACE: mace | 10 celebrities | acc_e_gcd | rate | 0.04 [0.03, 0.06] | (0.0285 ¹) | B |" in text
+    assert "¹ other judge: theirs celebrity, ours resnet50." in text
     assert "| ESD-u: esd_u | 10 celebrities | acc_e_gcd | rate | not run | 0.0458 | B |" in text
 
 
 def test_csv_has_every_value_of_the_table_and_says_whether_it_agrees(records, tmp_path):
-    record(records, "uce", 0.05)
-    record(records, "mace", 0.04, judge="resnet50")
+    celebrity_record(records, "uce", 0.05)
+    celebrity_record(records, "mace", 0.04, judge="resnet50")
     places = ["--records", str(records), "--store", str(records.parent / "store")]
     out = tmp_path / "out" / "table.csv"
     reproduce.main(["mace_celebrity", *places, "--format", "csv", "--out", str(out)])
@@ -389,6 +356,6 @@ def test_the_examples_of_the_documentation_are_commands_of_the_parser():
     assert len(examples) >= 5
     for words in examples:
         asked = reproduce._parser().parse_args(words[2:])
-        assert isinstance(asked, argparse.Namespace) and (asked.paper is None or asked.paper in paper_map.mapped())
+        assert isinstance(asked, argparse.Namespace) and (asked.paper is None or asked.paper in mapping.mapped())
         if asked.table:
-            assert reproduce._chosen(paper_map.load(asked.paper), asked.table)
+            assert reproduce._chosen(mapping.load(asked.paper), asked.table)

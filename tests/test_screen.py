@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from attacks.none import NoAttack
-from bench import config, contract, prompt_lists, screen
+from bench import config, contract, prompt_lists, record, screen
 from bench.plugin import Attack, Victim
-from bench.run import Runner, run_job
+from bench.run import fill, run_job
+from bench.stages import Stages
 from bench.types import Adversary, PromptSet, Sampler
 from methods.original import Original
 
@@ -104,10 +105,10 @@ def pictures_in(tmp_path) -> int:
 
 
 def test_a_job_screens_scores_and_deletes_its_pictures_and_keeps_its_scores(explicit, tmp_path):
-    record = run_job(explicit())
-    assert record["status"] == "done", record["error"]
-    assert record["screened"] == {"target": {"before": 3, "after": 2}}
-    assert {cell["n"] for cell in record["cells"]} == {2}
+    made = run_job(explicit())
+    assert made["status"] == "done", made["error"]
+    assert made["screened"] == {"target": {"before": 3, "after": 2}}
+    assert {cell["n"] for cell in made["cells"]} == {2}
     assert pictures_in(tmp_path) == 0 and list((tmp_path / "store" / "score").glob("*/per_image.csv"))
     index = pd.concat(pd.read_csv(file) for file in (tmp_path / "store" / "images").glob("*/index.csv"))
     assert not index["prompt"].str.contains("boy|kid").any()
@@ -116,8 +117,8 @@ def test_a_job_screens_scores_and_deletes_its_pictures_and_keeps_its_scores(expl
 def test_a_repeat_draws_nothing_again_but_a_new_metric_does(explicit, tmp_path):
     run_job(explicit())
     job = explicit()
-    again = Runner(job)
-    again.fill(again.empty_record())
+    again = Stages(job)
+    fill(record.empty(job, again.model_spec), again)
     assert again.store.computed == []
     job.probes["target"].metrics["again"] = dataclasses.replace(job.probes["target"].metrics["image_change"], psnr_limit=50.0)
     assert run_job(job)["status"] == "done" and pictures_in(tmp_path) == 0

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from attacks.none import NoAttack
-from bench import clip_models, config, contract, features, judges, model
+from bench import clip_models, config, contract, features, judges, model, record
 from bench.plugin import Material
-from bench.run import Runner, run_job
+from bench.run import fill, run_job
+from bench.stages import Stages
 from bench.types import ImageSet, Sampler
 from methods.original import Original
 from metrics.answers import Answers
@@ -87,10 +88,10 @@ def test_features_are_computed_once_per_set_and_network(job, monkeypatch):
     asked = []
     honest = features.extract
     monkeypatch.setattr(features, "extract", lambda images, name: asked.append((str(images.folder), name)) or honest(images, name))
-    record = run_job(job(**SETS))
-    assert record["status"] == "done", record["error"]
+    first = run_job(job(**SETS))
+    assert first["status"] == "done", first["error"]
     assert len(asked) == len(set(asked)) == 4, f"two sets, two networks, each once: {asked}"
-    Runner(job(**SETS)).fill(record | {"cells": []})
+    fill(first | {"cells": []}, Stages(job(**SETS)))
     assert len(asked) == 4, "a second run reads them from the store"
 
 
@@ -98,8 +99,8 @@ def test_a_metric_added_to_a_finished_grid_draws_no_picture_and_loads_no_model(j
     first = run_job(job(image_change=SETS["image_change"]))
     assert first["status"] == "done", first["error"]
     monkeypatch.setattr(model, "load", lambda *_: pytest.fail("a model was loaded"))
-    again = Runner(job(**SETS, lpips_emoji=Lpips("emoji", 64, 8)))
-    record = again.empty_record()
-    again.fill(record)
+    again = Stages(job(**SETS, lpips_emoji=Lpips("emoji", 64, 8)))
+    filled = record.empty(again.job, again.model_spec)
+    fill(filled, again)
     assert {reference.split("/")[0] for reference in again.store.computed} == {"features", "score"}
-    assert {cell["metric"] for cell in record["cells"]} == {*SETS, "lpips_emoji"}
+    assert {cell["metric"] for cell in filled["cells"]} == {*SETS, "lpips_emoji"}

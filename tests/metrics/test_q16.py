@@ -10,8 +10,8 @@ from made_pictures import drawn, in_memory
 from safetensors.torch import save_file
 
 from bench import clip_models, contract, features, judges
-from bench.composites import CATALOGUE
 from bench.judges import q16
+from bench.papers.composites import CATALOGUE
 from bench.plugin import Material
 from metrics.q16 import Q16
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench import ROOT, paper_map, paper_plan, published
-from bench.paper_map import Absent, PaperMap, PaperTable, lacks
-from bench.paper_plan import TablePlan
+from bench import ROOT
+from bench.papers import mapping, planning, published
+from bench.papers.mapping import Absent, PaperMap, PaperTable, lacks
+from bench.papers.planning import TablePlan
 from bench.render import FORMATS, Block, Code, Heading, deliver
 
 SHOWN = 8  # sentences about what is missing, in the plan of one table
@@ -22,7 +23,7 @@ def main(argv: list[str]) -> int:
     paper = _paper(arguments.paper)
     rows = published.load(paper.paper)
     tables = _chosen(paper, arguments.table)
-    plans = [paper_plan.plan(paper, t, rows, arguments.model, arguments.config_dir, arguments.check) for t in tables]
+    plans = [planning.plan(paper, t, rows, arguments.model, arguments.config_dir, arguments.check) for t in tables]
     if arguments.run:
         return _run(plans, arguments.config_dir)
     deliver(_text(paper, plans, arguments), arguments.out)
@@ -45,12 +46,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _paper(name: str) -> PaperMap:
-    if name in paper_map.mapped():
-        return paper_map.load(name)
+    if name in mapping.mapped():
+        return mapping.load(name)
     published.load(name)  # an unknown name is answered with near ones
     raise ValueError(
         f"{name!r} has published values (results/published/{name}.csv) but no mapping to our grid. Write conf/reproduce/{name}.yaml, "
-        f"or choose one of: {', '.join(paper_map.mapped())}."
+        f"or choose one of: {', '.join(mapping.mapped())}."
     )
 
 
@@ -72,12 +73,12 @@ def listing(extra: Path | None = None) -> str:
     lines = [f"{'paper':<27} {'values':>6} {'covered':>7}  trust  table (protocol)"]
     for name in published.papers():
         rows = published.load(name)
-        known = name in paper_map.mapped()
+        known = name in mapping.mapped()
         trust = "".join(sorted({row.trust for row in rows}))
         mark, note = ("", "") if known else ("-", "not mapped to our grid")
         lines.append(f"{name:<27} {len(rows):>6} {mark:>7}  {trust:<5}  {note}".rstrip())
         if known:
-            paper = paper_map.load(name)
+            paper = mapping.load(name)
             lines += [_table_line(paper, title, table, rows, extra) for title, table in paper.tables.items()]
     hint = "covered: values for whose method and metric Vestige has its own. Next: vestige reproduce PAPER [--table T] [--model emoji]"
     return "\n".join([*lines, "", hint])
@@ -87,7 +88,7 @@ def _table_line(paper: PaperMap, title: str, table: PaperTable | Absent, rows: l
     own = [row for row in rows if row.table == title]
     if isinstance(table, Absent):
         return f"{'':<27} {len(own):>6} {'-':>7}         {title}: {table.reason}"
-    covered = sum(not paper_plan.uncovered(paper, table, row, paper.models.get(row.model), extra) for row in own)
+    covered = sum(not planning.uncovered(paper, table, row, paper.models.get(row.model), extra) for row in own)
     gone = any(lacks("concept", c, extra) for jobs in table.concepts.values() if isinstance(jobs, list) for c in jobs)
     protocol = table.protocol or "no protocol"
     absent = ", not in Vestige" if table.protocol and lacks("protocol", table.protocol, extra) else ""
@@ -99,7 +100,7 @@ def _table_line(paper: PaperMap, title: str, table: PaperTable | Absent, rows: l
 
 
 def _text(paper: PaperMap, plans: list[TablePlan], arguments: argparse.Namespace) -> str:
-    from bench import beside
+    from bench.papers import beside
 
     measured = beside.Measured(arguments.records, arguments.store)
     rows = {plan.table.name: beside.compare(paper, plan, measured, arguments.model, arguments.config_dir) for plan in plans}
@@ -134,8 +135,10 @@ def _plan(plan: TablePlan, arguments: argparse.Namespace) -> list[Block]:
 
 
 def _time(plan: TablePlan) -> str:
-    machine = "CPU" if all(paper_plan.vocabulary_of(work.model) == "emoji" for work in plan.work) else "GPU"
+    machine = "CPU" if all(planning.vocabulary_of(work.model) == "emoji" for work in plan.work) else "GPU"
     hours = plan.seconds / 3600
+    if hours < 1.5 / 60:
+        return f"a {machine}-minute"
     return f"{60 * hours:.0f} {machine}-minutes" if hours < 1 else f"{hours:,.{0 if hours >= 10 else 1}f} {machine}-hours"
 
 

@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.paper_map import CONF, Absent, PaperMap, PaperTable, for_model, lacks, names, of_kind
-from bench.published import Published
+from bench.papers.mapping import CONF, Absent, PaperMap, PaperTable, for_model, lacks, names, of_kind
+from bench.papers.published import Published
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from bench import ROOT
-from bench.published import Published
+from bench.papers.published import Published
 
 CONF = ROOT / "conf"
 FOLDER = CONF / "reproduce"
@@ -38,7 +38,7 @@ class Reading:
     value: str = "value"  # or either (before or after the attack: post-ASR), before, after_failing
     complement: bool = False  # 1 - value
     total: bool = False  # sum over the pictures instead of their mean
-    composite: str = ""  # a name of bench/composites.py
+    composite: str = ""  # a name of bench/papers/composites.py
     cost: str = ""  # a field of the record's cost, for example erase_seconds
 
 

@@ -15,11 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import paper_plan, published
-from bench.paper_map import PaperMap, PaperTable, Reading, for_model
-from bench.paper_plan import TablePlan, Work, vocabulary_of
-from bench.published import Published
-from bench.render import Block, Cell, Table
+from bench.papers import planning, published
+from bench.papers.mapping import PaperMap, PaperTable, Reading, for_model, lacks
+from bench.papers.planning import TablePlan, Work, vocabulary_of
+from bench.papers.published import Published
+from bench.render import Block, Cell, Table, raised
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,11 +71,11 @@ def compare(paper: PaperMap, plan: TablePlan, measured: Measured, model: str | N
     empty = not any(measured.records.glob("*.json"))
     for row in plan.rows:
         here = model or paper.models.get(row.model)
-        lost = paper_plan.uncovered(paper, plan.table, row, here, extra)
+        lost = planning.uncovered(paper, plan.table, row, here, extra)
         if lost:
             found.append(Beside(row, "", lacks="; ".join(f"{word}: {why}" for word, why in lost.items())))
             continue
-        method = paper_plan.jobs_of(paper, plan.table, row, here, extra)[-1][0]
+        method = planning.jobs_of(paper, plan.table, row, here, extra)[-1][0]
         if empty:
             found.append(Beside(row, method, lacks=NOT_RUN))
             continue
@@ -92,9 +92,9 @@ def _ours(row: Published, table: PaperTable, method: str, model: str, measured: 
     if reading.attack in table.attacks:  # else the protocol chose it, under the same name for every model
         reading = replace(reading, attack=for_model("attack", reading.attack, vocabulary_of(model), extra))
     parts, reasons, protocol = [], {}, _known(table.protocol, extra)
-    for concept in paper_plan.concepts_of(table, row, model):
-        settings = paper_plan.settings_of(table, model) if protocol else ()
-        expected, why = paper_plan.composed(Work(model, protocol, ("original",), (concept,), settings=settings), extra)
+    for concept in planning.concepts_of(table, row, model):
+        settings = planning.settings_of(table, model) if protocol else ()
+        expected, why = planning.composed(Work(model, protocol, ("original",), (concept,), settings=settings), extra)
         if expected is None:
             return Beside(row, method, lacks=why)
         name = "+".join(expected.concept)
@@ -112,8 +112,6 @@ def _ours(row: Published, table: PaperTable, method: str, model: str, measured: 
 
 
 def _known(protocol: str | None, extra: Path | None) -> str | None:
-    from bench.paper_map import lacks
-
     return None if protocol is None or lacks("protocol", protocol, extra) else protocol
 
 
@@ -143,7 +141,7 @@ def _candidates(row, reading: Reading, cells, concept, method, measured: Measure
 
 
 def _composites(row, reading: Reading, cells, concept, method, measured: Measured, expected, protocol) -> Iterable[Candidate]:
-    from bench.composites import CATALOGUE
+    from bench.papers.composites import CATALOGUE
     from bench.statistics.resampling import interval
     from bench.views import Missing, Views
 
@@ -205,7 +203,7 @@ def _followed(specification: dict, probes: set[str], expected, protocol: str | N
     """The protocol's name if the record asked these probes as the protocol does, else what it asked."""
     if protocol is None:
         return ""
-    wanted, asked = paper_plan.probes_of(expected), specification.get("probes", {})
+    wanted, asked = planning.probes_of(expected), specification.get("probes", {})
     other = []
     for probe in sorted(probes & (set(wanted) | set(asked))):
         ours, theirs = (entry[:3] if entry else None for entry in (asked.get(probe), wanted.get(probe)))
@@ -230,11 +228,11 @@ def blocks(rows: list[Beside], records: Path) -> list[Block]:
     lines = []
     for one in shown:
         marks = [footnotes.setdefault(why, len(footnotes) + 1) for why in one.why_not]
-        note = f" [{', '.join(map(str, marks))}]" if marks else ""
+        note = "".join(f" {raised(mark)}" for mark in marks)
         theirs = Cell(f"{one.row.value:g}{note}", one.row.value, grey=bool(marks))
         method = one.row.method if one.row.method == one.method else f"{one.row.method}: {one.method}"
         lines.append([method, one.row.concept, one.row.metric, one.row.unit, _number(one), theirs, one.row.trust])
-    notes = [f"[{k}] {why}." for why, k in footnotes.items()]
+    notes = [f"{raised(k)} {why}." for why, k in footnotes.items()]
     notes.append(
         "Brackets: 95 % interval, prompts resampled. Trust: A authors' files, B issues, C transcribed, D measured again by others."
     )

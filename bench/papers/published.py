@@ -68,7 +68,7 @@ class Published:
     value: float
     unit: str  # one of UNITS
     protocol: str  # the name our conf/protocol gives or would give it
-    judge: str  # the identity a record of ours would carry (bench/reproduce.py) or, for a judge we do not have, a name of its own
+    judge: str  # the identity a record of ours would carry (bench/papers/beside.py) or, for a judge we do not have, a name of its own
     sampler: str  # scheduler of diffusers, steps, guidance, pixels
     source: str  # who printed this value
     trust: str  # one of TRUST

@@ -1,0 +1,299 @@
+"""The stages of one job: erase, attack, images, score, features. Each is a pure function of its specification, kept in the store.
+
+bench/run.py says in which order.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import cache, cached_property, partial
+from pathlib import Path
+
+from bench import checks, generate, judges, model, screen
+from bench.config import Job, specification
+from bench.fingerprints import weights_digest
+from bench.plugin import Attack, Context, Material, Metric, Victim
+from bench.resume import Progress
+from bench.store import SCRATCH, Stage, Store
+from bench.types import Adversary, Erasure, ImageSet, PromptSet, Sampler, canonical_hash, plain
+
+
+@dataclass
+class Stages:
+    """Of one job. `find_...` looks a stage up, the plain verb makes it when it is not there."""
+
+    job: Job
+    drawn: dict[str, Stage] = field(default_factory=dict)  # image stages that this job made or used, by reference
+
+    @cached_property
+    def store(self) -> Store:
+        runtime = self.job.runtime
+        return Store(runtime.folder("store"), runtime.on_busy, [Path(p) for p in runtime.read_from])
+
+    @cached_property
+    def pipe(self):
+        return model.load(self.job.model, self.job.runtime.device)
+
+    @cached_property
+    def untouched(self):
+        """A second copy, never attached to: the original model while the first is changed."""
+        return model.load(self.job.model, self.job.runtime.device)
+
+    @cached_property
+    def model_spec(self) -> dict:
+        return {**plain(self.job.model), "repo": self.job.model.repo, "weights": weights_digest(self.job.model)}
+
+    @property
+    def is_original(self) -> bool:
+        return self.job.method.mechanism == "none"
+
+    def erase_spec(self) -> dict:
+        job = self.job
+        return {
+            "stage": "erase",
+            "model": self.model_spec,
+            "method": specification(job.method),
+            "inputs": job.method.inputs(job.concepts),
+            "concepts": plain(job.concepts),
+            "sampler": plain(job.sampler),
+            "seed": job.seed,
+        }
+
+    def find_erased(self) -> Stage | None:
+        return self.store.find("erase", self.erase_spec(), self.words(type(self.job.method).__name__))
+
+    def erase(self) -> Stage:
+        job, spec = self.job, self.erase_spec()
+
+        def make(folder: Path) -> dict:
+            ctx = self.context("erase", canonical_hash(spec), progress=Progress(folder / SCRATCH, lambda: {"seconds": time.time()}))
+            pipe = self.untouched if self.is_original else self.pipe
+            with pipe.preserved(), measured(self.job.runtime.device) as peak:
+                erasure = job.method.erase(pipe, job.concepts, ctx)
+            erasure.save(folder)
+            (folder / "log.json").write_text(json.dumps(ctx.history))
+            return {
+                "erase_peak_bytes": peak(),
+                "erase_seconds": ctx.progress.spent()["seconds"],
+                "parameters_changed": erasure.meta.get("parameters", sum(t.numel() for t in erasure.tensors.values())),
+                "artefact_bytes": sum(t.numel() * t.element_size() for t in erasure.tensors.values()),
+            }
+
+        return self.store.stage("erase", spec, self.words(type(job.method).__name__), make)
+
+    def attack_spec(self, erased: Stage, attack: Attack, asked: PromptSet) -> dict:
+        job = self.job
+        inputs = attack.inputs() | judges.inputs(job.attack_judge)
+        return {
+            "stage": "attack",
+            "model": self.model_spec,
+            "erasure": None if attack.transfers() else self.erasure_key(erased),
+            "attack": specification(attack),
+            "concepts": plain(job.concepts),
+            "prompts": asked.digest,
+            "judge": job.attack_judge,
+            "sampler": plain(job.sampler),
+            "seed": job.seed,
+            **({"inputs": inputs} if inputs else {}),
+        }
+
+    def find_attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage | None:
+        return self.store.find("attack", self.attack_spec(erased, attack, asked), self.attack_words(name, attack))
+
+    def attack_words(self, name: str, attack: Attack) -> str:
+        return self.words(name, "Original" if attack.transfers() else type(self.job.method).__name__)
+
+    def attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage:
+        job, spec = self.job, self.attack_spec(erased, attack, asked)
+
+        def make(folder: Path) -> dict:
+            judge = cache(lambda: judges.load(job.attack_judge).about(job.concepts))  # loaded when first asked: text attacks never do
+            with self.attached(None if attack.transfers() else erased) as pipe:
+                victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge().present(*asked_of))
+                meter = Progress(folder / SCRATCH, lambda: {**self.counted(pipe), "seconds": time.time()})
+                ctx = self.context("attack", canonical_hash(spec), progress=meter)
+                with pipe.preserved():
+                    found = attack.attack(victim, asked, ctx)
+                budget = meter.spent()
+            told = screen.restored(found.prompts, asked) if screen.applies(job.concepts) else found.prompts
+            Adversary(told, found.tensors, found.meta, budget).save(folder)
+            (folder / "log.json").write_text(json.dumps(ctx.history))
+            return {"budget": budget, "flags": checks.of_log(ctx.history) + checks.of_rows(told.table)}
+
+        return self.store.stage("attack", spec, self.attack_words(name, attack), make)
+
+    def generate(self, erased: Stage, attack: Attack, adversary: Stage | None, asked: PromptSet, whole: bool = False) -> Stage:
+        if adversary is None:
+            return self.images(asked, self.job.sampler, erased, whole=whole)
+        found = Adversary.load(adversary.path)
+        return self.images(found.prompts, self.job.sampler, erased, lambda pipe: attack.attach(pipe, found), adversary.key, whole)
+
+    def images_spec(self, asked: PromptSet, sampler: Sampler, erased: Stage | None, adversary_key: str | None) -> dict:
+        return {
+            "stage": "images",
+            "model": self.model_spec,
+            "erasure": self.erasure_key(erased),
+            "adversary": adversary_key,
+            "prompts": asked.digest,
+            "sampler": plain(sampler),
+        }
+
+    def artist(self, erased: Stage | None) -> str:
+        return "original" if self.erasure_key(erased) is None else type(self.job.method).__name__
+
+    def find_images(self, erased: Stage, adversary: Stage | None, asked: PromptSet) -> Stage | None:
+        asked = asked if adversary is None else Adversary.load_prompts(adversary.path)
+        spec = self.images_spec(asked, self.job.sampler, erased, adversary.key if adversary else None)
+        return self.store.find("images", spec, f"{self.artist(erased)}-{asked.name}")
+
+    def images(
+        self,
+        asked: PromptSet,
+        sampler: Sampler,
+        erased: Stage | None = None,
+        attach: Callable = nullcontext,
+        adversary_key: str | None = None,
+        whole: bool = True,
+    ) -> Stage:
+        """Pictures by the erased model, or by the original one when `erased` is None; shared by every job that asks the same.
+
+        whole: drawn again if they were deleted after scoring, as those of explicit concepts are.
+        """
+        spec, who = self.images_spec(asked, sampler, erased, adversary_key), self.artist(erased)
+
+        def make(folder: Path) -> dict:
+            with self.attached(erased) as pipe, attach(pipe):
+                drawn = generate.draw(pipe, asked, sampler, folder, self.job.runtime.batch_size, f"{who}: {asked.name}")
+            return {"pictures": len(drawn), "flags": self.doubts(drawn)}
+
+        words = f"{who}-{asked.name}"
+        stage = self.store.stage("images", spec, words, make)
+        if whole and stage.meta["facts"].get("stripped"):
+            self.store.remove(stage.path)
+            stage = self.store.stage("images", spec, words, make)
+        self.drawn[stage.reference] = stage
+        return stage
+
+    def score(self, metric: Metric, name: str, images: Stage, asked: PromptSet, again: Callable[[], Stage], artist: Callable) -> Stage:
+        """`again` gives the images stage with all its pictures, `artist` the model that drew them (which the images' key names)."""
+        original = self.images(asked, self.job.sampler, whole=False)
+        spec = {
+            "stage": "score",
+            "metric": specification(metric),
+            "images": images.key,
+            "original": original.key,
+            "concepts": plain(self.job.concepts),
+            "vocabulary": self.job.model.vocabulary,
+        }
+        inputs = metric.inputs()
+        if inputs:
+            spec["inputs"] = inputs
+
+        def make(folder: Path) -> None:
+            material = Material(
+                self.job.concepts,
+                self.job.model.vocabulary,
+                partial(self.drawn_by_original, asked),
+                self.features,
+                lambda: self.untouched,
+                artist,
+                self.drawn_by_original,
+            )
+            metric.score(generate.load(again().path), material).save(folder)
+
+        return self.store.stage("score", spec, f"{name}-{asked.name}", make)
+
+    def doubts(self, drawn: ImageSet) -> list[str]:
+        blank = sum(int((batch.amax((1, 2, 3)) == batch.amin((1, 2, 3))).sum()) for batch in drawn.batches())
+        withheld = int((drawn.index["status"] == "blocked").sum())
+        # A withheld picture is of one colour too: it counts once.
+        return checks.of_pictures(max(0, blank - withheld), withheld, len(drawn), self.job.method.mechanism == "filter")
+
+    def drawn_by_original(self, asked: PromptSet) -> ImageSet:
+        asked = screen.screened(asked) if screen.applies(self.job.concepts) else asked
+        return generate.load(self.images(asked, self.job.sampler).path)
+
+    def features(self, images: ImageSet, extractor: str):
+        """Features of a stored set, computed once per set and extractor."""
+        from safetensors.torch import load_file, save_file
+
+        from bench import features
+
+        identity = images.digest or images.folder.name
+        spec = {"stage": "features", "images": identity, "extractor": extractor, **features.inputs(extractor)}
+
+        def make(folder: Path) -> None:
+            save_file({"features": features.extract(images, extractor).contiguous()}, folder / "features.safetensors")
+
+        return load_file(self.store.stage("features", spec, extractor.replace("/", "_"), make).path / "features.safetensors")["features"]
+
+    # Pieces
+
+    @contextmanager
+    def attached(self, erased: Stage | None) -> Iterator:
+        if self.erasure_key(erased) is None:
+            yield self.untouched
+        else:
+            with self.job.method.attach(self.pipe, Erasure.load(erased.path)) as pipe:
+                yield pipe
+
+    @contextmanager
+    def in_force(self, erased: Stage, attack: Attack, adversary: Stage | None) -> Iterator:
+        """The erased model as it drew an attacked set."""
+        with self.attached(erased) as pipe:
+            if adversary is None:
+                yield pipe
+            else:
+                with attack.attach(pipe, Adversary.load(adversary.path)) as attacked:
+                    yield attacked
+
+    def erasure_key(self, erased: Stage | None) -> str | None:
+        return None if erased is None or self.is_original else erased.key
+
+    def context(self, *words: str, progress: Progress) -> Context:
+        def pictures(asked: PromptSet, sampler: Sampler) -> ImageSet:
+            before = dict(self.untouched.counts)
+            drawn = generate.load(self.images(asked, sampler).path)
+            self.untouched.counts.update(before)  # shared material is no attack's own budget, whoever draws it first
+            return drawn
+
+        return Context((*words, self.job.seed), self.job.sampler, lambda: self.untouched, pictures, progress=progress)
+
+    def counted(self, pipe) -> dict[str, int]:
+        """What was asked of the erased model, and of the original where an attack owns that too."""
+        original = self.__dict__.get("untouched")  # loaded only when an attack asks for it
+        rows = 0 if original in (None, pipe) else original.counts["unet_rows"]
+        return {**pipe.counts, "original_unet_rows": rows}
+
+    @contextmanager
+    def unsafe_images_deleted(self) -> Iterator[None]:
+        """Pictures about an explicit concept live as long as their job: scores stay, pictures do not (unless told otherwise)."""
+        try:
+            yield
+        finally:
+            if screen.applies(self.job.concepts) and not self.job.runtime.keep_unsafe_images:
+                for stage in self.drawn.values():
+                    if stage.path.is_relative_to(self.store.root):
+                        self.store.strip(stage, "png/*")
+
+    def words(self, *names: str) -> str:
+        return "-".join([*names, *(c.slug for c in self.job.concepts), self.job.model.name])
+
+
+@contextmanager
+def measured(device: str) -> Iterator[Callable[[], int]]:
+    """Peak memory of the block: of the GPU when there is one, else growth of the process's peak resident size."""
+    import resource
+
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        yield torch.cuda.max_memory_allocated
+        return
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield lambda: max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
