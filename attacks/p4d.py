@@ -70,6 +70,9 @@ class P4D(Attack):
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
         return features.check(self.likeness) or super().supports(model, concepts, method)
 
+    def inputs(self) -> dict[str, str]:
+        return features.inputs(self.likeness)
+
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         n = len(prompts)
         pictures = ctx.pictures(replace(prompts, repeats=1), victim.sampler).pixels()

@@ -95,6 +95,9 @@ class SneakyPrompt(Attack):
         missing = features.check(self.clip) if self.reward == "clip" else None
         return missing or super().supports(model, concepts, method)
 
+    def inputs(self) -> dict[str, str]:
+        return features.inputs(f"clip:{self.clip}") if self.reward == "clip" else {}
+
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         n, expected, text = len(prompts), prompts.table["expect"].tolist(), ctx.original().text
         pre = victim.judge(victim.images(prompts), expected).tolist()

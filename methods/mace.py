@@ -106,9 +106,10 @@ class MACE(Method):
         return refusal(concepts, texts, sources, self.anchored_name) or super().supports(model, concepts)
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
-        from bench.fingerprints import file_digest
+        from bench.fingerprints import given
 
-        return {} if self.captions is None else {"captions": file_digest(Path(self.captions))}
+        networks = {"detector": self.detector, "segmenter": self.segmenter} if self.mask == "grounded" else {}
+        return given(captions=self.captions, **networks)
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         check_pairs(pipe, [(concept.name, self.anchored_name(concept)) for concept in concepts])

@@ -121,9 +121,9 @@ class RealEra(Method):
         return refusal(concepts, texts, self.preserved_sources, self.anchored_name) or super().supports(model, concepts)
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
-        from bench.fingerprints import file_digest
+        from bench.fingerprints import given
 
-        return {} if self.captions is None else {"captions": file_digest(Path(self.captions))}
+        return given(captions=self.captions)
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         check_pairs(pipe, [(concept.name, self.anchored_name(concept)) for concept in concepts])

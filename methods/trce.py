@@ -121,10 +121,9 @@ class TRCE(LinearEdit):
         return refusal(concepts, texts, sources, becomes) or super().supports(model, concepts)
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
-        from bench.fingerprints import file_digest
+        from bench.fingerprints import given
 
-        given = {"pairs": self.pairs, "captions": self.captions}
-        return {name: file_digest(Path(file)) for name, file in given.items() if file is not None}
+        return given(pairs=self.pairs, captions=self.captions)
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         groups = self.groups(concepts)

@@ -56,6 +56,11 @@ class UCEDebias(UCE):
 
     attach = Method.attach
 
+    def inputs(self, concepts: list[Concept]) -> dict[str, str]:
+        from bench import features
+
+        return features.inputs(f"clip:{self.clip}")
+
     @torch.no_grad()
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         texts = self.texts(concepts)

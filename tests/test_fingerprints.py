@@ -81,3 +81,29 @@ def test_a_metrics_score_is_known_by_the_content_of_its_files(name, field, tmp_p
 @pytest.mark.parametrize("name", ["presence", "answers", "nouns", "clip_score", "nudity", "q16", "likeness", "entangled_s"])
 def test_a_metric_without_files_of_the_users_own_has_the_key_it_always_had(name):
     assert contract.build("metric", name).inputs() == {}
+
+
+# attack or method -> (fields, and how a user writes a place there; what else must be chosen for the field to matter)
+NETWORKS = {
+    ("attack", "sneakyprompt"): ({"clip": "ViT-B-32/{}"}, {"reward": "clip"}),
+    ("attack", "p4d"): ({"likeness": "clip:ViT-B-32/{}"}, {}),
+    ("method", "uce_debias"): ({"clip": "ViT-B-32/{}"}, {}),
+    ("method", "mace"): ({"detector": "{}", "segmenter": "{}", "captions": "{}"}, {"mask": "grounded"}),
+    ("method", "trce"): ({"pairs": "{}", "captions": "{}"}, {}),
+}
+
+
+@pytest.mark.parametrize("group, name, field", [(*key, field) for key, (fields, _) in NETWORKS.items() for field in fields])
+def test_attacks_and_methods_are_known_by_the_content_of_their_networks_and_lists(group, name, field, tmp_path, concept):
+    plugin = contract.build(group, name)
+    fields, rest = NETWORKS[group, name]
+    file = tmp_path / "mine.safetensors"
+    file.write_text("{}")  # some look into it at once
+    mine = dataclasses.replace(plugin, **rest, **{field: fields[field].format(file)})
+    assert changes(mine.inputs if group == "attack" else lambda: mine.inputs([concept()]), file)
+
+
+@pytest.mark.parametrize("group, name", [*NETWORKS, ("attack", "sneakyprompt_emoji"), ("attack", "p4d_emoji"), ("method", "mace_emoji")])
+def test_attacks_and_methods_with_published_networks_have_the_keys_they_always_had(group, name, concept):
+    plugin = contract.build(group, name)
+    assert (plugin.inputs() if group == "attack" else plugin.inputs([concept()])) == {}

@@ -9,7 +9,7 @@ from bench.statistics import cluster_interval, paired_difference, wilson
 from bench.statistics.intervals import balanced_interval, paired_intervals
 from bench.statistics.jackknife import UP_TO_ONE, blocks, jackknife_interval
 from bench.statistics.permutation import holm, sign_flip
-from bench.statistics.power import components, kappa, power_of, prompts_for_rate, prompts_needed, sd_and_icc, smallest_difference
+from bench.statistics.power import components, power_of, prompts_for_rate, prompts_needed, sd_and_icc, smallest_difference
 from bench.statistics.ranks import differs, ellipse, letters, pareto, rank_distribution
 from bench.statistics.resampling import Bootstrap, interval
 
@@ -293,8 +293,3 @@ def test_variance_components_and_the_correlation_within_prompts_are_recovered():
     assert sd == pytest.approx(1.0, abs=0.05) and icc == pytest.approx(0.6, abs=0.05)
     between, within = components(values.ravel(), groups)
     assert between == pytest.approx(0.6, abs=0.07) and within == pytest.approx(0.4, abs=0.03)
-
-
-def test_kappa_is_one_for_agreement_and_zero_for_chance():
-    a = np.array([1, 1, 0, 0])
-    assert kappa(a, a) == 1.0 and kappa(a, np.array([1, 0, 1, 0])) == 0.0

@@ -83,14 +83,6 @@ def sd_and_icc(differences: np.ndarray, groups: np.ndarray) -> tuple[float, floa
     return math.sqrt(between + within), between / (between + within) if between + within else 0.0
 
 
-def kappa(a: np.ndarray, b: np.ndarray) -> float:
-    """Cohen's agreement of two judges beyond chance on the same pictures; 1 when both say the same one thing throughout."""
-    a, b = np.asarray(a), np.asarray(b)
-    labels = np.unique(np.concatenate([a, b]))
-    agreed, chance = (a == b).mean(), sum((a == label).mean() * (b == label).mean() for label in labels)
-    return 1.0 if chance == 1 else float((agreed - chance) / (1 - chance))
-
-
 def _check(difference: float, sd: float, icc: float, repeats: int) -> None:
     if difference == 0 or sd <= 0 or not 0 <= icc <= 1 or repeats < 1:
         raise ValueError(
