@@ -89,7 +89,7 @@ NETWORKS = {
     ("attack", "p4d"): ({"likeness": "clip:ViT-B-32/{}"}, {}),
     ("method", "uce_debias"): ({"clip": "ViT-B-32/{}"}, {}),
     ("method", "mace"): ({"detector": "{}", "segmenter": "{}", "captions": "{}"}, {"mask": "grounded"}),
-    ("method", "trce"): ({"pairs": "{}", "captions": "{}"}, {}),
+    ("method", "trce"): ({"captions": "{}"}, {}),
 }
 
 
@@ -98,7 +98,7 @@ def test_attacks_and_methods_are_known_by_the_content_of_their_networks_and_list
     plugin = contract.build(group, name)
     fields, rest = NETWORKS[group, name]
     file = tmp_path / "mine.safetensors"
-    file.write_text("{}")  # some look into it at once
+    file.write_text("so that it is there")
     mine = dataclasses.replace(plugin, **rest, **{field: fields[field].format(file)})
     assert changes(mine.inputs if group == "attack" else lambda: mine.inputs([concept()]), file)
 
