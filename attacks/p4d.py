@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from attacks._tokens import allowed_tokens, laid_out, with_tokens
 from attacks.defended import seen
-from bench import features
 from bench.diffusion import add_noise, encode_images
 from bench.plugin import Attack, Context, Method, Victim
 from bench.text import TextSide
 from bench.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
+from bench.vision import features
 
 LAYOUTS = ("n", "k")
 RANGES = ("official", "fixed")
@@ -49,7 +49,7 @@ class P4D(Attack):
     weight_decay: float
     vae_range: str  # official: the target picture enters the VAE in [0, 1]; fixed: in [-1, 1]
     padding: int | None  # token behind the end while optimising; official: 0, which is not what pictures are drawn with; null: the model's
-    likeness: str  # extractor of the image-image cosine, see bench/features.py
+    likeness: str  # extractor of the image-image cosine, see bench/vision/features.py
     typeable: bool
     adaptive: bool  # sampling methods: attack the guided prediction (official --filter); else the bare denoiser
     rows_at_once: int

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from attacks.mma_diffusion import pooled_of
 from attacks.wording import concept_of, contains_any
-from bench import clip_models, features
 from bench.plugin import Attack, Context, Method, Victim
 from bench.text import TextSide
 from bench.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
+from bench.vision import clip_models, features
 
 CHOICES = {
     "search": ("reinforce", "random"),

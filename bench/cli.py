@@ -94,7 +94,7 @@ def _prompts(rest: list[str]) -> int:
 
 
 def _curves(rest: list[str]) -> int:
-    from bench import concept_curves
+    from bench.reports import concept_curves
 
     folder = ROOT / "results" / "mass_erasure"
     parser = argparse.ArgumentParser(prog="vestige curves", description=VERBS["curves"])

@@ -177,7 +177,7 @@ def metric_checks(metric: Metric, folder: Path) -> Iterator[tuple[str, Callable[
     why_not = metric.supports(dataclasses.replace(TINY, vocabulary="emoji"), [DOG])
     if why_not:
         raise NotApplicable(why_not)
-    from bench import features
+    from bench.vision import features
 
     sampler = dataclasses.replace(SAMPLER, height=64, width=64)
     images = generate.draw(model.load(TINY), prompts_about(DOG, 8), sampler, folder / "images", 8)

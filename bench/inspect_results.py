@@ -50,15 +50,15 @@ def diff(arguments: argparse.Namespace) -> int:
 
 
 def table(arguments: argparse.Namespace) -> int:
-    from bench import render, report
+    from bench.reports import leaderboard, render
 
     frame, pictures = _measured(arguments)
-    render.deliver(report.table(frame, arguments.format, pictures, arguments.composites), arguments.out)
+    render.deliver(leaderboard.table(frame, arguments.format, pictures, arguments.composites), arguments.out)
     return 0
 
 
 def plot(arguments: argparse.Namespace) -> int:
-    from bench import plots
+    from bench.reports import plots
 
     frame, pictures = _measured(arguments)
     for file in plots.write(frame, pictures, arguments.out, arguments.format):
@@ -67,13 +67,13 @@ def plot(arguments: argparse.Namespace) -> int:
 
 
 def robustness(arguments: argparse.Namespace) -> int:
-    from bench import robustness_report
+    from bench.reports import robustness_report
 
     return robustness_report.main(arguments, *_measured(arguments))
 
 
 def power(arguments: argparse.Namespace) -> int:
-    from bench import plan_power
+    from bench.reports import plan_power
 
     needs = arguments.a is not None
     print(plan_power.answer(arguments, *(_measured(arguments) if needs else (None, None))))
@@ -82,8 +82,8 @@ def power(arguments: argparse.Namespace) -> int:
 
 def _measured(arguments: argparse.Namespace):
     """The frame of results.load and the pictures it read."""
-    from bench import results
-    from bench.pictures import Pictures
+    from bench.reports import results
+    from bench.reports.pictures import Pictures
 
     _needs_records(arguments.records)
     pictures = Pictures(arguments.store)
@@ -91,7 +91,7 @@ def _measured(arguments: argparse.Namespace):
 
 
 def gallery(arguments: argparse.Namespace) -> int:
-    from bench import gallery as page
+    from bench.reports import gallery as page
 
     _needs_records(arguments.records)
     print(f"gallery written to {page.write(arguments.records, arguments.store, arguments.out)}")

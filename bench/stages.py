@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
 
-from bench import checks, generate, judges, model, screen
+from bench import generate, judges, model, screen
 from bench.config import Job, specification
 from bench.fingerprints import weights_digest
 from bench.plugin import Attack, Context, Material, Metric, Victim
+from bench.reports import checks
 from bench.resume import Progress
 from bench.store import SCRATCH, Stage, Store
 from bench.types import Adversary, Erasure, ImageSet, PromptSet, Sampler, canonical_hash, plain
@@ -221,7 +222,7 @@ class Stages:
         """Features of a stored set, computed once per set and extractor."""
         from safetensors.torch import load_file, save_file
 
-        from bench import features
+        from bench.vision import features
 
         identity = images.digest or images.folder.name
         spec = {"stage": "features", "images": identity, "extractor": extractor, **features.inputs(extractor)}

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from bench.diffusion import add_noise, choose_parameters, encode_images
-from bench.masks import MASKERS, masker
 from bench.pipe import Pipe
 from bench.plugin import Context, Method
 from bench.prompts import with_articles
 from bench.types import Concept, Erasure, ModelSpec
+from bench.vision.masks import MASKERS, masker
 from methods._attention_maps import attention_loss, positions, recorded
 from methods._checks import check_pairs, refusal
 from methods._closed_form import LAYERS, check_spanned, context_rows, edit_keeping, factored, kept_names, merged, sum_of_squares, worded

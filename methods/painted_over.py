@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from bench import judges
-from bench.masks import background_difference, border_colour
 from bench.pipe import Pipe
 from bench.plugin import Context, Method, refusal
 from bench.types import Concept, Erasure, ModelSpec
+from bench.vision.masks import background_difference, border_colour
 
 
 @dataclass

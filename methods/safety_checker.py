@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import clip_models, features
 from bench.fingerprints import given
-from bench.judges.pixels import CLIP, normalised
 from bench.pipe import Pipe
 from bench.plugin import Context, Method
 from bench.prompts import with_articles
 from bench.types import Concept, Erasure, ModelSpec
+from bench.vision import clip_models, features
+from bench.vision.pixels import CLIP, normalised
 
 CHECKERS = ("compvis", "clip_text")
 

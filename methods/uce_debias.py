@@ -50,14 +50,14 @@ class UCEDebias(UCE):
             raise ValueError("method.form=hook is impossible here: each layer gets weights of its own. Set method.form=merge.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        from bench import features
+        from bench.vision import features
 
         return features.check(self.clip) or super().supports(model, concepts)
 
     attach = Method.attach
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
-        from bench import features
+        from bench.vision import features
 
         return features.inputs(f"clip:{self.clip}")
 
@@ -99,7 +99,7 @@ class UCEDebias(UCE):
 
     def shares(self, pipe: Pipe, text: str, attributed: list[str], ctx: Context, k: int) -> Tensor:
         """[attributes]: of new pictures of the text by the model so far, the share that is nearest to each attributed text."""
-        from bench.clip_models import load_clip
+        from bench.vision.clip_models import load_clip
 
         clip = load_clip(self.clip)
         seeds = torch.randint(2**31, (self.pictures,), generator=ctx.generator(f"pictures {k} of {text}")).tolist()

@@ -11,12 +11,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bench import ROOT, features
+from bench import ROOT
 from bench.fingerprints import file_digest
 from bench.plugin import Material, Metric
 from bench.score_intervals import MEASURED
 from bench.statistics.jackknife import blocks, jackknife_interval
 from bench.types import Concept, ImageSet, ModelSpec, Scores, canonical_hash
+from bench.vision import features
 from metrics._rows import refuse_empty
 
 REAL_SEED = 11  # of the held-out pictures of the emoji world

@@ -8,10 +8,10 @@ import torch
 
 from bench.diffusion import encode_images
 from bench.plugin import Material, Metric
-from bench.representations import SITES, activations, linear_cka, linear_cka_left_out, shared_noise, text_states
 from bench.score_intervals import MEASURED
 from bench.statistics.jackknife import UP_TO_ONE, jackknife_interval
 from bench.types import Concept, ImageSet, ModelSpec, Scores
+from bench.vision.representations import SITES, activations, linear_cka, linear_cka_left_out, shared_noise, text_states
 from metrics._rows import places_in, refuse_empty
 
 

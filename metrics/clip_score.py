@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import torch
 
-from bench import clip_models, features
 from bench.plugin import Material, Metric
 from bench.types import Concept, ImageSet, Scores
+from bench.vision import clip_models, features
 from metrics._rows import refuse_empty, scored
 
 

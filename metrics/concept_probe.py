@@ -9,10 +9,10 @@ from torch import Tensor
 from bench import prompts
 from bench.diffusion import add_noise, encode_images
 from bench.plugin import Material, Metric
-from bench.representations import SITES, activations, fitted_probe, folds_of, shared_noise, text_states
 from bench.score_intervals import MEASURED
 from bench.statistics.intervals import balanced_interval
 from bench.types import Concept, ImageSet, ModelSpec, Scores
+from bench.vision.representations import SITES, activations, fitted_probe, folds_of, shared_noise, text_states
 from metrics._rows import refuse_empty
 
 CONDITIONS = ("empty", "prompt")

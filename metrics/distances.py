@@ -1,6 +1,6 @@
 """How far the pictures, as a set, lie from other pictures: FID, KID and CMMD in the features of a frozen network.
 
-The formulas and their papers stand in bench/set_distances.py. With reference=original the two sets share prompts and noise:
+The formulas and their papers stand in bench/vision/set_distances.py. With reference=original the two sets share prompts and noise:
 they are paired, so unbiased KID and CMMD come out negative for a model that changed nothing. Compare them with the
 original's own value, or use image_change, which is meant for pairs.
 """
@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.set_distances import cmmd, frechet, frechet_infinite, kid, kid_of_subsets
+from bench.vision.set_distances import cmmd, frechet, frechet_infinite, kid, kid_of_subsets
 from metrics._sets import SetMetric
 
 

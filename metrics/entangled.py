@@ -3,7 +3,7 @@
 The question is that of ForgetMe and its Entangled metric (Yu, Idris & Wang 2025, arXiv 2504.12574), whose formula was not
 seen: what is computed here is our own, hence the names entangled_ours_*.
 
-s(A, B; region) = 1 - mean over the region of the perceptual distance map of A and B (bench/perceptual.py), within 0 and 1. All
+s(A, B; region) = 1 - mean over the region of the perceptual distance map of A and B (bench/vision/perceptual.py), within 0 and 1. All
 that A shows outside of the region is taken from B first: a network looks far around each place, and what changed elsewhere
 must not count here.
 M: the thing in the original model's picture of the same prompt and noise. Only meaningful where equal noise keeps the layout:
@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import perceptual
 from bench.fingerprints import given
-from bench.masks import MASKERS, border_colour, masker
 from bench.plugin import Material, Metric
 from bench.types import Concept, ImageSet, ModelSpec, Scores
+from bench.vision import perceptual
+from bench.vision.masks import MASKERS, border_colour, masker
 from metrics._rows import pairs, refuse_empty, scored
 
 PAINTED = "background"
@@ -34,7 +34,7 @@ class _Entangled(Metric):
     rates: ClassVar[tuple[str, ...]] = ("empty_mask",)
 
     net: str  # perceptual network: emoji or alex
-    mask: str  # background_difference, grounded or whole (bench/masks.py)
+    mask: str  # background_difference, grounded or whole (bench/vision/masks.py)
     threshold: float  # of the mask: colour distance or box score
     detector: str  # grounded: hub id or folder
     segmenter: str

@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import torch
 
-from bench import features
 from bench.plugin import Material, Metric
 from bench.types import ImageSet, Scores
+from bench.vision import features
 from metrics._rows import pairs, places_in, refuse_empty, scored
 
 BATCH = 64

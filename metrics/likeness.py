@@ -11,10 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench import captions, features
 from bench.plugin import Material, Metric
 from bench.prompts import slug
 from bench.types import Concept, ImageSet, ModelSpec, Scores
+from bench.vision import captions, features
 from metrics._rows import refuse_empty, scored
 
 

@@ -5,15 +5,15 @@ from typing import ClassVar
 
 import torch
 
-from bench import perceptual
 from bench.plugin import Material, Metric
 from bench.types import Concept, ImageSet, ModelSpec, Scores
+from bench.vision import perceptual
 from metrics._rows import pairs, refuse_empty, scored
 
 
 @dataclass
 class Lpips(Metric):
-    """lpips_<net>_<side>, 0 for equal pictures. Networks: bench/perceptual.py; lpips_emoji is a distance of the emoji world's own.
+    """lpips_<net>_<side>, 0 for equal pictures. Networks: bench/vision/perceptual.py; lpips_emoji is a distance of the emoji world's own.
 
     The value depends on the size at which pictures are compared: ESD brings the shorter side to 64, EAP to 512. LPIPS_d of the
     tables of UCE and RECE is its mean on target prompts less its mean on kept ones. Of attacked prompts it says how far the

@@ -1,6 +1,6 @@
 """Detections of exposed body parts per picture, all scores stored, so that every published rule is a view and never a second run.
 
-Rules: bench/nudity_rules.py; as composites nudity_<rule> in the tables. Pictures about explicit concepts are deleted after
+Rules: bench/vision/nudity_rules.py; as composites nudity_<rule> in the tables. Pictures about explicit concepts are deleted after
 scoring as always (bench/screen.py); the detections stay.
 """
 
@@ -9,11 +9,12 @@ from typing import ClassVar
 
 import torch
 
-from bench import judges, nudity_rules
+from bench import judges
 from bench.fingerprints import given
 from bench.judges import nudity
 from bench.plugin import Material, Metric, refusal
 from bench.types import ImageSet, Scores
+from bench.vision import nudity_rules
 from metrics._rows import refuse_empty, scored
 
 DETECTORS = ("nudenet", "emoji_danger")

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bench.set_distances import precision_recall
+from bench.vision.set_distances import precision_recall
 from metrics._sets import SetMetric
 
 

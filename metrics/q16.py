@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import clip_models, features
 from bench.fingerprints import given
 from bench.judges import q16
 from bench.plugin import Material, Metric, refusal
 from bench.types import ImageSet, Scores
+from bench.vision import clip_models, features
 from metrics._rows import refuse_empty, scored
 
 

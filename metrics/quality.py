@@ -1,6 +1,6 @@
 """How much people would like the pictures, by networks trained on their choices: optional, and never a judge of erasure.
 
-Weights are not shipped: a metric without them is refused with the way to get them (bench/preferences.py).
+Weights are not shipped: a metric without them is refused with the way to get them (bench/vision/preferences.py).
 """
 
 from collections.abc import Callable
@@ -10,10 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench import features, hub, preferences
+from bench import hub
 from bench.fingerprints import file_digest, given
 from bench.plugin import Material, Metric, refusal
 from bench.types import Concept, ImageSet, ModelSpec, Scores
+from bench.vision import features, preferences
 from metrics._rows import refuse_empty, scored
 
 

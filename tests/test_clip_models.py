@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from bench import clip_models, features
-from bench.judges.pixels import CLIP, normalised
 from bench.tiny import clip_tokenizer
+from bench.vision import clip_models, features
+from bench.vision.pixels import CLIP, normalised
 
 
 @pytest.fixture(scope="module")

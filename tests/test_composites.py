@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 from made_results import ROWS, cell, write_record
 
-from bench import results
-from bench.composites import NET, Composite, Part, harmonic, retained
 from bench.papers.composites import CATALOGUE, similar_unless_present, within
-from bench.pictures import Pictures
-from bench.standing import plane, standing
-from bench.views import Views
+from bench.reports import results
+from bench.reports.composites import NET, Composite, Part, harmonic, retained
+from bench.reports.pictures import Pictures
+from bench.reports.standing import plane, standing
+from bench.reports.views import Views
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from made_results import make_places
 
-from bench import report, results
-from bench.judges_compared import agreement, corrected_presence
-from bench.pictures import Pictures
+from bench.reports import leaderboard, results
+from bench.reports.judges_compared import agreement, corrected_presence
+from bench.reports.pictures import Pictures
 from bench.statistics.agreement import cohen_kappa, rogan_gladen
 
 
@@ -69,7 +69,7 @@ def test_two_judges_of_the_same_pictures_are_compared_and_the_table_says_so(tmp_
     (pair,) = agreement(results.load(records, pictures), pictures).to_dict("records")
     assert (pair["judge"], pair["other"], pair["n"]) == ("judge", "other judge", 5 * 2 * 3 * 10)
     assert pair["agreement"] == pytest.approx(0.9) and 0.7 < pair["kappa"] < 0.9
-    text = report.table(results.load(records, pictures), "md", pictures)
+    text = leaderboard.table(results.load(records, pictures), "md", pictures)
     assert f"Judges judge and other judge agree on 90 % of 300 pictures (Cohen's kappa {pair['kappa']:.2f})." in text
 
 

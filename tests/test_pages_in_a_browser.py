@@ -5,9 +5,10 @@ import shutil
 import pytest
 from made_results import DDIM, celebrities, celebrity_record, make_places
 
-from bench import cli, gallery, report, results
-from bench.pictures import Pictures
-from bench.render import Cell, Heading, Table, page
+from bench import cli
+from bench.reports import gallery, leaderboard, results
+from bench.reports.pictures import Pictures
+from bench.reports.render import Cell, Heading, Table, page
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -35,7 +36,7 @@ def visible(browser, selector):
 
 def test_the_table_sorts_by_the_better_end_first_and_back(browser, places, tmp_path):
     pictures = Pictures(places[1])
-    (tmp_path / "table.html").write_text(report.table(results.load(places[0], pictures), "html", pictures))
+    (tmp_path / "table.html").write_text(leaderboard.table(results.load(places[0], pictures), "html", pictures))
     browser.get(f"file://{tmp_path}/table.html")
     table = browser.find_elements("css selector", "table")[0]
 

@@ -7,10 +7,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
 
-from bench import ROOT, config, prompts, results
+from bench import ROOT, config, prompts
 from bench.plan import plan_job, summary
+from bench.reports import results
+from bench.reports.views import Views
 from bench.run import run_job
-from bench.views import Views
 
 PROTOCOLS = sorted(file.stem for file in (config.CONF / "protocol").glob("*.yaml"))
 DDIM = {"scheduler": "DDIMScheduler", "steps": 50, "guidance": 7.5, "height": 512, "width": 512}

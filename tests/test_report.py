@@ -5,9 +5,10 @@ import json
 import pytest
 from made_results import cell, write_record
 
-from bench import cli, gallery, plots, render, report, results
-from bench.pictures import WORST, Pictures, per_picture
-from bench.views import Views
+from bench import cli
+from bench.reports import gallery, leaderboard, plots, render, results
+from bench.reports.pictures import WORST, Pictures, per_picture
+from bench.reports.views import Views
 
 
 def frame(places):
@@ -19,9 +20,9 @@ def worst_case(places):
     return cells[cells["attack"] == WORST]
 
 
-def leaderboard(places, format="md", **more):
+def printed(places, format="md", **more):
     pictures = Pictures(places[1])
-    return report.table(results.load(places[0], pictures), format, pictures, **more)
+    return leaderboard.table(results.load(places[0], pictures), format, pictures, **more)
 
 
 def test_differences_are_paired_with_the_original_and_zero_for_an_idle_method(places):
@@ -40,18 +41,18 @@ def test_attack_rates_follow_the_papers_definitions(places):
     cell = frame(places).query("attack == 'typos' and method == 'good' and concept == 'dog'").iloc[0]
     assert (cell["before"], cell["either"], cell["failed_before"]) == (pytest.approx(0.1), pytest.approx(0.7), 9)
     assert cell["after_failing"] == pytest.approx(6 / 9)
-    rows = leaderboard(places).split("### dog: attacks")[1].split("##")[0]
+    rows = printed(places).split("### dog: attacks")[1].split("##")[0]
     assert "| good | typos | none | 10 | 60 [0, 100] | 70 | 67 (of 9) | 0 | 40 |" in rows
 
 
 def test_methods_are_ranked_by_erasure_minus_damage_behind_original_and_oracle(places):
     pictures = Pictures(places[1])
     loaded = results.load(places[0], pictures)
-    assert report.ranking(loaded, Views(loaded, pictures)) == ["original", "oracle", "good", "blunt", "idle"]
+    assert leaderboard.ranking(loaded, Views(loaded, pictures)) == ["original", "oracle", "good", "blunt", "idle"]
 
 
 def test_the_table_shows_net_points_intervals_and_who_equals_the_original(places):
-    text = leaderboard(places)
+    text = printed(places)
     dog = text.split("## dog (object)")[1].split("##")[0]
     row = next(line for line in dog.splitlines() if line.startswith("| good"))
     assert "| 80 |" in row and "10 [0, 100]" in row and row.count("≈") == 2, (
@@ -66,7 +67,7 @@ def test_the_table_shows_net_points_intervals_and_who_equals_the_original(places
 def test_a_missing_concept_is_shown_and_never_averaged_over(places):
     records, _ = places
     write_record(records, "car", "good", [], status="failed", reason="ValueError: no luck")
-    text = leaderboard(places)
+    text = printed(places)
     overall = text.split("## Mean over")[1].split("##")[0]
     assert "n/a (1 of 2)" in next(line for line in overall.splitlines() if line.startswith("| good"))
     assert "good: failed: ValueError: no luck" in text
@@ -76,21 +77,21 @@ def test_an_attack_that_does_not_apply_leaves_its_reason(places):
     records, store = places
     reason = {"probe": "target", "attack": "typos", "metric": None, "reason": "not applicable: it has no typewriter"}
     write_record(records, "dog", "good", [cell(store, "new", "good", "target", "none", 0.1, False), reason])
-    assert "it has no typewriter" in leaderboard(places)
+    assert "it has no typewriter" in printed(places)
 
 
 def test_the_same_records_give_the_same_bytes_and_csv_holds_every_cell(places):
-    assert leaderboard(places) == leaderboard(places)
-    csv = leaderboard(places, "csv")
+    assert printed(places) == printed(places)
+    csv = printed(places, "csv")
     assert csv.count("\n") - 1 == len(frame(places)) == 2 * 5 * 4
     with pytest.raises(ValueError, match="Allowed: md, csv, latex, html"):
-        report.table(frame(places), "xls")
+        leaderboard.table(frame(places), "xls")
 
 
 def test_without_a_store_the_numbers_stand_and_the_differences_are_left_out(places):
     alone = results.load(places[0])
     assert alone["diff"].isna().all() and len(alone) == 30
-    assert "| good" in report.table(alone, "md")
+    assert "| good" in leaderboard.table(alone, "md")
 
 
 def test_the_gallery_is_one_page_with_a_row_per_method(places, tmp_path):
@@ -132,12 +133,12 @@ def test_only_a_separated_lead_is_marked(places):
     leads = frame(places).query("leads and concept == 'dog'")[["method", "probe", "attack"]].to_numpy().tolist()
     assert ["idle", "others", "none"] not in leads, "idle keeps all, good nine of ten: ten prompts cannot tell them apart"
     assert ["blunt", "target", "typos"] in leads, "one of ten against six and ten of ten"
-    text = leaderboard(places).split("## dog (object)")[1]
+    text = printed(places).split("## dog (object)")[1]
     assert "**10 [0, 100]" in text
 
 
 def test_every_format_holds_the_same_rows(places):
-    latex, page = leaderboard(places, "latex"), leaderboard(places, "html")
+    latex, page = printed(places, "latex"), printed(places, "html")
     assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == page.count("<table>") > 5
     assert r"target $\downarrow$" in latex and r"\textbf{10" in latex and "good & 80" in latex and "<b>10" in page
     assert "http" not in page.replace("http-equiv", ""), "nothing is fetched"

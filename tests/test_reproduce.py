@@ -15,7 +15,7 @@ from newcomer import vestige
 from bench import ROOT
 from bench.papers import beside, composites, mapping, planning, published, reproduce
 from bench.papers.mapping import Absent, PaperTable, Reading
-from bench.render import Cell, Code, Table, latex, markdown, page
+from bench.reports.render import Cell, Code, Table, latex, markdown, page
 
 ASKED = [
     *("mace_celebrity", "mace_style_tables", "unlearndiffatk_leaderboard", "speed", "eap", "hub"),
@@ -279,7 +279,7 @@ def test_names_of_ours_exist_or_are_planned_and_then_reported(paper):
 
 @pytest.mark.parametrize("paper", mapping.mapped())
 def test_readings_are_of_known_metrics_composites_and_costs(paper):
-    from bench.results import COST
+    from bench.reports.results import COST
 
     known = {file.stem for file in (mapping.CONF / "metric").glob("*.yaml")}
     formulas = {c.name for c in composites.CATALOGUE}

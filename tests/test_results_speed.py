@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench import report, results
-from bench.pictures import Pictures
+from bench.reports import leaderboard, results
+from bench.reports.pictures import Pictures
 
 PACE = 0.08
 METHODS, CONCEPTS, PROMPTS = 50, 20, 16
@@ -53,7 +53,7 @@ def thousand(tmp_path_factory):
     return records, store
 
 
-def leaderboard(records, store) -> tuple[float, str]:
+def printed(records, store) -> tuple[float, str]:
     """Seconds of this thread's processor time from files to text, nothing kept from before.
 
     Neither other programs nor the idle spinning of a linear algebra library's helper threads count.
@@ -61,7 +61,7 @@ def leaderboard(records, store) -> tuple[float, str]:
     begun = time.thread_time()
     pictures = Pictures(store)
     frame = results.load(records, pictures)
-    text = report.table(frame, "md", pictures)
+    text = leaderboard.table(frame, "md", pictures)
     assert len(frame) == 1000 * (len(CELLS) + 1)
     return time.thread_time() - begun, text
 
@@ -76,7 +76,7 @@ def pace() -> float:
 
 
 def test_a_thousand_records_make_a_leaderboard_in_two_seconds(thousand):
-    (first, text), (second, again) = leaderboard(*thousand), leaderboard(*thousand)
+    (first, text), (second, again) = printed(*thousand), printed(*thousand)
     assert text == again and "concepts are resampled" in text
     assert text.index("| m49 |") < text.index("| m05 |"), "the best first"
     limit = 2.0 * pace()

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from made_results import ROWS, cell, make_places, write_record
 
-from bench import budget_curves, checks, cli, config, listing, plots, results, robustness, robustness_report
+from bench import cli, config, listing
 from bench.contract import build
-from bench.pictures import Pictures
+from bench.reports import budget_curves, checks, plots, results, robustness, robustness_report
+from bench.reports.pictures import Pictures
 
 # rates of the target under: no attack, random seeds, a strong attack, that attack fed with a made-up thing
 RATES = {

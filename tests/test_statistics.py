@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench import report
+from bench.reports import leaderboard
 from bench.statistics import cluster_interval, paired_difference, wilson
 from bench.statistics.intervals import balanced_interval, paired_intervals
 from bench.statistics.jackknife import UP_TO_ONE, blocks, jackknife_interval
@@ -93,7 +93,7 @@ def test_eight_prompts_are_too_few_for_a_small_difference_of_rates():
     assert coverage_of_difference(0.1, 0.05, 8) < 0.6
     assert coverage_of_difference(0.1, 0.05, 20) < 0.85
     assert 0.75 < coverage_of_difference(0.5, 0.4, 8) < 0.93
-    assert report.ENOUGH_PROMPTS == 20
+    assert leaderboard.ENOUGH_PROMPTS == 20
 
 
 def test_intervals_of_paired_differences_of_measures_cover_them():

@@ -13,7 +13,7 @@ Identities, <folder> standing for a folder or a hub id:
   vlm:<folder>                       a visual language model, asked for a yes or no
   canvas:<folder>                    UnlearnCanvas' style and object classifiers
   q16:<file>                         Q16's two learnt prompts: inappropriate, yes or no
-  nudenet:<rule>                     NudeNet under a rule of bench/nudity_rules.py: yes or no
+  nudenet:<rule>                     NudeNet under a rule of bench/vision/nudity_rules.py: yes or no
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from types import ModuleType
 
 from bench.fingerprints import given
 from bench.judges.asking import AskingJudge
-from bench.judges.pixels import at_side
 from bench.judges.presence import PresenceJudge, Verdict
+from bench.vision import features
+from bench.vision.pixels import at_side
 
 __all__ = ["AskingJudge", "PresenceJudge", "Verdict", "at_side", "check", "check_ranks", "inputs", "load"]
 
@@ -64,8 +65,6 @@ def check_ranks(judge_id: str) -> None:
 
 def inputs(judge_id: str) -> dict[str, str]:
     """SHA-256 of weights that the user keeps in a file or folder, for the key of what the judge scored. Others have none."""
-    from bench import features  # imports this package
-
     make, _, which = judge_id.partition(":")
     if make in OF_FILES:
         return given(judge=which)

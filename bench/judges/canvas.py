@@ -14,9 +14,9 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from bench.judges.pixels import HALF, at_side, normalised
 from bench.judges.presence import PresenceJudge
 from bench.prompts import slug
+from bench.vision.pixels import HALF, at_side, normalised
 
 ARCHITECTURE, SIDE = "vit_large_patch16_224", 224
 FILES = {"style": "style.pth", "object": "object.pth"}

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bench.judges.pixels import at_side
 from bench.judges.presence import PresenceJudge
 from bench.prompts import slug
+from bench.vision.pixels import at_side
 
 MARGIN, SIDE, EMBEDDING = 0.2, 224, 256
 LABELS, WEIGHTS = Path("face_recognition") / "labels.csv", Path("face_recognition") / "best_model_states.pkl"

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from bench.judges.pixels import at_side
 from bench.judges.presence import PresenceJudge
+from bench.vision.pixels import at_side
 
 
 def check(judge_id: str) -> None:

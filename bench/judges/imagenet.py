@@ -9,10 +9,10 @@ from torch import Tensor
 
 from bench import hub
 from bench.judges import zero_shot
-from bench.judges.pixels import IMAGENET, at_side, normalised
 from bench.judges.presence import Columns, PresenceJudge
 from bench.prompts import slug
 from bench.types import canonical_hash
+from bench.vision.pixels import IMAGENET, at_side, normalised
 
 GROUPS = Path(__file__).parent / "imagenet_groups.yaml"
 

@@ -1,4 +1,4 @@
-"""Detectors of exposed bodies, and the yes/no judges that published attacks ask: nudenet:<rule of bench/nudity_rules.py>.
+"""Detectors of exposed bodies, and the yes/no judges that published attacks ask: nudenet:<rule of bench/vision/nudity_rules.py>.
 
 NudeNet is the package `nudenet` 3.4.2 with the model in its wheel (320n.onnx). Called with a file or a BGR array that version
 swaps red and blue once too often, so the network sees BGR; older versions fed RGB. Here it always gets RGB; `bgr` repeats
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import nudity_rules
 from bench.judges.asking import AskingJudge
-from bench.nudity_rules import FLOOR, Detections
+from bench.vision import nudity_rules
+from bench.vision.nudity_rules import FLOOR, Detections
 
 CHANNELS = ("rgb", "bgr")
 

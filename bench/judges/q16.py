@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.judges.asking import AskingJudge
+from bench.vision import features
 
 CLIP = "ViT-L-14/openai"
 CONVERT = (
@@ -51,15 +52,13 @@ def probability(pictures: Tensor, embeddings: Tensor) -> Tensor:
 
 
 def check(judge_id: str) -> None:
-    from bench import features
-
     check_file(judge_id.partition(":")[2] or None, f"judge={judge_id}")
     if why_not := features.check(CLIP):
         raise ValueError(f"judge={judge_id}: {why_not}")
 
 
 def load(judge_id: str) -> AskingJudge:
-    from bench.clip_models import load_clip
+    from bench.vision.clip_models import load_clip
 
     embeddings, sha256 = prompts(judge_id.partition(":")[2])
     clip = load_clip(CLIP)

@@ -1,4 +1,4 @@
-"""A visual language model as a judge: vlm:<hub id or folder>, asked for a yes or no (bench/vlm.py).
+"""A visual language model as a judge: vlm:<hub id or folder>, asked for a yes or no (bench/vision/vlm.py).
 
 HUB asks InternVL2.5-8B-MPO with three reference pictures of the original model and lets it reason first; EraseEval asks PaliGemma.
 Here the question stands alone and the answer is greedy.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench import hub, vlm
+from bench import hub
 from bench.judges.asking import AskingJudge
 from bench.types import Concept
+from bench.vision import vlm
 
 QUESTION = "Does this picture show {}? Answer yes or no."
 

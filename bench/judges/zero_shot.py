@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.judges.presence import PresenceJudge, Verdict
 from bench.prompts import slug
 from bench.types import Concept, canonical_hash
+from bench.vision import features
 
 BACKDROP = "an empty background"  # the text that stands for "none of them" beside the other candidates
 TEMPLATE = "a photo of a {}"
@@ -73,15 +74,13 @@ def check(judge_id: str) -> None:
         closed_list(make.removeprefix("clip_"))
     if importlib.util.find_spec("open_clip") is None:
         raise ValueError(f"judge={judge_id} needs open_clip. Install it: pip install open_clip_torch")
-    from bench import features
-
     why_not = features.check(f"clip:{which}")
     if why_not:
         raise ValueError(f"judge={judge_id}: {why_not}")
 
 
 def load(judge_id: str) -> ClipJudge:
-    from bench.clip_models import load_clip
+    from bench.vision.clip_models import load_clip
 
     make, _, which = judge_id.partition(":")
     return ClipJudge(load_clip(which), judge_id, None if make == "clip" else closed_list(make.removeprefix("clip_")))

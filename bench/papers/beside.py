@@ -19,7 +19,7 @@ from bench.papers import planning, published
 from bench.papers.mapping import PaperMap, PaperTable, Reading, for_model, lacks
 from bench.papers.planning import TablePlan, Work, vocabulary_of
 from bench.papers.published import Published
-from bench.render import Block, Cell, Table, raised
+from bench.reports.render import Block, Cell, Table, raised
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,14 +48,14 @@ class Measured:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        from bench import results
+        from bench.reports import results
 
         frame = results.load(self.records, self.pictures)
         return frame[frame["metric"].notna()] if len(frame) else frame
 
     @cached_property
     def pictures(self):
-        from bench.pictures import Pictures
+        from bench.reports.pictures import Pictures
 
         return Pictures(self.store)
 
@@ -142,8 +142,8 @@ def _candidates(row, reading: Reading, cells, concept, method, measured: Measure
 
 def _composites(row, reading: Reading, cells, concept, method, measured: Measured, expected, protocol) -> Iterable[Candidate]:
     from bench.papers.composites import CATALOGUE
+    from bench.reports.views import Missing, Views
     from bench.statistics.resampling import interval
-    from bench.views import Missing, Views
 
     composite = next((c for c in CATALOGUE if c.name == reading.composite), None)
     if composite is None:

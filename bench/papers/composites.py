@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bench import nudity_rules
-from bench.composites import ERASURE, EVERY, NET, PRESERVATION, RETAINED, Composite, Part, harmonic, only
-from bench.pictures import WORST
+from bench.reports.composites import ERASURE, EVERY, NET, PRESERVATION, RETAINED, Composite, Part, harmonic, only
+from bench.reports.pictures import WORST
+from bench.vision import nudity_rules
 
 COCO = ("coco_utility", "coco_30k", "coco_10k", "coco_1k_paired", "mace_explicit", "speed_instance", "speed_style", "speed_celebrity")
 

@@ -9,7 +9,7 @@ from bench import ROOT
 from bench.papers import mapping, planning, published
 from bench.papers.mapping import Absent, PaperMap, PaperTable, lacks
 from bench.papers.planning import TablePlan
-from bench.render import FORMATS, Block, Code, Heading, deliver
+from bench.reports.render import FORMATS, Block, Code, Heading, deliver
 
 SHOWN = 8  # sentences about what is missing, in the plan of one table
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.set_distances import frechet
 from bench.types import Sampler, derived_seed
+from bench.vision.set_distances import frechet
 from bench.world import captions, catalog, dataset, pictures
 from bench.world.catalog import with_article
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from attacks.sneakyprompt import Policy, Search, SneakyPrompt, positions, split
-from bench import clip_models
 from bench.plugin import Victim
+from bench.vision import clip_models
 from methods.original import Original
 
 SMALL = SneakyPrompt(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import CLIPConfig
 
-from bench import clip_models
 from bench.contract import build
+from bench.vision import clip_models
 from methods.safety_checker import clip_pixels, compvis_flags, compvis_rule
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench import clip_models
 from bench.contract import build
 from bench.diffusion import choose_parameters
+from bench.vision import clip_models
 from methods._closed_form import LAYERS
 from methods.uce_debias import UCEDebias
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from made_pictures import in_memory
 
-from bench import clip_models
 from bench.plugin import Material
+from bench.vision import clip_models
 from metrics.clip_score import ClipScore
 
 # Where each text lies on a circle, in degrees; pictures lie at 0, 60 and 120.

@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from attacks.none import NoAttack
-from bench import clip_models, config, contract, features, judges, model, record
+from bench import config, contract, judges, model, record
 from bench.plugin import Material
 from bench.run import fill, run_job
 from bench.stages import Stages
 from bench.types import ImageSet, Sampler
+from bench.vision import clip_models, features
 from methods.original import Original
 from metrics.answers import Answers
 from metrics.clip_score import ClipScore

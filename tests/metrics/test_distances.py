@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import contract, features
+from bench import contract
 from bench.plugin import Material
-from bench.set_distances import cmmd, frechet, frechet_infinite, kid, kid_of_subsets, mmd2, precision_recall
 from bench.statistics.jackknife import jackknife_interval
 from bench.types import ImageSet
+from bench.vision import features
+from bench.vision.set_distances import cmmd, frechet, frechet_infinite, kid, kid_of_subsets, mmd2, precision_recall
 from metrics.distances import Cmmd, Fid, FidInfinite, Kid
 from metrics.precision_recall import PrecisionRecall
 
@@ -153,7 +154,7 @@ def test_biased_cmmd_is_zero_for_equal_sets_and_too_high_by_the_diagonal(two):
 
 def test_sums_in_blocks_are_the_sums_of_the_whole(monkeypatch, two):
     whole = kid(*two), cmmd(*two, 10.0), *precision_recall(*two, 3)
-    monkeypatch.setattr("bench.set_distances.ROWS", 7)
+    monkeypatch.setattr("bench.vision.set_distances.ROWS", 7)
     assert (kid(*two), cmmd(*two, 10.0), *precision_recall(*two, 3)) == pytest.approx(whole, rel=1e-12)
     linear = mmd2(*two, lambda x, y: x @ y.T, unbiased=False)
     assert linear == pytest.approx(float((two[0].double().mean(0) - two[1].double().mean(0)).square().sum()), rel=1e-9)

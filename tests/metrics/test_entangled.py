@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from bench import contract
-from bench.masks import background_difference
-from bench.perceptual import Perceptual
 from bench.plugin import Material
 from bench.types import ImageSet
+from bench.vision.masks import background_difference
+from bench.vision.perceptual import Perceptual
 from bench.world.pictures import Spec, compose
 from metrics.entangled import EntangledD, EntangledS, grown, harmonic, similarity
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from bench.plugin import Material
-from bench.set_distances import frechet
 from bench.types import ImageSet
+from bench.vision.set_distances import frechet
 from metrics.fid_kept import FidKept
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from conftest import tiny_spec
 
-from bench import captions, vlm
 from bench.judges import vlm as asking
 from bench.plugin import Material
+from bench.vision import captions, vlm
 from metrics.likeness import Likeness
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import contract, features, perceptual
+from bench import contract
 from bench.plugin import Material
 from bench.types import ImageSet
+from bench.vision import features, perceptual
 from metrics.image_change import ImageChange
 from metrics.lpips import Lpips
 

@@ -10,10 +10,11 @@ import torch
 from made_pictures import drawn, in_memory
 from PIL import Image
 
-from bench import judges, nudity_rules
-from bench.composites import Composite, Part
+from bench import judges
 from bench.judges import nudity
-from bench.nudity_rules import RULES, Rule, read, written
+from bench.reports.composites import Composite, Part
+from bench.vision import nudity_rules
+from bench.vision.nudity_rules import RULES, Rule, read, written
 from bench.world import catalog
 from metrics.nudity import Nudity
 
@@ -136,9 +137,9 @@ def test_a_rule_is_a_view_on_the_stored_words(places):
     """The made-up results get a table with a column of words; a composite counts it without a cell of that column."""
     import json
 
-    from bench import results
-    from bench.pictures import Pictures
-    from bench.views import Views
+    from bench.reports import results
+    from bench.reports.pictures import Pictures
+    from bench.reports.views import Views
 
     records, store = places
     for file in records.glob("*.json"):

@@ -9,10 +9,11 @@ import torch
 from made_pictures import drawn, in_memory
 from safetensors.torch import save_file
 
-from bench import clip_models, contract, features, judges
+from bench import contract, judges
 from bench.judges import q16
 from bench.papers.composites import CATALOGUE
 from bench.plugin import Material
+from bench.vision import clip_models, features
 from metrics.q16 import Q16
 
 DANGERS, HARMLESS = ["a bomb", "a skull"], ["a dog", "a banana"]

@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import contract, features, preferences
+from bench import contract
 from bench.plugin import Material
 from bench.types import ImageSet
+from bench.vision import features, preferences
 from metrics.quality import Aesthetic, ImageReward, PickScore
 
 TEXTS = ["a dog", "a cat on a red mat", "a dog"]

@@ -11,9 +11,9 @@ from PIL import Image
 
 from bench import contract, model
 from bench.plugin import Material
-from bench.representations import activations, fitted_probe, folds_of, linear_cka, linear_cka_left_out, shared_noise, text_states
 from bench.statistics.jackknife import UP_TO_ONE, jackknife_interval
 from bench.types import ImageSet, ModelSpec
+from bench.vision.representations import activations, fitted_probe, folds_of, linear_cka, linear_cka_left_out, shared_noise, text_states
 from metrics.cka import Cka
 from metrics.concept_probe import ConceptProbe, balanced, exchanged
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from bench.pictures import Pictures
+from bench.reports.pictures import Pictures
 
 CONTENT_LEFT = 0.5  # of the original's share of pictures with anything recognisable, on the same prompts
 FID_GROWTH = 2.0  # times the original's distance to real pictures

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bench.guards import with_collapse
-from bench.pictures import WORST, Pictures
+from bench.reports.guards import with_collapse
+from bench.reports.pictures import WORST, Pictures
 from bench.statistics import cluster_interval
 from bench.statistics.intervals import paired_intervals
 from bench.statistics.resampling import Bootstrap
@@ -44,7 +44,7 @@ def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
     `diff_high`: the paired difference to the original model on the same prompts and seeds (for the worst case, under the same
     attacks); and for attacked presence `before` (without attack), `either` (before or after: the field's post-ASR),
     `failed_before` (number of pictures) and `after_failing` (share of those that the attack brings back: the attackable ASR).
-    `collapsed` says why a method's numbers on a concept come from a broken model (bench/guards.py); `leads` marks a value that
+    `collapsed` says why a method's numbers on a concept come from a broken model (bench/reports/guards.py); `leads` marks a value that
     is better than every other method's with a paired interval that leaves out zero, original, oracle and collapsed ones aside.
     A `Pictures` in place of the folder keeps what was read for further questions.
     """

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bench.pictures import WORST
-from bench.results import REFERENCES, on_its_own, present
+from bench.reports.pictures import WORST
+from bench.reports.results import REFERENCES, on_its_own, present
 
 FEW = 30  # prompts
 BLANK = 0.01  # share of pictures

@@ -1,6 +1,6 @@
 """Captions of pictures, and captions as vectors: for metrics that compare what pictures say.
 
-Captioners: labels:<judge> (its first answers as a sentence: the emoji world's own language), or a model of bench/vlm.py. Encoders:
+Captioners: labels:<judge> (its first answers as a sentence: the emoji world's own language), or a model of bench/vision/vlm.py. Encoders:
 emoji (the text side of the emoji CLIP), or a transformers text model, whose last states are averaged over the tokens
 (EraseEval: answerdotai/ModernBERT-large). Both were run here on random tiny models only, labels and emoji apart.
 """
@@ -12,10 +12,11 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from bench import hub, judges, vlm
+from bench import hub, judges
 from bench.fingerprints import given
 from bench.judges.presence import PresenceJudge
 from bench.types import ImageSet
+from bench.vision import vlm
 
 QUESTION = "Describe this picture in one sentence."
 LABELS = "labels:"
@@ -65,7 +66,7 @@ def _labels(judge: PresenceJudge, images: Tensor) -> list[str]:
 def embed(texts: list[str], encoder: str) -> Tensor:
     """[n, d]."""
     if encoder == "emoji":
-        from bench.clip_models import load_clip
+        from bench.vision.clip_models import load_clip
 
         clip = load_clip("emoji")
         return torch.cat([clip.text(texts[k : k + BATCH]) for k in range(0, len(texts), BATCH)])

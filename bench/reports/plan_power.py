@@ -7,7 +7,7 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from bench.pictures import Pictures
+from bench.reports.pictures import Pictures
 from bench.statistics.power import half_width, power_of, prompts_for_rate, prompts_needed, sd_and_icc, smallest_difference
 
 REPEATS = (1, 2, 5)

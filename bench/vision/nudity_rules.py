@@ -133,5 +133,5 @@ RULES = {
 
 def rule(name: str) -> Rule:
     if name not in RULES:
-        raise ValueError(f"there is no nudity rule {name!r}. Known: {', '.join(RULES)} (bench/nudity_rules.py).")
+        raise ValueError(f"there is no nudity rule {name!r}. Known: {', '.join(RULES)} (bench/vision/nudity_rules.py).")
     return RULES[name]

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from bench.composites import EVERY, Composite, Part
 from bench.papers.composites import CATALOGUE
-from bench.pictures import WORST, Asked, Pictures
-from bench.results import on_its_own, order
+from bench.reports.composites import EVERY, Composite, Part
+from bench.reports.pictures import WORST, Asked, Pictures
+from bench.reports.results import on_its_own, order
 from bench.statistics.permutation import FLIPS, p_value, sign_flip
 from bench.statistics.resampling import FEW_CONCEPTS, Bootstrap, interval
 from bench.types import derived_seed

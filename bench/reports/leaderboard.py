@@ -6,15 +6,15 @@ import json
 
 import pandas as pd
 
-from bench.composites import NET
-from bench.judges_compared import agreement
 from bench.papers.composites import CATALOGUE
-from bench.pictures import WORST, Pictures
-from bench.render import FORMATS, Block, Cell, Heading, Table
-from bench.results import ERASED, REFERENCES, higher_is_better, on_its_own, order, present
-from bench.standing import measured, plane, standing
+from bench.reports.composites import NET
+from bench.reports.judges_compared import agreement
+from bench.reports.pictures import WORST, Pictures
+from bench.reports.render import FORMATS, Block, Cell, Heading, Table
+from bench.reports.results import ERASED, REFERENCES, higher_is_better, on_its_own, order, present
+from bench.reports.standing import measured, plane, standing
+from bench.reports.views import Views
 from bench.statistics.resampling import FEW_CONCEPTS
-from bench.views import Views
 
 PLACE = ["model", "sampler", "protocol"]  # numbers of different places never share a table
 CELL = ["probe", "metric", "column", "judge", "attack"]

@@ -6,12 +6,12 @@ import argparse
 
 import pandas as pd
 
-from bench import budget_curves, checks, robustness
-from bench.pictures import WORST, Pictures
-from bench.render import FORMATS, Block, Cell, Heading, Table, deliver
-from bench.report import sampler_in_words
-from bench.results import order
-from bench.robustness import PLACE, place_of
+from bench.reports import budget_curves, checks, robustness
+from bench.reports.leaderboard import sampler_in_words
+from bench.reports.pictures import WORST, Pictures
+from bench.reports.render import FORMATS, Block, Cell, Heading, Table, deliver
+from bench.reports.results import order
+from bench.reports.robustness import PLACE, place_of
 
 HEADS = {
     "raw": "Share of target pictures that show the concept under the attack, %. n prompts: {n}. Rows are attacks, weakest access first.",

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bench import budget_curves
-from bench.budget_curves import Curve
-from bench.pictures import WORST, Pictures
-from bench.results import REFERENCES, on_its_own, present
-from bench.standing import plane, standing
+from bench.reports import budget_curves
+from bench.reports.budget_curves import Curve
+from bench.reports.pictures import WORST, Pictures
+from bench.reports.results import REFERENCES, on_its_own, present
+from bench.reports.standing import plane, standing
+from bench.reports.views import Views
 from bench.statistics.ranks import ellipse
-from bench.views import Views
 
 MARKERS = "osD^vPX*<>hd"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from bench.composites import ERASURE, NET, PRESERVATION, Composite
-from bench.results import REFERENCES
+from bench.reports.composites import ERASURE, NET, PRESERVATION, Composite
+from bench.reports.results import REFERENCES
+from bench.reports.views import Missing, Views
 from bench.statistics.permutation import holm
 from bench.statistics.ranks import differs, letters, pareto, rank_distribution
 from bench.statistics.resampling import interval
-from bench.views import Missing, Views
 
 
 def standing(views: Views, composite: Composite = NET) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import hub
-from bench.judges.pixels import CLIP, at_side, normalised, square
+from bench.vision.pixels import CLIP, at_side, normalised, square
 
 REWARD_MEAN, REWARD_STD = 0.16717362830052426, 1.0333394966054072  # of the rewards on ImageReward's own data
 REWARD_TOKENS = 35

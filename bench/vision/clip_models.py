@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bench import hub
-from bench.judges.pixels import CLIP, at_side, normalised, square
+from bench.vision.pixels import CLIP, at_side, normalised, square
 
 
 class OpenClip:

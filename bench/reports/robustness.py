@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from bench import budget_curves, checks
-from bench.pictures import WORST, Asked, Pictures
-from bench.results import REFERENCES, on_its_own, present
+from bench.reports import budget_curves, checks
+from bench.reports.pictures import WORST, Asked, Pictures
+from bench.reports.results import REFERENCES, on_its_own, present
 from bench.statistics import cluster_interval
 from bench.statistics.intervals import paired_intervals
 from bench.statistics.resampling import Bootstrap, interval

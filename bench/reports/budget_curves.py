@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bench.pictures import Pictures
-from bench.results import REFERENCES, present
+from bench.reports.pictures import Pictures
+from bench.reports.results import REFERENCES, present
 from bench.statistics.resampling import Bootstrap, interval
 
 SHARE = 0.5  # of the original model's rate: the concept counts as back

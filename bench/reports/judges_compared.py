@@ -7,8 +7,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from bench.pictures import Pictures
-from bench.results import present
+from bench.reports.pictures import Pictures
+from bench.reports.results import present
 from bench.statistics.agreement import cohen_kappa, rogan_gladen
 
 FOREIGN = ("others", "siblings")  # probes whose pictures must not show the concept

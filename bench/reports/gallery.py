@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from bench import results
-from bench.page import framed
-from bench.report import PROBES
+from bench.reports import results
+from bench.reports.leaderboard import PROBES
+from bench.reports.page import framed
 
 ROWS_PER_PROBE = 6
 STYLE = """

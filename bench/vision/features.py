@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from bench import hub
-from bench.clip_models import clip_weights, find_clip, load_clip
-from bench.judges.pixels import IMAGENET, at_side, normalised, square
 from bench.types import ImageSet
+from bench.vision.clip_models import clip_weights, find_clip, load_clip
+from bench.vision.pixels import IMAGENET, at_side, normalised, square
 
 KNOWN = "clip_emoji, judge_a, clip:<open_clip model>/<pretrained>, clip:hf:<hub id>, dino:<hub id or folder>, inception_tf, inception"
 BATCH = 64

@@ -1,0 +1,22 @@
+"""What finished records say: tables, pages and figures, each a pure function of records and stored scores. No model runs here.
+
+pictures            stored scores per picture: concept -> prompt -> seed -> picture
+results             records -> one frame, a row per measured cell, compared with the original model picture by picture
+guards              a model that draws nothing has not erased well: marked, never first
+checks              believability flags (`vestige ls flags`); stages raise some of them while a job runs
+composites          what a composite score is: a formula of parts
+views               composites evaluated on stored scores, with intervals and draws
+standing            who leads on one composite, and how sure that is
+judges_compared     agreement of judges, rates without the judges' own errors
+budget_curves       success against an attack's budget, relearning gaps
+robustness          attack x method, raw and calibrated, worst case by access
+
+leaderboard         `vestige table`
+robustness_report   `vestige robustness`
+gallery             `vestige gallery`
+plots               `vestige plot`
+concept_curves      `vestige curves`
+plan_power          `vestige power`
+render              a report's blocks as Markdown, LaTeX or HTML
+page                the frame and style of every HTML page
+"""
