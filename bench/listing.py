@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
 
 
 def flags(pattern: str) -> int:
-    from bench.reports.checks import FLAGS
+    from bench.flags import FLAGS
 
     for name, flag in FLAGS.items():
         if fnmatch.fnmatch(name, pattern):

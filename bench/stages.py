@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
 
-from bench import generate, judges, model, screen
+from bench import flags, generate, judges, model, screen
 from bench.config import Job, specification
 from bench.fingerprints import weights_digest
 from bench.plugin import Attack, Context, Material, Metric, Victim
-from bench.reports import checks
 from bench.resume import Progress
 from bench.store import SCRATCH, Stage, Store
 from bench.types import Adversary, Erasure, ImageSet, PromptSet, Sampler, canonical_hash, plain
@@ -123,7 +122,7 @@ class Stages:
             told = screen.restored(found.prompts, asked) if screen.applies(job.concepts) else found.prompts
             Adversary(told, found.tensors, found.meta, budget).save(folder)
             (folder / "log.json").write_text(json.dumps(ctx.history))
-            return {"budget": budget, "flags": checks.of_log(ctx.history) + checks.of_rows(told.table)}
+            return {"budget": budget, "flags": flags.of_log(ctx.history) + flags.of_rows(told.table)}
 
         return self.store.stage("attack", spec, self.attack_words(name, attack), make)
 
@@ -212,7 +211,7 @@ class Stages:
         blank = sum(int((batch.amax((1, 2, 3)) == batch.amin((1, 2, 3))).sum()) for batch in drawn.batches())
         withheld = int((drawn.index["status"] == "blocked").sum())
         # A withheld picture is of one colour too: it counts once.
-        return checks.of_pictures(max(0, blank - withheld), withheld, len(drawn), self.job.method.mechanism == "filter")
+        return flags.of_pictures(max(0, blank - withheld), withheld, len(drawn), self.job.method.mechanism == "filter")
 
     def drawn_by_original(self, asked: PromptSet) -> ImageSet:
         asked = screen.screened(asked) if screen.applies(self.job.concepts) else asked

@@ -165,3 +165,26 @@ def test_power_takes_the_spread_of_two_methods_from_the_records(places, capsys):
     assert "mean -0.1, sd of a picture 0.308" in out and "power needs 77 prompts" in out
     assert cli.main(["power", "--a", "goood", *where]) == 2 and "no concept has goood" in capsys.readouterr().err
     assert cli.main(["power"]) == 2
+
+
+def test_many_attacks_stand_in_a_table_of_their_own_and_one_reason_is_said_once(places):
+    records, store = places
+    reason = "no such thing here"
+    for method in ("original", "oracle", "good", "blunt", "idle"):
+        file = records / f"dog-{method}.json"
+        record = json.loads(file.read_text())
+        typos = next(c for c in record["cells"] if c["attack"] == "typos")
+        record["cells"] += [typos | {"attack": f"attack{k}"} for k in range(leaderboard.MANY_ATTACKS)]
+        file.write_text(json.dumps(record))
+    dog = printed(places).split("## dog (object)")[1].split("## Cost")[0]
+    head = next(line for line in dog.splitlines() if line.startswith("| method"))
+    assert "attack3" not in head and "worst case ↓" in head
+    assert "| good | attack3 |" in dog.split("### dog: attacks")[1]
+    blank = dict.fromkeys(("metric", "column", "judge", "value", "ci_low", "ci_high", "score", "images"))
+    for number, method in enumerate(("good", "original")):
+        file = records / f"car-{method}.json"
+        record = json.loads(file.read_text())
+        there = [cell(store, "car", f"{method}{number}", "target", f"extra{k}", 1.0, False) for k in range(2)]
+        record["cells"] += [c | (blank | {"reason": reason} if method == "good" else {}) for c in there]
+        file.write_text(json.dumps(record))
+    assert printed(places).count(reason) == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_results import ROWS, cell, make_places, write_record
 
-from bench import cli, config, listing
+from bench import cli, config, flags, listing
 from bench.contract import build
 from bench.reports import budget_curves, checks, plots, results, robustness, robustness_report
 from bench.reports.pictures import Pictures
@@ -219,18 +219,18 @@ def test_a_judge_that_the_attack_asks_and_mixed_code(attacked):
 
 
 def test_logs_tables_and_pictures_of_a_run():
-    assert checks.of_log([{"step": 0, "loss": 0.1}, {"step": 1, "loss": 0.1}]) == ["bad_gradients"]
-    assert checks.of_log([{"step": 0, "loss": float("nan")}]) == ["bad_gradients"]
-    assert checks.of_log([{"step": 0, "loss": 0.1}, {"step": 1, "loss": 0.2}]) == []
-    assert checks.of_pictures(blank=2, withheld=0, drawn=100, filtered=False) == ["blank_pictures"]
-    assert checks.of_pictures(blank=1, withheld=0, drawn=100, filtered=False) == []
-    assert checks.of_pictures(blank=0, withheld=50, drawn=100, filtered=True) == []
+    assert flags.of_log([{"step": 0, "loss": 0.1}, {"step": 1, "loss": 0.1}]) == ["bad_gradients"]
+    assert flags.of_log([{"step": 0, "loss": float("nan")}]) == ["bad_gradients"]
+    assert flags.of_log([{"step": 0, "loss": 0.1}, {"step": 1, "loss": 0.2}]) == []
+    assert flags.of_pictures(blank=2, withheld=0, drawn=100, filtered=False) == ["blank_pictures"]
+    assert flags.of_pictures(blank=1, withheld=0, drawn=100, filtered=False) == []
+    assert flags.of_pictures(blank=0, withheld=50, drawn=100, filtered=True) == []
 
 
 def test_every_flag_is_explained(capsys):
     assert listing.main(["flags"]) == 0
     text = capsys.readouterr().out
-    assert all(f"{name}\n  raised if: " in text for name in checks.FLAGS)
+    assert all(f"{name}\n  raised if: " in text for name in flags.FLAGS)
 
 
 def test_the_worst_case_by_access_counts_weaker_attacks_too_and_only_what_all_methods_met(attacked):

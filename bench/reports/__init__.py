@@ -3,7 +3,7 @@
 pictures            stored scores per picture: concept -> prompt -> seed -> picture
 results             records -> one frame, a row per measured cell, compared with the original model picture by picture
 guards              a model that draws nothing has not erased well: marked, never first
-checks              believability flags (`vestige ls flags`); stages raise some of them while a job runs
+checks              believability flags found in records (bench/flags.py has those that stages raise, and what each means)
 composites          what a composite score is: a formula of parts
 views               composites evaluated on stored scores, with intervals and draws
 standing            who leads on one composite, and how sure that is

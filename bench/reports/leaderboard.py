@@ -17,6 +17,7 @@ from bench.reports.views import Views
 from bench.statistics.resampling import FEW_CONCEPTS
 
 PLACE = ["model", "sampler", "protocol"]  # numbers of different places never share a table
+MANY_ATTACKS = 8  # more would make a table too wide to read: their rates stand below it and in `vestige robustness`
 CELL = ["probe", "metric", "column", "judge", "attack"]
 PROBES = (*ERASED, "siblings", "others", "scenes", "background")
 ENOUGH_PROMPTS = 20  # for an interval of a difference of rates, by the simulations of tests/test_statistics.py
@@ -105,6 +106,8 @@ def questions(cells: pd.DataFrame) -> list[tuple[str, str, str]]:
     """(column, probe, attack) in reading order: plain probes, leaks, the target under each attack, the worst case last."""
     shown, leaks = present(cells), cells[(cells["column"] == "seen") & cells["probe"].isin(LEAK) & (cells["attack"] == "none")]
     found = set(pd.concat([shown, leaks])[["column", "probe", "attack"]].itertuples(index=False, name=None))
+    if len({attack for *_, attack in found} - {"none", WORST}) > MANY_ATTACKS:
+        found = {question for question in found if question[2] in ("none", WORST)}
 
     def place(question: tuple[str, str, str]) -> tuple:
         column, probe, attack = question
@@ -208,9 +211,12 @@ def _presence(part: pd.DataFrame, views: Views | None, methods: list[str]) -> Ta
     rows, notes = [], []
     for method, name, job in _jobs(part, methods):
         cells = {(c.column, c.probe, c.attack): c for c in job if (c.metric, c.column) in SHARES}
-        reasons = {("present", c.probe, c.attack): c.reason for c in job if not isinstance(c.metric, str) and isinstance(c.probe, str)}
+        unmeasured: dict[str, list[str]] = {}
+        for c in job:
+            if not isinstance(c.metric, str) and ("present", c.probe, c.attack) in asked:
+                unmeasured.setdefault(c.reason, []).append(_head(("present", c.probe, c.attack)))
         shown = [_share(cells[q], method) if q in cells else Cell("n/a") for q in asked]
-        notes += [f"{name}, {_head(q)}: {reasons[q]}" for q in asked if q in reasons]
+        notes += [f"{name}, {', '.join(heads)}: {reason}" for reason, heads in unmeasured.items()]
         if job[0].status != "done":
             notes.append(f"{name}: {job[0].status}: {job[0].job_reason}")
         if job[0].limits:

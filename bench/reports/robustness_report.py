@@ -6,6 +6,7 @@ import argparse
 
 import pandas as pd
 
+from bench.flags import FLAGS
 from bench.reports import budget_curves, checks, robustness
 from bench.reports.leaderboard import sampler_in_words
 from bench.reports.pictures import WORST, Pictures
@@ -181,7 +182,7 @@ def _raised(found: pd.DataFrame) -> list[Block]:
     if found.empty:
         return []
     rows = [[r.flag, r.concept, r.method, r.attack, r.detail] for r in found.itertuples(index=False)]
-    notes = [f"{name}: {checks.FLAGS[name].means}." for name in sorted(found["flag"].unique())]
+    notes = [f"{name}: {FLAGS[name].means}." for name in sorted(found["flag"].unique())]
     return [Heading(2, "Flags"), "`vestige ls flags` explains them.", Table(["flag", "concept", "method", "attack", "detail"], rows, notes)]
 
 
