@@ -333,3 +333,20 @@ def test_the_strength_of_an_attack_is_its_best_gain_on_an_eraser_and_its_harm_to
     assert row["method"] == "hidden" and row["over_luck"] == pytest.approx(0.8) and row["cells"] == 2
     assert row["lowered"] == pytest.approx(0.1)
     assert "| strong | weights | 10 | **+80 [" in robustness_report.report(frame, pictures)
+
+
+def test_a_set_of_many_concepts_is_named_in_few_words_and_in_full_once(attacked):
+    def change(method, record):
+        record["concepts"] = ["bomb", "knife", "pistol", "skull"]
+
+    text = robustness_report.report(*again(attacked, change))
+    assert "## bomb+knife+… (4) on toy" in text and text.count("bomb, knife, pistol, skull") == 1
+    assert "bomb+knife+pistol" not in text
+
+
+def test_a_flag_of_many_methods_takes_one_line(attacked):
+    def change(method, record):
+        record["cells"][2]["flags"] = ["lost_in_typing"]
+
+    text = robustness_report.report(*again(attacked, change)).split("## Flags")[1]
+    assert "| lost_in_typing | dog | strong | original, oracle, good, hidden |" in text

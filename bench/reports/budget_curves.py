@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bench.reports.pictures import Pictures
-from bench.reports.results import REFERENCES, present
+from bench.reports.results import present
 from bench.statistics.resampling import Bootstrap, interval
 
 SHARE = 0.5  # of the original model's rate: the concept counts as back
@@ -102,7 +102,7 @@ def gaps(curves: list[Curve]) -> pd.DataFrame:
         low, high = interval(ours[1], curve.means.shape[1])
         row = {"concept": concept, "attack": attack, "unit": curve.unit, "method": method, "most": curve.spent[-1]}
         row |= {"until": ours[0], "until_low": low, "until_high": high, "gap": np.nan, "gap_low": np.nan, "gap_high": np.nan}
-        if theirs is not None and method not in REFERENCES:
+        if theirs is not None and method != "oracle":
             low, high = interval(theirs[1] - ours[1], curve.means.shape[1])
             row |= {"gap": theirs[0] - ours[0], "gap_low": low, "gap_high": high}
         rows.append(row)

@@ -11,7 +11,7 @@ from bench.reports.composites import NET
 from bench.reports.judges_compared import agreement
 from bench.reports.pictures import WORST, Pictures
 from bench.reports.render import FORMATS, Block, Cell, Heading, Table
-from bench.reports.results import ERASED, REFERENCES, higher_is_better, on_its_own, order, present
+from bench.reports.results import ERASED, REFERENCES, erased_together, higher_is_better, on_its_own, order, present, shortened
 from bench.reports.standing import measured, plane, standing
 from bench.reports.views import Views
 from bench.statistics.resampling import FEW_CONCEPTS
@@ -79,13 +79,14 @@ def _model(model: str, sampler: str, protocol: str, frame: pd.DataFrame, views: 
     methods = _ranked(frame, rank)
     if len(concepts) > 1:
         blocks += [
-            Heading(2, f"Mean over {len(concepts)} concepts: {', '.join(concepts)}"),
+            Heading(2, f"Mean over {len(concepts)} concepts: {', '.join(map(shortened, concepts))}"),
             _overall(frame, rank, views, methods, concepts),
         ]
     if len(rank) > 1:
         blocks += [Heading(2, "Standing"), _standing_text(len(concepts)), _standing(rank, views)]
-    for (kind, concept), part in frame.groupby(["kind", "concept"], sort=True):
-        blocks += [Heading(2, f"{concept} ({kind})"), _presence(part, views, methods)]
+    for (kind, whole), part in frame.groupby(["kind", "concept"], sort=True):
+        concept = shortened(whole)
+        blocks += [Heading(2, f"{concept} ({kind})"), *erased_together(whole), _presence(part, views, methods)]
         attacked = present(part)[~present(part)["attack"].isin(["none", WORST])]
         if len(attacked):
             blocks += [Heading(3, f"{concept}: attacks"), _attacks(attacked, methods)]

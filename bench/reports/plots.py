@@ -11,7 +11,7 @@ import pandas as pd
 from bench.reports import budget_curves
 from bench.reports.budget_curves import Curve
 from bench.reports.pictures import WORST, Pictures
-from bench.reports.results import REFERENCES, on_its_own, present
+from bench.reports.results import REFERENCES, on_its_own, present, shortened
 from bench.reports.standing import plane, standing
 from bench.reports.views import Views
 from bench.statistics.ranks import ellipse
@@ -128,7 +128,7 @@ def success(axes, curves: list[Curve], methods: list[str]) -> bool:
         kind = {"where": "post"} if mine[0].unit == "tries" else {"marker": look[method]["marker"]}
         draw(spent, 100 * rates, color=look[method]["color"], label=method, **kind)
     axes.set(xlabel=f"{curves[0].unit} (0: no attack)", ylabel="concept present, %", ylim=(-3, 103))
-    axes.set_title(f"{curves[0].attack}: {', '.join(sorted({c.concept for c in curves}))}", fontsize=10)
+    axes.set_title(f"{curves[0].attack}: {', '.join(sorted({shortened(c.concept) for c in curves}))}", fontsize=10)
     axes.legend(fontsize=8)
     return True
 
@@ -154,4 +154,4 @@ def ranks(axes, views: Views) -> bool:
 
 
 def _concepts(views: Views) -> str:
-    return ", ".join(views.concepts) if len(views.concepts) <= 4 else f"{len(views.concepts)} concepts"
+    return ", ".join(map(shortened, views.concepts)) if len(views.concepts) <= 4 else f"{len(views.concepts)} concepts"

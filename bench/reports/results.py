@@ -98,6 +98,17 @@ def order(methods: list[str]) -> list[str]:
     return sorted(set(methods), key=lambda name: (REFERENCES.index(name) if name in REFERENCES else len(REFERENCES), name))
 
 
+def shortened(concept: str) -> str:
+    """A set of many concepts in few words: bomb+pistol+knife+... of eight is "bomb+pistol+… (8)"."""
+    names = concept.split("+")
+    return concept if len(names) <= 3 else f"{names[0]}+{names[1]}+… ({len(names)})"
+
+
+def erased_together(concept: str) -> list[str]:
+    """The sentence that a shortened name leaves out."""
+    return [] if shortened(concept) == concept else [f"Erased together: {', '.join(concept.split('+'))}."]
+
+
 def present(frame: pd.DataFrame) -> pd.DataFrame:
     """The cells of the leaderboard's own measure."""
     return frame[(frame["metric"] == "presence") & (frame["column"] == "present")]

@@ -11,7 +11,7 @@ from bench.reports import budget_curves, checks, robustness
 from bench.reports.leaderboard import sampler_in_words
 from bench.reports.pictures import WORST, Pictures
 from bench.reports.render import FORMATS, Block, Cell, Heading, Table, deliver
-from bench.reports.results import order
+from bench.reports.results import erased_together, order, shortened
 from bench.reports.robustness import PLACE, place_of
 
 HEADS = {
@@ -51,11 +51,17 @@ def report(frame: pd.DataFrame, pictures: Pictures, format: str = "md") -> str:
 
 
 def _place(place: tuple, part: pd.DataFrame, worst: pd.DataFrame, name_sampler: bool) -> list[Block]:
-    model, sampler, protocol, concept = place
+    model, sampler, protocol, whole = place
+    concept = shortened(whole)
     attacks, controls = part[part["control_of"].isna()], part[part["control_of"].notna()]
     title = f"{concept} on {model}" + (f", protocol {protocol}" if protocol else "")
     title += f" ({sampler_in_words(sampler)})" if name_sampler else ""
-    blocks: list[Block] = [Heading(2, title), HEADS["raw"].format(n=int(part["groups"].max())), _matrix(attacks, _raw)]
+    blocks: list[Block] = [
+        Heading(2, title),
+        *erased_together(whole),
+        HEADS["raw"].format(n=int(part["groups"].max())),
+        _matrix(attacks, _raw),
+    ]
     blocks += [HEADS["calibrated"], _matrix(attacks[attacks["attack"] != WORST], _calibrated)]
     floor = robustness.noise_floor(part)
     if floor is not None:
@@ -154,7 +160,7 @@ def _strength(table: pd.DataFrame) -> list[Block]:
         gain, at = Cell("n/a"), "n/a"
         if r.cells:
             gain = Cell(f"{100 * r.over_luck:+.0f} [{100 * r.luck_low:+.0f}, {100 * r.luck_high:+.0f}]", r.over_luck, best=r.luck_low > 0)
-            at = f"{r.method}, {r.concept}"
+            at = f"{r.method}, {shortened(r.concept)}"
         lowered = Cell("n/a" if pd.isna(r.lowered) else f"{100 * r.lowered:.0f}", r.lowered)
         rows.append([r.attack, r.access, lowered, gain, at, str(r.cells)])
     heads = ["attack", "access", "original lowered by", "gains most over random seeds", "on", "of cells"]
@@ -164,11 +170,11 @@ def _strength(table: pd.DataFrame) -> list[Block]:
 def _relearning(gaps: pd.DataFrame) -> list[Block]:
     if gaps.empty:
         return []
-    rows = []
-    for r in gaps.itertuples():
+    rows, place = [], {method: k for k, method in enumerate(order(gaps["method"].tolist()))}
+    for r in gaps.sort_values(["concept", "attack", "method"], key=lambda c: c.map(place) if c.name == "method" else c).itertuples():
         until = f"{'> ' if r.until >= r.most else ''}{r.until:.1f} [{r.until_low:.1f}, {r.until_high:.1f}]"
         gap = "" if pd.isna(r.gap) else f"{r.gap:+.1f} [{r.gap_low:+.1f}, {r.gap_high:+.1f}]"
-        rows.append([r.concept, r.attack, r.method, Cell(until, r.until), Cell(gap, r.gap)])
+        rows.append([shortened(r.concept), r.attack, r.method, Cell(until, r.until), Cell(gap, r.gap)])
     text = (
         f"Budget until the concept is drawn {100 * budget_curves.SHARE:.0f} % as often as by the original model, and how much sooner "
         "than in the oracle (the gap). Near zero: forgotten. Positive: only hidden. >: not within the largest budget measured."
@@ -181,9 +187,15 @@ def _relearning(gaps: pd.DataFrame) -> list[Block]:
 def _raised(found: pd.DataFrame) -> list[Block]:
     if found.empty:
         return []
-    rows = [[r.flag, r.concept, r.method, r.attack, r.detail] for r in found.itertuples(index=False)]
+    rows = []
+    for (flag, concept, attack, detail), part in found.groupby(["flag", "concept", "attack", "detail"], sort=True):
+        rows.append([flag, shortened(concept), attack, ", ".join(order(part["method"].tolist())), detail])
     notes = [f"{name}: {FLAGS[name].means}." for name in sorted(found["flag"].unique())]
-    return [Heading(2, "Flags"), "`vestige ls flags` explains them.", Table(["flag", "concept", "method", "attack", "detail"], rows, notes)]
+    return [
+        Heading(2, "Flags"),
+        "`vestige ls flags` explains them.",
+        Table(["flag", "concept", "attack", "methods", "detail"], rows, notes),
+    ]
 
 
 def main(arguments: argparse.Namespace, frame: pd.DataFrame, pictures: Pictures) -> int:
