@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench import ROOT
 from bench.papers import planning, published
 from bench.papers.mapping import PaperMap, PaperTable, Reading, for_model, lacks
 from bench.papers.planning import TablePlan, Work, vocabulary_of
@@ -223,7 +224,8 @@ def blocks(rows: list[Beside], records: Path) -> list[Block]:
     """One line per value that was measured or could be. Theirs is grey, with a footnote, where the two may not be compared."""
     shown = [one for one in rows if one.method]
     if not any(one.ours is not None for one in shown):
-        return [f"Ours: nothing of this table is among the records in {records}."]
+        place = records.relative_to(ROOT) if records.is_relative_to(ROOT) else records  # a page to share names no one's disk
+        return [f"Ours: nothing of this table is among the records in {place}."]
     footnotes: dict[str, int] = {}
     lines = []
     for one in shown:
