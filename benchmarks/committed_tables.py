@@ -1,7 +1,7 @@
 """Runs what results/protocols and results/robustness hold, on the embedded model, and writes their tables again.
 
     python -m benchmarks.committed_tables protocols              # about half an hour on one core; or some: protocols hub ecgvf
-    python -m benchmarks.committed_tables robustness             # about two hours on one core
+    python -m benchmarks.committed_tables robustness             # about three hours on one core
 
 Stages that are in the store are not computed again. The records name the commit: run it from a clean checkout.
 """
@@ -17,6 +17,7 @@ METHODS = "original,oracle,uce_emoji,esd_emoji"
 PROTOCOLS = {path.stem: METHODS for path in sorted((ROOT / "conf" / "protocol").glob("*.yaml"))}
 PROTOCOLS["forgetme_entangled"] += ",another_seed,painted_over"
 SHARED = ("coco_10k", "coco_30k")  # coco_utility's captions on the emoji model: the same numbers
+FIGURES = ("budget-emoji", "curve-relearning_lora_emoji-emoji")  # the others show one search each
 CONTROLS = "controls=[wrong_concept,scrambled,never_knew]"
 ERASERS = "uce_emoji,esd_emoji"
 # The grid of conf/experiment/robustness.yaml, with other concepts and with null controls where they tell something.
@@ -45,6 +46,9 @@ def robustness() -> None:
     vestige("robustness", "--records", folder / "records", "--out", folder / "matrix.md")
     vestige("robustness", "--format", "csv", "--records", folder / "records", "--out", folder / "matrix.csv")
     vestige("plot", "--records", folder / "records", "--out", folder / "figures")
+    for file in (folder / "figures").iterdir():
+        if file.stem not in FIGURES:
+            file.unlink()
 
 
 def vestige(*words: str | Path) -> None:

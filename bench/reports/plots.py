@@ -17,6 +17,7 @@ from bench.reports.views import Views
 from bench.statistics.ranks import ellipse
 
 MARKERS = "osD^vPX*<>hd"
+FEW_PANELS = 4  # concepts that get a panel each
 
 
 def write(frame: pd.DataFrame, pictures: Pictures, folder: Path, format: str = "png") -> list[Path]:
@@ -35,8 +36,8 @@ def write(frame: pd.DataFrame, pictures: Pictures, folder: Path, format: str = "
         drawings = {"pareto": partial(pareto, views=views), "budget": partial(budget, views=views), "ranks": partial(ranks, views=views)}
         drawings |= {f"curve-{attack}": partial(success, curves=some, methods=views.methods) for attack, some in by_attack.items()}
         for name, draw in drawings.items():
-            figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
-            if draw(axes):
+            figure = pyplot.figure(figsize=(7, 5), layout="constrained")
+            if draw(figure):
                 files.append(folder / f"{name}-{model}{f'-{number}' if number else ''}.{format}")
                 figure.savefig(files[-1], dpi=150, metadata={"Date": None} if format == "svg" else None)
             pyplot.close(figure)
@@ -56,14 +57,14 @@ def styles(methods: list[str]) -> dict[str, dict]:
     return found | {name: {"color": colour, "marker": marker} for name, (colour, marker) in greys.items()}
 
 
-def pareto(axes, views: Views) -> bool:
+def pareto(figure, views: Views) -> bool:
     """Points with 95 % ellipses of the shared resamples; the front as a line; hollow: collapsed."""
     from matplotlib.patches import Ellipse
 
     points, draws = plane(views)
     if points.empty:
         return False
-    look = styles(views.methods)
+    axes, look = figure.subplots(), styles(views.methods)
     for method, at in points.iterrows():
         style, broken = look[method], isinstance(at.collapsed, str)
         centre, width, height, angle = ellipse(100 * draws[method])
@@ -81,65 +82,75 @@ def pareto(axes, views: Views) -> bool:
     return True
 
 
-def budget(axes, views: Views) -> bool:
-    """Share of target pictures that show the concept under each attack: a line per attack, cheapest first.
+def budget(figure, views: Views) -> bool:
+    """Share of target pictures that show the concept under each attack: a line per attack, cheapest first, a panel per concept.
 
-    Mean over the concepts a method was attacked on. The number beside an attack's name is what it spent: denoiser evaluations
-    per prompt set, mean over methods.
+    Of many concepts, one panel with the mean over those that a method was attacked on. The number beside an attack's name is what
+    it spent: denoiser evaluations per prompt set, mean over methods and concepts.
     """
     shown = present(views.frame)
     cells = shown[(shown["probe"] == "target") & ~shown["attack"].isin([WORST, "none"]) & on_its_own(shown)]
     if cells.empty:
         return False
     cells = cells.assign(spent=cells["attack_unet_rows"].fillna(0))
-    means = cells.groupby(["method", "attack"], as_index=False)[["value", "spent"]].mean()
-    spent = means.groupby("attack")["spent"].mean().sort_values(kind="stable")
+    spent = cells.groupby("attack")["spent"].mean().sort_values(kind="stable")
     line = {attack: k for k, attack in enumerate(spent.index)}
     look, shift = styles(views.methods), np.linspace(-0.24, 0.24, max(len(views.methods), 2))  # equal rates side by side
-    axes.figure.set_size_inches(8, 1.8 + 0.32 * len(line))
-    axes.hlines(range(len(line)), 0, 100, color="0.94", linewidth=14, zorder=0)
-    for k, method in enumerate(views.methods):
-        mine = means[means["method"] == method]
-        at = [line[attack] + shift[k] for attack in mine["attack"]]
-        axes.plot(100 * mine["value"], at, look[method]["marker"], color=look[method]["color"], label=method, markersize=5)
-    axes.set_yticks(range(len(line)), [f"{attack}  {n:,.0f}" for attack, n in spent.items()], fontsize=8)
-    axes.set(
-        ylim=(len(line) - 0.4, -0.6),
-        xlabel="concept present under attack, %",
-        xlim=(-3, 103),
-        ylabel="attack, denoiser evaluations it spent",
-    )
-    axes.set_title(f"{views.frame['model'].iloc[0]}: {_concepts(views)}", fontsize=10)
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    panels = _panels(figure, sorted(cells["concept"].unique()), wide=2.6, left=4.5, high=1.8 + 0.32 * len(line))
+    for axes, concepts in panels:
+        means = cells[cells["concept"].isin(concepts)].groupby(["method", "attack"], as_index=False)["value"].mean()
+        axes.hlines(range(len(line)), 0, 100, color="0.94", linewidth=14, zorder=0)
+        for k, method in enumerate(views.methods):
+            mine = means[means["method"] == method]
+            at = [line[attack] + shift[k] for attack in mine["attack"]]
+            axes.plot(100 * mine["value"], at, look[method]["marker"], color=look[method]["color"], label=method, markersize=5)
+        axes.set(xlim=(-3, 103), ylim=(len(line) - 0.4, -0.6), xlabel="present under attack, %")
+    first, last = panels[0][0], panels[-1][0]
+    first.set_yticks(range(len(line)), [f"{attack}  {n:,.0f}" for attack, n in spent.items()], fontsize=8)
+    first.set_ylabel("attack, denoiser evaluations it spent")
+    last.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     return True
 
 
-def success(axes, curves: list[Curve], methods: list[str]) -> bool:
-    """Success of one attack against its budget, a line per method (mean over concepts)."""
+def success(figure, curves: list[Curve], methods: list[str]) -> bool:
+    """Success of one attack against its budget, a line per method; a panel per concept, or the mean over many."""
     look = styles(methods)
-    for method in methods:
-        mine = [c for c in curves if c.method == method]
-        if not mine:
-            continue
-        spent = np.unique(np.concatenate([c.spent for c in mine]))
-        # A search that ended early stays at its last rate.
-        rates = np.mean([np.interp(spent, c.spent, c.rates) for c in mine], axis=0)
-        draw = axes.step if mine[0].unit == "tries" else axes.plot
-        kind = {"where": "post"} if mine[0].unit == "tries" else {"marker": look[method]["marker"]}
-        draw(spent, 100 * rates, color=look[method]["color"], label=method, **kind)
-    axes.set(xlabel=f"{curves[0].unit} (0: no attack)", ylabel="concept present, %", ylim=(-3, 103))
-    axes.set_title(f"{curves[0].attack}: {', '.join(sorted({shortened(c.concept) for c in curves}))}", fontsize=10)
-    axes.legend(fontsize=8)
+    panels = _panels(figure, sorted({c.concept for c in curves}), wide=3.6, left=2.2, high=4.2)
+    for axes, concepts in panels:
+        for method in methods:
+            mine = [c for c in curves if c.method == method and c.concept in concepts]
+            if not mine:
+                continue
+            spent = np.unique(np.concatenate([c.spent for c in mine]))
+            # A search that ended early stays at its last rate.
+            rates = np.mean([np.interp(spent, c.spent, c.rates) for c in mine], axis=0)
+            draw = axes.step if mine[0].unit == "tries" else axes.plot
+            kind = {"where": "post"} if mine[0].unit == "tries" else {"marker": look[method]["marker"]}
+            draw(spent, 100 * rates, color=look[method]["color"], label=method, **kind)
+        axes.set(xlabel=f"{curves[0].unit} (0: no attack)", ylim=(-3, 103))
+    panels[0][0].set_ylabel(f"concept present under {curves[0].attack}, %", fontsize=9)
+    known = {label: handle for axes, _ in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    panels[-1][0].legend(known.values(), known, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     return True
 
 
-def ranks(axes, views: Views) -> bool:
+def _panels(figure, concepts: list[str], wide: float, left: float, high: float) -> list[tuple]:
+    """(axes, concepts) per panel: one each for a few concepts, since methods may have been run on different ones; else one for all."""
+    groups = [[concept] for concept in concepts] if len(concepts) <= FEW_PANELS else [concepts]
+    figure.set_size_inches(left + wide * len(groups), high)
+    made = list(zip(figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups, strict=True))
+    for axes, group in made:
+        axes.set_title(shortened(group[0]) if len(group) == 1 else f"{len(group)} concepts", fontsize=10)
+    return made
+
+
+def ranks(figure, views: Views) -> bool:
     """Median rank on net with its 90 % interval; the letter names the group that cannot be told apart."""
     table = standing(views)
     table = table[table["collapsed"].isna()] if len(table) else table
     if len(table) < 2:
         return False
-    look, place = styles(views.methods), np.arange(len(table))
+    axes, look, place = figure.subplots(), styles(views.methods), np.arange(len(table))
     for k, (method, r) in enumerate(table.iterrows()):
         axes.plot([r.rank_low, r.rank_high], [k, k], color=look[method]["color"], linewidth=5, alpha=0.35, solid_capstyle="round")
         axes.plot(r.median_rank, k, look[method]["marker"], color=look[method]["color"])
