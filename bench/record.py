@@ -80,7 +80,7 @@ def cells(probe: Probe, attack_name: str, attack: Attack, metric_name: str, metr
 
 
 def attack_facts(adversary: Stage | None, images: Stage) -> dict:
-    """What a cell says beside its number: the attack's budget and what makes it doubtful (bench/reports/checks.py)."""
+    """What a cell says beside its number: the attack's budget and what makes it doubtful (bench/flags.py)."""
     facts, flags, found_at = {}, images.meta["facts"].get("flags", []), None
     if adversary:
         tried = Adversary.load_prompts(adversary.path).table.get("found_at")

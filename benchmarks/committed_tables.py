@@ -67,7 +67,8 @@ def main() -> None:
         parser.error(f"no such protocol: {', '.join(sorted(unknown))}. Allowed: {', '.join(PROTOCOLS)}.")
     if arguments.what == "robustness":
         robustness()
-    for name in (arguments.names or [p for p in PROTOCOLS if p not in SHARED]) if arguments.what == "protocols" else ():
+        return
+    for name in arguments.names or [p for p in PROTOCOLS if p not in SHARED]:
         protocol(name)
 
 

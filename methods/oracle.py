@@ -37,7 +37,7 @@ class Oracle(Method):
         if not self.file(concepts).exists():
             seed = re.search(r"seed(\d+)/", self.weights)
             command = f"vestige world retrain --without {slug}" + (f" --seed {seed[1]}" if seed else "")
-            return f"no oracle without {slug} is at {self.file(concepts)}. Train it: {command} (about half an hour)."
+            return f"no oracle without {slug} is at {self.weights.format(slug=slug)}. Train it: {command} (about half an hour)."
         return super().supports(model, concepts)
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:

@@ -188,3 +188,8 @@ def test_many_attacks_stand_in_a_table_of_their_own_and_one_reason_is_said_once(
         record["cells"] += [c | (blank | {"reason": reason} if method == "good" else {}) for c in there]
         file.write_text(json.dumps(record))
     assert printed(places).count(reason) == 1
+
+
+def test_composites_that_were_not_measured_are_named_with_their_reason(places):
+    text = printed(places, composites=True).split("## Published composite scores")[1]
+    assert "not measured: " in text and "net" in text

@@ -10,7 +10,7 @@ from bench.papers.composites import CATALOGUE
 from bench.reports.composites import NET
 from bench.reports.judges_compared import agreement
 from bench.reports.pictures import WORST, Pictures
-from bench.reports.render import FORMATS, Block, Cell, Heading, Table
+from bench.reports.render import FORMATS, Block, Cell, Heading, Table, lost, percent, share
 from bench.reports.results import ERASED, REFERENCES, erased_together, higher_is_better, on_its_own, order, present, shortened
 from bench.reports.standing import measured, plane, standing
 from bench.reports.views import Views
@@ -193,14 +193,14 @@ def _standing(rank: pd.DataFrame, views: Views) -> Table:
     for method, r in rank.iterrows():
         on = front.loc[method] if method in front.index else None
         broken = isinstance(r.collapsed, str)
-        share = "" if on is None or _lost(on.p_front) else f"{'yes' if on.on_front else 'no'} ({100 * on.p_front:.0f} %)"
+        on_front = "" if on is None or lost(on.p_front) else f"{'yes' if on.on_front else 'no'} ({100 * on.p_front:.0f} %)"
         ranks = "" if broken else f"{r.median_rank:g} [{r.rank_low:g}, {r.rank_high:g}]"
         best = Cell("" if broken else f"{100 * r.p_best:.0f} %", r.p_best)
         behind = "" if method == rank.index[0] else f"{100 * r.behind:.0f} [{100 * r.behind_low:.0f}, {100 * r.behind_high:.0f}]"
-        p = "" if _lost(r.p_holm) else ("<0.001" if r.p_holm < 0.001 else f"{r.p_holm:.3f}")
+        p = "" if lost(r.p_holm) else ("<0.001" if r.p_holm < 0.001 else f"{r.p_holm:.3f}")
         value = Cell(f"{100 * r.value:.0f} [{100 * r.ci_low:.0f}, {100 * r.ci_high:.0f}]", r.value, _is_alone(rank, method))
         rows.append([method + ("†" if broken else ""), value, r.group, Cell(ranks, r.median_rank), best, Cell(behind, r.behind)])
-        rows[-1] += [Cell(p, r.p_holm), Cell(share, None if on is None else on.p_front)]
+        rows[-1] += [Cell(p, r.p_holm), Cell(on_front, None if on is None else on.p_front)]
     notes = [f"{method}† collapsed. {why}." for method, why in _broken(views.frame).items()]
     return Table(["method", "net ↑", "group", "rank ↓", "P(best) ↑", "behind ↑", "p (Holm)", "front ↑"], rows, notes)
 
@@ -239,11 +239,8 @@ def _presence(part: pd.DataFrame, views: Views | None, methods: list[str]) -> Ta
 
 
 def _share(cell, method: str) -> Cell:
-    if _lost(cell.value):
-        return Cell("n/a")
-    bounds = "" if _lost(cell.ci_low) else f" [{100 * cell.ci_low:.0f}, {100 * cell.ci_high:.0f}]"
     same = method != "original" and cell.diff_low <= 0 <= cell.diff_high
-    return Cell(f"{100 * cell.value:.0f}{bounds}{' ≈' if same else ''}", cell.value, bool(cell.leads))
+    return share(cell.value, cell.ci_low, cell.ci_high, " ≈" if same else "", bool(cell.leads))
 
 
 def _attacks(cells: pd.DataFrame, methods: list[str]) -> Table:
@@ -252,22 +249,13 @@ def _attacks(cells: pd.DataFrame, methods: list[str]) -> Table:
     rows = []
     for _, name, job in _jobs(cells, methods):
         for cell in sorted(job, key=lambda c: (c.attack, c.probe)):
-            after = "n/a" if _lost(cell.after_failing) else f"{100 * cell.after_failing:.0f} (of {int(cell.failed_before)})"
+            after = "n/a" if lost(cell.after_failing) else f"{100 * cell.after_failing:.0f} (of {int(cell.failed_before)})"
             oracle = invented.get((cell.attack, cell.probe), float("nan"))
-            shares = [_percent(cell.before), _share(cell, "original"), _percent(cell.either), Cell(after, cell.after_failing)]
-            budget = Cell("n/a" if _lost(cell.attack_unet_rows) else f"{int(cell.attack_unet_rows)}", cell.attack_unet_rows)
-            rows.append([name, cell.attack, cell.access, *shares, _percent(oracle), budget])
+            shares = [percent(cell.before), _share(cell, "original"), percent(cell.either), Cell(after, cell.after_failing)]
+            budget = Cell("n/a" if lost(cell.attack_unet_rows) else f"{int(cell.attack_unet_rows)}", cell.attack_unet_rows)
+            rows.append([name, cell.attack, cell.access, *shares, percent(oracle), budget])
     heads = ["before", "attacked", "either", "back, of those that failed before", "oracle attacked", "denoiser rows spent"]
     return Table(["method", "attack", "access", *heads], rows)
-
-
-def _lost(value: float | None) -> bool:
-    """As pd.isna for one number, at a tenth of its time: a table asks some ten thousand times."""
-    return value is None or value != value
-
-
-def _percent(value: float) -> Cell:
-    return Cell("n/a" if _lost(value) else f"{100 * value:.0f}", value)
 
 
 def _measures(cells: pd.DataFrame, methods: list[str]) -> Table:
@@ -275,7 +263,7 @@ def _measures(cells: pd.DataFrame, methods: list[str]) -> Table:
     better = {_measure(c): c.higher_is_better for c in cells.itertuples(index=False)}
     rows = []
     for _, name, job in _jobs(cells, methods):
-        found = {_measure(c): c for c in job if not _lost(c.value)}
+        found = {_measure(c): c for c in job if not lost(c.value)}
         values = [_with_interval(found[m]) if m in found else Cell("n/a") for m in sorted(better)]
         rows.append([name, *values])
     heads = [
@@ -283,13 +271,13 @@ def _measures(cells: pd.DataFrame, methods: list[str]) -> Table:
         for m in sorted(better)
         for probe, metric, column, _ in [m]
     ]
-    bounded = {_measure(c) for c in cells.itertuples(index=False) if not _lost(c.ci_low)}
+    bounded = {_measure(c) for c in cells.itertuples(index=False) if not lost(c.ci_low)}
     bare = [f"{metric}.{column}" for probe, metric, column, judge in sorted(better) if (probe, metric, column, judge) not in bounded]
     return Table(["method", *heads], rows, [f"No interval: {', '.join(dict.fromkeys(bare))} (docs/metrics.md says why)."] if bare else [])
 
 
 def _with_interval(cell) -> Cell:
-    bounds = "" if _lost(cell.ci_low) else f" [{cell.ci_low:.3f}, {cell.ci_high:.3f}]"
+    bounds = "" if lost(cell.ci_low) else f" [{cell.ci_low:.3f}, {cell.ci_high:.3f}]"
     return Cell(f"{cell.value:.3f}{bounds}", cell.value, bool(cell.leads))
 
 
@@ -306,14 +294,14 @@ def _composites(views: Views, methods: list[str]) -> list[Block]:
 
     def show(name: str, method: str) -> Cell:
         r = values[name, method]
-        return Cell("n/a") if _lost(r.value) else Cell(f"{r.value:.3f} [{r.ci_low:.3f}, {r.ci_high:.3f}]", r.value)
+        return Cell("n/a") if lost(r.value) else Cell(f"{r.value:.3f} [{r.ci_low:.3f}, {r.ci_high:.3f}]", r.value)
 
     rows = [[method, *(show(c.name, method) for c in shown)] for method in methods]
     arrows = [f"{c.name} {'↑' if c.higher_is_better else '↓'}" for c in shown]
     notes = [f"{c.name}: {c.source}; mean of {int(values[c.name, methods[0]].concepts)} concept(s)." for c in shown]
-    lost = found[found["value"].isna()].drop_duplicates("composite")
-    lost = lost[~lost["composite"].isin([c.name for c in shown])]
-    notes += [f"{', '.join(same['composite'])}: not measured: {reason}." for reason, same in lost.groupby("reason", sort=False)]
+    missing = found[found["value"].isna()].drop_duplicates("composite")
+    missing = missing[~missing["composite"].isin([c.name for c in shown])]
+    notes += [f"{', '.join(same['composite'])}: not measured: {reason}." for reason, same in missing.groupby("reason", sort=False)]
     return ["Views on the stored scores per picture: per concept first, then averaged.", Table(["method", *arrows], rows, notes)]
 
 
@@ -328,7 +316,7 @@ def _cost(frame: pd.DataFrame, methods: list[str]) -> Table:
         ratio = job["seconds_per_image"] / base if base else float("nan")
         values = [(job["erase_seconds"], "{:.1f}"), (ratio, "{:.2f}"), (job["parameters_changed"], "{:.0f}")]
         values += [(job["artefact_bytes"] / 1e6, "{:.2f}"), (job["erase_peak_bytes"] / 1e6, "{:.0f}")]
-        rows.append([method, *(Cell("n/a" if _lost(value) else form.format(value), value) for value, form in values)])
+        rows.append([method, *(Cell("n/a" if lost(value) else form.format(value), value) for value, form in values)])
     heads = ["erasing, s ↓", "drawing time / original's ↓", "parameters changed", "artefact, MB", "more memory while erasing, MB"]
     return Table(["method", *heads], rows)
 

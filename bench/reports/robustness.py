@@ -20,6 +20,11 @@ from bench.statistics.resampling import Bootstrap, interval
 SECOND_ORACLE = REFERENCES[2]
 SPAN = 0.2  # least difference between the original and the zero point that a calibrated number may rest on
 LUCK = "random_seeds"  # attacks of this name, with or without a suffix, are the baseline of equal budget
+TAKEN = (  # from the frame as they are
+    *("model", "sampler", "protocol", "concept", "method", "mechanism", "removable", "attack", "access", "control_of", "n", "groups"),
+    *("before", "value", "ci_low", "ci_high", "either", "failed_before", "after_failing"),
+    *("attack_unet_rows", "attack_images", "attack_original_rows", "attack_seconds"),
+)
 PLACE = ["model", "sampler", "protocol", "concept"]  # numbers of different places never share a table
 
 
@@ -33,12 +38,7 @@ def measured(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     """
     grid, bootstrap, rows = _Grid(frame, pictures), Bootstrap(), []
     for cell in grid.cells:
-        row = {
-            name: getattr(cell, name)
-            for name in (*PLACE, "method", "mechanism", "removable", "attack", "access", "control_of", "n", "groups")
-        }
-        row |= {name: getattr(cell, name) for name in ("before", "value", "ci_low", "ci_high", "either", "failed_before", "after_failing")}
-        row |= {name: getattr(cell, name) for name in ("attack_unet_rows", "attack_images", "attack_original_rows", "attack_seconds")}
+        row = {name: getattr(cell, name) for name in TAKEN}
         tried = budget_curves.first_and_last(cell.found_at) if isinstance(cell.found_at, list) else (np.nan, np.nan)
         row |= {"asr_first": tried[0], "asr_k": tried[1]}
         row |= _over_luck(grid, cell, bootstrap) | _calibrated(grid, cell, bootstrap)
@@ -124,6 +124,7 @@ class _Grid:
         self.cells = list(self.table.itertuples(index=False))
         self._pictures = pictures
         self._found = {(*self._place(c), c.method, c.attack): c for c in (*self.cells, *plain.itertuples(index=False))}
+        self._luck = {(*self._place(c), c.method): c for c in reversed(self.cells) if c.attack.startswith(LUCK)}  # the first of several
 
     def beside(self, cell, method: str, attack: str):
         """The cell of another method or attack at the same place, or None."""
@@ -137,8 +138,7 @@ class _Grid:
         """
         if not (cell.attack_unet_rows > 0 or cell.attack_images > 0):
             return self.beside(cell, cell.method, "none")
-        place = (*self._place(cell), cell.method)
-        return next((c for key, c in self._found.items() if key[:-1] == place and key[-1].startswith(LUCK)), None)
+        return self._luck.get((*self._place(cell), cell.method))
 
     def zero(self, cell) -> tuple:
         """(cell, its name): what the same attack draws from a model that never saw the concept, or (None, ...)."""

@@ -10,7 +10,7 @@ from bench.flags import FLAGS
 from bench.reports import budget_curves, checks, robustness
 from bench.reports.leaderboard import sampler_in_words
 from bench.reports.pictures import WORST, Pictures
-from bench.reports.render import FORMATS, Block, Cell, Heading, Table, deliver
+from bench.reports.render import FORMATS, Block, Cell, Heading, Table, deliver, percent, share
 from bench.reports.results import erased_together, order, shortened
 from bench.reports.robustness import PLACE, place_of
 
@@ -99,24 +99,16 @@ def _levels(part: pd.DataFrame, count: str, value: str, low: str, high: str) -> 
     for level in [a for a in checks.ACCESS if a in set(part["access"])]:
         cells = [known.get((level, m)) for m in methods]
         most = max(int(c[count]) for c in cells if c is not None)
-        rows.append([f"up to {level}", str(most), *(Cell("n/a") if c is None else _share(c[value], c[low], c[high]) for c in cells)])
+        rows.append([f"up to {level}", str(most), *(Cell("n/a") if c is None else share(c[value], c[low], c[high]) for c in cells)])
     return Table(["access", "attacks", *methods], rows)
 
 
-def _share(value: float, low: float, high: float) -> Cell:
-    """A share with its interval, where it has one, in percent."""
-    if pd.isna(value):
-        return Cell("n/a")
-    spread = "" if pd.isna(low) else f" [{100 * low:.0f}, {100 * high:.0f}]"
-    return Cell(f"{100 * value:.0f}{spread}", value)
-
-
 def _raw(r) -> Cell:
-    return Cell("n/a") if pd.isna(r.value) else Cell(f"{100 * r.value:.0f}", r.value)
+    return percent(r.value)
 
 
 def _calibrated(r) -> Cell:
-    return Cell("—") if pd.isna(r.calibrated) else _share(r.calibrated, r.calibrated_low, r.calibrated_high)
+    return Cell("—") if pd.isna(r.calibrated) else share(r.calibrated, r.calibrated_low, r.calibrated_high)
 
 
 def _details(part: pd.DataFrame) -> Table:
@@ -126,7 +118,7 @@ def _details(part: pd.DataFrame) -> Table:
         back = "n/a" if pd.isna(r.after_failing) else f"{100 * r.after_failing:.0f} (of {int(r.failed_before)})"
         luck = "" if pd.isna(r.over_luck) else f"{100 * r.over_luck:+.0f} [{100 * r.luck_low:+.0f}, {100 * r.luck_high:+.0f}]"
         tried = "" if pd.isna(r.asr_k) else f"{100 * r.asr_first:.0f} / {100 * r.asr_k:.0f}"
-        shares = [_percent(r.before), _share(r.value, r.ci_low, r.ci_high), _percent(r.either), Cell(back, r.after_failing)]
+        shares = [percent(r.before), share(r.value, r.ci_low, r.ci_high), percent(r.either), Cell(back, r.after_failing)]
         shares += [Cell(tried, r.asr_k), Cell(luck, r.over_luck)]
         rows.append([r.method, r.attack, *shares, Cell(f"— {r.reason}") if isinstance(r.reason, str) else _calibrated(r)])
     heads = ["before", "attacked", "either", "back, of those that failed before", "asr@first / asr@k", "over random seeds", "calibrated"]
@@ -148,10 +140,6 @@ def _sorted(part: pd.DataFrame) -> pd.DataFrame:
     return part.assign(_m=part["method"].map(place), _a=[place_of(a) for a in part["access"]]).sort_values(
         ["_m", "_a", "attack"], kind="stable"
     )
-
-
-def _percent(value: float) -> Cell:
-    return Cell("n/a" if pd.isna(value) else f"{100 * value:.0f}", value)
 
 
 def _strength(table: pd.DataFrame) -> list[Block]:
