@@ -34,7 +34,8 @@ const show=()=>{
 boxes.forEach(b=>b.onchange=show);show();"""
 INTRODUCTION = (
     "A column is one prompt and one seed, a row a method; its name leads to the record of the run. Pictures are shown as drawn. A grey "
-    "tile: the concept is explicit, or the method drew no such picture; a black one: withheld by a filter. Beside a chosen method the original model stays in sight."
+    "tile: the concept is explicit, or the method drew no such picture; a black one: withheld by a filter. "
+    "Beside a chosen method the original model stays in sight."
 )
 
 
