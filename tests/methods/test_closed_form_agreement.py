@@ -84,19 +84,26 @@ def test_time(shaped, animals, context):
     assert_agrees(shaped, method, animals, context(), lambda w: solved(w, pairs, [], 0.0, 0.1))
 
 
-@pytest.mark.parametrize("regulariser", ["zero", "standard"])
-def test_rece(shaped, animals, context, regulariser):
-    """UCE, then two rounds of adversarial states, found and erased with the weights of the round before, of all layers."""
-    method = replace(build("method", "rece"), guide="{anchor}", epochs=2, regulariser=regulariser, regular_scale=0.3)
+@pytest.mark.parametrize("regulariser", ["zero", "standard", "own"])
+@pytest.mark.parametrize("each", [False, True])
+def test_rece(shaped, animals, context, regulariser, each):
+    """UCE, then two rounds of adversarial states, found and erased with the weights of the round before, of all layers.
+
+    As in the code, `standard` pulls every state to that of the old target, the guide; explicit content has one blank per text.
+    """
+    settings = {"guide": "{anchor}", "epochs": 2, "regulariser": regulariser, "regular_scale": 0.3, "empty_per_text": each}
+    method = replace(build("method", "rece"), **settings)
     original = {name: w.double().clone() for name, w in choose_parameters(shaped.unet, LAYERS["kv"]).items()}
     k, g, empty = ([states(shaped, text) for text in texts] for texts in (["dog", "cat"], ["animal"] * 2, [""]))
     edited = {n: solved(w, [(a[1:], b[1:]) for a, b in zip(k, g, strict=True)], empty, 1.0, 0.5) for n, w in original.items()}
     identity = torch.eye(k[0].shape[1], dtype=torch.float64)
     for _ in range(2):
         left = sum(e.T @ e for e in edited.values()) + 0.3 * identity
-        across = sum(edited[n].T @ original[n] for n in original) + (0.3 * identity if regulariser == "standard" else 0)
-        found = [(torch.linalg.inv(left) @ across @ rows.T).T for rows in k]
-        edited = {n: solved(e, list(zip(found, g, strict=True)), empty, 0.1, 0.1) for n, e in edited.items()}
+        across = sum(edited[n].T @ original[n] for n in original)
+        pulls = {"zero": [0 * rows for rows in k], "standard": g, "own": k}[regulariser]
+        found = [(torch.linalg.inv(left) @ (across @ rows.T + 0.3 * pull.T)).T for rows, pull in zip(k, pulls, strict=True)]
+        blanks = empty * 2 if each else empty
+        edited = {n: solved(e, list(zip(found, g, strict=True)), blanks, 0.1, 0.1) for n, e in edited.items()}
     by_weight = {tuple(w.flatten()[:4].tolist()): edited[n] for n, w in original.items()}
     assert_agrees(shaped, method, animals, context(), lambda w: by_weight[tuple(w.flatten()[:4].tolist())])
 
