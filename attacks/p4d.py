@@ -5,7 +5,8 @@ The attacker owns both models. Embeddings are optimised, and after every step pr
 texts met on the way the one stays whose picture is most like the original model's. This is the official form; the "P4D" of
 Diffusion-MU-Attack is a prefix search with early stop. Differs from the code: rows are optimised side by side with noise of
 their own; the picture to be met is the original model's for the row's seed, not the most unsafe of three; begin and end are
-never projected to.
+never projected to. Layout k keeps the end token; the code's free tokens take its place, so that it optimises without one (losses
+4 % apart).
 """
 
 from dataclasses import dataclass, replace

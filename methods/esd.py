@@ -8,6 +8,9 @@ Two forms of the target (eq. 7 of the paper), both with eta in the paper's sense
   paper     y = e_null - eta (e_c - e_null)
   released  y = e_from - (eta + 1) (e_c - e_null), with `erase_from` the prompt that loses the concept; equal for erase_from=null
 Both are affine combinations of the frozen predictions, so they hold for velocity models as well.
+
+Training latents are DDIM's in both forms, as in the paper's code. The release draws them with the model's own scheduler (PNDM
+for Stable Diffusion 1), which moves them by 3 to 7 %.
 """
 
 from dataclasses import dataclass
