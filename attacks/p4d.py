@@ -55,6 +55,7 @@ class P4D(Attack):
     adaptive: bool  # sampling methods: attack the guided prediction (official --filter); else the bare denoiser
     rows_at_once: int
 
+    evidence: ClassVar[tuple[str, ...]] = ("joycenerd/P4D@2cf3cda: layout n to 8e-7; layout k within 4 %, which has no end token there",)
     access: ClassVar[str] = "gradients"
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
     quick: ClassVar[dict] = {"steps": 2, "evaluate_every": 1, "free": 3}

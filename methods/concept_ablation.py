@@ -40,6 +40,7 @@ class ConceptAblation(Method):
     """Edits denoiser weights in place. Artefact: "unet.<parameter>", full new values of the trained tensors."""
 
     version: ClassVar[int] = 2
+    evidence: ClassVar[tuple[str, ...]] = ("nupurkmr9/concept-ablation@c11fb1b: losses and gradients (both targets, with prior) to 5e-6",)
     quick: ClassVar[dict] = {"images": 2, "iterations": 2, "batch": 2, "lr": 1e-3, "material_steps": 2}
 
     train: str  # which weights: cross_attn, attn or full

@@ -47,6 +47,10 @@ OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 class ESD(Method):
     """Edits denoiser weights in place. Artefact: "unet.<parameter>", full new values of the trained tensors."""
 
+    evidence: ClassVar[tuple[str, ...]] = (
+        "rohitgandikota/erasing@a2189e9: latents to 3e-6; losses, gradients and trained parameters equal",
+        "rohitgandikota/erasing@25613d2: equal with latents of DDIM; its own come from the model's scheduler",
+    )
     quick: ClassVar[dict] = {"iterations": 2, "bins": 4, "lr": 1e-3}
 
     train: str  # which weights: one of TRAIN

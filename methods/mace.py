@@ -50,6 +50,7 @@ class MACE(Method):
     W* = W (I + U V^T) + up down. A fused LoRA of rank 1 keeps rank 1.
     """
 
+    evidence: ClassVar[tuple[str, ...]] = ("Shilin-LU/MACE@057e7a6: refinement and fusion to 4e-7, attention loss and gradient to 3e-6",)
     quick: ClassVar[dict] = {"pictures": 2, "material_steps": 2, "iterations": 3, "lr": 1e-2, "mask": "background_difference"}
 
     anchor: str  # what the concept becomes; {anchor} is the concept's anchor, {sibling} its first sibling

@@ -28,6 +28,9 @@ class RECE(UCE):
     """The fields of UCE describe the start; `adversarial_*` the rounds after it. Artefact: see LinearEdit."""
 
     version: ClassVar[int] = 2
+    evidence: ClassVar[tuple[str, ...]] = (
+        "CharlesGong12/RECE@403a67f: edits to 1e-7, one and several concepts, regulariser zero and standard",
+    )
 
     epochs: int  # rounds; 0 is UCE
     regulariser: str  # what states are pulled to; zero: nothing (official default), standard: the guide's (official), own: the concept's

@@ -23,6 +23,9 @@ class SLD(Method):
     """Artefact: no tensors; the safety text in meta."""
 
     version: ClassVar[int] = 2
+    evidence: ClassVar[tuple[str, ...]] = (
+        "ml-research/safe-latent-diffusion@a42923c: latents equal for its four settings; pictures under PNDM as diffusers' class",
+    )
     mechanism: ClassVar[str] = "sampling"
     removable: ClassVar[bool] = True
 

@@ -30,6 +30,9 @@ class SPEED(LinearEdit):
     """Artefact: see LinearEdit, one V for each layer, since the filter depends on the layer's weights."""
 
     version: ClassVar[int] = 3
+    evidence: ClassVar[tuple[str, ...]] = (
+        "Ouxiang-Li/SPEED@6d3df0c: edits to 3e-7, last and all rows, with and without filter and copies",
+    )
 
     rows: str  # last: each text's last token; all: every position but the begin token
     anchor: str  # what the concept becomes; {anchor} is the concept's anchor, {sibling} its first sibling; empty: the begin token

@@ -49,6 +49,7 @@ class Pairs:
 class TRCE(LinearEdit):
     """Artefact: "edit.U", "edit.V" (see LinearEdit) and, unless epochs is 0, "unet.<parameter>" of the trained tensors."""
 
+    evidence: ClassVar[tuple[str, ...]] = ("ddgoodgood/TRCE@0da9b71: stage 1 to 5e-7, stage 2's hinge and gradient to 1e-5",)
     quick: ClassVar[dict] = {
         **{"runs": 2, "steps": 3, "early": 2, "kept_runs": 2, "kept_batch": 2, "lr": 1e-2},
         "templates": ["a photo of {name}"],

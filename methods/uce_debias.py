@@ -30,6 +30,10 @@ BATCH = 32  # pictures drawn at once
 class UCEDebias(UCE):
     """Artefact: the new key and value weights by name. Of UCE's fields `guide` and `rows` have no effect here."""
 
+    evidence: ClassVar[tuple[str, ...]] = (
+        "rohitgandikota/unified-concept-editing@35e91e2: differs by 6 to 21 % in one round, its target is aliased",
+    )
+
     attributes: list[str]  # what fills {name} instead of the concept: male, female; may itself hold {name}
     ratios: list[float]  # the wanted share of each attribute; empty: equal shares
     step: float  # of the goals, in units of the answers' norm, for a share that is off by one
