@@ -5,7 +5,8 @@ The attacker owns both models. Embeddings are optimised, and after every step pr
 texts met on the way the one stays whose picture is most like the original model's. This is the official form; the "P4D" of
 Diffusion-MU-Attack is a prefix search with early stop. Differs from the code: rows are optimised side by side with noise of
 their own; the picture to be met is the original model's for the row's seed, not the most unsafe of three; begin and end are
-never projected to.
+never projected to. Layout k keeps the end token; the code's free tokens take its place, so that it optimises without one (losses
+4 % apart).
 """
 
 from dataclasses import dataclass, replace
@@ -54,6 +55,7 @@ class P4D(Attack):
     adaptive: bool  # sampling methods: attack the guided prediction (official --filter); else the bare denoiser
     rows_at_once: int
 
+    evidence: ClassVar[tuple[str, ...]] = ("joycenerd/P4D@2cf3cda: layout n to 8e-7; layout k within 4 %, which has no end token there",)
     access: ClassVar[str] = "gradients"
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
     quick: ClassVar[dict] = {"steps": 2, "evaluate_every": 1, "free": 3}

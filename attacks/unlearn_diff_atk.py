@@ -48,6 +48,9 @@ class UnlearnDiffAtk(Attack):
     adaptive: bool  # sampling methods: attack the defended guided prediction instead of the bare denoiser
     rows_at_once: int  # memory only: rows do not see each other
 
+    evidence: ClassVar[tuple[str, ...]] = (
+        "OPTML-Group/Diffusion-MU-Attack@5a3e5d3: losses, gradients and timesteps equal; projection closer to the simplex",
+    )
     access: ClassVar[str] = "gradients"
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
     quick: ClassVar[dict] = {"k": 2, "number_of_t": 2, "steps_per_t": 1}

@@ -235,8 +235,8 @@ def metric_checks(metric: Metric, folder: Path) -> Iterator[tuple[str, Callable[
 KINDS = {"method": (Method, method_checks), "attack": (Attack, attack_checks), "metric": (Metric, metric_checks)}
 
 
-def build(group: str, name: str, config_dir: str | None = None):
-    """Compose and build one plugin by name, with the tiny model and an object concept."""
+def build(group: str, name: str, config_dir: str | None = None, concept: str = "dog"):
+    """Compose and build one plugin by name, with the tiny model; settings by kind are those for the concept's."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -248,7 +248,7 @@ def build(group: str, name: str, config_dir: str | None = None):
     choice = f"method={name}" if group == "method" else f"+{group}@picked={name}"
     quiet = [] if group == "method" else ["method=original"]
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        tree = compose("run", [*extra, *quiet, "model=tiny", "concept=[dog]", "probe=[]", choice])
+        tree = compose("run", [*extra, *quiet, "model=tiny", f"concept=[{concept}]", "probe=[]", choice])
     node = tree.method if group == "method" else tree.picked[name]
     return config.plugin(node, KINDS[group][0], f"{group}.{name}")
 

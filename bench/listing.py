@@ -1,4 +1,5 @@
-"""`vestige ls`: names and one-line descriptions from YAML files and module docstrings; imports no plugin."""
+"""`vestige ls`: names and one-line descriptions from YAML files and module docstrings, of methods and attacks also the evidence
+that they do what their papers say; imports no plugin."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import fnmatch
 import re
 from pathlib import Path
 
-from bench import ROOT
+from bench import ROOT, evidence
 
 GROUPS = ("methods", "concepts", "attacks", "metrics", "probes", "models", "protocols", "experiments", "runtimes", "flags")
 
@@ -21,9 +22,11 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if arguments.what == "flags":
         return flags(arguments.pattern)
-    for name, line in entries(arguments.what.removesuffix("s"), arguments.config_dir):
-        if fnmatch.fnmatch(name, arguments.pattern):
-            print(f"{name:<24} {line}")
+    for file in files(arguments.what.removesuffix("s"), arguments.config_dir):
+        if fnmatch.fnmatch(file.stem, arguments.pattern):
+            print(f"{file.stem:<24} {describe(file)}")
+            if arguments.what in ("methods", "attacks"):
+                print(f"{'':<24}   {evidence.of(file)}")
     return 0
 
 
@@ -36,10 +39,10 @@ def flags(pattern: str) -> int:
     return 0
 
 
-def entries(group: str, extra: Path | None = None) -> list[tuple[str, str]]:
-    """(name, description) of every YAML of a group."""
+def files(group: str, extra: Path | None = None) -> list[Path]:
+    """Every YAML of a group."""
     folders = [ROOT / "conf" / group, *([extra / group] if extra else [])]
-    return [(file.stem, describe(file)) for folder in folders for file in sorted(folder.glob("*.yaml"))]
+    return [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
 
 
 def describe(file: Path) -> str:

@@ -31,12 +31,13 @@ class Step:
     pipe: Pipe
     x: Tensor  # (batch, channels, height, width), already scaled for the scheduler
     t: Tensor  # the scheduler's timestep, scalar
-    index: int  # 0 for the noisiest step
-    total: int  # number of steps
+    index: int  # of the denoiser call, 0 for the noisiest
+    total: int  # number of calls
     cond: Conditioning
     null: Conditioning
     scale: float  # guidance scale w
     seeds: tuple[int, ...] = ()  # of the pictures, one per row: they tell rows apart; empty outside of sampling
+    steps: int | None = None  # asked of the sampler, whose scheduler may call more often (PNDM: once more); None: as many as calls
 
     def predict_both(self) -> tuple[Tensor, Tensor]:
         """(unconditional, conditional) predictions from one denoiser call of twice the batch."""
@@ -179,7 +180,8 @@ class Pipe:
         times = course.scheduler.timesteps
         for index in range(course.first, course.last):
             model_input = course.scheduler.scale_model_input(x, times[index])
-            step = Step(self, model_input, times[index], index, len(times), cond, null, course.sampler.guidance, tuple(seeds))
+            asked = course.sampler
+            step = Step(self, model_input, times[index], index, len(times), cond, null, asked.guidance, tuple(seeds), asked.steps)
             x = course.step(rule(step), index, x)
         return x
 

@@ -68,7 +68,8 @@ class Method:
 
     version: raise it when results would change. mechanism: weights (edited tensors), adapter (inserted modules), sampling
     (changed guidance), filter (pictures checked at the end) or none. removable: an owner of the weights can take it off.
-    limits: one sentence on what a white-box attack cannot see, or empty.
+    limits: one sentence on what a white-box attack cannot see, or empty. evidence: comparisons with programs of the authors,
+    each "owner/name@commit: what agrees"; `vestige ls methods` shows them.
     """
 
     version: ClassVar[int] = 1
@@ -76,6 +77,7 @@ class Method:
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2", "sdxl")
     removable: ClassVar[bool] = False
     limits: ClassVar[str] = ""
+    evidence: ClassVar[tuple[str, ...]] = ()
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         """None if this method can erase these concepts from this model, else a sentence. No model is loaded yet."""
@@ -124,11 +126,13 @@ class Attack:
     """An attempt to get the concept back; the base class itself is the control that does nothing.
 
     access: none, text, latents (where sampling starts and how it steps), images (queries), gradients, embedding or weights.
+    evidence: as of a Method.
     """
 
     version: ClassVar[int] = 1
     access: ClassVar[str] = "none"
     queries_denoiser: ClassVar[bool] = True  # False: an attack on the text encoder alone
+    evidence: ClassVar[tuple[str, ...]] = ()
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2", "sdxl")
 
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:

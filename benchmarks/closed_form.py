@@ -94,7 +94,7 @@ def sweep(edit: Tensor, goal: Tensor, kept: Tensor, ridges: list[float]) -> list
 def speed(values: list[Tensor], edit: Tensor, goal: Tensor, kept: Tensor, empty: Tensor) -> list[Tensor]:
     """All that SPEED.erase does after encoding, value projections as published."""
     method = build("method", "speed")
-    c, g, retained = edit.double(), goal.double(), kept.double()
+    c, g, retained = edit.double() / len(edit) ** 0.5, goal.double() / len(edit) ** 0.5, kept.double()
     generator = torch.Generator().manual_seed(0)
     fixed = invariant_rows(empty.double(), 3, generator)
     factors = []

@@ -22,8 +22,9 @@ from bench.types import Concept, Erasure, ModelSpec
 
 GROUPS = {"cross_attn": r"attn2\.to_[kv]\.", "attn": r"attn[12]\.to_", "full": ""}
 CHOICES = {"train": tuple(GROUPS), "loss": ("model", "noise"), "teacher": ("current", "frozen"), "augment": ("none", "scale")}
-# Object augmentation of the paper: (smallest scale, largest scale, words put before the student's prompt)
+# Object augmentation of the paper: words put before the student's prompt for shrunk and for enlarged pictures
 FAR, CLOSE = ("a far away ", "very small "), ("zoomed in ", "close up ")
+WHOLE_FROM = 0.6  # scales from here to 1 leave the picture as it is
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Pair:
 class ConceptAblation(Method):
     """Edits denoiser weights in place. Artefact: "unet.<parameter>", full new values of the trained tensors."""
 
+    version: ClassVar[int] = 2
+    evidence: ClassVar[tuple[str, ...]] = ("nupurkmr9/concept-ablation@c11fb1b: losses and gradients (both targets, with prior) to 5e-6",)
     quick: ClassVar[dict] = {"images": 2, "iterations": 2, "batch": 2, "lr": 1e-3, "material_steps": 2}
 
     train: str  # which weights: cross_attn, attn or full
@@ -170,29 +173,31 @@ def masked_error(prediction: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
 
 
 def scaled(image: Tensor, factor: int, generator: torch.Generator) -> tuple[Tensor, Tensor, str]:
-    """(picture [3, h, w], mask [1, h / factor, w / factor], lead words): two thirds shrunk to 1/3..1, one third 1.2..1.4."""
+    """(picture [3, h, w] in [0, 1], mask [1, h / factor, w / factor], lead words): random scale of the code's compvis/.
+
+    Two thirds of the scales are uniform in 1/3..1, of which those from 0.6 on leave the picture whole; one third enlarge it
+    1.2 to 1.4 times. Around a shrunk picture all is mid-grey, the VAE's 0.
+    """
     height, width = image.shape[-2:]
+    whole = torch.ones(1, height // factor, width // factor)
     draw = torch.rand(2, generator=generator)
     scale = float(1 / 3 + draw[1] * 2 / 3) if draw[0] < 2 / 3 else float(1.2 + 0.2 * draw[1])
+    if WHOLE_FROM <= scale <= 1:
+        return image, whole, ""
     size = max(factor, round(height * scale)), max(factor, round(width * scale))
-    resized = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+    resized = F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
     word = int(torch.randint(2, (1,), generator=generator))
-    mask = torch.zeros(1, height // factor, width // factor)
+    top, left = (int(torch.randint(abs(a - b) + 1, (1,), generator=generator)) for a, b in zip(size, (height, width), strict=True))
     if scale > 1:
-        top = int(torch.randint(size[0] - height + 1, (1,), generator=generator))
-        left = int(torch.randint(size[1] - width + 1, (1,), generator=generator))
-        return resized[:, top : top + height, left : left + width], mask + 1, CLOSE[word]
-    top = int(torch.randint(height - size[0] + 1, (1,), generator=generator))
-    left = int(torch.randint(width - size[1] + 1, (1,), generator=generator))
-    canvas = torch.zeros_like(image)
+        return resized[:, top : top + height, left : left + width], whole, CLOSE[word]
+    canvas = torch.full_like(image, 0.5)
     canvas[:, top : top + size[0], left : left + size[1]] = resized
     # The seen area, one latent cell smaller on each side: cells on its border mix picture and canvas.
     rows = slice(top // factor + 1, max(top // factor + 2, (top + size[0]) // factor - 1))
     columns = slice(left // factor + 1, max(left // factor + 2, (left + size[1]) // factor - 1))
+    mask = torch.zeros_like(whole)
     mask[:, rows, columns] = 1
-    if mask.sum() == 0:
-        mask[:] = 1
-    return canvas, mask, FAR[word] if scale < 0.6 else ""
+    return canvas, mask if mask.any() else whole, FAR[word]
 
 
 @contextmanager

@@ -22,12 +22,16 @@ from bench.types import Concept, Erasure
 class SLD(Method):
     """Artefact: no tensors; the safety text in meta."""
 
+    version: ClassVar[int] = 2
+    evidence: ClassVar[tuple[str, ...]] = (
+        "ml-research/safe-latent-diffusion@a42923c: latents equal for its four settings; pictures under PNDM as diffusers' class",
+    )
     mechanism: ClassVar[str] = "sampling"
     removable: ClassVar[bool] = True
 
     text: str  # per concept; {name} is its name. Several concepts are joined by ", "
-    warmup: int  # delta: steps without steering
-    warmup_schedule: int | None  # the schedule length `warmup` counts on; null: it counts the sampler's own steps
+    warmup: int  # delta: denoiser calls without steering
+    warmup_schedule: int | None  # the schedule length `warmup` counts on; null: `warmup` is taken as it is
     scale: float  # s_S
     threshold: float  # lambda
     momentum_scale: float  # s_m
@@ -51,7 +55,7 @@ class SLD(Method):
                 momentum = torch.zeros_like(e_null, dtype=torch.float32) if momentum is None else momentum
                 steering, momentum = self.steering(e_null, e_cond, e_safety, momentum)
                 guidance = e_cond - e_null
-                if step.index >= self.warmup_steps(step.total):
+                if step.index >= self.warmup_calls(step.total if step.steps is None else step.steps):
                     guidance = guidance - steering.to(guidance)
                 return e_null + step.scale * guidance
 
@@ -60,8 +64,9 @@ class SLD(Method):
         with pipe.guided_by(factory):
             yield pipe
 
-    def warmup_steps(self, total: int) -> float:
-        return self.warmup if self.warmup_schedule is None else self.warmup * total / self.warmup_schedule
+    def warmup_calls(self, steps: int) -> float:
+        """steps: asked of the sampler, not the calls its scheduler makes of them, which differ by one for PNDM."""
+        return self.warmup if self.warmup_schedule is None else self.warmup * steps / self.warmup_schedule
 
     def steering(self, e_null: Tensor, e_cond: Tensor, e_safety: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor]:
         """(gamma, next momentum), both float32; eqs. 4 to 8 of the paper, all tensors (batch, channels, h, w).

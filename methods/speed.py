@@ -2,10 +2,11 @@
 
 SPEED, Li et al., "SPEED: Scalable, Precise, and Efficient Concept Erasure for Diffusion Models", ICLR 2026 (arXiv
 2503.07392); Ouxiang-Li/SPEED@6d3df0c. The retained words are filtered (those the edit would disturb most), augmented and
-turned into a null space; the begin token and the empty prompt are fixed exactly. The code averages over concepts where the
-paper sums; so do we.
+turned into a null space; the begin token and the empty prompt are fixed exactly. As in the code, a text's rows are summed and
+texts are averaged, where the paper sums over everything.
 """
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,7 +29,10 @@ CHUNK = 128  # augmented rows are filtered by the mean of chunks of this many ro
 class SPEED(LinearEdit):
     """Artefact: see LinearEdit, one V for each layer, since the filter depends on the layer's weights."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
+    evidence: ClassVar[tuple[str, ...]] = (
+        "Ouxiang-Li/SPEED@6d3df0c: edits to 3e-7, last and all rows, with and without filter and copies",
+    )
 
     rows: str  # last: each text's last token; all: every position but the begin token
     anchor: str  # what the concept becomes; {anchor} is the concept's anchor, {sibling} its first sibling; empty: the begin token
@@ -38,8 +42,8 @@ class SPEED(LinearEdit):
     row_norm: float | None  # the mean squared norm of text states that tau and r were chosen for; null: they are taken as they are
     retain_scale: float  # r
     invariance_ridge: float  # ell: 0 fixes begin token and empty prompt exactly
-    filter: bool  # influence-based prior filtering
-    augment: int  # copies of each retained row, 0: none
+    filter: bool  # influence-based filtering of retained rows; as in the code only with copies: at augment=0 all rows stay
+    augment: int  # copies of each retained row, always filtered; 0: none
     invariants: int  # centres that stand for the empty prompt's other rows
 
     def __post_init__(self) -> None:
@@ -51,8 +55,9 @@ class SPEED(LinearEdit):
             raise ValueError(f"method.retain={self.retain} contains {sorted(unknown)}. Allowed: {', '.join(RETAIN)}.")
         if self.retain_scale <= 0:
             raise ValueError(f"method.retain_scale={self.retain_scale} must be positive: without it the edit has no limit. SPEED's is 1.")
-        if self.invariance_ridge < 0:
-            raise ValueError(f"method.invariance_ridge={self.invariance_ridge} must not be negative.")
+        for field in ("invariance_ridge", "augment"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"method.{field}={getattr(self, field)} must not be negative.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         return refusal(concepts, {"anchor": self.anchor}, self.retain, self.anchored_name) or super().supports(model, concepts)
@@ -84,21 +89,22 @@ class SPEED(LinearEdit):
         return self.anchor.format(anchor=concept.anchor, sibling=next(iter(concept.siblings), ""))
 
     def edited_rows(self, pipe: Pipe, concepts: list[Concept]) -> tuple[Tensor, Tensor]:
-        """C and G [N, d], float64."""
+        """C and G [N, d], float64, divided by sqrt(texts): C^T C is then the mean over texts of sums over a text's rows."""
         pairs = []
         for concept in concepts:
             anchor = self.anchored_name(concept)
             pairs += [(t.format(name=concept.name), t.format(name=anchor) if anchor else "") for t in self.templates]
         if self.rows == "last":
-            return tuple(torch.cat([last_rows(pipe, pair[k]) for pair in pairs]).double() for k in range(2))
-        every = [pipe.encode([pair[k] for pair in pairs]).hidden[:, 1:].flatten(0, 1).double() for k in range(2)]
-        return every[0], every[1]
+            c, g = (torch.cat([last_rows(pipe, pair[k]) for pair in pairs]) for k in range(2))
+        else:
+            c, g = (pipe.encode([pair[k] for pair in pairs]).hidden[:, 1:].flatten(0, 1) for k in range(2))
+        return c.double() / len(pairs) ** 0.5, g.double() / len(pairs) ** 0.5
 
     def retained_rows(self, pipe: Pipe, concepts: list[Concept], generator: torch.Generator) -> Tensor:
         """R0 [M, d], shuffled. A name that holds an erased name as a word is dropped."""
-        erased = [set(concept.name.lower().split()) for concept in concepts]
+        erased = [re.compile(rf"\b{re.escape(concept.name)}\b", re.IGNORECASE) for concept in concepts]
         names = sorted({name for source in self.retain for concept in concepts for name in getattr(concept, source)})
-        names = [name for name in names if not any(words <= set(name.lower().split()) for words in erased)]
+        names = [name for name in names if not any(word.search(name) for word in erased)]
         if not names:
             return all_rows(pipe, [""]).double()[1:]
         rows = torch.cat([last_rows(pipe, t.format(name=name)) for name in names for t in self.templates]).double()
@@ -111,16 +117,14 @@ class SPEED(LinearEdit):
         influence and their moment are polynomials in s.
         """
         kept, influence = retained, influence_of(weight, c, g)
-        if self.filter:
+        if self.filter and self.augment:
             size = influence(retained)
             kept = retained[size >= size.mean()]
         square, count = kept.T @ kept, len(kept)
         if self.augment:
             v = least_passed(weight)
             s = torch.randn((len(kept), self.augment), generator=generator, dtype=torch.float64).to(kept)
-            chosen = torch.ones_like(s)
-            if self.filter:
-                chosen = torch.cat([(size >= size.mean()).to(s) for size in influence(kept, v, s).split(CHUNK)])
+            chosen = torch.cat([(size >= size.mean()).to(s) for size in influence(kept, v, s).split(CHUNK)])
             crossed = torch.outer(((chosen * s).sum(1) @ kept), v)
             square = square + (kept * chosen.sum(1, keepdim=True)).T @ kept + crossed + crossed.T
             square = square + (chosen * s.square()).sum() * torch.outer(v, v)
@@ -131,11 +135,10 @@ class SPEED(LinearEdit):
 def influence_of(weight: Tensor, c: Tensor, g: Tensor):
     """Rows x -> |D x|, how far the erase-only update D = W (A - T)(I + T)^-1 would move each row's output; eq. 7 of the paper.
 
-    With a direction v [d] and steps s [rows, copies] it returns |D (x + s v)| instead, [rows, copies].
+    T = C^T C and A = G^T C. With a direction v [d] and steps s [rows, copies] it returns |D (x + s v)| instead, [rows, copies].
     """
-    n = len(c)
     with single_thread():
-        read = torch.linalg.solve(n * torch.eye(n, dtype=c.dtype, device=c.device) + c @ c.T, c)
+        read = torch.linalg.solve(torch.eye(len(c), dtype=c.dtype, device=c.device) + c @ c.T, c)
         written = weight @ (g - c).T
         middle = written.T @ written  # |D x|^2 = y^T middle y with y = read x, of as many numbers as there are edited rows
 
@@ -172,13 +175,12 @@ def null_projector(moment: Tensor, threshold: float) -> tuple[Tensor, int]:
 def reading_factor(c: Tensor, g: Tensor, projector: Tensor, fixed: Tensor, r: float, ridge: float) -> Tensor:
     """V [d, N] of the update W (G - C)^T V^T; eqs. 9 to 12 of the paper by the push-through identity (an N x N solve).
 
-    projector P [d, d]; fixed K [d, m] whose outputs must not change. With Q = P (C^T C P / N + r I)^-1:
-    V^T = (C Q - C Q K (K^T Q K + ridge I)^-1 K^T Q) / N.
+    projector P [d, d]; fixed K [d, m] whose outputs must not change. With Q = P (C^T C P + r I)^-1:
+    V^T = C Q - C Q K (K^T Q K + ridge I)^-1 K^T Q.
     """
-    n = len(c)
     with single_thread():
         z = projector @ c.T
-        inner = torch.linalg.solve(r * n * torch.eye(n, dtype=c.dtype, device=c.device) + z.T @ z, z.T)
+        inner = torch.linalg.solve(r * torch.eye(len(c), dtype=c.dtype, device=c.device) + z.T @ z, z.T)
         q = (projector - z @ inner) / r
         cq = c @ q
         between = fixed.T @ q @ fixed
@@ -186,7 +188,7 @@ def reading_factor(c: Tensor, g: Tensor, projector: Tensor, fixed: Tensor, r: fl
         nothing = 1e-10 * fixed.square().sum(0).mean() / r
         middle = between + ridge * torch.eye(len(between), dtype=c.dtype, device=c.device)
         inverse = torch.linalg.pinv((middle + middle.T) / 2, atol=nothing, rtol=0.0, hermitian=True)
-        return ((cq - cq @ fixed @ inverse @ (fixed.T @ q)) / n).T.contiguous()
+        return (cq - cq @ fixed @ inverse @ (fixed.T @ q)).T.contiguous()
 
 
 def invariant_rows(empty: Tensor, centres: int, generator: torch.Generator) -> Tensor:

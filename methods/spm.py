@@ -33,6 +33,7 @@ CHOICES = {
 class SPM(Method):
     """Artefact: "spm.<layer>.down" [concepts, in] and ".up" [concepts, out]: y = W x + sum_i gamma_i up_i (down_i . x)."""
 
+    evidence: ClassVar[tuple[str, ...]] = ("Con6924/SPM@3dd762e: forward pass, latents, loss, gradient and strengths to 9e-6",)
     mechanism: ClassVar[str] = "adapter"
     removable: ClassVar[bool] = True
     quick: ClassVar[dict] = {"iterations": 3, "warmup": 0, "lr": 1e-2, "bins": 4, "resolutions": []}

@@ -4,6 +4,9 @@ TRCE, Chen et al., "TRCE: Towards Reliable Malicious Concept Erasure in Text-to-
 2503.07389); ddgoodgood/TRCE@0da9b71. Stage 1 edits keys and values of cross-attention; stage 2 trains self-attention and the
 queries of cross-attention on latents from the concept's own sampling runs. The official phrase pairs were written by a
 language model for each concept; here a concept's words are paired with one safe text, or a file of pairs is given.
+
+Stage 1 is solved in float64. The code inverts a float32 matrix, which without a ridge is not its own formula: in one case the
+edit had norm 371 where the formula gives 1380.
 """
 
 import json
@@ -46,6 +49,7 @@ class Pairs:
 class TRCE(LinearEdit):
     """Artefact: "edit.U", "edit.V" (see LinearEdit) and, unless epochs is 0, "unet.<parameter>" of the trained tensors."""
 
+    evidence: ClassVar[tuple[str, ...]] = ("ddgoodgood/TRCE@0da9b71: stage 1 to 5e-7, stage 2's hinge and gradient to 1e-5",)
     quick: ClassVar[dict] = {
         **{"runs": 2, "steps": 3, "early": 2, "kept_runs": 2, "kept_batch": 2, "lr": 1e-2},
         "templates": ["a photo of {name}"],

@@ -6,6 +6,7 @@ Erasing and moderating (all words of a concept towards the empty text) differ in
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,11 @@ PRESERVE = ("empty", "siblings", "others")
 @dataclass
 class UCE(LinearEdit):
     """Edits the keys and values of cross-attention. Artefact: see LinearEdit."""
+
+    evidence: ClassVar[tuple[str, ...]] = (
+        "rohitgandikota/unified-concept-editing@35e91e2: edits to 3e-7",
+        "rohitgandikota/unified-concept-editing@28c81ed: edits to 3e-7 (uce_lasttoken)",
+    )
 
     rows: str  # which token positions are edited: one of ROWS
     edits: list[str]  # which words of a concept: any of EDITS

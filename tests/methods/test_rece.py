@@ -29,28 +29,29 @@ def start(tiny):
 
 def test_without_an_edit_the_adversarial_states_are_the_concepts_own(start):
     k, (u, v), weights = start
-    found = adversarial_rows(k, (torch.zeros_like(u), v), weights, "zero", 1e-9)
+    found = adversarial_rows(k, (torch.zeros_like(u), v), weights, torch.zeros_like(k), 1e-9)
     assert torch.allclose(found @ weights, k @ weights, atol=1e-5)
 
 
 def test_adversarial_states_restore_what_the_model_reads_of_the_concept(tiny, start):
     k, factors, weights = start
     t = torch.eye(len(weights), dtype=torch.float64) + factors[0] @ factors[1].T
-    found = adversarial_rows(k, factors, weights, "zero", 1e-9)
+    found = adversarial_rows(k, factors, weights, torch.zeros_like(k), 1e-9)
     for w in choose_parameters(tiny.unet, LAYERS["kv"]).values():
         wanted = k @ w.double().T
         assert (found @ t.T @ w.double().T - wanted).norm() < 1e-3 * wanted.norm()
         assert (k @ t.T @ w.double().T - wanted).norm() > 1e-2 * wanted.norm(), "the edit had taken it away"
 
 
-@pytest.mark.parametrize("regulariser", ["zero", "standard"])
-def test_the_gram_form_equals_the_loop_over_layers(tiny, start, regulariser):
+@pytest.mark.parametrize("towards", ["", "a frog"])
+def test_the_gram_form_equals_the_loop_over_layers(tiny, start, towards):
     k, factors, weights = start
     t = torch.eye(len(weights), dtype=torch.float64) + factors[0] @ factors[1].T
     layers = [w.double() for w in choose_parameters(tiny.unet, LAYERS["kv"]).values()]
     left = sum((w @ t).T @ (w @ t) for w in layers) + 0.3 * torch.eye(len(t), dtype=torch.float64)
-    right = sum((w @ t).T @ w for w in layers) @ k.T + (0.3 * k.T if regulariser == "standard" else 0)
-    assert torch.allclose(adversarial_rows(k, factors, weights, regulariser, 0.3), torch.linalg.solve(left, right).T, rtol=1e-6)
+    pull = all_rows(tiny, [towards]).double() if towards else torch.zeros_like(k)
+    right = sum((w @ t).T @ w for w in layers) @ k.T + 0.3 * pull.T
+    assert torch.allclose(adversarial_rows(k, factors, weights, pull, 0.3), torch.linalg.solve(left, right).T, rtol=1e-6)
 
 
 def test_every_round_makes_the_concept_harder_to_reach(tiny, concept, context):
@@ -59,7 +60,7 @@ def test_every_round_makes_the_concept_harder_to_reach(tiny, concept, context):
 
     def left(epochs):
         t = dense(rece(epochs=epochs).erase(tiny, [concept()], context()))
-        found = adversarial_rows(k, (t - torch.eye(len(t), dtype=t.dtype), torch.eye(len(t), dtype=t.dtype)), weights, "zero", 0.1)
+        found = adversarial_rows(k, (t - torch.eye(len(t), dtype=t.dtype), torch.eye(len(t), dtype=t.dtype)), weights, 0 * k, 0.1)
         return ((found @ t.T - k) @ root).norm().item()
 
     residual = [left(epochs) for epochs in (0, 1, 2)]
@@ -70,6 +71,22 @@ def test_no_round_is_uce_exactly(tiny, concept, context):
     ours, uce = (build("method", name).erase(tiny, [concept()], context()) for name in ("rece", "uce"))
     none = rece(epochs=0).erase(tiny, [concept()], context())
     assert torch.allclose(dense(none), dense(uce)) and not torch.allclose(dense(ours), dense(uce), atol=1e-3)
+
+
+def test_explicit_content_weighs_the_empty_text_once_per_edited_text(tiny, concept, context):
+    """As if its weight were multiplied: the empty text is all that is preserved."""
+    one, two = concept(), concept("cat")
+    settings = {"preserve": ["empty"], "epochs": 2}
+    each, once = (dense(rece(**settings, empty_per_text=each).erase(tiny, [one, two], context())) for each in (True, False))
+    twice = dense(rece(**settings, adversarial_preserve_scale=0.2, empty_per_text=False).erase(tiny, [one, two], context()))
+    assert torch.allclose(each, twice, atol=1e-6) and (each - once).norm() > 1e-2 * (once - torch.eye(len(once))).norm()
+
+
+@pytest.mark.parametrize("slug, epochs, each", [("dog", 1, False), ("van_gogh", 1, False), ("nudity", 3, True)])
+def test_settings_by_kind_are_those_of_the_authors_scripts(slug, epochs, each):
+    method = build("method", "rece", concept=slug)
+    assert (method.epochs, method.empty_per_text, method.regulariser) == (epochs, each, "zero")
+    assert build("method", "rece_unsafe", concept=slug).epochs == 2
 
 
 @pytest.mark.parametrize("over", [{"regulariser": "none"}, {"regular_scale": 0.0}])
