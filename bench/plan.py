@@ -18,7 +18,7 @@ def plan_job(job: Job) -> dict:
     under = f", protocol {job.protocol}" if job.protocol else ""
     title = f"{job.method_name} x {_together(job)} on {job.model.name}{under}"
     plan = {"status": "planned", "missing": list(job.missing), "pictures": 0}
-    why_not = job.method.supports(job.model, job.concepts)
+    why_not = job.method.supports(job.model, job.given)
     if why_not:
         print(f"{title}: unsupported: {why_not}")
         return plan | {"status": "unsupported"}

@@ -5,6 +5,7 @@ from pathlib import Path
 import yaml
 
 from bench import ROOT
+from bench.articles import with_article
 from bench.world import catalog
 
 FOLDER = ROOT / "conf" / "concept"
@@ -30,7 +31,7 @@ def entry(slug: str) -> dict:
         "siblings": [catalog.find(mate).name for mate in catalog.siblings(slug)],
         "others": [catalog.find(other).name for other in spread],
         # The model reads words only, so what evokes an object without its name is its other names.
-        "descriptions": [catalog.with_article(alias) for alias in item.aliases],
+        "descriptions": [with_article(alias) for alias in item.aliases],
         "labels": {"emoji": slug},
     }
 
