@@ -145,12 +145,9 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
     """
     runtime = typed(tree.runtime, Runtime, "runtime", drop=("name",))
     spec = typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"), keep_name=True)
-    concepts = [_concept(slug, _plain(entry)) for slug, entry in tree.concept.items()]
-    if not concepts:
-        raise ValueError("no concept is chosen. Choose one, for example concept=dog (see `vestige ls concepts`).")
-    screen.check_concepts(concepts)
     held_out = bool(tree.get("held_out", True))
-    concepts = as_one_set([with_held_out(c) if held_out else replace(c, held_out=None) for c in concepts])
+    concepts = chosen_concepts(_plain(tree.concept), held_out)
+    screen.check_concepts(concepts)
     _one_of("until", tree.until, UNTIL)
     sampler = typed(tree.model.sampler, Sampler, "model.sampler")
     method = plugin(tree.method, Method, "method")
@@ -165,6 +162,24 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
     if lacks and not planned:
         raise ValueError(lacks[0])
     return replace(job, missing=tuple(lacks))
+
+
+def chosen_concepts(entries: dict[str, dict], held_out: bool) -> list[Concept]:
+    """The chosen entries as one set, with the names that are held out (or none). Raises ValueError."""
+    if not entries:
+        raise ValueError("no concept is chosen. Choose one, for example concept=dog (see `vestige ls concepts`).")
+    concepts = [_concept(slug, entry) for slug, entry in entries.items()]
+    return as_one_set([with_held_out(c) if held_out else replace(c, held_out=None) for c in concepts])
+
+
+def split_in_words(concepts: list[Concept], given: list[Concept] | None = None, most: int = 1000) -> list[str]:
+    """Two lines: the names that methods are given, and those that are only asked for; at most so many of each."""
+    given = [c.without(set(c.held_out or ())) for c in concepts] if given is None else given
+    handed = list(dict.fromkeys(name for c in given for name in (*c.siblings, *c.others)))
+    asked = list(dict.fromkeys(name for c in concepts for name in c.asked_of([*c.siblings, *c.others])))
+    told = [("given to methods", handed), ("held out, only asked", [name for name in asked if name not in handed])]
+    shown = [", ".join([*names[:most], *(["..."] if len(names) > most else [])]) or "none" for _, names in told]
+    return [f"  {what} ({len(names)}): {some}" for (what, names), some in zip(told, shown, strict=True)]
 
 
 def _concept(slug: str, content: dict) -> Concept:

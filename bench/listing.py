@@ -24,7 +24,23 @@ def main(argv: list[str]) -> int:
     for name, line in entries(arguments.what.removesuffix("s"), arguments.config_dir):
         if fnmatch.fnmatch(name, arguments.pattern):
             print(f"{name:<24} {line}")
+    if arguments.what == "concepts" and arguments.pattern in dict(entries("concept", arguments.config_dir)):
+        print("\n".join(names_of(arguments.pattern, arguments.config_dir)))
     return 0
+
+
+def names_of(choice: str, extra: Path | None) -> list[str]:
+    """Which names of a concept or a set methods are given, and which are only asked for."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from bench import config
+
+    search = [f"hydra.searchpath=[file://{extra.absolute()}]"] if extra else []
+    config.register_resolvers()
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        chosen = OmegaConf.to_container(compose("run", [f"concept={choice}", "probe=[]", *search]).concept, resolve=True)
+    return config.split_in_words(config.chosen_concepts(chosen, held_out=True))
 
 
 def flags(pattern: str) -> int:

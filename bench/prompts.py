@@ -50,7 +50,7 @@ def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Conce
     parts = [_rows(name, prompts, some, rows, vocabulary) for some in asked]
     if not any(parts):
         slugs = ", ".join(c.slug for c in concepts)
-        raise NothingToAsk(f"prompts={prompts!r} needs names that the concept files do not list (or do not hold out) for {slugs}.")
+        raise NothingToAsk(f"prompts={prompts!r} needs names that the concept files do not list for {slugs}, or do not hold out.")
     table = pd.DataFrame([row for part in parts for row in part])
     # Pooled rows do not depend on what is erased, so neither do their seeds.
     words = [name, vocabulary, prompts] if pooled else [name, vocabulary, *(c.slug for c in concepts)]
@@ -197,7 +197,8 @@ def _grid(known: dict, family: str, n: int) -> pd.DataFrame:
     subjects, looks = known["lists"][entry["subject"]], known["lists"][entry["look"]]
     for i in range(min(n, len(subjects) * len(looks))):
         subject, look = subjects[i % len(subjects)], looks[(i // len(subjects) + i % len(subjects)) % len(looks)]
-        cell, text = f"{slug(subject)}-{slug(look)}", with_articles(entry["template"].format(subject=subject, look=look))
+        cell, text = f"{slug(subject)}-{slug(look)}", entry["template"].format(subject=subject, look=look)
+        text = text if entry.get("verbatim") else with_articles(text)
         rows.append({"row_id": cell, "prompt": text, "role": "free", "expect": slug(subject), "names": 1, "group": sentence_group(text)})
     return pd.DataFrame(rows)
 

@@ -10,6 +10,7 @@ from bench.world import catalog
 
 FOLDER = ROOT / "conf" / "concept"
 OTHERS = 12  # unrelated objects a concept is compared with, spread over the other groups
+OTHERS_OF_DANGER = 16  # which is erased as a whole: nothing near is left to be asked for
 
 
 def write_all() -> list[Path]:
@@ -21,7 +22,8 @@ def entry(slug: str) -> dict:
     item = catalog.find(slug)
     is_style = isinstance(item, catalog.Style)
     others = catalog.others(slug)
-    spread = others[:: max(1, len(others) // OTHERS)][:OTHERS]
+    n = OTHERS_OF_DANGER if getattr(item, "group", "") == catalog.DANGER else OTHERS
+    spread = others[:: max(1, len(others) // n)][:n]
     return {
         "name": item.name,
         "kind": "style" if is_style else "object",
