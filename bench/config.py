@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import re
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,24 @@ class Job:
     runtime: Runtime
     protocol: str | None = None  # the paper's evaluation that chose probes, sampler and sizes, or None
     missing: tuple[str, ...] = ()  # what this machine lacks, in sentences; only a planned job may lack anything
+    held_out: bool = True  # what is asked as kept is given to no method; False: methods get all names, as in most papers
+
+    @cached_property
+    def given(self) -> list[Concept]:
+        """The concepts as methods get them: without the names that are held out, or that a probe with a list of its own asks for.
+
+        Attacks, judges and metrics get `concepts`, which names all.
+        """
+        if not self.held_out:
+            return self.concepts
+        asked = set().union(*(prompts.kept_names(made) for probe in self.probes.values() if (made := self._asked_here(probe))))
+        own = [{n for n in (*c.siblings, *c.others) if n in (c.held_out or ()) or prompts.slug(n) in asked} for c in self.concepts]
+        return [concept.without(gone) for concept, gone in zip(self.concepts, own, strict=True)]
+
+    def _asked_here(self, probe: Probe) -> PromptSet | None:
+        """None: there is nothing to ask, or the list is not on this machine."""
+        with contextlib.suppress(prompts.NothingToAsk):
+            return None if prompts.missing(probe.prompts, self.concepts) else self.prompts_before_screen(probe)
 
     def prompts_of(self, probe: Probe) -> PromptSet:
         """What is asked; about explicit concepts only what the screen for minors lets pass."""
@@ -126,11 +145,9 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
     """
     runtime = typed(tree.runtime, Runtime, "runtime", drop=("name",))
     spec = typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"), keep_name=True)
-    concepts = [_concept(slug, _plain(entry)) for slug, entry in tree.concept.items()]
-    if not concepts:
-        raise ValueError("no concept is chosen. Choose one, for example concept=dog (see `vestige ls concepts`).")
+    held_out = bool(tree.get("held_out", True))
+    concepts = chosen_concepts(_plain(tree.concept), held_out)
     screen.check_concepts(concepts)
-    concepts = as_one_set(concepts)
     _one_of("until", tree.until, UNTIL)
     sampler = typed(tree.model.sampler, Sampler, "model.sampler")
     method = plugin(tree.method, Method, "method")
@@ -138,7 +155,7 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
     attacks = with_ladder(with_controls(attacks, list(tree.controls)), _plain(tree.ladder))
     probes = {name: _probe(name, entry) for name, entry in tree.probe.items()}
     settings = int(tree.seed), tree.until, runtime, protocol
-    job = Job(spec, concepts, tree.method.name, method, attacks, probes, sampler, tree.model.attack_judge, *settings)
+    job = Job(spec, concepts, tree.method.name, method, attacks, probes, sampler, tree.model.attack_judge, *settings, held_out=held_out)
     check(job)
     with model.hub_unasked() if planned else contextlib.nullcontext():
         lacks = missing(job)
@@ -147,10 +164,43 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
     return replace(job, missing=tuple(lacks))
 
 
+def chosen_concepts(entries: dict[str, dict], held_out: bool) -> list[Concept]:
+    """The chosen entries as one set, with the names that are held out (or none). Raises ValueError."""
+    if not entries:
+        raise ValueError("no concept is chosen. Choose one, for example concept=dog (see `vestige ls concepts`).")
+    concepts = [_concept(slug, entry) for slug, entry in entries.items()]
+    return as_one_set([with_held_out(c) if held_out else replace(c, held_out=None) for c in concepts])
+
+
+def split_in_words(concepts: list[Concept], given: list[Concept] | None = None, most: int = 1000) -> list[str]:
+    """Two lines: the names that methods are given, and those that are only asked for; at most so many of each."""
+    given = [c.without(set(c.held_out or ())) for c in concepts] if given is None else given
+    handed = list(dict.fromkeys(name for c in given for name in (*c.siblings, *c.others)))
+    asked = list(dict.fromkeys(name for c in concepts for name in c.asked_of([*c.siblings, *c.others])))
+    told = [("given to methods", handed), ("held out, only asked", [name for name in asked if name not in handed])]
+    shown = [", ".join([*names[:most], *(["..."] if len(names) > most else [])]) or "none" for _, names in told]
+    return [f"  {what} ({len(names)}): {some}" for (what, names), some in zip(told, shown, strict=True)]
+
+
 def _concept(slug: str, content: dict) -> Concept:
     """OmegaConf types lists item by item: twenty seconds for a set of a hundred celebrities, so lists of words are set aside."""
     words = {key: value for key, value in content.items() if isinstance(value, list) and all(isinstance(word, str) for word in value)}
     return replace(typed({"slug": slug, **content, **{key: [] for key in words}}, Concept, f"concept.{slug}"), **words)
+
+
+def with_held_out(concept: Concept) -> Concept:
+    """The names that probes ask for and no method is given: those the file lists under held_out, else every second sibling and
+    every second unrelated thing. Raises ValueError for a name that is neither."""
+    known = [*concept.siblings, *concept.others]
+    if concept.held_out is None:
+        return replace(concept, held_out=[*concept.siblings[1::2], *concept.others[1::2]])
+    for name in concept.held_out:
+        if name not in known:
+            raise ValueError(
+                f"concept.{concept.slug}.held_out names {name!r}, which is not among its siblings and others: {', '.join(known)}. "
+                "Add it there, or take it off held_out."
+            )
+    return concept
 
 
 def with_controls(attacks: dict[str, Attack], sources: list[str]) -> dict[str, Attack]:
@@ -188,14 +238,18 @@ def with_ladder(attacks: dict[str, Attack], ladder: dict[str, dict[str, list]]) 
 def as_one_set(concepts: list[Concept]) -> list[Concept]:
     """What is erased together is no concept's sibling or unrelated thing, and what is a sibling of one is unrelated to none.
 
-    So no method preserves, or maps a concept to, what another concept of the set erases, and no probe asks for it.
+    So no method preserves, or maps a concept to, what another concept of the set erases, and no probe asks for it. A name that is
+    held out by one is held out by all.
     """
+    hidden = {name for concept in concepts for name in concept.held_out or ()}
     near = {name.lower() for concept in concepts for name in concept.siblings}
     parted = []
     for concept in concepts:
         gone = {name.lower() for other in concepts if other is not concept for name in (other.name, *other.aliases)}
         siblings = [name for name in concept.siblings if name.lower() not in gone]
-        parted.append(replace(concept, siblings=siblings, others=[n for n in concept.others if n.lower() not in gone | near]))
+        others = [name for name in concept.others if name.lower() not in gone | near]
+        held_out = None if concept.held_out is None else [name for name in (*siblings, *others) if name in hidden]
+        parted.append(replace(concept, siblings=siblings, others=others, held_out=held_out))
     return parted
 
 
@@ -207,6 +261,7 @@ def check(job: Job) -> None:
     for name, probe in job.probes.items():
         if min(probe.rows, probe.repeats, probe.limit or 1) < 1:
             raise ValueError(f"probe.{name}: rows, repeats and limit must be at least 1, got {probe.rows}, {probe.repeats}, {probe.limit}.")
+        job._asked_here(probe)  # refuses more rows than there are sentences
 
 
 def missing(job: Job) -> list[str]:

@@ -47,11 +47,14 @@ def load(folder: Path) -> ImageSet:
 
 def _index(prompts: PromptSet, jobs: list[tuple[dict, int]], folder: Path) -> ImageSet:
     rows = []
+    alone = prompts.table["group"].nunique() == 1  # of a set that is one sentence the pictures are resampled, there is nothing else
     for row, rep in jobs:
         (file,) = (folder / "png").glob(f"{_stem(row, rep)}.*.png")
         head = {"row_id": row["row_id"], "rep": rep, "file": f"png/{file.name}", "seed": prompts.seed(row["row_id"], rep)}
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         shown = {**row, "prompt": hidden(row["prompt"])} if row.get("private") else row
+        if alone:
+            head["group"] = f"{row['row_id']}/{rep}"
         rows.append({**shown, **head, "status": file.name.split(".")[-2], "sha256": digest})
     pd.DataFrame(rows).to_csv(folder / INDEX, index=False)
     return load(folder)

@@ -22,12 +22,29 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if arguments.what == "flags":
         return flags(arguments.pattern)
-    for file in files(arguments.what.removesuffix("s"), arguments.config_dir):
+    known = files(arguments.what.removesuffix("s"), arguments.config_dir)
+    for file in known:
         if fnmatch.fnmatch(file.stem, arguments.pattern):
             print(f"{file.stem:<24} {describe(file)}")
             if arguments.what in ("methods", "attacks"):
                 print(f"{'':<24}   {evidence.of(file)}")
+    if arguments.what == "concepts" and arguments.pattern in {file.stem for file in known}:
+        print("\n".join(names_of(arguments.pattern, arguments.config_dir)))
     return 0
+
+
+def names_of(choice: str, extra: Path | None) -> list[str]:
+    """Which names of a concept or a set methods are given, and which are only asked for."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from bench import config
+
+    search = [f"hydra.searchpath=[file://{extra.absolute()}]"] if extra else []
+    config.register_resolvers()
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        chosen = OmegaConf.to_container(compose("run", [f"concept={choice}", "probe=[]", *search]).concept, resolve=True)
+    return config.split_in_words(config.chosen_concepts(chosen, held_out=True))
 
 
 def flags(pattern: str) -> int:

@@ -6,7 +6,7 @@ Works on a machine without the weights, judges and prompt lists that the run nee
 from __future__ import annotations
 
 from bench import prompts
-from bench.config import Job, Probe
+from bench.config import Job, Probe, split_in_words
 
 
 def plan_job(job: Job) -> dict:
@@ -18,12 +18,13 @@ def plan_job(job: Job) -> dict:
     under = f", protocol {job.protocol}" if job.protocol else ""
     title = f"{job.method_name} x {_together(job)} on {job.model.name}{under}"
     plan = {"status": "planned", "missing": list(job.missing), "pictures": 0}
-    why_not = job.method.supports(job.model, job.concepts)
+    why_not = job.method.supports(job.model, job.given)
     if why_not:
         print(f"{title}: unsupported: {why_not}")
         return plan | {"status": "unsupported"}
     erased = stages.find_erased()
     print(f"{title}: erase {'cached' if erased else 'missing'}")
+    print("\n".join(split_in_words(job.concepts, job.given, most=16)))
     for probe in job.probes.values():
         try:
             asked = None if prompts.missing(probe.prompts, job.concepts) else job.prompts_of(probe)

@@ -22,7 +22,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from bench import ROOT, screen
-from bench.types import PromptSet
+from bench.types import PromptSet, sentence_group
 
 MANIFESTS = (ROOT / "prompts" / "lists.yaml", ROOT / "prompts" / "hub_lists.yaml")
 KEYS = ("source", "file", "column", "columns", "template", "role", "stored", "expect", "sample", "seed", "seed_cycle")
@@ -51,7 +51,8 @@ def load(asked: str, rows: int, repeats: int, expect: str) -> PromptSet:
     meant = {"target": expect, "alias": expect}.get(role, "")
     table = pd.DataFrame({"row_id": [f"{name}-{k:05d}" for k in range(len(read))], "prompt": read["text"].map(template.format)})
     table = table.assign(role=role, expect=read.get("expect", meant), names=1)
-    table["group"] = [f"{name}-{k:05d}" for k in read["row"]]
+    first = read.drop_duplicates("row").set_index("row")["text"]  # translations of one prompt are one cluster, equal prompts too
+    table["group"] = read["row"].map(first).map(sentence_group)
     if "seed" in read:
         table["seed"] = read["seed"]
     if not entry.get("stored"):

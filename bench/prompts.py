@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
 from omegaconf import OmegaConf
 
-from bench import ROOT, prompt_lists
-from bench.types import Concept, PromptSet
+from bench import ROOT, prompt_lists, sentences
+from bench.articles import with_articles
+from bench.types import Concept, PromptSet, sentence_group
 
 TEMPLATES = ROOT / "prompts" / "templates"
 ROLES = {
@@ -27,8 +30,11 @@ class NothingToAsk(ValueError):
 def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Concept], vocabulary: str) -> PromptSet:
     """The prompts of one probe for a concept set: `rows` per concept, in a fixed order; of a pooled family `rows` in all.
 
-    Row i takes subject i (in turn) and the next template in turn, so that small sets still mix both. A concept without such
-    subjects (all its siblings are erased with it, say) has no rows, as long as another one has.
+    Each row of a family is another sentence: rows take the subjects in turn, and each subject's sentences in an order that mixes
+    templates and fills, so that small sets mix all three. More rows than there are sentences are refused (ValueError); families
+    marked `cross`, whose papers ask one sentence under many seeds, go on from the start, and rows of one sentence share a group. Of
+    files, lists and grids `rows` is the most that is taken. A concept without such subjects (all its siblings are erased with it,
+    say) has no rows, as long as another one has.
     """
     if SLUG in prompts:
         each = [build(name, one, rows, repeats, [c], vocabulary) for one, c in zip(_sources(prompts, concepts), concepts, strict=True)]
@@ -41,10 +47,10 @@ def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Conce
         return PromptSet(f"{prompts}-{vocabulary}", _grid(templates(vocabulary), prompts, rows), repeats)
     pooled = _family(prompts, concepts[0].kind, vocabulary).get("pooled", False)
     asked = [concepts] if pooled else [[concept] for concept in concepts]
-    parts = [_rows(prompts, some, rows, vocabulary) for some in asked]
+    parts = [_rows(name, prompts, some, rows, vocabulary) for some in asked]
     if not any(parts):
         slugs = ", ".join(c.slug for c in concepts)
-        raise NothingToAsk(f"prompts={prompts!r} needs names that the concept files do not list for {slugs}.")
+        raise NothingToAsk(f"prompts={prompts!r} needs names that the concept files do not list for {slugs}, or do not hold out.")
     table = pd.DataFrame([row for part in parts for row in part])
     # Pooled rows do not depend on what is erased, so neither do their seeds.
     words = [name, vocabulary, prompts] if pooled else [name, vocabulary, *(c.slug for c in concepts)]
@@ -80,7 +86,7 @@ def _path(source: str) -> Path:
 def from_csv(source: Path | str, repeats: int) -> PromptSet:
     """A set of one's own: columns row_id and prompt, the rest optional (role, expect, names, group, seed).
 
-    `<file>.csv?role=target` takes the rows of one role.
+    `<file>.csv?role=target` takes the rows of one role. Without a column group, rows of one sentence are one group.
     """
     if why_not := missing(str(source), []):
         raise ValueError(why_not)
@@ -88,7 +94,7 @@ def from_csv(source: Path | str, repeats: int) -> PromptSet:
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     for column, fallback in (("role", "free"), ("expect", ""), ("names", "1"), ("group", None)):
         if column not in table:
-            table[column] = table["prompt"] if fallback is None else fallback
+            table[column] = table["prompt"].map(sentence_group) if fallback is None else fallback
     if role:
         if role not in set(table["role"]):
             raise ValueError(f"{path} has no row of role {role!r}; its roles: {', '.join(sorted(set(table['role'])))}.")
@@ -113,47 +119,74 @@ def _family(family: str, kind: str, vocabulary: str) -> dict:
     return known[family]
 
 
-def _rows(family: str, concepts: list[Concept], n: int, vocabulary: str) -> list[dict]:
+def _rows(probe: str, family: str, concepts: list[Concept], n: int, vocabulary: str) -> list[dict]:
     """The rows about one concept, or of a pooled family about all that are erased together."""
     known, entry, concept = templates(vocabulary), _family(family, concepts[0].kind, vocabulary), concepts[0]
-    subjects = _subjects(entry["subject"], concepts, known.get("lists", {}))
+    subjects = _subjects(entry, concepts, known.get("lists", {}))
     if not subjects:
         return []
-    wordings, rows = entry["templates"], []
-    for i in range(n):
-        turn, place = divmod(i, len(subjects))
-        subject = subjects[place]
-        # `cross` meets every template with every subject in len(subjects) * len(templates) rows.
-        which = (turn + place if entry.get("cross") else i + turn) % len(wordings)
-        fills = {key: values[(i + i // len(values)) % len(values)] for key, values in known["fill"].items()}
-        fills |= {"name": concept.name, "subject": subject, "other": concept.others[i % len(concept.others)] if concept.others else ""}
+    ways = _crossed if entry.get("cross") else _all_sentences
+    rows = []
+    for turn, subject, written, fills, seed in ways(entry, known["fill"] | {"other": concept.others}, concept.name, subjects):
         expect = {"concept": concept.slug, "subject": slug(subject)}.get(entry["expect"]) or slug(fills[entry["expect"]])
-        written = wordings[which].format(**fills)
-        row_id = f"{slug(subject)}-{turn:03d}" if entry.get("pooled") else f"{concept.slug}-{i:03d}"
         rows.append(
             {
-                "row_id": row_id,
-                "prompt": written if entry.get("verbatim") else with_articles(written),
+                "row_id": f"{slug(subject)}-{turn:03d}" if entry.get("pooled") else f"{concept.slug}-{len(rows):03d}",
+                "prompt": written,
                 "role": entry.get("role") or ROLES[family],
                 "expect": expect,
                 "names": entry.get("names", 1),
-                # Rows of one prompt under several seeds are one cluster; where there is but one prompt, pictures are resampled.
-                "group": f"{slug(subject)}-{which:03d}" if entry.get("cross") and len(wordings) > 1 else row_id,
+                "group": sentence_group(written),
+                **({"seed": seed} if seed is not None else {}),
             }
         )
-        if "seed" in entry:
-            later = which + len(wordings) * (turn // len(wordings)) if entry.get("seeds_in_turn") else 0
-            rows[-1]["seed"] = entry["seed"] + later
-    return rows
+        if len(rows) == n:
+            return rows
+    raise ValueError(
+        f"probe.{probe}.rows: {n} prompts are asked, and prompts={family!r} has {len(rows)} different sentences for {concept.slug} in "
+        f"{vocabulary}.yaml. A row is a sentence: type probe.{probe}.rows={len(rows)}; probe.{probe}.repeats draws more pictures of each."
+    )
 
 
-def _subjects(which: str, concepts: list[Concept], lists: dict[str, list[str]]) -> list[str]:
-    """The words that go into {subject}: of the concepts' files, or a list of the template file without what is erased."""
+Way = tuple[int, str, str, dict[str, str], int | None]  # the turn of the subject, the subject, the sentence, its fills, its seed
+
+
+def _all_sentences(entry: dict, fills: dict[str, list[str]], name: str, subjects: list[str]) -> Iterator[Way]:
+    """Every sentence once, subjects in turn."""
+    of = [sentences.distinct(entry["templates"], {"name": name, "subject": s}, fills, place) for place, s in enumerate(subjects)]
+    seen = set()
+    for turn in range(max(map(len, of))):
+        for subject, (written, chosen) in ((s, made[turn]) for s, made in zip(subjects, of, strict=True) if turn < len(made)):
+            if written not in seen:
+                seen.add(written)
+                yield turn, subject, written, chosen, None
+
+
+def _crossed(entry: dict, fills: dict[str, list[str]], name: str, subjects: list[str]) -> Iterator[Way]:
+    """Every template with every subject in len(subjects) * len(templates) rows, then again, without end."""
+    wordings = entry["templates"]
+    for i in count():
+        turn, place = divmod(i, len(subjects))
+        which = (turn + place) % len(wordings)
+        chosen = {key: values[(i + i // len(values)) % len(values)] if values else "" for key, values in fills.items()}
+        words = chosen | {"name": name, "subject": subjects[place]}
+        written = wordings[which].format(**words) if entry.get("verbatim") else sentences.filled(wordings[which], words)
+        later = which + len(wordings) * (turn // len(wordings)) if entry.get("seeds_in_turn") else 0
+        yield turn, subjects[place], written, chosen, entry["seed"] + later if "seed" in entry else None
+
+
+def _subjects(entry: dict, concepts: list[Concept], lists: dict[str, list[str]]) -> list[str]:
+    """The words that go into {subject}: of the concepts' files, or a list of the template file without what is erased.
+
+    Of siblings and unrelated things only the held-out names, which no method was given, unless the family asks for the `whole` list.
+    """
+    which = entry["subject"]
     if which in lists:
         gone = {word.lower() for concept in concepts for word in (concept.name, *concept.aliases)}
         return [word for word in lists[which] if word.lower() not in gone]
-    of = {"name": lambda c: [c.name], "alias": lambda c: c.aliases, "sibling": lambda c: c.siblings, "other": lambda c: c.others}
-    of |= {"description": lambda c: c.descriptions}
+    kept = (lambda c, names: names) if entry.get("whole") else Concept.asked_of
+    of = {"name": lambda c: [c.name], "alias": lambda c: c.aliases, "description": lambda c: c.descriptions}
+    of |= {"sibling": lambda c: kept(c, c.siblings), "other": lambda c: kept(c, c.others)}
     return list(dict.fromkeys(word for concept in concepts for word in of[which](concept)))
 
 
@@ -164,8 +197,9 @@ def _grid(known: dict, family: str, n: int) -> pd.DataFrame:
     subjects, looks = known["lists"][entry["subject"]], known["lists"][entry["look"]]
     for i in range(min(n, len(subjects) * len(looks))):
         subject, look = subjects[i % len(subjects)], looks[(i // len(subjects) + i % len(subjects)) % len(looks)]
-        cell, text = f"{slug(subject)}-{slug(look)}", with_articles(entry["template"].format(subject=subject, look=look))
-        rows.append({"row_id": cell, "prompt": text, "role": "free", "expect": slug(subject), "names": 1, "group": cell})
+        cell, text = f"{slug(subject)}-{slug(look)}", entry["template"].format(subject=subject, look=look)
+        text = text if entry.get("verbatim") else with_articles(text)
+        rows.append({"row_id": cell, "prompt": text, "role": "free", "expect": slug(subject), "names": 1, "group": sentence_group(text)})
     return pd.DataFrame(rows)
 
 
@@ -173,6 +207,8 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
-def with_articles(text: str) -> str:
-    """'a apple' -> 'an apple'."""
-    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
+
+def kept_names(asked: PromptSet) -> set[str]:
+    """Slugs of the things that a set asks for and that must stay: no method may be told to preserve them."""
+    kept = asked.table[asked.table["role"].isin(["sibling", "other", "scene", "free"])]
+    return {slug(thing) for expect in kept["expect"].unique() for thing in expect.split(";")} - {""}

@@ -26,6 +26,7 @@ def empty(job: Job, model_spec: dict) -> dict:
         },
         "sampler": plain(job.sampler),
         "attack_judge": job.attack_judge,
+        "held_out": job.held_out,
         "seed": job.seed,
         "until": job.until,
     }

@@ -18,7 +18,7 @@ def run_job(job: Job) -> dict:
     """Run (or complete from the store) one job and write its record. Never raises for a failed cell: it records it."""
     stages = Stages(job)
     made = record.empty(job, stages.model_spec)
-    why_not = job.method.supports(job.model, job.concepts)
+    why_not = job.method.supports(job.model, job.given)
     if why_not:
         made |= {"status": "unsupported", "reason": why_not}
     else:

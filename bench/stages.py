@@ -57,8 +57,8 @@ class Stages:
             "stage": "erase",
             "model": self.model_spec,
             "method": specification(job.method),
-            "inputs": job.method.inputs(job.concepts),
-            "concepts": plain(job.concepts),
+            "inputs": job.method.inputs(job.given),
+            "concepts": plain(job.given),
             "sampler": plain(job.sampler),
             "seed": job.seed,
         }
@@ -73,7 +73,7 @@ class Stages:
             ctx = self.context("erase", canonical_hash(spec), progress=Progress(folder / SCRATCH, lambda: {"seconds": time.time()}))
             pipe = self.untouched if self.is_original else self.pipe
             with pipe.preserved(), measured(self.job.runtime.device) as peak:
-                erasure = job.method.erase(pipe, job.concepts, ctx)
+                erasure = job.method.erase(pipe, job.given, ctx)
             erasure.save(folder)
             (folder / "log.json").write_text(json.dumps(ctx.history))
             return {

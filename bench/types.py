@@ -54,9 +54,20 @@ class Concept:
     others: list[str]  # display names of unrelated concepts that must stay
     descriptions: list[str]  # indirect wordings that never use the name or an alias
     labels: dict[str, str] = field(default_factory=dict)  # judge family -> the label that means this concept
+    held_out: list[str] | None = None  # siblings and others that are asked for and given to no method; None: all are both
 
     def __post_init__(self) -> None:
         _one_of(f"concept.{self.slug}.kind", self.kind, KINDS)
+
+    def asked_of(self, names: list[str]) -> list[str]:
+        """Those of `names` (its siblings or others) that probes ask for."""
+        return names if self.held_out is None else [name for name in names if name in self.held_out]
+
+    def without(self, gone: set[str]) -> Concept:
+        """The same with no sibling or unrelated thing of these names."""
+        return replace(
+            self, siblings=[n for n in self.siblings if n not in gone], others=[n for n in self.others if n not in gone], held_out=None
+        )
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,8 @@ class PromptSet:
     """A table of prompts. One row is one question to the model; `repeats` pictures are drawn for each row.
 
     Columns: row_id (str, unique), prompt, role (target, alias, sibling, other, scene, background, free), expect (slug or
-    label the picture should show), names (number of objects the prompt names), group (bootstrap cluster).
+    label the picture should show), names (number of objects the prompt names), group (bootstrap cluster: the distinct sentence as
+    first asked, see `sentence_group`; an attack keeps it).
     Optional: seed (the set's own, for the first picture of a row), private (the text enters no index, its hash does).
     Seeds derive from (set name, row_id, repetition), so they never depend on method, attack or loop order.
     """
@@ -175,7 +187,7 @@ class Adversary:
     def load_prompts(folder: Path) -> PromptSet:
         """The prompts alone: the tensors may be a whole denoiser."""
         head = json.loads((folder / "meta.json").read_text())
-        table = pd.read_csv(folder / "prompts.csv", dtype={"row_id": str}, keep_default_na=False)
+        table = pd.read_csv(folder / "prompts.csv", dtype={"row_id": str, "group": str, "expect": str}, keep_default_na=False)
         return PromptSet(head["name"], table, head["repeats"])
 
 
@@ -252,6 +264,11 @@ def canonical_json(value: Any) -> str:
 
 def canonical_hash(value: Any, digits: int = 16) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:digits]
+
+
+def sentence_group(prompt: str) -> str:
+    """The name of a sentence as a bootstrap cluster: equal for equal sentences, and it does not tell a private one."""
+    return "s" + hashlib.sha256(prompt.encode()).hexdigest()[:12]
 
 
 def derived_seed(*words: Any) -> int:

@@ -243,7 +243,7 @@ def pictures_of(tree: DictConfig) -> int:
     """Pictures that one job draws. A list that is not here counts with the rows it is known to have."""
     from bench import config, prompts
 
-    concepts, total = config.as_one_set(_concepts(tree)), 0
+    concepts, total = _concepts(tree), 0
     for name, (asked, rows, repeats, attacked) in probes_of(tree).items():
         if prompts.missing(asked, concepts):
             n = prompts.rows_of(asked, concepts, rows)
@@ -257,9 +257,11 @@ def _concepts(tree: DictConfig) -> list:
     """As the run has them, but not typed: that takes seconds for a hundred names."""
     from omegaconf import OmegaConf
 
+    from bench import config
     from bench.types import Concept
 
-    return [Concept(**{"slug": slug, **entry}) for slug, entry in OmegaConf.to_container(tree.concept, resolve=True).items()]
+    concepts = [Concept(**{"slug": slug, **entry}) for slug, entry in OmegaConf.to_container(tree.concept, resolve=True).items()]
+    return config.as_one_set([config.with_held_out(c) if tree.held_out else c for c in concepts])
 
 
 def missing(tree: DictConfig, ask: bool) -> list[str]:

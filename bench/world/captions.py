@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from bench.articles import with_article
 from bench.world import catalog
-from bench.world.catalog import with_article
 from bench.world.pictures import Spec
 
 STYLE_SHARE, BACKGROUND_SHARE, ALIAS_SHARE = 0.6, 0.5, 0.2

@@ -115,7 +115,3 @@ def others(slug: str) -> list[str]:
     group = item.group if isinstance(item, Object) else None
     return [other.slug for other in _objects() if other.group not in (group, DANGER)]
 
-
-def with_article(phrase: str) -> str:
-    """'apple' -> 'an apple'."""
-    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"

@@ -5,10 +5,12 @@ from pathlib import Path
 import yaml
 
 from bench import ROOT
+from bench.articles import with_article
 from bench.world import catalog
 
 FOLDER = ROOT / "conf" / "concept"
 OTHERS = 12  # unrelated objects a concept is compared with, spread over the other groups
+OTHERS_OF_DANGER = 16  # which is erased as a whole: nothing near is left to be asked for
 
 
 def write_all() -> list[Path]:
@@ -20,7 +22,8 @@ def entry(slug: str) -> dict:
     item = catalog.find(slug)
     is_style = isinstance(item, catalog.Style)
     others = catalog.others(slug)
-    spread = others[:: max(1, len(others) // OTHERS)][:OTHERS]
+    n = OTHERS_OF_DANGER if getattr(item, "group", "") == catalog.DANGER else OTHERS
+    spread = others[:: max(1, len(others) // n)][:n]
     return {
         "name": item.name,
         "kind": "style" if is_style else "object",
@@ -30,7 +33,7 @@ def entry(slug: str) -> dict:
         "siblings": [catalog.find(mate).name for mate in catalog.siblings(slug)],
         "others": [catalog.find(other).name for other in spread],
         # The model reads words only, so what evokes an object without its name is its other names.
-        "descriptions": [catalog.with_article(alias) for alias in item.aliases],
+        "descriptions": [with_article(alias) for alias in item.aliases],
         "labels": {"emoji": slug},
     }
 

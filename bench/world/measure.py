@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.articles import with_article
 from bench.types import Sampler, derived_seed
 from bench.vision.set_distances import frechet
 from bench.world import captions, catalog, dataset, pictures
-from bench.world.catalog import with_article
 
 BATCH = 32
 REAL = 1000  # held-out pictures per set; two sets are drawn
