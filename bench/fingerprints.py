@@ -1,7 +1,7 @@
 """What a model's weights are, by content: so retrained weights under an old path are never mistaken for the old ones."""
 
 import hashlib
-from functools import cache
+import time
 from pathlib import Path
 
 from bench.model import folder_of
@@ -28,12 +28,21 @@ def folder_digest(folder: Path) -> str:
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256; read again only when size or time of change differ."""
+    """SHA-256; read once per process, and again when size, times or inode differ.
+
+    A file written in the last moments is not remembered: clocks of file systems tick slowly, and it may change within one tick.
+    """
     facts = file.stat()
-    return _digest(file, facts.st_size, facts.st_mtime_ns)
-
-
-@cache
-def _digest(file: Path, size: int, changed: int) -> str:
+    mark = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
+    known = _KNOWN.get(file)
+    if known is not None and known[0] == mark:
+        return known[1]
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if time.time_ns() - max(mark[1:3]) > TICK:
+        _KNOWN[file] = (mark, digest)
+    return digest
+
+
+TICK = 100_000_000  # nanoseconds
+_KNOWN: dict[Path, tuple[tuple[int, ...], str]] = {}
