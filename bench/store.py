@@ -88,6 +88,8 @@ class Store:
     other code or from results that have changed since: keep (its reason is then in `kept`), refuse (Stale), recompute.
     """
 
+    verify = True  # False: `find` looks at sizes only, for a survey that reads no result
+
     def __init__(self, root: Path, on_busy: str = "wait", read_from: Iterable[Path] = (), stale: str = "keep") -> None:
         if on_busy not in ("wait", "skip"):
             raise ValueError(f"runtime.on_busy={on_busy!r} is not known. Allowed: wait, skip.")
@@ -131,7 +133,7 @@ class Store:
             if not folder.exists():
                 continue
             try:
-                stage = opened(kind, folder, spec)
+                stage = opened(kind, folder, spec, self.verify)
             except Damaged as why:
                 self.damaged[f"{kind}/{folder.name}"] = str(why)
                 continue
