@@ -24,7 +24,9 @@ from bench import ROOT
 
 PACKAGES = ("bench", "methods", "attacks", "metrics")
 # Bookkeeping around results, which decides none of them
-AROUND = ("bench.code", "bench.fingerprints", "bench.provenance", "bench.store")
+AROUND = ("bench.code", "bench.cost", "bench.fingerprints", "bench.provenance", "bench.store")
+UNNAMED = ("forward", "backward")  # methods that torch calls
+Imports = dict[str, tuple[str, str | None]]  # name -> (module, name there, or None for the module itself)
 Root = tuple[str, str]  # module, and a name in it: "function", "Class" or "Class.method"
 
 
@@ -35,7 +37,7 @@ class Module:
     name: str
     package: bool
     nodes: dict[str, list[ast.AST]] = field(default_factory=dict)  # name -> what binds it
-    imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)  # name -> (module, name there or None for the module)
+    imports: Imports = field(default_factory=dict)
 
 
 @dataclass
@@ -79,7 +81,7 @@ class Code:
             todo += piece.names
             if isinstance(self._node(*here), ast.ClassDef):
                 for method in self._methods(*here):
-                    if method in words or method.startswith("__"):
+                    if method in words or method in UNNAMED or method.startswith("__"):
                         todo.append((here[0], f"{here[1]}.{method}"))
                     else:
                         waiting.setdefault(method, []).append((here[0], f"{here[1]}.{method}"))
@@ -109,7 +111,7 @@ class Code:
 
     def _named(self, module: str, node: ast.AST) -> Root | None:
         place = _dotted(node)
-        return self._follow(module, place)[0] if place else None
+        return self._follow(module, place, {})[0] if place else None
 
     def _methods(self, module: str, name: str) -> list[str]:
         body = self._node(module, name).body
@@ -131,7 +133,7 @@ class Code:
             else:
                 parts = self._module(module).nodes[head]
             piece = Piece("")
-            piece.text = f"{name} " + " ".join(_Reader(self, module, piece).text(part) for part in parts)
+            piece.text = f"{name} " + " ".join(_Reader(self, module, piece, part).text(part) for part in parts)
             self.pieces[module, name] = piece
         return self.pieces[module, name]
 
@@ -153,14 +155,14 @@ class Code:
             name = inner
         return None
 
-    def _follow(self, module: str, place: list[str]) -> tuple[Root | None, int, str]:
+    def _follow(self, module: str, place: list[str], local: Imports) -> tuple[Root | None, int, str]:
         """What a dotted name leads to: (definition or None, how many of its words that takes, the first word's outside name)."""
         found = self._module(module)
-        if place[0] in found.nodes:
+        if place[0] in found.nodes and place[0] not in local:
             return (module, place[0]), 1, ""
-        if place[0] not in found.imports:
+        if place[0] not in local and place[0] not in found.imports:
             return None, 0, place[0]
-        where, inner = found.imports[place[0]]
+        where, inner = local.get(place[0]) or found.imports[place[0]]
         outside = where if inner is None else f"{where}.{inner}"
         if inner is not None and (there := self.resolve(where, inner)):
             return there, 1, ""
@@ -182,8 +184,9 @@ class Code:
 class _Reader:
     """Writes a syntax tree down without what does not count, and notes what it mentions."""
 
-    def __init__(self, code: Code, module: str, piece: Piece) -> None:
+    def __init__(self, code: Code, module: str, piece: Piece, node: ast.AST) -> None:
         self.code, self.module, self.piece = code, module, piece
+        self.imports = _imports(module, code._module(module).package, ast.walk(node))  # those inside a function hide the module's names
 
     def text(self, node: ast.AST) -> str:
         return "".join(self._parts(node))
@@ -202,7 +205,7 @@ class _Reader:
 
     def _place(self, place: list[str]) -> Iterator[str]:
         """A dotted name; its words that lead to a definition of ours become that definition's own name."""
-        found, taken, outside = self.code._follow(self.module, place)
+        found, taken, outside = self.code._follow(self.module, place, self.imports)
         if found:
             self.piece.names.append(found)
             place = [found[1], *place[taken:]]
@@ -237,29 +240,32 @@ class _Reader:
                 except SyntaxError:
                     continue
             elif isinstance(part, ast.Name | ast.Attribute) and (place := _dotted(part)):
-                found, _, _ = self.code._follow(self.module, place)
+                found, _, _ = self.code._follow(self.module, place, self.imports)
                 self.piece.names += [found] if found else []
 
 
 def _module(name: str, text: str, package: bool) -> Module:
     tree = ast.parse(text)
     module = Module(name, package)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for item in node.names:
-                # `import a.b` binds a, `import a.b as c` binds a.b
-                bound = (item.asname, item.name) if item.asname else (item.name.split(".")[0], item.name.split(".")[0])
-                module.imports[bound[0]] = (bound[1], None)
-        elif isinstance(node, ast.ImportFrom):
-            base = name.split(".") if package else name.split(".")[:-1]
-            base = base[: len(base) - node.level + 1] if node.level else []
-            where = ".".join([*base, *([node.module] if node.module else [])])
-            for item in node.names:
-                module.imports[item.asname or item.name] = (where, item.name)
+    module.imports = _imports(name, package, _top_level(tree.body))
     for node in _top_level(tree.body):
         for bound in _binds(node):
             module.nodes.setdefault(bound, []).append(node)
     return module
+
+
+def _imports(module: str, package: bool, nodes: Iterable[ast.AST]) -> Imports:
+    found: Imports = {}
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for item in node.names:  # `import a.b` binds a, `import a.b as c` binds a.b
+                found[item.asname or item.name.split(".")[0]] = (item.name if item.asname else item.name.split(".")[0], None)
+        elif isinstance(node, ast.ImportFrom):
+            base = module.split(".") if package else module.split(".")[:-1]
+            base = base[: len(base) - node.level + 1] if node.level else []
+            where = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {item.asname or item.name: (where, item.name) for item in node.names}
+    return found
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:

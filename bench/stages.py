@@ -23,7 +23,10 @@ from bench.types import Adversary, Erasure, ImageSet, PromptSet, Sampler, canoni
 
 # Where the code of a stage begins, beside the plugins themselves (bench/code.py)
 MODEL = [("bench.model", "load")]
-DRAWING = [("bench.generate", "draw"), ("bench.pipe", "Pipe.__call__")]
+DRAWING = [("bench.generate", "draw"), ("bench.pipe", "Pipe.__call__"), ("bench.types", "ImageSet.batches")]
+ARTEFACT = [("bench.pipe", "Pipe.preserved"), ("bench.types", "Erasure.save"), ("bench.types", "Erasure.load"), ("bench.generate", "load")]
+ADVERSARY = [("bench.types", "Adversary.save"), ("bench.types", "Adversary.load")]
+SCORING = [("bench.generate", "load"), ("bench.types", "Scores.save"), ("bench.types", "Scores.load")]
 
 
 @dataclass
@@ -73,7 +76,7 @@ class Stages:
         }
 
     def erase_code(self) -> str:
-        return code.of(MODEL, code.part(self.job.method, "erase"))
+        return code.of(MODEL, ARTEFACT, code.part(self.job.method, "erase"))
 
     def find_erased(self) -> Stage | None:
         return self.store.find("erase", self.erase_spec(), self.words(type(self.job.method).__name__), self.erase_code())
@@ -123,7 +126,7 @@ class Stages:
 
     def attack_code(self, erased: Stage, attack: Attack) -> str:
         victim = [] if attack.transfers() else self.attached_code(erased)
-        return code.of(MODEL, victim, code.part(attack, "attack"), code.judge(self.job.attack_judge))
+        return code.of(MODEL, ARTEFACT, ADVERSARY, victim, code.part(attack, "attack"), code.judge(self.job.attack_judge))
 
     def find_attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage | None:
         spec, words = self.attack_spec(erased, attack, asked), self.attack_words(name, attack)
@@ -164,11 +167,11 @@ class Stages:
         return self.images(told, self.job.sampler, erased, attack, adversary, whole)
 
     def images_code(self, erased: Stage | None, attack: Attack | None) -> str:
-        attacked = [] if attack is None else code.part(attack, "attach")
+        attacked = [] if attack is None else [*ADVERSARY, *code.part(attack, "attach")]
         return code.of(MODEL, DRAWING, self.attached_code(erased), attacked)
 
     def attached_code(self, erased: Stage | None) -> list[code.Root]:
-        return [] if self.erasure_key(erased) is None else code.part(self.job.method, "attach")
+        return [] if self.erasure_key(erased) is None else [*ARTEFACT, *code.part(self.job.method, "attach")]
 
     def images_spec(self, asked: PromptSet, sampler: Sampler, erased: Stage | None, adversary_key: str | None) -> dict:
         return {
@@ -250,7 +253,7 @@ class Stages:
         return self.store.stage("score", spec, f"{name}-{asked.name}", make, self.score_code(metric))
 
     def score_code(self, metric: Metric) -> str:
-        return code.of(code.part(metric, "score"), code.judge(getattr(metric, "judge", None)), [("bench.generate", "load")])
+        return code.of(SCORING, code.part(metric, "score"), code.judge(getattr(metric, "judge", None)))
 
     def doubts(self, drawn: ImageSet) -> list[str]:
         blank = sum(int((batch.amax((1, 2, 3)) == batch.amin((1, 2, 3))).sum()) for batch in drawn.batches())
