@@ -346,7 +346,10 @@ def part(plugin: object, method: str) -> list[Root]:
 
 
 def judge(judge_id: str | None) -> list[Root]:
-    """How a judge is made and asked."""
+    """How a judge is made and asked; of a chain of judges (`a+b`) all of them."""
     from bench import judges
 
-    return [] if judge_id is None else [(judges._make(judge_id).__name__, "load")]
+    if judge_id is None:
+        return []
+    members = [part for part in judge_id.split("+") if part.partition(":")[0] in judges.MAKES]
+    return [(module, "load") for module in {judges._make(one).__name__ for one in (judge_id, *members)}]

@@ -470,6 +470,19 @@ def _check_files(folder: Path, meta: dict, verify: bool) -> None:
             raise Damaged(f"stage {folder} holds a file that was changed after it was written: {name}.")
 
 
+def text_of(folder: Path, name: str) -> str:
+    """A file of a finished stage, as it was written: Damaged if it is not. What has no stage.json (made by hand) is read as it is.
+
+    Raises FileNotFoundError where there is no such file.
+    """
+    content = (folder / name).read_bytes()
+    if (folder / META).exists():
+        told = _meta(folder)["files"].get(name)
+        if told is None or sha256(content).hexdigest() != told["sha256"]:
+            raise Damaged(f"stage {folder} holds a file that was changed after it was written: {name}.")
+    return content.decode()
+
+
 def _check_schema(root: Path) -> None:
     """One readable stage speaks for its store."""
     for file in root.glob(f"*/*/{META}"):

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from bench import store as store_module
-from bench.store import Busy, Stale, Store, first_difference
+from bench.store import Busy, Damaged, Stale, Store, first_difference
 
 SPEC = {"stage": "demo", "steps": 3, "params": {"lr": 0.1}}
 
@@ -90,6 +90,14 @@ def test_a_file_is_read_again_when_it_was_changed_and_its_size_and_times_put_bac
     file.write_text("dine")
     os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert store.find("erase", SPEC, "demo") is None
+
+
+def test_a_table_reads_no_file_that_was_cut(tmp_path):
+    stage = Store(tmp_path).stage("score", SPEC, "demo", lambda f: (f / "per_image.csv").write_text("row_id\n" + "1\n" * 100) and None)
+    assert store_module.text_of(stage.path, "per_image.csv").count("1") == 100
+    (stage.path / "per_image.csv").write_text("row_id\n" + "1\n" * 10)
+    with pytest.raises(Damaged, match="per_image"):
+        store_module.text_of(stage.path, "per_image.csv")
 
 
 def make_some(folder):
