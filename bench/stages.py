@@ -85,10 +85,10 @@ class Stages:
         job, spec = self.job, self.erase_spec()
 
         def make(folder: Path) -> dict:
-            pipe = self.untouched if self.is_original else self.pipe  # loaded before the clock starts
-            meter = Progress(folder / SCRATCH, lambda: {**self.counted(pipe), **self.clock.read()})
-            ctx = self.context("erase", canonical_hash(spec), progress=meter)
+            pipe = self.untouched if self.is_original else self.pipe
             with pipe.preserved(), peak_memory(job.runtime.device) as peak:
+                meter = Progress(folder / SCRATCH, lambda: {**self.counted(pipe), **self.clock.read()})  # the clock starts here
+                ctx = self.context("erase", canonical_hash(spec), progress=meter)
                 erasure = job.method.erase(pipe, job.concepts, ctx)
                 spent = meter.spent()
             erasure.save(folder)
@@ -146,11 +146,11 @@ class Stages:
 
             with self.attached(None if attack.transfers() else erased) as pipe:
                 victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge().present(*asked_of))
-                meter = Progress(folder / SCRATCH, lambda: {**self.counted(pipe), **self.clock.read()})
-                ctx = self.context("attack", canonical_hash(spec), progress=meter)
                 with pipe.preserved():
+                    meter = Progress(folder / SCRATCH, lambda: {**self.counted(pipe), **self.clock.read()})
+                    ctx = self.context("attack", canonical_hash(spec), progress=meter)
                     found = attack.attack(victim, asked, ctx)
-                budget = meter.spent()
+                    budget = meter.spent()
             told = screen.restored(found.prompts, asked) if screen.applies(job.concepts) else found.prompts
             # Seconds are a fact about this run: the artefact is the same bytes whenever it is made.
             counted = {name: number for name, number in budget.items() if not name.endswith("seconds")}
