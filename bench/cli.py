@@ -108,7 +108,15 @@ def _read_results(verb: str, rest: list[str]) -> int:
 
     parser = argparse.ArgumentParser(prog=f"vestige {verb}", description=VERBS[verb])
     parser.add_argument("--store", type=Path, default=ROOT / "results" / "store")
-    parser.add_argument("--records", type=Path, default=ROOT / "results" / "records")
+    if verb == "gc":
+        parser.add_argument(
+            "--records", type=Path, action="append", help="more records whose results are kept, beside all of results/ (repeatable)"
+        )
+        parser.add_argument("--delete", action="store_true", help="really remove what is listed")
+    else:
+        parser.add_argument("--records", type=Path, default=ROOT / "results" / "records")
+    if verb == "status":
+        parser.add_argument("--verify", action="store_true", help="read every file of every stage again and compare its hash")
     if verb == "table":
         parser.add_argument("--format", choices=("md", "csv", "latex", "html"), default="md")
         parser.add_argument("--composites", action="store_true", help="also the published composite scores (csv: only those)")
@@ -124,8 +132,6 @@ def _read_results(verb: str, rest: list[str]) -> int:
         parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png")
     if verb == "power":
         _power_arguments(parser)
-    if verb == "gc":
-        parser.add_argument("--delete", action="store_true", help="really remove what is listed")
     if verb == "show":
         parser.add_argument("key", help="beginning of a record's or stage's key or folder name")
     if verb == "diff":

@@ -55,6 +55,7 @@ class Runtime:
     read_from: list[str]
     threads: int | None
     keep_unsafe_images: bool = False
+    stale: str = "keep"  # what to do with a result that other code made: keep, refuse or recompute
 
     def folder(self, name: str) -> Path:
         """An absolute place; relative ones count from the project, so results do not depend on where a command is typed."""
@@ -255,7 +256,7 @@ def as_one_set(concepts: list[Concept]) -> list[Concept]:
 
 def check(job: Job) -> None:
     """Mistakes, whatever the machine holds."""
-    Store(job.runtime.folder("store"), job.runtime.on_busy).check_writable()
+    Store(job.runtime.folder("store"), job.runtime.on_busy, map(Path, job.runtime.read_from), job.runtime.stale).check()
     _scheduler(job.sampler)
     model.check(job.model)
     for name, probe in job.probes.items():

@@ -6,7 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
-from bench.store import Store, first_difference
+from bench import ROOT
+from bench.record import FAILED
+from bench.store import Busy, Store, first_difference
 
 
 def _records(folder: Path) -> list[dict]:
@@ -25,6 +27,7 @@ def status(arguments: argparse.Namespace) -> int:
         print(line + (f"  {record['reason']}" if record["reason"] else ""))
         if record["status"] in ("failed", "busy"):
             print(f"            repeat with: {record['command']}")
+    _say_failed_later(arguments.records)
     store = Store(arguments.store)
     stages = store.stages()
     print(f"{len(records)} records, {len(stages)} finished stages, {len(store.partials())} unfinished")
@@ -35,7 +38,20 @@ def status(arguments: argparse.Namespace) -> int:
         for name, stage in record["stages"].items():
             if digests.get(stage["key"], stage["digest"]) != stage["digest"]:
                 print(f"changed     {record['key']}: its {name} stage was recomputed with another result since")
-    return 0
+        if record.get("stale"):
+            print(f"stale       {record['key']}: {len(record['stale'])} results made by other code, first {record['stale'][0]}")
+    damaged = store.check_all(arguments.verify)
+    for why in damaged.values():
+        print(f"damaged     {why} It is not used; the next run that needs it makes it again.")
+    for folder in store.set_aside():
+        print(f"set aside   {folder.relative_to(arguments.store)} (damaged, made again; delete it when you like)")
+    return 1 if damaged else 0
+
+
+def _say_failed_later(folder: Path) -> None:
+    for record in _records(folder / FAILED):
+        print(f"{record['status']:<11} a later run of {record['key']}, whose earlier result stands: {record['reason']}")
+        print(f"            repeat with: {record['command']}")
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -101,19 +117,35 @@ def gallery(arguments: argparse.Namespace) -> int:
 
 
 def gc(arguments: argparse.Namespace) -> int:
-    """Stages that no record leads to (through images, scores and inputs), largest first."""
+    """Stages that no record leads to (through images, scores and what they were made from), largest first."""
     store = Store(arguments.store)
-    used = _used_keys(_records(arguments.records), store)
+    folders = _all_record_folders(arguments.records)
+    records = []
+    for folder in folders:
+        some = _records(folder)
+        records += some
+        print(f"considered: {len(some)} records in {folder}")
+    if not records and arguments.delete:
+        raise ValueError("no folder considered holds a record, so everything would go. Name the records to keep: --records FOLDER.")
+    used = _used_keys(records, store)
     unused = [stage for stage in store.stages() if stage["key"] not in used]
     sizes = {stage["folder"]: sum(f.stat().st_size for f in stage["folder"].rglob("*") if f.is_file()) for stage in unused}
+    done = "removed" if arguments.delete else "could go (--delete removes them)"
     for folder, size in sorted(sizes.items(), key=lambda item: -item[1]):
         print(f"{size / 1e6:10.1f} MB  {folder.relative_to(arguments.store)}")
         if arguments.delete:
-            store.remove(folder)
-    print(
-        f"{len(sizes)} stages, {sum(sizes.values()) / 1e6:.1f} MB {'removed' if arguments.delete else 'could go (--delete removes them)'}"
-    )
+            try:
+                store.remove(folder)
+            except Busy as why:
+                print(f"{'':13}left: {why}")
+    print(f"{len(sizes)} stages, {sum(sizes.values()) / 1e6:.1f} MB {done}")
     return 0
+
+
+def _all_record_folders(named: list[Path] | None) -> list[Path]:
+    """Those that the user names, and every folder of records in the project's results: experiments keep theirs apart."""
+    found = [*(named or []), *sorted((ROOT / "results").glob("**/records"))]
+    return [folder for folder in dict.fromkeys(f.resolve() for f in found) if folder.is_dir()]
 
 
 def _used_keys(records: list[dict], store: Store) -> set[str]:
@@ -129,6 +161,7 @@ def _used_keys(records: list[dict], store: Store) -> set[str]:
             used.add(key)
             specification = by_key[key]["specification"]
             todo += [specification.get(name) for name in ("erasure", "adversary", "images", "original")]
+            todo += [by_folder.get(reference) for reference in by_key[key]["inputs"]]
     return used
 
 

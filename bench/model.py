@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bench.pipe import Pipe
 
 RANDOM = "random:"
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # parts of a pipeline that are not loaded
 
 
 def folder_of(spec: ModelSpec) -> Path | None:
@@ -103,12 +104,14 @@ def _diffusers_parts(spec: ModelSpec):
     import torch
     from diffusers import DiffusionPipeline
 
+    from bench.fingerprints import commit_of
+
     where = folder_of(spec) or spec.repo
-    unused = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
+    unused = dict.fromkeys(LEFT_OUT)
     if spec.family == "sdxl":
         unused.pop("safety_checker")
     pipeline = DiffusionPipeline.from_pretrained(
-        where, revision=spec.revision, torch_dtype=getattr(torch, spec.dtype), use_safetensors=True, **unused
+        where, revision=commit_of(spec) or spec.revision, torch_dtype=getattr(torch, spec.dtype), use_safetensors=True, **unused
     )
     names = [name for name in ("unet", "vae", "text_encoder", "text_encoder_2") if getattr(pipeline, name, None) is not None]
     tokenizers = [getattr(pipeline, name) for name in ("tokenizer", "tokenizer_2") if getattr(pipeline, name, None) is not None]

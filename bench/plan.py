@@ -15,6 +15,7 @@ def plan_job(job: Job) -> dict:
     from bench.stages import Stages
 
     stages = Stages(job)
+    stages.store.verify, stages.store.stale = False, "keep"  # a plan reads no result and refuses none
     under = f", protocol {job.protocol}" if job.protocol else ""
     title = f"{job.method_name} x {_together(job)} on {job.model.name}{under}"
     plan = {"status": "planned", "missing": list(job.missing), "pictures": 0}
@@ -23,7 +24,7 @@ def plan_job(job: Job) -> dict:
         print(f"{title}: unsupported: {why_not}")
         return plan | {"status": "unsupported"}
     erased = stages.find_erased()
-    print(f"{title}: erase {'cached' if erased else 'missing'}")
+    print(f"{title}: erase {_found(stages, erased)}")
     print("\n".join(split_in_words(job.concepts, job.given, most=16)))
     for probe in job.probes.values():
         try:
@@ -41,13 +42,28 @@ def plan_job(job: Job) -> dict:
                 state = _state(stages, erased, probe, name, attack, asked, n)
                 plan["pictures"] += n * probe.repeats
             print(f"  {probe.name:<12} {name:<24} {state}")
-    return plan
+    return plan | {"stale": sorted(stages.store.kept), "damaged": stages.store.damaged, "rule": job.runtime.stale}
+
+
+WITH_STALE = {"keep": "kept", "refuse": "refused", "recompute": "made again"}
+
+
+def _found(stages, stage) -> str:
+    if stage is None:
+        return "missing"
+    stale = stages.store.kept.get(stage.reference)
+    return f"cached, stale ({stale}): {WITH_STALE[stages.job.runtime.stale]}" if stale else "cached"
 
 
 def summary(plans: list[dict]) -> str:
     """The grid in numbers, and once each what this machine lacks."""
     lacks = list(dict.fromkeys(sentence for plan in plans for sentence in plan["missing"]))
     lines = [f"in all: {len(plans)} jobs, {sum(plan['pictures'] for plan in plans):,} pictures"]
+    stale = {reference for plan in plans for reference in plan.get("stale", ())}
+    if stale:
+        rules = "/".join(sorted({WITH_STALE[plan["rule"]] for plan in plans if plan.get("stale")}))
+        lines.append(f"stale: {len(stale)} results were made by other code than today's; they are {rules} (runtime.stale)")
+    lines += dict.fromkeys(f"damaged, so made again: {why}" for plan in plans for why in plan.get("damaged", {}).values())
     if lacks:
         lines.append(f"missing here, so `vestige run` refuses ({len(lacks)}):")
     return "\n".join(lines + [f"  {sentence}" for sentence in lacks])
@@ -58,9 +74,9 @@ def _state(stages, erased, probe: Probe, name, attack, asked, n: int) -> str:
     attacked = attack.access != "none"
     adversary = stages.find_attack(erased, attack, name, asked) if erased and attacked and asked else None
     known = erased and asked and (adversary or not attacked)
-    images = stages.find_images(erased, adversary, asked) if known else None
-    words = [f"attack {'cached' if adversary else 'missing'}"] if attacked else []
-    words += [f"{n} x {probe.repeats} = {n * probe.repeats} pictures {'cached' if images else 'missing'}"]
+    images = stages.find_images(erased, attack, adversary, asked) if known else None
+    words = [f"attack {_found(stages, adversary)}"] if attacked else []
+    words += [f"{n} x {probe.repeats} = {n * probe.repeats} pictures {_found(stages, images)}"]
     return ", ".join([*words, f"metrics {', '.join(probe.metrics)}"])
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from bench import generate
 from bench.config import Job, Probe, specification
 from bench.plugin import Attack, Metric
 from bench.provenance import provenance
 from bench.score_intervals import interval_of
-from bench.store import Stage, Store
+from bench.store import Stage, write_atomically
 from bench.types import Adversary, Scores, canonical_hash, plain
+
+FAILED = "failed"  # folder beside the records: later runs of a finished job that did not succeed
 
 
 def empty(job: Job, model_spec: dict) -> dict:
@@ -53,6 +56,8 @@ def empty(job: Job, model_spec: dict) -> dict:
         "screened": {},
         "cost": {},
         "stages": {},
+        "code": {},
+        "stale": [],
         "flags": [],
         "command": " ".join(facts["command"]),
         "provenance": facts,
@@ -63,7 +68,7 @@ def unmeasured(probe: Probe, attack_name: str, attack: Attack, reason: str | Non
     """A cell without a number."""
     blank = dict.fromkeys(("metric", "column", "judge", "value", "ci_low", "ci_high", "score", "images"))
     head = {"probe": probe.name, "attack": attack_name, "access": attack.access, "n": 0, "groups": 0, "higher_is_better": True}
-    return {**head, **blank, "reason": reason, "budget": {}, "flags": [], "found_at": None}
+    return {**head, **blank, "reason": reason, "budget": {}, "flags": [], "found_at": None, "code": {}}
 
 
 def cells(probe: Probe, attack_name: str, attack: Attack, metric_name: str, metric: Metric, images: Stage, scored: Stage) -> list[dict]:
@@ -91,9 +96,45 @@ def attack_facts(adversary: Stage | None, images: Stage) -> dict:
     return {"budget": facts, "flags": flags, "found_at": found_at}
 
 
-def speed(measured: list[dict], store: Store) -> dict:
-    """Seconds per picture, as the image stages of these cells measured them."""
-    stages = {c["images"] for c in measured if c["images"] and c["attack"] == "none"}
-    metas = [json.loads((store.root / s / "stage.json").read_text()) for s in sorted(stages)]
-    drawn = sum(m["facts"]["pictures"] for m in metas)
-    return {"seconds_per_image": sum(m["seconds"] for m in metas) / drawn} if drawn else {}
+def unattacked(measured: list[dict], drawn: dict[str, Stage]) -> list[Stage]:
+    """The image stages of these cells without attack (drawn: reference -> stage)."""
+    return [drawn[reference] for reference in sorted({c["images"] for c in measured if c["images"] and c["attack"] == "none"})]
+
+
+def speed(images: list[Stage]) -> dict:
+    """Of one picture, as these stages measured it."""
+    timed = [stage.meta["facts"]["timed"] for stage in images]
+    pictures = sum(t["images"] for t in timed)
+    if not pictures:
+        return {}
+    names = {"seconds_per_image": "seconds", "cpu_seconds_per_image": "cpu_seconds", "rows_per_image": "unet_rows"}
+    return {name: sum(t[counter] for t in timed) / pictures for name, counter in names.items()}
+
+
+def code_of_images(images: list[Stage]) -> dict:
+    """One digest for all of them, however many versions of the code drew them."""
+    made_by = sorted({stage.meta["code"] for stage in images})
+    return {} if not made_by else {"images": made_by[0] if len(made_by) == 1 else canonical_hash(made_by)}
+
+
+def code_of(**stages: Stage | None) -> dict:
+    """Kind -> digest of the code that made the stage (bench/code.py)."""
+    return {kind: stage.meta["code"] for kind, stage in stages.items() if stage}
+
+
+def write(made: dict, folder: Path) -> None:
+    """One file per key. A run that failed or was not let in does not replace what was done: it is kept in failed/ until one succeeds."""
+    name, failed = f"{made['key']}.json", made["status"] in ("failed", "busy")
+    if failed and _was_done(folder / name):
+        write_atomically(folder / FAILED / name, json.dumps(made, indent=1, sort_keys=True))
+        return
+    write_atomically(folder / name, json.dumps(made, indent=1, sort_keys=True))
+    if not failed:
+        (folder / FAILED / name).unlink(missing_ok=True)
+
+
+def _was_done(file: Path) -> bool:
+    try:
+        return json.loads(file.read_text())["status"] == "done"
+    except (OSError, ValueError, KeyError):
+        return False

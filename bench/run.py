@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from functools import partial
 
@@ -11,11 +10,14 @@ from bench.config import UNTIL, Job, Probe
 from bench.plugin import Attack
 from bench.prompts import NothingToAsk
 from bench.stages import Stages
-from bench.store import Busy, write_atomically
+from bench.store import Busy, Stale
 
 
 def run_job(job: Job) -> dict:
-    """Run (or complete from the store) one job and write its record. Never raises for a failed cell: it records it."""
+    """Run (or complete from the store) one job and write its record. A failed cell is recorded, not raised.
+
+    Raises Stale (a ValueError) and writes no record where a stage was made by other code and the job refuses it.
+    """
     stages = Stages(job)
     made = record.empty(job, stages.model_spec)
     why_not = job.method.supports(job.model, job.given)
@@ -26,11 +28,14 @@ def run_job(job: Job) -> dict:
             with stages.unsafe_images_deleted():
                 fill(made, stages)
             made["status"] = "done"
+        except Stale:
+            raise
         except Busy as busy:
             made |= {"status": "busy", "reason": str(busy)}
         except Exception as error:  # a failed cell is a result: it is recorded with the command that repeats it
             made |= {"status": "failed", "reason": f"{type(error).__name__}: {error}", "error": traceback.format_exc()}
-    write_atomically(job.runtime.folder("records") / f"{made['key']}.json", json.dumps(made, indent=1, sort_keys=True))
+    made["stale"] = sorted(stages.store.kept)
+    record.write(made, job.runtime.folder("records"))
     return made
 
 
@@ -39,7 +44,8 @@ def fill(made: dict, stages: Stages) -> None:
     job, reached = stages.job, UNTIL.index(stages.job.until)
     erased = stages.erase()
     made["stages"]["erase"] = {"key": erased.key, "digest": erased.digest}
-    made["cost"] = {"erase_seconds": erased.meta["seconds"], **erased.meta["facts"]}
+    made["cost"] = dict(erased.meta["facts"])
+    made["code"] = record.code_of(erase=erased)
     for probe in job.probes.values():
         try:
             asked = job.prompts_of(probe)
@@ -63,9 +69,13 @@ def fill(made: dict, stages: Stages) -> None:
                 continue
             for metric_name, metric in probe.metrics.items():
                 scored = stages.score(metric, metric_name, images, asked, again, partial(stages.in_force, erased, attack, adversary))
-                cells = record.cells(probe, attack_name, attack, metric_name, metric, images, scored)
-                made["cells"] += [cell | facts for cell in cells]
-    made["cost"] |= record.speed(made["cells"], stages.store)
+                with stages.store.reading(images), stages.store.reading(scored):
+                    cells = record.cells(probe, attack_name, attack, metric_name, metric, images, scored)
+                by = {"code": record.code_of(erase=erased, attack=adversary, images=images, score=scored)}
+                made["cells"] += [cell | facts | by for cell in cells]
+    plain = record.unattacked(made["cells"], stages.drawn)
+    made["cost"] |= record.speed(plain)
+    made["code"] |= record.code_of_images(plain)
 
 
 def attacks_of(job: Job, probe: Probe) -> dict[str, Attack]:

@@ -6,20 +6,27 @@ bench/run.py says in which order.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
 
-from bench import flags, generate, judges, model, screen
+from bench import code, flags, generate, judges, model, screen
 from bench.config import Job, specification
+from bench.cost import Clock, load, peak_memory
 from bench.fingerprints import weights_digest
 from bench.plugin import Attack, Context, Material, Metric, Victim
 from bench.resume import Progress
 from bench.store import SCRATCH, Stage, Store
 from bench.types import Adversary, Erasure, ImageSet, PromptSet, Sampler, canonical_hash, plain
+
+# Where the code of a stage begins, beside the plugins themselves (bench/code.py)
+MODEL = [("bench.model", "load")]
+DRAWING = [("bench.generate", "draw"), ("bench.pipe", "Pipe.__call__"), ("bench.types", "ImageSet.batches")]
+ARTEFACT = [("bench.pipe", "Pipe.preserved"), ("bench.types", "Erasure.save"), ("bench.types", "Erasure.load"), ("bench.generate", "load")]
+ADVERSARY = [("bench.types", "Adversary.save"), ("bench.types", "Adversary.load")]
+SCORING = [("bench.generate", "load"), ("bench.types", "Scores.save"), ("bench.types", "Scores.load")]
 
 
 @dataclass
@@ -28,20 +35,25 @@ class Stages:
 
     job: Job
     drawn: dict[str, Stage] = field(default_factory=dict)  # image stages that this job made or used, by reference
+    clock: Clock = field(default_factory=Clock)
 
     @cached_property
     def store(self) -> Store:
         runtime = self.job.runtime
-        return Store(runtime.folder("store"), runtime.on_busy, [Path(p) for p in runtime.read_from])
+        return Store(runtime.folder("store"), runtime.on_busy, [Path(p) for p in runtime.read_from], runtime.stale)
 
     @cached_property
     def pipe(self):
-        return model.load(self.job.model, self.job.runtime.device)
+        return self._loaded()
 
     @cached_property
     def untouched(self):
         """A second copy, never attached to: the original model while the first is changed."""
-        return model.load(self.job.model, self.job.runtime.device)
+        return self._loaded()
+
+    def _loaded(self):
+        with self.clock.stopped():
+            return model.load(self.job.model, self.job.runtime.device)
 
     @cached_property
     def model_spec(self) -> dict:
@@ -63,27 +75,38 @@ class Stages:
             "seed": job.seed,
         }
 
+    def erase_code(self) -> str:
+        return code.of(MODEL, ARTEFACT, code.part(self.job.method, "erase"))
+
     def find_erased(self) -> Stage | None:
-        return self.store.find("erase", self.erase_spec(), self.words(type(self.job.method).__name__))
+        return self.store.find("erase", self.erase_spec(), self.words(type(self.job.method).__name__), self.erase_code())
 
     def erase(self) -> Stage:
         job, spec = self.job, self.erase_spec()
 
         def make(folder: Path) -> dict:
-            ctx = self.context("erase", canonical_hash(spec), progress=Progress(folder / SCRATCH, lambda: {"seconds": time.time()}))
             pipe = self.untouched if self.is_original else self.pipe
-            with pipe.preserved(), measured(self.job.runtime.device) as peak:
+            with pipe.preserved(), peak_memory(job.runtime.device) as peak:
+                meter = Progress(folder / SCRATCH, lambda: {**self.counted(pipe), **self.clock.read()})  # the clock starts here
+                ctx = self.context("erase", canonical_hash(spec), progress=meter)
                 erasure = job.method.erase(pipe, job.given, ctx)
+                spent = meter.spent()
             erasure.save(folder)
             (folder / "log.json").write_text(json.dumps(ctx.history))
             return {
-                "erase_peak_bytes": peak(),
-                "erase_seconds": ctx.progress.spent()["seconds"],
+                "erase_forward_rows": spent["unet_rows"] + spent["original_unet_rows"],
+                "erase_cpu_seconds": spent["cpu_seconds"],
+                "erase_device_seconds": spent["seconds"] if job.runtime.device.startswith("cuda") else None,
+                "erase_wall_seconds": spent["seconds"],
+                "erase_seconds": spent["seconds"],
+                "load": load(),
+                "erase_peak_bytes": peak.bytes,
+                "erase_peak_kind": peak.kind,
                 "parameters_changed": erasure.meta.get("parameters", sum(t.numel() for t in erasure.tensors.values())),
                 "artefact_bytes": sum(t.numel() * t.element_size() for t in erasure.tensors.values()),
             }
 
-        return self.store.stage("erase", spec, self.words(type(job.method).__name__), make)
+        return self.store.stage("erase", spec, self.words(type(job.method).__name__), make, self.erase_code())
 
     def attack_spec(self, erased: Stage, attack: Attack, asked: PromptSet) -> dict:
         job = self.job
@@ -101,8 +124,13 @@ class Stages:
             **({"inputs": inputs} if inputs else {}),
         }
 
+    def attack_code(self, erased: Stage, attack: Attack) -> str:
+        victim = [] if attack.transfers() else self.attached_code(erased)
+        return code.of(MODEL, ARTEFACT, ADVERSARY, victim, code.part(attack, "attack"), code.judge(self.job.attack_judge))
+
     def find_attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage | None:
-        return self.store.find("attack", self.attack_spec(erased, attack, asked), self.attack_words(name, attack))
+        spec, words = self.attack_spec(erased, attack, asked), self.attack_words(name, attack)
+        return self.store.find("attack", spec, words, self.attack_code(erased, attack))
 
     def attack_words(self, name: str, attack: Attack) -> str:
         return self.words(name, "Original" if attack.transfers() else type(self.job.method).__name__)
@@ -111,26 +139,39 @@ class Stages:
         job, spec = self.job, self.attack_spec(erased, attack, asked)
 
         def make(folder: Path) -> dict:
-            judge = cache(lambda: judges.load(job.attack_judge).about(job.concepts))  # loaded when first asked: text attacks never do
+            @cache
+            def judge():  # loaded when first asked: text attacks never do
+                with self.clock.stopped():
+                    return judges.load(job.attack_judge).about(job.concepts)
+
             with self.attached(None if attack.transfers() else erased) as pipe:
                 victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge().present(*asked_of))
-                meter = Progress(folder / SCRATCH, lambda: {**self.counted(pipe), "seconds": time.time()})
-                ctx = self.context("attack", canonical_hash(spec), progress=meter)
                 with pipe.preserved():
+                    meter = Progress(folder / SCRATCH, lambda: {**self.counted(pipe), **self.clock.read()})
+                    ctx = self.context("attack", canonical_hash(spec), progress=meter)
                     found = attack.attack(victim, asked, ctx)
-                budget = meter.spent()
+                    budget = meter.spent()
             told = screen.restored(found.prompts, asked) if screen.applies(job.concepts) else found.prompts
-            Adversary(told, found.tensors, found.meta, budget).save(folder)
+            # Seconds are a fact about this run: the artefact is the same bytes whenever it is made.
+            counted = {name: number for name, number in budget.items() if not name.endswith("seconds")}
+            Adversary(told, found.tensors, found.meta, counted).save(folder)
             (folder / "log.json").write_text(json.dumps(ctx.history))
             return {"budget": budget, "flags": flags.of_log(ctx.history) + flags.of_rows(told.table)}
 
-        return self.store.stage("attack", spec, self.attack_words(name, attack), make)
+        return self.store.stage("attack", spec, self.attack_words(name, attack), make, self.attack_code(erased, attack))
 
     def generate(self, erased: Stage, attack: Attack, adversary: Stage | None, asked: PromptSet, whole: bool = False) -> Stage:
         if adversary is None:
             return self.images(asked, self.job.sampler, erased, whole=whole)
-        found = Adversary.load(adversary.path)
-        return self.images(found.prompts, self.job.sampler, erased, lambda pipe: attack.attach(pipe, found), adversary.key, whole)
+        told = Adversary.load_prompts(adversary.path)
+        return self.images(told, self.job.sampler, erased, attack, adversary, whole)
+
+    def images_code(self, erased: Stage | None, attack: Attack | None) -> str:
+        attacked = [] if attack is None else [*ADVERSARY, *code.part(attack, "attach")]
+        return code.of(MODEL, DRAWING, self.attached_code(erased), attacked)
+
+    def attached_code(self, erased: Stage | None) -> list[code.Root]:
+        return [] if self.erasure_key(erased) is None else [*ARTEFACT, *code.part(self.job.method, "attach")]
 
     def images_spec(self, asked: PromptSet, sampler: Sampler, erased: Stage | None, adversary_key: str | None) -> dict:
         return {
@@ -145,36 +186,40 @@ class Stages:
     def artist(self, erased: Stage | None) -> str:
         return "original" if self.erasure_key(erased) is None else type(self.job.method).__name__
 
-    def find_images(self, erased: Stage, adversary: Stage | None, asked: PromptSet) -> Stage | None:
+    def find_images(self, erased: Stage, attack: Attack, adversary: Stage | None, asked: PromptSet) -> Stage | None:
         asked = asked if adversary is None else Adversary.load_prompts(adversary.path)
         spec = self.images_spec(asked, self.job.sampler, erased, adversary.key if adversary else None)
-        return self.store.find("images", spec, f"{self.artist(erased)}-{asked.name}")
+        by = self.images_code(erased, attack if adversary else None)
+        return self.store.find("images", spec, f"{self.artist(erased)}-{asked.name}", by)
 
     def images(
         self,
         asked: PromptSet,
         sampler: Sampler,
         erased: Stage | None = None,
-        attach: Callable = nullcontext,
-        adversary_key: str | None = None,
+        attack: Attack | None = None,
+        adversary: Stage | None = None,
         whole: bool = True,
     ) -> Stage:
         """Pictures by the erased model, or by the original one when `erased` is None; shared by every job that asks the same.
 
-        whole: drawn again if they were deleted after scoring, as those of explicit concepts are.
+        attack, adversary: what is in force beside the erasure. whole: drawn again if they were deleted after scoring, as those of
+        explicit concepts are.
         """
-        spec, who = self.images_spec(asked, sampler, erased, adversary_key), self.artist(erased)
+        spec = self.images_spec(asked, sampler, erased, adversary.key if adversary else None)
+        who, by = self.artist(erased), self.images_code(erased, attack)
 
         def make(folder: Path) -> dict:
-            with self.attached(erased) as pipe, attach(pipe):
+            with self.in_force(erased, attack, adversary) as pipe:
+                before = {**pipe.counts, **self.clock.read()}
                 drawn = generate.draw(pipe, asked, sampler, folder, self.job.runtime.batch_size, f"{who}: {asked.name}")
-            return {"pictures": len(drawn), "flags": self.doubts(drawn)}
+                now = {**pipe.counts, **self.clock.read()}
+            # Of this process alone: pictures that a killed one had drawn cost nothing here.
+            timed = {name: now[name] - before[name] for name in ("images", "unet_rows", "seconds", "cpu_seconds")}
+            return {"pictures": len(drawn), "flags": self.doubts(drawn), "timed": timed | {"load": load()}}
 
-        words = f"{who}-{asked.name}"
-        stage = self.store.stage("images", spec, words, make)
-        if whole and stage.meta["facts"].get("stripped"):
-            self.store.remove(stage.path)
-            stage = self.store.stage("images", spec, words, make)
+        usable = (lambda stage: not stage.stripped) if whole else (lambda stage: True)
+        stage = self.store.stage("images", spec, f"{who}-{asked.name}", make, by, usable)
         self.drawn[stage.reference] = stage
         return stage
 
@@ -203,9 +248,12 @@ class Stages:
                 artist,
                 self.drawn_by_original,
             )
-            metric.score(generate.load(again().path), material).save(folder)
+            metric.score(generate.load(self.store.held(again).path), material).save(folder)
 
-        return self.store.stage("score", spec, f"{name}-{asked.name}", make)
+        return self.store.stage("score", spec, f"{name}-{asked.name}", make, self.score_code(metric))
+
+    def score_code(self, metric: Metric) -> str:
+        return code.of(SCORING, code.part(metric, "score"), code.judge(getattr(metric, "judge", None)))
 
     def doubts(self, drawn: ImageSet) -> list[str]:
         blank = sum(int((batch.amax((1, 2, 3)) == batch.amin((1, 2, 3))).sum()) for batch in drawn.batches())
@@ -215,7 +263,7 @@ class Stages:
 
     def drawn_by_original(self, asked: PromptSet) -> ImageSet:
         asked = screen.screened(asked) if screen.applies(self.job.concepts) else asked
-        return generate.load(self.images(asked, self.job.sampler).path)
+        return generate.load(self.store.held(lambda: self.images(asked, self.job.sampler)).path)
 
     def features(self, images: ImageSet, extractor: str):
         """Features of a stored set, computed once per set and extractor."""
@@ -229,7 +277,9 @@ class Stages:
         def make(folder: Path) -> None:
             save_file({"features": features.extract(images, extractor).contiguous()}, folder / "features.safetensors")
 
-        return load_file(self.store.stage("features", spec, extractor.replace("/", "_"), make).path / "features.safetensors")["features"]
+        by = code.of([("bench.vision.features", "extract")])
+        stage = self.store.stage("features", spec, extractor.replace("/", "_"), make, by)
+        return load_file(stage.path / "features.safetensors")["features"]
 
     # Pieces
 
@@ -238,17 +288,21 @@ class Stages:
         if self.erasure_key(erased) is None:
             yield self.untouched
         else:
-            with self.job.method.attach(self.pipe, Erasure.load(erased.path)) as pipe:
+            with self.store.reading(erased):
+                erasure = Erasure.load(erased.path)
+            with self.job.method.attach(self.pipe, erasure) as pipe:
                 yield pipe
 
     @contextmanager
-    def in_force(self, erased: Stage, attack: Attack, adversary: Stage | None) -> Iterator:
-        """The erased model as it drew an attacked set."""
+    def in_force(self, erased: Stage | None, attack: Attack | None, adversary: Stage | None) -> Iterator:
+        """The erased model, with what the attack found in force."""
         with self.attached(erased) as pipe:
             if adversary is None:
                 yield pipe
             else:
-                with attack.attach(pipe, Adversary.load(adversary.path)) as attacked:
+                with self.store.reading(adversary):
+                    found = Adversary.load(adversary.path)
+                with attack.attach(pipe, found) as attacked:
                     yield attacked
 
     def erasure_key(self, erased: Stage | None) -> str | None:
@@ -257,8 +311,9 @@ class Stages:
     def context(self, *words: str, progress: Progress) -> Context:
         def pictures(asked: PromptSet, sampler: Sampler) -> ImageSet:
             before = dict(self.untouched.counts)
-            drawn = generate.load(self.images(asked, sampler).path)
-            self.untouched.counts.update(before)  # shared material is no attack's own budget, whoever draws it first
+            with self.clock.stopped():
+                drawn = generate.load(self.store.held(lambda: self.images(asked, sampler)).path)
+            self.untouched.counts.update(before)  # shared material is nobody's own budget, whoever draws it first
             return drawn
 
         return Context((*words, self.job.seed), self.job.sampler, lambda: self.untouched, pictures, progress=progress)
@@ -277,23 +332,8 @@ class Stages:
         finally:
             if screen.applies(self.job.concepts) and not self.job.runtime.keep_unsafe_images:
                 for stage in self.drawn.values():
-                    if stage.path.is_relative_to(self.store.root):
-                        self.store.strip(stage, "png/*")
+                    self.store.strip(stage, "png/*")
+                self.store.sweep()
 
     def words(self, *names: str) -> str:
         return "-".join([*names, *(c.slug for c in self.job.concepts), self.job.model.name])
-
-
-@contextmanager
-def measured(device: str) -> Iterator[Callable[[], int]]:
-    """Peak memory of the block: of the GPU when there is one, else growth of the process's peak resident size."""
-    import resource
-
-    import torch
-
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        yield torch.cuda.max_memory_allocated
-        return
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    yield lambda: max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from bench import config
+from bench.store import Stale
 
 VERB = "run"  # set by main: Hydra calls `task` with the composed tree alone
 OUTCOMES: list[dict] = []  # one entry per finished job of this process
@@ -49,11 +50,17 @@ def task(tree: DictConfig) -> None:
         return
     from bench.run import run_job
 
-    record = run_job(job)
+    try:
+        record = run_job(job)
+    except Stale as why:
+        print(f"vestige {VERB}: {why}", file=sys.stderr)
+        OUTCOMES.append({"status": "refused"})
+        return
     OUTCOMES.append(record)
     print(
         f"{record['status']:<11} {record['method']} x {'+'.join(record['concepts'])} on {record['model']}  [{record['key']}]"
-        + (f"  {record['reason']}" if record["reason"] else ""),
+        + (f"  {record['reason']}" if record["reason"] else "")
+        + (f"  stale: {len(record['stale'])} results made by other code were used, first {record['stale'][0]}" if record["stale"] else ""),
         flush=True,
     )
 

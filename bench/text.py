@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from bench.encodings import KEPT
+from bench.encodings import KEPT, content
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,14 @@ class TextSide:
         self.weights: Hashable | None = None  # what the encoders' weights are, by content, where known: see `identified_as`
 
     def identified_as(self, weights: Hashable) -> None:
-        """Say what the encoders' present weights are: encodings are then shared with every text side of the same weights."""
-        self.weights, self._versions = weights, self._state()
-
-    def _state(self) -> tuple:
-        """Changes whenever any weight is written."""
-        return tuple(p._version for encoder in self.encoders for p in encoder.parameters())
+        """Say which weights were loaded: encodings are then shared with every text side of the same ones, while they are unchanged."""
+        self.weights = weights
 
     @property
-    def _as_loaded(self) -> bool:
+    def _plain(self) -> bool:
+        """Nothing but the weights decides what is encoded: no hook, no other way through a module."""
         modules = [m for encoder in self.encoders for m in encoder.modules()]
-        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in modules)
-        return self.weights is not None and not hooked and self._state() == self._versions
+        return not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in modules)
 
     @property
     def length(self) -> int:
@@ -107,7 +103,7 @@ class TextSide:
         if self.words and any(word in prompt for prompt in prompts for word in self.words):
             return self._encode_with_words(prompts)
         ids = [self.ids(prompts, k) for k in range(len(self.encoders))]
-        if torch.is_grad_enabled() or not self._as_loaded:
+        if torch.is_grad_enabled() or self.weights is None or not self._plain:
             return self._run(ids, None)
         return self._kept(ids)
 
@@ -115,7 +111,8 @@ class TextSide:
         """As `_run`, from memory where this very batch was encoded before."""
         dtype = self.embedding_table().dtype
         texts = tuple(i.cpu().numpy().tobytes() for i in ids)
-        key = (self.weights, self.family, str(self.device), dtype, torch.get_num_threads(), ids[0].shape, texts)
+        now = tuple(map(content, self.encoders))
+        key = (self.weights, now, self.family, str(self.device), dtype, torch.get_num_threads(), ids[0].shape, texts)
 
         def make() -> tuple[Tensor, ...]:
             cond = self._run(ids, None)

@@ -41,7 +41,67 @@ def test_edited_weights_are_not_answered_from_memory(tiny, kept):
     name = next(n for n, _ in tiny.named_parameters() if n.startswith("text_encoder") and "q_proj.weight" in n)
     with tiny.replaced({name: torch.zeros_like(tiny.parameter(name))}):
         assert not torch.equal(tiny.encode(["a dog"]).hidden, before)
-    assert torch.equal(tiny.encode(["a dog"]).hidden, before)
+    hits = kept.hits
+    assert torch.equal(tiny.encode(["a dog"]).hidden, before) and kept.hits == hits + 1, "the old weights are known again"
+
+
+def through_data(tiny, layer):
+    tiny.parameter(f"text_encoder.{layer}.self_attn.q_proj.weight").data.zero_()
+
+
+def in_place(tiny, layer):
+    tiny.parameter(f"text_encoder.{layer}.self_attn.q_proj.weight").mul_(1.5)
+
+
+def one_number(tiny, layer):
+    tiny.parameter(f"text_encoder.{layer}.mlp.fc1.weight").data[3, 5] += 1.0
+
+
+def words_swapped(tiny, layer):
+    """The sum of all weights stays what it was."""
+    table = tiny.text.embedding_table()
+    dog, cat = (tiny.text.token_ids(word)[0] for word in ("dog", "cat"))
+    table.data[[dog, cat]] = table.data[[cat, dog]]
+
+
+def another_tensor(tiny, layer):
+    module = tiny.module(f"text_encoder.{layer}.self_attn.q_proj")
+    module.weight.data = torch.zeros_like(module.weight)
+
+
+def another_module(tiny, layer):
+    old = tiny.module(f"text_encoder.{layer}.self_attn.q_proj")
+    new = torch.nn.Linear(old.in_features, old.out_features).requires_grad_(False)
+    tiny.module(f"text_encoder.{layer}.self_attn").q_proj = new
+
+
+def another_class(tiny, layer):
+    """The same parameters, read otherwise."""
+
+    class Silent(torch.nn.Linear):
+        def forward(self, x):
+            return 0 * super().forward(x)
+
+    tiny.module(f"text_encoder.{layer}.self_attn.v_proj").__class__ = Silent
+
+
+def another_forward(tiny, layer):
+    module = tiny.module(f"text_encoder.{layer}.mlp")
+    module.forward = lambda x: 0 * x
+
+
+EDITS = (through_data, in_place, one_number, words_swapped, another_tensor, another_module, another_class, another_forward)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@torch.no_grad()
+def test_no_way_to_change_the_encoder_goes_unseen(tiny, edit):
+    before = tiny.encode(["a dog"]).hidden
+    name = next(n for n, _ in tiny.named_parameters() if n.endswith("layers.0.self_attn.q_proj.weight"))
+    edit(tiny, name.removeprefix("text_encoder.").removesuffix(".self_attn.q_proj.weight"))
+    after = tiny.encode(["a dog"]).hidden
+    assert torch.equal(after, tiny.text._run([tiny.text.ids(["a dog"])], None).hidden), "answered from memory"
+    assert not torch.equal(after, before), "the edit changes what is encoded"
 
 
 @torch.no_grad()

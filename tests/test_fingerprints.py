@@ -1,11 +1,13 @@
 """What enters a key by its content: a changed file under an old path is another input; what is no file has no entry."""
 
 import dataclasses
+import json
+import shutil
 
 import pytest
 
-from bench import contract, judges
-from bench.fingerprints import given
+from bench import ROOT, contract, judges, model
+from bench.fingerprints import given, loaded_files, weights_digest
 
 MAKES = ("artist", "canvas", "celebrity", "gdino", "resnet50_hf", "vlm")
 
@@ -107,3 +109,95 @@ def test_attacks_and_methods_are_known_by_the_content_of_their_networks_and_list
 def test_attacks_and_methods_with_published_networks_have_the_keys_they_always_had(group, name, concept):
     plugin = contract.build(group, name)
     assert (plugin.inputs() if group == "attack" else plugin.inputs([concept()])) == {}
+
+
+# Models
+
+
+@pytest.fixture
+def diffusers_folder(tmp_path):
+    folder = tmp_path / "model"
+    parts = {"unet": ["diffusers", "UNet"], "text_encoder": ["transformers", "CLIP"], "tokenizer": ["transformers", "CLIPTokenizer"]}
+    files = {
+        "model_index.json": json.dumps({"_class_name": "Pipeline", **parts, "safety_checker": ["x", "y"], "image_encoder": [None, None]}),
+        "unet/config.json": "{}",
+        "unet/diffusion_pytorch_model.safetensors": "the denoiser",
+        "unet/diffusion_pytorch_model.fp16.safetensors": "half of it",
+        "unet/diffusion_pytorch_model.bin": "pickled",
+        "text_encoder/model-00001-of-00002.safetensors": "one shard",
+        "text_encoder/model-00002-of-00002.safetensors": "another",
+        "text_encoder/model.safetensors.index.json": json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}}),
+        "tokenizer/vocab.json": "{}",
+        "safety_checker/model.safetensors": "not loaded",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def digest_of(repo, revision=None):
+    return weights_digest(dataclasses.replace(contract.TINY, repo=str(repo), revision=revision))
+
+
+LOADED = ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json"]
+LOADED += ["text_encoder/model-00001-of-00002.safetensors", "text_encoder/model.safetensors.index.json"]
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_a_model_is_known_by_every_file_that_is_loaded(diffusers_folder, name):
+    before = digest_of(diffusers_folder)
+    file = diffusers_folder / name
+    file.write_text(file.read_text().replace("e", "E", 1) if "index" not in name else file.read_text() + " ")
+    if file.read_text() == "{}":
+        file.write_text("{ }")
+    assert digest_of(diffusers_folder) != before
+
+
+@pytest.mark.parametrize("name", ["README.md", "unet/README.txt", "unet/notes.json", "sample.png", "vae_old/model.safetensors"])
+def test_a_file_beside_them_changes_nothing(diffusers_folder, name):
+    before = digest_of(diffusers_folder)
+    (diffusers_folder / name).parent.mkdir(exist_ok=True)
+    (diffusers_folder / name).write_text("words")
+    for unread in ("unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.bin", "safety_checker/model.safetensors"):
+        (diffusers_folder / unread).write_text("changed")
+    (diffusers_folder / "text_encoder" / "model-00002-of-00002.safetensors").write_text("no shard of the index")
+    assert digest_of(diffusers_folder) == before
+
+
+def test_the_loaded_files_are_all_that_loading_needs(tmp_path):
+    there = ROOT / "bench" / "world" / "weights" / "generator"
+    for file in loaded_files(there):
+        (tmp_path / file.relative_to(there)).parent.mkdir(exist_ok=True)
+        shutil.copy(file, tmp_path / file.relative_to(there))
+    spec = dataclasses.replace(contract.TINY, repo=str(there))
+    assert model.load(dataclasses.replace(spec, repo=str(tmp_path))).fingerprint() == model.load(spec).fingerprint()
+
+
+def test_a_hub_model_without_a_revision_is_known_and_loaded_by_the_commit_in_the_cache(tmp_path, monkeypatch):
+    from diffusers import DiffusionPipeline
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    cache, asked = tmp_path / "models--org--name", []
+    assert digest_of("org/name") is None, "not in the cache"
+    for commit in ("a" * 40, "b" * 40):
+        (cache / "snapshots" / commit).mkdir(parents=True)
+        (cache / "snapshots" / commit / "model_index.json").write_text("{}")
+        (cache / "refs").mkdir(exist_ok=True)
+        (cache / "refs" / "main").write_text(commit)
+        assert digest_of("org/name") == f"commit {commit}", "main has moved: other weights"
+        assert digest_of("org/name", "a" * 40) == f"commit {'a' * 40}"
+
+        def from_pretrained(where, revision, **_):
+            asked.append((where, revision))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(DiffusionPipeline, "from_pretrained", from_pretrained)
+        with pytest.raises(KeyboardInterrupt):
+            model.load(dataclasses.replace(contract.TINY, repo="org/name"))
+        assert asked[-1] == ("org/name", commit)
+
+
+def test_a_random_model_has_no_weights_to_know():
+    assert weights_digest(contract.TINY) is None

@@ -3,11 +3,14 @@
 import json
 import multiprocessing
 import os
+import random
+import re
 import time
 
 import pytest
 
-from bench.store import Busy, Store, first_difference
+from bench import store as store_module
+from bench.store import Busy, Damaged, Stale, Store, first_difference
 
 SPEC = {"stage": "demo", "steps": 3, "params": {"lr": 0.1}}
 
@@ -45,25 +48,109 @@ def test_a_failed_stage_is_never_final_and_is_continued(tmp_path):
     assert seen == ["first"]
 
 
-def test_a_stage_made_for_another_specification_is_named_and_not_used(tmp_path):
-    store = Store(tmp_path)
-    stage = store.stage("erase", SPEC, "demo", write_one)
+def another_specification(stage):
+    """As if two specifications had one name: the seal is right, the content is another's."""
     meta = json.loads((stage.path / "stage.json").read_text())
+    meta.pop("seal")
     meta["specification"]["params"]["lr"] = 0.2
-    (stage.path / "stage.json").write_text(json.dumps(meta))
-    with pytest.raises(ValueError, match=r"params\.lr: 0\.1 requested, 0\.2 stored"):
-        store.stage("erase", SPEC, "demo", write_one)
-    assert stage.path.exists()
+    (stage.path / "stage.json").write_text(store_module._sealed(meta))
 
 
-@pytest.mark.parametrize("damage", [lambda f: f.write_text("{"), lambda f: f.unlink()])
-def test_a_corrupted_stage_is_named_and_not_deleted(tmp_path, damage):
+DAMAGES = {
+    "another specification": (another_specification, r"params\.lr: 0\.1 requested, 0\.2 stored"),
+    "half a stage.json": (lambda stage: (stage.path / "stage.json").write_text("{"), "unreadable"),
+    "no stage.json": (lambda stage: (stage.path / "stage.json").unlink(), "missing"),
+    "a lost file": (lambda stage: (stage.path / "a.txt").unlink(), r"lost its file a\.txt"),
+    "a cut file": (lambda stage: (stage.path / "a.txt").write_text("do"), r"changed after it was written: a\.txt"),
+    "a file of the same length": (lambda stage: (stage.path / "a.txt").write_text("dine"), r"changed after it was written: a\.txt"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_stage_is_named_set_aside_and_made_again(tmp_path, damage, capsys):
+    store = Store(tmp_path)
+    stage, other = store.stage("erase", SPEC, "demo", write_one), store.stage("erase", {**SPEC, "steps": 4}, "demo", write_one)
+    harm, said = DAMAGES[damage]
+    harm(stage)
+    assert store.find("erase", SPEC, "demo") is None and stage.path.exists(), "looking it up changes nothing"
+    again = store.stage("erase", SPEC, "demo", write_one)
+    assert (again.path / "a.txt").read_text() == "done" and store.open(other.reference).meta == other.meta
+    (aside,) = store.set_aside()
+    told = capsys.readouterr().err
+    assert re.search(said, told) and str(stage.path) in told and str(aside) in told
+
+
+def test_a_file_is_read_again_when_it_was_changed_and_its_size_and_times_put_back(tmp_path):
     store = Store(tmp_path)
     stage = store.stage("erase", SPEC, "demo", write_one)
-    damage(stage.path / "stage.json")
-    with pytest.raises(ValueError, match="move it away"):
-        store.stage("erase", SPEC, "demo", write_one)
-    assert (stage.path / "a.txt").exists()
+    file = stage.path / "a.txt"
+    time.sleep(0.2)  # so that its digest is remembered
+    assert store.find("erase", SPEC, "demo")
+    facts = file.stat()
+    file.write_text("dine")
+    os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert store.find("erase", SPEC, "demo") is None
+
+
+def test_a_table_reads_no_file_that_was_cut(tmp_path):
+    stage = Store(tmp_path).stage("score", SPEC, "demo", lambda f: (f / "per_image.csv").write_text("row_id\n" + "1\n" * 100) and None)
+    assert store_module.text_of(stage.path, "per_image.csv").count("1") == 100
+    (stage.path / "per_image.csv").write_text("row_id\n" + "1\n" * 10)
+    with pytest.raises(Damaged, match="per_image"):
+        store_module.text_of(stage.path, "per_image.csv")
+
+
+def make_some(folder):
+    (folder / "png").mkdir()
+    for k in range(3):
+        (folder / "png" / f"{k}.png").write_bytes(random.Random(k).randbytes(200))
+    (folder / "index.csv").write_text("row_id,rep\n" + "".join(f"{k},0\n" for k in range(3)))
+
+
+def kill(file, draw):
+    file.unlink()
+
+
+def truncate(file, draw):
+    content = file.read_bytes()
+    file.write_bytes(content[: draw.randrange(len(content))])
+
+
+def flip(file, draw):
+    content, place = bytearray(file.read_bytes()), draw.randrange(file.stat().st_size)
+    content[place] ^= 1 << draw.randrange(8)
+    facts = file.stat()
+    file.write_bytes(content)
+    os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+def test_fifty_random_damages_are_each_found_named_and_mended_and_nothing_else_is_touched(tmp_path, capsys):
+    specs = [{**SPEC, "steps": k} for k in range(4)]
+    first = {k: Store(tmp_path).stage("images", spec, f"n{k}", make_some) for k, spec in enumerate(specs)}
+    truth = {file: file.read_bytes() for stage in first.values() for file in stage.path.rglob("*") if file.is_file()}
+    draw = random.Random(7)
+    for _ in range(50):
+        hit = draw.randrange(4)
+        file = draw.choice(sorted(f for f in first[hit].path.rglob("*") if f.is_file()))
+        before = json.loads(file.read_bytes()) if file.name == "stage.json" else file.read_bytes()
+        draw.choice([kill, truncate, flip])(file, draw)
+        if file.exists() and file.name == "stage.json":
+            try:
+                if json.loads(file.read_bytes()) == before:
+                    continue  # between the words, where nothing is read
+            except ValueError:
+                pass
+        stamps = {f: f.stat().st_mtime_ns for k in first if k != hit for f in first[k].path.rglob("*")}
+        store = Store(tmp_path)
+        assert store.open(first[hit].reference) is None, f"{file} was read"
+        assert store.find("images", specs[hit], f"n{hit}") is None, f"{file} was read"
+        capsys.readouterr()
+        found = [store.stage("images", spec, f"n{k}", make_some) for k, spec in enumerate(specs)]
+        assert store.computed == [first[hit].reference] and first[hit].path.name in capsys.readouterr().err
+        assert stamps == {f: f.stat().st_mtime_ns for f in stamps}, "another stage was touched"
+        for stage in found:
+            assert all((stage.path / name).read_bytes() == truth[stage.path / name] for name in stage.meta["files"])
+    assert len(Store(tmp_path).set_aside()) >= 40
 
 
 def slow_worker(root, counter, die_after=None):
@@ -118,4 +205,146 @@ def test_an_unwritable_folder_is_refused_with_the_setting_to_change(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(ValueError, match=r"runtime\.store"):
-        Store(blocked / "store").check_writable()
+        Store(blocked / "store").check()
+
+
+# Readers and writers of one stage
+
+
+def read_whole(stage) -> bool:
+    """All three pictures, none of them half."""
+    return [(stage.path / "png" / f"{k}.png").read_bytes() for k in range(3)] == [random.Random(k).randbytes(200) for k in range(3)]
+
+
+def strip_again_and_again(root, until):
+    store = Store(root)
+    while not until.is_set():
+        store.strip(store.stage("images", SPEC, "demo", make_some), "png/*")
+
+
+def test_two_processes_strip_and_read_and_nobody_sees_half_a_stage(tmp_path):
+    until = multiprocessing.Event()
+    other = multiprocessing.Process(target=strip_again_and_again, args=(tmp_path, until))
+    other.start()
+    try:
+        store, whole = Store(tmp_path), lambda stage: not stage.stripped
+        for _ in range(60):
+            with store.reading(lambda: store.stage("images", SPEC, "demo", make_some, usable=whole)) as stage:
+                assert read_whole(stage)
+                time.sleep(0.002)  # time to be stripped, were it not held
+                assert read_whole(stage)
+    finally:
+        until.set()
+        other.join(30)
+    assert other.exitcode == 0 and store.computed, "the other one did strip"
+    assert not store.damaged and not store.set_aside()
+
+
+def test_what_a_stage_in_the_making_holds_stays_until_it_is_finished(tmp_path):
+    store = Store(tmp_path)
+    stage = store.stage("images", SPEC, "demo", make_some)
+
+    def make(folder):
+        store.held(lambda: stage)
+        with pytest.raises(Busy, match="being read"):
+            Store(tmp_path).remove(stage.path)
+        write_one(folder)
+
+    made = store.stage("score", {**SPEC, "stage": "score"}, "demo", make)
+    assert made.meta["inputs"] == {stage.reference: stage.digest}
+    Store(tmp_path).remove(stage.path)
+    assert not stage.path.exists() and not list(tmp_path.glob("*/.trash/*"))
+
+
+def test_a_stripped_stage_keeps_the_digest_of_the_whole_and_is_not_damaged(tmp_path):
+    store = Store(tmp_path)
+    stage = store.stage("images", SPEC, "demo", make_some)
+    store.strip(stage, "png/*")
+    lean = store.find("images", SPEC, "demo")
+    assert lean.stripped and lean.digest == stage.digest and list(lean.meta["files"]) == ["index.csv"]
+    assert not list(tmp_path.glob("images/**/*.png")), "nor is any left in a bin"
+
+
+# Other stores
+
+
+def test_a_store_that_is_only_read_gives_its_stages_and_is_never_changed(tmp_path):
+    there = Store(tmp_path / "there")
+    stage = there.stage("images", SPEC, "demo", make_some)
+    before = {f: f.stat().st_mtime_ns for f in (tmp_path / "there").rglob("*.png")}
+    here = Store(tmp_path / "here", read_from=[tmp_path / "there"])
+    found = here.stage("images", SPEC, "demo", make_some)
+    assert found.path == stage.path and here.open(stage.reference).path == stage.path
+    here.strip(found, "png/*")
+    assert {f: f.stat().st_mtime_ns for f in (tmp_path / "there").rglob("*.png")} == before
+    there.strip(stage, "png/*")
+    again = here.stage("images", SPEC, "demo", make_some, usable=lambda stage: not stage.stripped)
+    assert again.path.is_relative_to(tmp_path / "here") and read_whole(again)
+
+
+def test_a_store_of_another_schema_is_refused_and_left_as_it_is(tmp_path):
+    old = tmp_path / "erase" / f"demo-{store_module.canonical_hash(SPEC)}"
+    old.mkdir(parents=True)
+    meta = {"schema": 1, "kind": "erase", "key": "k", "specification": SPEC, "files": {}, "digest": "d"}
+    (old / "stage.json").write_text(json.dumps(meta))
+    for ask in (Store(tmp_path).check, Store(tmp_path / "new", read_from=[tmp_path]).check, Store(tmp_path).stages):
+        with pytest.raises(ValueError, match="schema 1, and this version of Vestige reads schema 2"):
+            ask()
+    with pytest.raises(ValueError, match="schema 1"):
+        Store(tmp_path).stage("erase", SPEC, "demo", write_one)
+    assert [f.name for f in old.iterdir()] == ["stage.json"]
+
+
+def test_a_place_to_read_from_must_be_there(tmp_path):
+    with pytest.raises(ValueError, match=r"runtime\.read_from.*nowhere"):
+        Store(tmp_path / "here", read_from=[tmp_path / "nowhere"]).check()
+
+
+# Other code
+
+
+def test_a_stage_of_other_code_is_kept_and_named_refused_or_made_again(tmp_path):
+    first = Store(tmp_path).stage("erase", SPEC, "demo", write_one, code="old")
+    keep = Store(tmp_path)
+    assert keep.stage("erase", SPEC, "demo", pytest.fail, code="new").digest == first.digest
+    assert list(keep.kept) == [first.reference] and not Store(tmp_path).kept
+    with pytest.raises(Stale, match=r"the code that makes it has changed.*runtime\.stale=recompute"):
+        Store(tmp_path, stale="refuse").stage("erase", SPEC, "demo", pytest.fail, code="new")
+    again = Store(tmp_path, stale="recompute")
+    assert again.stage("erase", SPEC, "demo", write_one, code="new").meta["code"] == "new"
+    assert again.computed == [first.reference] and len(Store(tmp_path).stages()) == 1
+    assert not again.kept and Store(tmp_path, stale="refuse").find("erase", SPEC, "demo", "new")
+    with pytest.raises(ValueError, match=r"runtime\.stale='maybe'.*keep, refuse, recompute"):
+        Store(tmp_path, stale="maybe")
+
+
+def chain(store, text, code):
+    """A stage, and one made from it."""
+    first = store.stage("erase", SPEC, "first", lambda folder: (folder / "a.txt").write_text(text) and None, code=code)
+
+    def make(folder):
+        with store.reading(first) as stage:
+            (folder / "b.txt").write_text((stage.path / "a.txt").read_text() * 2)
+
+    return store.stage("images", {**SPEC, "stage": "images"}, "second", make, code="same")
+
+
+def test_what_was_made_from_a_stage_that_came_out_otherwise_is_made_again_too(tmp_path):
+    chain(Store(tmp_path), "one", "old")
+    equal = Store(tmp_path, stale="recompute")
+    chain(equal, "one", "equal")
+    assert len(equal.computed) == 1, "the same result: nothing follows from it"
+    other = Store(tmp_path, stale="recompute")
+    assert (chain(other, "two", "new").path / "b.txt").read_text() == "twotwo" and len(other.computed) == 2
+
+
+def test_half_a_stage_of_other_code_is_not_continued(tmp_path):
+    def dies(folder):
+        (folder / "0.txt").write_text("by old code")
+        raise KeyboardInterrupt
+
+    for code, left in (("old", ["0.txt", "a.txt"]), ("new", ["a.txt"])):
+        with pytest.raises(KeyboardInterrupt):
+            Store(tmp_path).stage("images", {**SPEC, "for": code}, "demo", dies, code="old")
+        made = Store(tmp_path).stage("images", {**SPEC, "for": code}, "demo", write_one, code=code)
+        assert list(made.meta["files"]) == left
