@@ -111,7 +111,9 @@ class Stages:
         job, spec = self.job, self.attack_spec(erased, attack, asked)
 
         def make(folder: Path) -> dict:
-            judge = cache(lambda: judges.load(job.attack_judge).about(job.concepts))  # loaded when first asked: text attacks never do
+            labels = sorted(set(asked.table["expect"]) - {""})
+            # Loaded when first asked: text attacks never do.
+            judge = cache(lambda: judges.load(job.attack_judge).about(job.concepts).among(labels))
             with self.attached(None if attack.transfers() else erased) as pipe:
                 victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge().present(*asked_of))
                 meter = Progress(folder / SCRATCH, lambda: {**self.counted(pipe), "seconds": time.time()})
@@ -122,7 +124,8 @@ class Stages:
             told = screen.restored(found.prompts, asked) if screen.applies(job.concepts) else found.prompts
             Adversary(told, found.tensors, found.meta, budget).save(folder)
             (folder / "log.json").write_text(json.dumps(ctx.history))
-            return {"budget": budget, "flags": flags.of_log(ctx.history) + flags.of_rows(told.table)}
+            asked_judge = {"judge": {"name": job.attack_judge, **judge().meta}} if judge.cache_info().currsize else {}
+            return {"budget": budget, "flags": flags.of_log(ctx.history) + flags.of_rows(told.table), **asked_judge}
 
         return self.store.stage("attack", spec, self.attack_words(name, attack), make)
 
