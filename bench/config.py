@@ -108,6 +108,30 @@ class Job:
         return prompts.build(probe.name, probe.prompts, probe.rows_for(self.concepts), probe.repeats, self.concepts, self.model.vocabulary)
 
 
+    def judged(self) -> list[tuple[str, str, list[str]]]:
+        """(what asks, judge, labels it is asked for): of each metric of each probe, and of the attacks. Probes without prompts here
+        are left out."""
+        asked = {}
+        for name, probe in self.probes.items():
+            if prompts.missing(probe.prompts, self.concepts) is None:
+                with contextlib.suppress(prompts.NothingToAsk):
+                    asked[name] = self.prompts_of(probe)
+        found = [
+            (f"probe.{name}.metrics.{metric_name}", judge, labels)
+            for name in asked
+            for metric_name, metric in self.probes[name].metrics.items()
+            for judge, labels in metric.asks(asked[name], self.concepts).items()
+        ]
+        attacked = [asked[name].table["expect"] for name, probe in self.probes.items() if probe.attacked and name in asked]
+        if attacked and self.asks_attack_judge:
+            found.append(("model.attack_judge", self.attack_judge, list(dict.fromkeys(label for some in attacked for label in some))))
+        return found
+
+    @property
+    def asks_attack_judge(self) -> bool:
+        return any(attack.access not in ("none", "text") for attack in self.attacks.values())
+
+
 def by_kind(table: DictConfig, *, _root_: DictConfig) -> Any:
     """`${by_kind:{style: a, object: b}}`: the value for the kind of the chosen concepts."""
     kinds = sorted({entry.kind for entry in _root_.concept.values()})
@@ -133,7 +157,19 @@ def by_count(table: DictConfig, *, _root_: DictConfig) -> Any:
     return table[max(fitting)]
 
 
+def of_kind(key: str, *, _root_: DictConfig) -> Any:
+    """`${of_kind:model.judge}`: what stands there, or of a table by kinds of concepts the entry for the chosen ones."""
+    value = OmegaConf.select(_root_, key)
+    if not isinstance(value, DictConfig):
+        return value
+    try:
+        return by_kind(value, _root_=_root_)
+    except ValueError as why_not:
+        raise ValueError(f"{key} has a judge for each kind of concept: {why_not} Choose one for all, such as judge=clip:...") from None
+
+
 def register_resolvers() -> None:
+    OmegaConf.register_new_resolver("of_kind", of_kind, replace=True)
     OmegaConf.register_new_resolver("by_kind", by_kind, replace=True)
     OmegaConf.register_new_resolver("by_vocabulary", by_vocabulary, replace=True)
     OmegaConf.register_new_resolver("by_count", by_count, replace=True)
@@ -156,7 +192,8 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
     attacks = with_ladder(with_controls(attacks, list(tree.controls)), _plain(tree.ladder))
     probes = {name: _probe(name, entry) for name, entry in tree.probe.items()}
     settings = int(tree.seed), tree.until, runtime, protocol
-    job = Job(spec, concepts, tree.method.name, method, attacks, probes, sampler, tree.model.attack_judge, *settings, held_out=held_out)
+    attack_judge = of_kind("model.attack_judge", _root_=tree)
+    job = Job(spec, concepts, tree.method.name, method, attacks, probes, sampler, attack_judge, *settings, held_out=held_out)
     check(job)
     with model.hub_unasked() if planned else contextlib.nullcontext():
         lacks = missing(job)
@@ -267,20 +304,45 @@ def check(job: Job) -> None:
 
 def missing(job: Job) -> list[str]:
     """What the job needs and this machine does not have, one sentence each: weights, prompt lists, metrics, the attacks' judge."""
-    lacks = [model.missing(job.model)]
+    lacks, told = [model.missing(job.model)], set()
     for name, probe in job.probes.items():
         lacks.append(prompts.missing(probe.prompts, job.concepts))
         for metric_name, metric in probe.metrics.items():
             why_not = metric.supports(job.model, job.concepts)
-            lacks.append(why_not and f"probe.{name}.metrics.{metric_name}: {why_not}")
-    if any(attack.access not in ("none", "text") for attack in job.attacks.values()):
+            if why_not not in told:  # once, however many metrics need the same file
+                lacks.append(why_not and f"probe.{name}.metrics.{metric_name}: {why_not}")
+                told.add(why_not)
+    if job.asks_attack_judge:
         from bench import judges  # loads torch, which `vestige reproduce` does without
 
         try:
             judges.check(job.attack_judge)
         except ValueError as why_not:
             lacks.append(str(why_not))
-    return list(dict.fromkeys(filter(None, lacks)))
+    return unknown_labels(job) + list(dict.fromkeys(filter(None, lacks)))
+
+
+def unknown_labels(job: Job) -> list[str]:
+    """One sentence for each judge that is to be asked for labels it does not know. Loads no weights."""
+    asked: dict[str, dict[str, list[str]]] = {}
+    for where, judge, labels in job.judged():
+        asked.setdefault(judge, {})[where] = labels
+    if not asked:
+        return []
+    from bench import judges
+
+    sentences = []
+    for judge, places in asked.items():
+        try:
+            lost = {where: some for where, labels in places.items() if (some := judges.unknown(judge, job.concepts, labels))}
+        except ValueError:
+            continue  # no such judge: its own check says so
+        if lost:
+            labels = list(dict.fromkeys(label for some in lost.values() for label in some))
+            more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+            where = f" (asked by {', '.join(list(lost)[:3])}{more})"
+            sentences.append(judges.refusal_of_labels(judge, job.model.vocabulary, job.concepts, labels, where))
+    return sentences
 
 
 def _scheduler(sampler: Sampler) -> None:

@@ -49,11 +49,50 @@ def file(which: str, setting: str, where: str) -> Path:
     return local
 
 
-def torch_file(name: str, setting: str, how: str) -> Path:
-    """A file of torch's own cache (TORCH_HOME); nothing is fetched. `how`: the Python that fetches it."""
+def torch_path(name: str) -> Path:
     import torch
 
-    file = Path(torch.hub.get_dir()) / "checkpoints" / name
+    return Path(torch.hub.get_dir()) / "checkpoints" / name
+
+
+def torch_file(name: str, setting: str, how: str) -> Path:
+    """A file of torch's own cache (TORCH_HOME); nothing is fetched. `how`: the Python that fetches it."""
+    file = torch_path(name)
     if not file.exists():
         raise ValueError(f'{setting} needs the weights {file}. On a machine with a network run: python -c "{how}"')
     return file
+
+
+def cached(which: str) -> Path | None:
+    """The folder itself, or what the cache holds of a hub id; None without either. No hub is asked."""
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    local = Path(which).expanduser()
+    if local.is_dir() or which.startswith((".", "/", "~")) or which.count("/") != 1:
+        return local if local.is_dir() else None
+    try:
+        return Path(huggingface_hub.snapshot_download(which, allow_patterns=FILES, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        return None
+
+
+def inputs(**places: str | None) -> dict[str, str]:
+    """Name -> digest of what lies in these folders or in the cache of these hub ids, for a stage's key; nothing for what is not here."""
+    from bench.fingerprints import given
+    from bench.types import canonical_hash
+
+    found = given(**places)
+    for name, which in places.items():
+        if which and name not in found and (folder := cached(which)) is not None:
+            files = sorted(file for pattern in FILES for file in folder.rglob(pattern))
+            found[name] = canonical_hash({str(file.relative_to(folder)): content(file) for file in files})
+    return found
+
+
+def content(file: Path) -> str:
+    """What identifies a file's content: in the hub's cache the name of its blob, which is a hash already; else its SHA-256."""
+    from bench.fingerprints import file_digest
+
+    real = file.resolve()
+    return real.name if file.is_symlink() and real.parent.name == "blobs" else file_digest(file)

@@ -42,6 +42,8 @@ def plan_job(job: Job) -> dict:
                 state = _state(stages, erased, probe, name, attack, asked, n)
                 plan["pictures"] += n * probe.repeats
             print(f"  {probe.name:<12} {name:<24} {state}")
+    for line in judged(job):
+        print(f"  {line}")
     return plan | {"stale": sorted(stages.store.kept), "damaged": stages.store.damaged, "rule": job.runtime.stale}
 
 
@@ -53,6 +55,45 @@ def _found(stages, stage) -> str:
         return "missing"
     stale = stages.store.kept.get(stage.reference)
     return f"cached, stale ({stale}): {WITH_STALE[stages.job.runtime.stale]}" if stale else "cached"
+
+
+def judged(job: Job) -> list[str]:
+    """What will be asked of whom: one line for each judge and each place that asks the same of it."""
+    asked: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for where, judge, labels in job.judged():
+        asked.setdefault((judge, tuple(labels)), []).append(where.removeprefix("probe.").replace(".metrics.", "."))
+    lines = []
+    for (judge, labels), places in asked.items():
+        lines += [f"judge {', '.join(places)}: {told}" for told in _parts(judge, list(labels), job)]
+    return lines
+
+
+def _parts(judge_id: str, labels: list[str], job: Job) -> list[str]:
+    """Of a chain of judges one line each; with the number of candidates of zero-shot judges, and the labels nobody knows."""
+    from bench import judges
+
+    try:
+        lost = judges.unknown(judge_id, job.concepts, labels)
+        judge = judges.blank(judge_id)
+    except ValueError:  # no such judge: the plan lists that as missing
+        return []
+    told, known = [], [label for label in labels if label not in lost]
+    if judge is None:
+        told.append(f"{judge_id} for {_some(labels)}; its labels lie beside its weights, which are not here")
+    else:
+        informed = judge.about(job.concepts)
+        members = informed.parted(known) if isinstance(informed, judges.Chain) else {judge_id: known}
+        by_name = {member.name: member for member in getattr(informed, "members", [informed])}
+        for name, some in members.items():
+            if some:
+                among = by_name[name].among(some).meta.get("candidates")
+                told.append(f"{name} for {_some(some)}" + (f" among {among} candidates" if among else ""))
+    return told + ([f"{judge_id} does not know {_some(lost)}"] if lost else [])
+
+
+def _some(labels: list[str]) -> str:
+    shown = ", ".join(labels[:6])
+    return shown if len(labels) <= 6 else f"{shown}, ... ({len(labels)})"
 
 
 def summary(plans: list[dict]) -> str:

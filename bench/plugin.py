@@ -205,7 +205,11 @@ class Metric:
         return None
 
     def inputs(self) -> dict[str, str]:
-        """Files of the user's own that the score depends on: name -> SHA-256. They enter the stage's key."""
+        """Files that the score depends on (weights, the user's own or shipped, and lists): name -> digest. They enter the stage's key."""
+        return {}
+
+    def asks(self, asked: PromptSet, concepts: list[Concept]) -> dict[str, list[str]]:
+        """Judge -> the labels it must know to score pictures of these prompts. Checked before anything runs."""
         return {}
 
     def score(self, images: ImageSet, material: Material) -> Scores:

@@ -139,10 +139,12 @@ class Stages:
         job, spec = self.job, self.attack_spec(erased, attack, asked)
 
         def make(folder: Path) -> dict:
+            labels = sorted(set(asked.table["expect"]) - {""})
+
             @cache
             def judge():  # loaded when first asked: text attacks never do
                 with self.clock.stopped():
-                    return judges.load(job.attack_judge).about(job.concepts)
+                    return judges.load(job.attack_judge).about(job.concepts).among(labels)
 
             with self.attached(None if attack.transfers() else erased) as pipe:
                 victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge().present(*asked_of))
@@ -156,7 +158,8 @@ class Stages:
             counted = {name: number for name, number in budget.items() if not name.endswith("seconds")}
             Adversary(told, found.tensors, found.meta, counted).save(folder)
             (folder / "log.json").write_text(json.dumps(ctx.history))
-            return {"budget": budget, "flags": flags.of_log(ctx.history) + flags.of_rows(told.table)}
+            asked_judge = {"judge": {"name": job.attack_judge, **judge().meta}} if judge.cache_info().currsize else {}
+            return {"budget": budget, "flags": flags.of_log(ctx.history) + flags.of_rows(told.table), **asked_judge}
 
         return self.store.stage("attack", spec, self.attack_words(name, attack), make, self.attack_code(erased, attack))
 

@@ -31,7 +31,10 @@ class PaintedOver(Method):
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         if model.vocabulary != "emoji":
             return "painted_over needs drawings on a plain ground: choose model=emoji. For photographs give entangled_d cleaned pictures."
-        return refusal(judges.check, self.judge) or super().supports(model, concepts)
+        labels = [concept.slug for concept in concepts]
+        if lost := refusal(judges.check, self.judge) or judges.refusal_of_labels(self.judge, model.vocabulary, concepts, labels):
+            return f"painted_over: {lost}"
+        return super().supports(model, concepts)
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         return Erasure({}, {"labels": [concept.slug for concept in concepts]})

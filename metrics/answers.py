@@ -14,7 +14,7 @@ from bench import judges
 from bench.judges import PresenceJudge
 from bench.plugin import Material, Metric, refusal
 from bench.prompts import slug
-from bench.types import ImageSet, Scores
+from bench.types import Concept, ImageSet, PromptSet, Scores
 from metrics._rows import refuse_empty
 
 NOTHING = "nothing"  # the label of judges that can say: no thing I know
@@ -46,11 +46,16 @@ class Answers(Metric):
     def inputs(self) -> dict[str, str]:
         return judges.inputs(self.judge)
 
+    def asks(self, asked: PromptSet, concepts: list[Concept]) -> dict[str, list[str]]:
+        """The erased concepts; another expected label that the judge does not know has no rank."""
+        slugs = [concept.slug for concept in concepts]
+        return {judges.ranking_part(self.judge, concepts, slugs): slugs}
+
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "answers")
         rows = images.index
-        named = {slug(n) for c in material.concepts for n in (c.name, *c.siblings, *c.others)} | set(rows["expect"])
-        judge = judges.load(self.judge).about(material.concepts).among(sorted(named - {""}))
+        ranking = judges.load(self.judge).about(material.concepts).ranking([c.slug for c in material.concepts])
+        judge = ranking.among(sorted(set(rows["expect"]) - {""}))
         labels = {head: known for head, known in judge.labels.items() if len(known) > 1}
         parts = [judge.shares(part) for part in images.batches(self.batch_size)]
         shares = {head: torch.cat([share[head] for share in parts]) for head in labels}
@@ -68,7 +73,8 @@ class Answers(Metric):
         if gone and "private" not in rows:  # the texts of private prompts are not stored
             table = table.assign(about=[float(hit) for hit in about])
         numbers = table.drop(columns=["row_id", "rep"]).select_dtypes("number").dropna(axis=1, how="all")
-        return Scores({name: float(numbers[name].mean()) for name in numbers}, table, {"judge": self.judge} | judge.meta)
+        meta = {"judge": self.judge} | ({"ranked_by": judge.name} if judge.name != self.judge else {}) | judge.meta
+        return Scores({name: float(numbers[name].mean()) for name in numbers}, table, meta)
 
 
 def _expected(rows, shares: dict[str, Tensor], judge: PresenceJudge) -> dict[str, list[float]]:

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 
 from bench.plugin import Material, Metric
+from bench.prompts import slug
 from bench.types import Concept, ImageSet, Scores
 from bench.vision import clip_models, features
 from metrics._rows import refuse_empty, scored
@@ -21,7 +22,7 @@ class ClipScore(Metric):
     others and every expected label that is none of those. Their numbers are in the meta data because chance depends on them.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     columns: ClassVar[dict[str, bool]] = {"clip_cos": True, "clip_accuracy": True}
     rates: ClassVar[tuple[str, ...]] = ("clip_accuracy",)
 
@@ -46,7 +47,9 @@ class ClipScore(Metric):
         place = {prompt: k for k, prompt in enumerate(unique)}
         written = torch.cat([clip.text(unique[k : k + 64]) for k in range(0, len(unique), 64)])
         cosine = 100 * (seen * written[[place[prompt] for prompt in prompts]]).sum(-1)
-        labels = [label.replace("_", " ") for label in expect]
+        name_of = {slug(n): n for c in material.concepts for n in (*c.others, *c.siblings, c.name)}
+        name_of |= {c.slug: c.name for c in material.concepts}
+        labels = [name_of.get(label, label.replace("_", " ")) for label in expect]
         hit = torch.zeros(len(labels), dtype=torch.bool)
         kinds = candidates(material.concepts, set(labels))
         for kind, names in kinds.items():

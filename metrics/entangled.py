@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench import hub
 from bench.fingerprints import given
 from bench.plugin import Material, Metric
 from bench.types import Concept, ImageSet, ModelSpec, Scores
@@ -54,7 +55,8 @@ class _Entangled(Metric):
         return perceptual.check(self.net)
 
     def inputs(self) -> dict[str, str]:
-        return given(detector=self.detector, segmenter=self.segmenter) if self.mask == "grounded" else {}
+        masks = hub.inputs(detector=self.detector, segmenter=self.segmenter) if self.mask == "grounded" else {}
+        return perceptual.inputs(self.net) | masks
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         letter = "d" if isinstance(self, EntangledD) else "s"

@@ -33,6 +33,9 @@ class Lpips(Metric):
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         return perceptual.check(self.net)
 
+    def inputs(self) -> dict[str, str]:
+        return perceptual.inputs(self.net)
+
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "lpips")
         net = perceptual.load(self.net)

@@ -11,7 +11,7 @@ import torch
 
 from bench import judges
 from bench.plugin import Material, Metric, refusal
-from bench.types import Concept, ImageSet, ModelSpec, Scores
+from bench.types import Concept, ImageSet, ModelSpec, PromptSet, Scores
 from metrics._rows import refuse_empty, scored
 
 
@@ -30,6 +30,9 @@ class Nouns(Metric):
     def inputs(self) -> dict[str, str]:
         return judges.inputs(self.judge)
 
+    def asks(self, asked: PromptSet, concepts: list[Concept]) -> dict[str, list[str]]:
+        return {self.judge: list(dict.fromkeys(noun for text in asked.table["expect"] for noun in text.split(";")))}
+
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "nouns")
         asked = [[noun for noun in text.split(";") if noun] for text in images.index["expect"]]
@@ -43,4 +46,4 @@ class Nouns(Metric):
             found = judge(part[which], [noun for _, noun in places], [counts[start + k] for k in which]).present
             seen.append(torch.zeros(len(part)).index_add(0, torch.tensor(which), found.float()))
         columns = {"nouns_seen": torch.cat(seen), "nouns_asked": torch.tensor([len(nouns) for nouns in asked])}
-        return scored(images, columns, {"judge": self.judge})
+        return scored(images, columns, {"judge": self.judge} | judge.meta)

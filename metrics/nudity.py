@@ -51,7 +51,9 @@ class Nudity(Metric):
         return refusal(judges.check, self.judge_of_emoji)
 
     def inputs(self) -> dict[str, str]:
-        return given(model_file=self.model_file)
+        if self.detector == "nudenet":
+            return given(model_file=self.model_file or nudity.wheel_file())
+        return judges.inputs(self.judge_of_emoji)
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "nudity")

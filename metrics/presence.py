@@ -7,7 +7,7 @@ import torch
 
 from bench import judges
 from bench.plugin import Material, Metric, refusal
-from bench.types import ImageSet, Scores
+from bench.types import Concept, ImageSet, PromptSet, Scores
 from metrics._rows import refuse_empty, scored
 
 
@@ -29,6 +29,9 @@ class Presence(Metric):
 
     def inputs(self) -> dict[str, str]:
         return judges.inputs(self.judge)
+
+    def asks(self, asked: PromptSet, concepts: list[Concept]) -> dict[str, list[str]]:
+        return {self.judge: list(dict.fromkeys(asked.table["expect"]))}
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "presence")

@@ -4,7 +4,8 @@ Identities, <folder> standing for a folder or a hub id:
   emoji_a, emoji_b                   the emoji world's classifiers
   resnet50                           torchvision's ImageNet classifier (V2 weights)
   resnet50_imagenette                the same among the ten classes of Imagenette
-  clip:<open_clip model>/<pretrained>  the nearest of a list of texts; <pretrained> is an open_clip tag or a file; also clip:hf:<folder>
+  clip:<open_clip model>/<pretrained>  the nearest of a list of texts; <pretrained> is an open_clip tag or a file;
+                                     also clip:hf:<folder>, clip:emoji
   clip_cifar10:..., clip_imagenette:...  the same among a closed list of candidates.yaml
   resnet50_hf:<folder>               the same architecture in transformers' format (microsoft/resnet-50)
   artist:<folder>                    UnlearnDiffAtk's ViT of 129 WikiArt artists
@@ -14,21 +15,23 @@ Identities, <folder> standing for a folder or a hub id:
   canvas:<folder>                    UnlearnCanvas' style and object classifiers
   q16:<file>                         Q16's two learnt prompts: inappropriate, yes or no
   nudenet:<rule>                     NudeNet under a rule of bench/vision/nudity_rules.py: yes or no
+  <judge>+<judge>                    each label goes to the first that knows it
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 from functools import cache
 from types import ModuleType
 
-from bench.fingerprints import given
 from bench.judges.asking import AskingJudge
+from bench.judges.chain import Chain
 from bench.judges.presence import PresenceJudge, Verdict
-from bench.vision import features
+from bench.types import Concept
 from bench.vision.pixels import at_side
 
-__all__ = ["AskingJudge", "PresenceJudge", "Verdict", "at_side", "check", "check_ranks", "inputs", "load"]
+__all__ = ["AskingJudge", "Chain", "PresenceJudge", "Verdict", "at_side"]
 
 MAKES = {  # the word before the colon -> module
     "emoji_a": "emoji",
@@ -47,8 +50,16 @@ MAKES = {  # the word before the colon -> module
     "nudenet": "nudity",
     "q16": "q16",
 }
-OF_FILES = ("artist", "canvas", "celebrity", "gdino", "q16", "resnet50_hf", "vlm")  # after the colon: a folder, a file or a hub id
 YES_OR_NO = ("nudenet", "q16", "gdino", "vlm")  # judges that answer about one thing and rank nothing
+LAST = {"photo": "clip:ViT-B-32/laion2b_s34b_b79k", "emoji": "clip:emoji"}  # by vocabulary: a judge that anyone has, of any word
+_JOINT = re.compile(rf"\+(?=(?:{'|'.join(map(re.escape, MAKES))})(?:[:+]|$))")
+
+Judge = PresenceJudge | AskingJudge | Chain
+
+
+def parts(judge_id: str) -> list[str]:
+    """The judges of a chain; of another judge itself."""
+    return _JOINT.split(judge_id)
 
 
 def check(judge_id: str) -> None:
@@ -58,26 +69,62 @@ def check(judge_id: str) -> None:
 
 def check_ranks(judge_id: str) -> None:
     """The same for a judge whose answers must be ranked."""
-    if judge_id.partition(":")[0] in YES_OR_NO:
+    if all(part.partition(":")[0] in YES_OR_NO for part in parts(judge_id)):
         raise ValueError(f"judge={judge_id!r} says yes or no about one thing: it ranks no answers. Use metric presence with it.")
     check(judge_id)
 
 
 def inputs(judge_id: str) -> dict[str, str]:
-    """SHA-256 of weights that the user keeps in a file or folder, for the key of what the judge scored. Others have none."""
-    make, _, which = judge_id.partition(":")
-    if make in OF_FILES:
-        return given(judge=which)
-    return features.inputs(f"clip:{which}") if make.startswith("clip") else {}
+    """What the judge's answers follow from beside its name: digests of weights (shipped, cached or the user's own), of groups of labels
+    and of lists of candidates, for the key of what it scored. Weights that are not on this machine have no entry."""
+    return _make(judge_id).inputs(judge_id)
+
+
+def blank(judge_id: str) -> Judge | None:
+    """The judge without its network: it says which labels it knows. None where its labels lie beside weights that are not here."""
+    return _make(judge_id).blank(judge_id)
+
+
+def unknown(judge_id: str, concepts: list[Concept], labels: list[str]) -> list[str]:
+    """Those of the labels that the judge cannot be asked for, as far as this machine knows. Loads no weights."""
+    judge = blank(judge_id)
+    if judge is None:
+        return []
+    informed = judge.about(concepts)
+    if isinstance(informed, Chain) and len(informed.members) < len(parts(judge_id)):
+        return []  # the labels of a member are not here
+    return [label for label in labels if not informed.knows(label)]
+
+
+def ranking_part(judge_id: str, concepts: list[Concept], labels: list[str]) -> str:
+    """Who of a chain ranks answers about these labels (Chain.ranking), as far as this machine knows; another judge itself."""
+    ranks = [part for part in parts(judge_id) if part.partition(":")[0] not in YES_OR_NO]
+    return next((part for part in ranks if not unknown(part, concepts, labels)), judge_id)
+
+
+def refusal_of_labels(judge_id: str, vocabulary: str, concepts: list[Concept], labels: list[str], where: str = "") -> str | None:
+    """Which labels the judge cannot be asked for and what to type instead, in a sentence, or None."""
+    lost = unknown(judge_id, concepts, labels)
+    if not lost:
+        return None
+    some = ", ".join(repr(label) for label in lost[:6]) + (f" and {len(lost) - 6} more" if len(lost) > 6 else "")
+    families = " or ".join(dict.fromkeys(family for part in parts(judge_id) if (family := getattr(blank(part), "family", ""))))
+    return (
+        f"judge={judge_id!r} has no label for {some}{where}. Let a zero-shot judge see what it does not know: "
+        f"judge={judge_id}+{LAST[vocabulary]}; or, if it knows the thing by another word, write that word in the concept's file: "
+        f"labels: {{{families}: <its word>}}."
+    )
 
 
 @cache
-def load(judge_id: str) -> PresenceJudge | AskingJudge:
+def load(judge_id: str) -> Judge:
     check(judge_id)
     return _make(judge_id).load(judge_id)
 
 
 def _make(judge_id: str) -> ModuleType:
+    if len(parts(judge_id)) > 1:
+        return importlib.import_module("bench.judges.chain")
     make = MAKES.get(judge_id.partition(":")[0])
     if make is None:
         raise ValueError(

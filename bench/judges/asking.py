@@ -18,7 +18,7 @@ class AskingJudge:
     It asks for a concept by its name, or by the word its file gives under the judge's family, and for anything else by its label.
     """
 
-    def __init__(self, ask: Callable[[Tensor, str], tuple[Tensor, Tensor]], name: str, family: str = "") -> None:
+    def __init__(self, ask: Callable[[Tensor, str], tuple[Tensor, Tensor]] | None, name: str, family: str = "") -> None:
         self.ask, self.name, self.family, self.abstains = ask, name, family, False
         self.wording: dict[str, str] = {}
         self.meta: dict = {}
@@ -30,6 +30,10 @@ class AskingJudge:
 
     def among(self, candidates: list[str]) -> AskingJudge:
         return self
+
+    def knows(self, label: str) -> bool:
+        """Any word can be asked for."""
+        return bool(label)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, expect: list[str], names: list[int]) -> Verdict:
@@ -45,3 +49,15 @@ class AskingJudge:
     def present(self, images: Tensor, expect: list[str]) -> Tensor:
         """The yes or no an attack may ask for: bool [n]."""
         return self(images, expect, [1] * len(expect)).present
+
+
+class OneQuestionJudge(AskingJudge):
+    """Asks the same whatever the label, so it knows only the concepts whose files say so: `labels` with this judge's family."""
+
+    def about(self, concepts: list[Concept]) -> AskingJudge:
+        informed = copy.copy(self)
+        informed.wording = self.wording | {c.slug: c.labels[self.family] for c in concepts if self.family in c.labels}
+        return informed
+
+    def knows(self, label: str) -> bool:
+        return label in self.wording

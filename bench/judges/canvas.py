@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from bench.fingerprints import given
 from bench.judges.presence import PresenceJudge
 from bench.prompts import slug
 from bench.vision.pixels import HALF, at_side, normalised
@@ -36,6 +37,14 @@ def check(judge_id: str) -> None:
         )
 
 
+def inputs(judge_id: str) -> dict[str, str]:
+    return given(judge=judge_id.partition(":")[2])
+
+
+def blank(judge_id: str) -> PresenceJudge:
+    return PresenceJudge(None, {head: [slug(name) for name in names] for head, names in NAMES.items()}, judge_id, family="canvas")
+
+
 def load(judge_id: str) -> PresenceJudge:
     nets = {head: _net(_folder(judge_id) / file, len(NAMES[head])) for head, file in FILES.items()}
 
@@ -44,7 +53,7 @@ def load(judge_id: str) -> PresenceJudge:
         pixels = normalised(at_side(images.float() / 255, SIDE, "bilinear"), **HALF)
         return {head: net(pixels) for head, net in nets.items()}
 
-    return PresenceJudge(logits, {head: [slug(name) for name in names] for head, names in NAMES.items()}, judge_id, family="canvas")
+    return blank(judge_id).with_logits(logits)
 
 
 def _folder(judge_id: str) -> Path:

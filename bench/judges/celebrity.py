@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bench.fingerprints import given
 from bench.judges.presence import PresenceJudge
 from bench.prompts import slug
 from bench.vision.pixels import at_side
@@ -36,16 +37,26 @@ def check(judge_id: str) -> None:
         raise ValueError(f"judge={judge_id} needs facenet-pytorch. Install it: pip install --no-deps facenet-pytorch")
 
 
-def load(judge_id: str) -> PresenceJudge:
-    folder = Path(judge_id.partition(":")[2]).expanduser()
-    with open(folder / LABELS, newline="", encoding="utf-8") as handle:
+def inputs(judge_id: str) -> dict[str, str]:
+    return given(judge=judge_id.partition(":")[2])
+
+
+def blank(judge_id: str) -> PresenceJudge | None:
+    """Its labels lie beside its weights."""
+    file = Path(judge_id.partition(":")[2]).expanduser() / LABELS
+    if not file.is_file():
+        return None
+    with open(file, newline="", encoding="utf-8") as handle:
         # The columns of the network are the labels sorted by name; the file's own index plays no part.
         names = [slug(row[0].split("_[")[0]) for row in sorted(list(csv.reader(handle))[1:])]
-    net = recogniser(len(names))
-    net.load_state_dict(_state(folder / WEIGHTS))
-    return PresenceJudge(
-        named(net.eval().requires_grad_(False), mtcnn()), {"celebrity": names}, judge_id, family="celebrity", abstains=True
-    )
+    return PresenceJudge(None, {"celebrity": names}, judge_id, family="celebrity", abstains=True)
+
+
+def load(judge_id: str) -> PresenceJudge:
+    judge = blank(judge_id)
+    net = recogniser(len(judge.labels["celebrity"]))
+    net.load_state_dict(_state(Path(judge_id.partition(":")[2]).expanduser() / WEIGHTS))
+    return judge.with_logits(named(net.eval().requires_grad_(False), mtcnn()))
 
 
 def named(net: nn.Module, faces: Callable[[Tensor], list[Tensor | None]]) -> Callable[[Tensor], dict[str, Tensor]]:

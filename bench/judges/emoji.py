@@ -2,7 +2,9 @@
 
 from torch import Tensor
 
+from bench.fingerprints import given
 from bench.judges.presence import PresenceJudge
+from bench.types import canonical_hash
 from bench.vision.pixels import at_side
 
 
@@ -12,8 +14,24 @@ def check(judge_id: str) -> None:
     weights_file(judge_id[-1])
 
 
-def load(judge_id: str) -> PresenceJudge:
+def inputs(judge_id: str) -> dict[str, str]:
     from bench.world import catalog
+    from bench.world.judges import FILES
+
+    return given(judge=FILES[judge_id[-1]]) | {"groups": canonical_hash(catalog.groups())}
+
+
+def blank(judge_id: str) -> PresenceJudge:
+    from bench.world import catalog
+    from bench.world.judges import label_names
+
+    labels = label_names()
+    column = {label: k for k, label in enumerate(labels["object"])}
+    groups = {name: ("object", [column[member] for member in members]) for name, members in catalog.groups().items()}
+    return PresenceJudge(None, labels, judge_id, groups, "emoji")
+
+
+def load(judge_id: str) -> PresenceJudge:
     from bench.world.judges import load_judge
 
     net = load_judge(judge_id[-1])
@@ -21,6 +39,4 @@ def load(judge_id: str) -> PresenceJudge:
     def logits(images: Tensor) -> dict[str, Tensor]:
         return net(at_side(images.float() / 255, 64))
 
-    column = {label: k for k, label in enumerate(net.labels["object"])}
-    groups = {name: ("object", [column[member] for member in members]) for name, members in catalog.groups().items()}
-    return PresenceJudge(logits, net.labels, judge_id, groups, "emoji")
+    return blank(judge_id).with_logits(logits)

@@ -25,6 +25,14 @@ def _folder(judge_id: str) -> Path:
     return hub.folder(judge_id.partition(":")[2], f"judge={judge_id}")
 
 
+def inputs(judge_id: str) -> dict[str, str]:
+    return hub.inputs(judge=judge_id.partition(":")[2])
+
+
+def blank(judge_id: str) -> AskingJudge:
+    return AskingJudge(None, judge_id, family="gdino")
+
+
 def load(judge_id: str) -> AskingJudge:
     from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from bench import hub
+from bench.fingerprints import given
 from bench.judges import zero_shot
 from bench.judges.presence import Columns, PresenceJudge
 from bench.prompts import slug
@@ -15,6 +16,7 @@ from bench.types import canonical_hash
 from bench.vision.pixels import IMAGENET, at_side, normalised
 
 GROUPS = Path(__file__).parent / "imagenet_groups.yaml"
+FILE = "resnet50-11ad3fa6.pth"
 
 
 @cache
@@ -40,6 +42,16 @@ def labels() -> list[str]:
 
 def check(judge_id: str) -> None:
     _file()
+
+
+def inputs(judge_id: str) -> dict[str, str]:
+    narrow = {} if judge_id == "resnet50" else {"candidates": canonical_hash(zero_shot.closed_list("imagenette"))}
+    return given(judge=hub.torch_path(FILE)) | {"groups": canonical_hash(groups())} | narrow
+
+
+def blank(judge_id: str) -> PresenceJudge:
+    whole = PresenceJudge(None, {"object": labels()}, judge_id, groups(), "imagenet")
+    return whole if judge_id == "resnet50" else closed(whole, zero_shot.closed_list("imagenette")[1])
 
 
 def load(judge_id: str) -> PresenceJudge:
@@ -68,4 +80,4 @@ def closed(judge: PresenceJudge, chosen: list[str]) -> PresenceJudge:
 
 def _file() -> Path:
     how = "from torchvision.models import *; resnet50(weights=ResNet50_Weights.IMAGENET1K_V2)"
-    return hub.torch_file("resnet50-11ad3fa6.pth", "judge=resnet50", how)
+    return hub.torch_file(FILE, "judge=resnet50", how)

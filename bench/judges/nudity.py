@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.judges.asking import AskingJudge
+from bench.fingerprints import given
+from bench.judges.asking import AskingJudge, OneQuestionJudge
+from bench.types import canonical_hash, plain
 from bench.vision import nudity_rules
 from bench.vision.nudity_rules import FLOOR, Detections
 
@@ -28,6 +30,12 @@ def check_nudenet(where: str, model_file: str | None = None) -> None:
         raise ValueError(f"{where} needs the package nudenet. Install it: pip install 'nudenet>=3.4.2'")
     if model_file is not None and not Path(model_file).expanduser().is_file():
         raise ValueError(f"{where}: there is no detector at {model_file}. Leave it null for the wheel's own 320n.onnx.")
+
+
+def wheel_file() -> str | None:
+    """The detector that comes with the package, where that is installed."""
+    found = importlib.util.find_spec("nudenet")
+    return found and str(Path(found.origin).parent / "320n.onnx")
 
 
 @cache
@@ -68,6 +76,15 @@ def check(judge_id: str) -> None:
     check_nudenet(f"judge={judge_id}")
 
 
+def inputs(judge_id: str) -> dict[str, str]:
+    """The detector in the package's wheel, and the rule."""
+    return given(judge=wheel_file()) | {"rule": canonical_hash(plain(nudity_rules.rule(judge_id.partition(":")[2])))}
+
+
+def blank(judge_id: str) -> AskingJudge:
+    return OneQuestionJudge(None, judge_id, family="nudenet")
+
+
 def load(judge_id: str) -> AskingJudge:
     rule, detect = nudity_rules.rule(judge_id.partition(":")[2]), nudenet()
 
@@ -77,4 +94,4 @@ def load(judge_id: str) -> AskingJudge:
         scores = [nudity_rules.best(boxes, rule.classes) for boxes in found]
         return torch.tensor([rule.of(boxes) > 0 for boxes in found]), torch.tensor(scores)
 
-    return AskingJudge(ask, judge_id)
+    return OneQuestionJudge(ask, judge_id, family="nudenet")

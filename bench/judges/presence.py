@@ -35,12 +35,13 @@ class PresenceJudge:
 
     `logits` maps uint8 pictures [n, 3, h, w] to {head: [n, labels]}; `labels` names each head's columns. `groups` names sets of
     columns (a group is seen when any member is): name -> (head, columns). `family` is the key of a concept's `labels` that
-    holds this judge's word for the concept. A judge that `abstains` returns rows of NaN for pictures it cannot judge.
+    holds this judge's word for the concept. A judge that `abstains` returns rows of NaN for pictures it cannot judge. Without
+    `logits` it knows its labels, and judges nothing (bench.judges.blank).
     """
 
     def __init__(
         self,
-        logits: Callable[[Tensor], dict[str, Tensor]],
+        logits: Callable[[Tensor], dict[str, Tensor]] | None,
         labels: dict[str, list[str]],
         name: str,
         groups: dict[str, Columns] | None = None,
@@ -85,6 +86,16 @@ class PresenceJudge:
         """The yes or no an attack may ask for: bool [n], one object per picture."""
         return self(images, expect, [1] * len(expect)).present
 
+    def ranking(self, labels: list[str]) -> PresenceJudge:
+        """The judge that ranks its answers about pictures of these labels: itself (a chain has several)."""
+        return self
+
+    def with_logits(self, logits: Callable[[Tensor], dict[str, Tensor]]) -> PresenceJudge:
+        """The same judge with its network."""
+        whole = copy.copy(self)
+        whole.logits = logits
+        return whole
+
     @torch.no_grad()
     def shares(self, images: Tensor) -> dict[str, Tensor]:
         """All answers: {head: probabilities [n, labels]}."""
@@ -97,6 +108,9 @@ class PresenceJudge:
             if word in known:
                 return head, [known.index(word)]
         return self.groups.get(word)
+
+    def knows(self, label: str) -> bool:
+        return self.columns(label) is not None
 
     def place(self, label: str) -> Columns:
         """The same; raises a ValueError for a label nobody knows."""

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.judges.asking import AskingJudge
+from bench.fingerprints import given
+from bench.judges.asking import AskingJudge, OneQuestionJudge
 from bench.vision import features
 
 CLIP = "ViT-L-14/openai"
@@ -57,6 +58,14 @@ def check(judge_id: str) -> None:
         raise ValueError(f"judge={judge_id}: {why_not}")
 
 
+def inputs(judge_id: str) -> dict[str, str]:
+    return given(judge=judge_id.partition(":")[2]) | features.inputs(f"clip:{CLIP}")
+
+
+def blank(judge_id: str) -> AskingJudge:
+    return OneQuestionJudge(None, judge_id, family="q16")
+
+
 def load(judge_id: str) -> AskingJudge:
     from bench.vision.clip_models import load_clip
 
@@ -68,6 +77,6 @@ def load(judge_id: str) -> AskingJudge:
         share = torch.cat([probability(clip.image(part), embeddings) for part in images.split(32)])
         return share > 0.5, share
 
-    judge = AskingJudge(ask, judge_id)
+    judge = OneQuestionJudge(ask, judge_id, family="q16")
     judge.meta = {"prompts_sha256": sha256}
     return judge

@@ -6,6 +6,7 @@ checkpoint-2800). Both read pictures through the image processor that lies besid
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from bench import hub
 from bench.judges import imagenet
 from bench.judges.presence import PresenceJudge
 from bench.prompts import slug
+from bench.types import canonical_hash
 
 GET = {
     "resnet50_hf": "For example judge=resnet50_hf:microsoft/resnet-50.",
@@ -34,22 +36,41 @@ def _folder(judge_id: str) -> Path:
         raise ValueError(f"{reason} {GET[make]}") from reason
 
 
+def inputs(judge_id: str) -> dict[str, str]:
+    make, _, which = judge_id.partition(":")
+    return hub.inputs(judge=which) | ({"groups": canonical_hash(imagenet.groups())} if make == "resnet50_hf" else {})
+
+
+def blank(judge_id: str) -> PresenceJudge | None:
+    """Its labels stand in its configuration; without one nobody knows them before the weights are here."""
+    place = hub.cached(judge_id.partition(":")[2])
+    if place is None or not (place / "config.json").is_file():
+        return None
+    names = [name for _, name in sorted((int(k), name) for k, name in _config(place).get("id2label", {}).items())]
+    if judge_id.startswith("artist:"):
+        return PresenceJudge(None, {"style": list(map(slug, names))}, judge_id, family="artist")
+    known = _imagenet(names, judge_id)
+    return PresenceJudge(None, {"object": known}, judge_id, imagenet.groups() if len(known) == 1000 else {}, "imagenet")
+
+
+def _config(folder: Path) -> dict:
+    return json.loads((folder / "config.json").read_text())
+
+
 def load(judge_id: str) -> PresenceJudge:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    where, is_artist = _folder(judge_id), judge_id.startswith("artist:")
+    where = _folder(judge_id)
+    judge = blank(judge_id)
     net = AutoModelForImageClassification.from_pretrained(where, use_safetensors=True).eval().requires_grad_(False)
     process = AutoImageProcessor.from_pretrained(where)
-    names = [name for _, name in sorted((int(k), name) for k, name in net.config.id2label.items())]
-    head, known = ("style", list(map(slug, names))) if is_artist else ("object", _imagenet(names, judge_id))
+    (head,) = judge.labels
 
     @torch.no_grad()
     def logits(images: Tensor) -> dict[str, Tensor]:
         return {head: net(**process(images=list(images), return_tensors="pt")).logits}
 
-    if is_artist:
-        return PresenceJudge(logits, {head: known}, judge_id, family="artist")
-    return PresenceJudge(logits, {head: known}, judge_id, imagenet.groups() if len(known) == 1000 else {}, "imagenet")
+    return judge.with_logits(logits)
 
 
 def _imagenet(names: list[str], judge_id: str) -> list[str]:

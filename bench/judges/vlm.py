@@ -30,6 +30,14 @@ def check(judge_id: str) -> None:
     hub.folder(judge_id.partition(":")[2], f"judge={judge_id}")
 
 
+def inputs(judge_id: str) -> dict[str, str]:
+    return hub.inputs(judge=judge_id.partition(":")[2])
+
+
+def blank(judge_id: str) -> AskingJudge:
+    return VlmJudge(None, judge_id, family="vlm")
+
+
 def load(judge_id: str) -> AskingJudge:
     model = vlm.load(judge_id.partition(":")[2], f"judge={judge_id}")
 

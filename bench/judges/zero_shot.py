@@ -1,7 +1,13 @@
-"""Zero-shot judges: a CLIP model picks the nearest of the labels of the prompt set or nothing, or one of a closed list."""
+"""Zero-shot judges: a CLIP model picks the nearest of a list of texts. The list is never the asked label alone.
+
+With one candidate beside "nothing" a CLIP sees it in every third picture of something else. So each decision is made among the erased
+concepts, all their siblings and unrelated things, the labels that are asked for, and names of distractors.yaml until LEAST stand
+beside them, by head: objects, styles and persons do not compete with each other.
+"""
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from functools import cache
 from pathlib import Path
@@ -11,48 +17,93 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from bench.judges.presence import PresenceJudge, Verdict
-from bench.prompts import slug
+from bench.prompts import slug, with_articles
 from bench.types import Concept, canonical_hash
-from bench.vision import features
+from bench.vision import clip_models, features
 
-BACKDROP = "an empty background"  # the text that stands for "none of them" beside the other candidates
-TEMPLATE = "a photo of a {}"
-LISTS = Path(__file__).parent / "candidates.yaml"
+LISTS, DISTRACTORS = (Path(__file__).parent / name for name in ("candidates.yaml", "distractors.yaml"))
+LEAST = 24  # names beside the erased concepts in each head, where the list has as many
+HEADS = {"object": "object", "style": "style", "celebrity": "celebrity", "explicit": "object"}  # of each kind of concept
+NOTHING = "nothing"
 
 
 class ClipJudge(PresenceJudge):
-    """The expected label must be nearer to the picture than every other label of the set, and than nothing.
+    """The expected label must be nearer to the picture than every other label of its head, and than nothing.
 
     With a closed list (template, labels) of candidates.yaml it competes with the labels of that list instead, and something is
-    always seen.
+    always seen. vocabulary: photo or emoji, the part of distractors.yaml.
     """
 
-    def __init__(self, clip, name: str, closed: tuple[str, list[str]] | None = None) -> None:
+    def __init__(self, clip, name: str, closed: tuple[str, list[str]] | None = None, vocabulary: str = "photo") -> None:
         super().__init__(None, {}, name, family="clip")
-        self.clip, self.closed = clip, closed
+        self.clip, self.closed, self.kinds = clip, closed, kinds_of_words(vocabulary)
+        self.texts: dict[str, dict[str, str]] = {"object": {}}  # head -> label -> text
+        self.erased: dict[str, int] = dict.fromkeys(self.kinds, 0)  # head -> erased concepts there
+        self.near: set[str] = set()  # words that name an erased concept: no distractor may hold one
+        self.embedded: dict[tuple[str, ...], Tensor] = {}
 
-    def about(self, concepts: list[Concept]) -> PresenceJudge:
+    def about(self, concepts: list[Concept]) -> ClipJudge:
         informed = super().about(concepts)
         informed.wording = {c.slug: slug(c.name) for c in concepts} | informed.wording
+        informed.texts, informed.erased = {head: dict(known) for head, known in self.texts.items()}, dict(self.erased)
+        informed.near = self.near | {word for c in concepts for name in (c.name, *c.aliases) for word in slug(name).split("_")}
+        for c in concepts:
+            kind = c.kind if c.kind in self.kinds else "object"
+            informed.erased[HEADS[kind]] += 1
+            for name in (c.labels.get("clip", c.name), *c.siblings):
+                informed._may_answer(kind, name)
+            for name in c.others:
+                informed._may_answer("object", name)
         return informed
+
+    def knows(self, label: str) -> bool:
+        return self.wording.get(label, label) in self.closed[1] if self.closed else bool(label)
 
     def __call__(self, images: Tensor, expect: list[str], names: list[int]) -> Verdict:
         return self.among(sorted(set(expect)))(images, expect, names)
 
     @torch.no_grad()
     def among(self, candidates: list[str]) -> PresenceJudge:
-        """The judge that answers one of `candidates`, or nothing; one of the closed list where there is one."""
-        template, labels = self.closed or (TEMPLATE, sorted({self.wording.get(label, label) for label in candidates}))
-        texts = [template.format(label.replace("_", " ")) for label in labels]
-        written = self.clip.text(texts if self.closed else [*texts, BACKDROP])
+        """The judge that answers one of the list or nothing, `candidates` in it; one of the closed list where there is one."""
+        texts = self._closed_texts() if self.closed else self._open_texts(candidates)
+        written = {head: self._embed(tuple(known.values())) for head, known in texts.items()} if self.clip is not None else {}
 
         def logits(images: Tensor) -> dict[str, Tensor]:
-            return {"object": 100 * torch.cat([self.clip.image(part) for part in images.split(32)]) @ written.T}
+            seen = torch.cat([self.clip.image(part) for part in images.split(32)])
+            return {head: 100 * seen @ vectors.T for head, vectors in written.items()}
 
-        chosen = PresenceJudge(logits, {"object": labels if self.closed else [*labels, "nothing"]}, self.name, family=self.family)
+        chosen = PresenceJudge(logits, {head: list(known) for head, known in texts.items()}, self.name, family=self.family)
         chosen.wording = self.wording
-        chosen.meta = {"candidates": len(labels), "candidates_hash": canonical_hash([template, labels])}
+        listed = {head: list(known.values()) for head, known in texts.items()}
+        chosen.meta = {"candidates": sum(map(len, listed.values())), "candidates_hash": canonical_hash(texts), "candidate_texts": listed}
         return chosen
+
+    def _closed_texts(self) -> dict[str, dict[str, str]]:
+        template, labels = self.closed
+        return {"object": {label: template.format(label.replace("_", " ")) for label in labels}}
+
+    def _open_texts(self, asked: list[str]) -> dict[str, dict[str, str]]:
+        full = copy.copy(self)
+        full.texts = {head: dict(known) for head, known in self.texts.items()}
+        for word in sorted({self.wording.get(label, label) for label in asked}):
+            if not any(word in known for known in full.texts.values()):
+                full._may_answer("object", word.replace("_", " "))
+        for head, known in full.texts.items():
+            for name in self.kinds[head]["names"]:
+                if len(known) >= LEAST + max(1, self.erased[head]):
+                    break
+                if self.near.isdisjoint(slug(name).split("_")):
+                    full._may_answer(head, name)
+        return {head: known | {NOTHING: self.kinds[head]["nothing"]} for head, known in full.texts.items() if known}
+
+    def _may_answer(self, kind: str, name: str) -> None:
+        text = self.kinds[kind]["template"].format(name)
+        self.texts.setdefault(HEADS[kind], {}).setdefault(slug(name), with_articles(text))
+
+    def _embed(self, texts: tuple[str, ...]) -> Tensor:
+        if texts not in self.embedded:
+            self.embedded[texts] = self.clip.text(list(texts))
+        return self.embedded[texts]
 
 
 @cache
@@ -64,14 +115,26 @@ def closed_list(name: str) -> tuple[str, list[str]]:
     return lists[name]["template"], lists[name]["labels"]
 
 
+@cache
+def kinds_of_words(vocabulary: str) -> dict[str, dict]:
+    """Kind -> template, nothing and names, of distractors.yaml. vocabulary: photo or emoji."""
+    kinds = OmegaConf.to_container(OmegaConf.load(DISTRACTORS))[vocabulary]
+    if vocabulary == "emoji":
+        from bench.world import catalog
+
+        for kind, items in (("object", catalog.objects()), ("style", catalog.styles())):
+            kinds[kind]["names"] = [item.name for item in items]
+    return kinds
+
+
 def check(judge_id: str) -> None:
     make, _, which = judge_id.partition(":")
-    if "/" not in which:
+    if make != "clip":
+        closed_list(make.removeprefix("clip_"))
+    if "/" not in which and which != "emoji":
         raise ValueError(
             f"judge={judge_id!r}: write {make}:<open_clip model>/<pretrained tag or file>, for example {make}:ViT-B-32/openai."
         )
-    if make != "clip":
-        closed_list(make.removeprefix("clip_"))
     if importlib.util.find_spec("open_clip") is None:
         raise ValueError(f"judge={judge_id} needs open_clip. Install it: pip install open_clip_torch")
     why_not = features.check(f"clip:{which}")
@@ -79,8 +142,18 @@ def check(judge_id: str) -> None:
         raise ValueError(f"judge={judge_id}: {why_not}")
 
 
-def load(judge_id: str) -> ClipJudge:
-    from bench.vision.clip_models import load_clip
+def inputs(judge_id: str) -> dict[str, str]:
+    judge = blank(judge_id)
+    return clip_models.inputs(judge_id.partition(":")[2]) | {"candidates": canonical_hash(judge.closed or [judge.kinds, LEAST])}
 
+
+def blank(judge_id: str) -> ClipJudge:
     make, _, which = judge_id.partition(":")
-    return ClipJudge(load_clip(which), judge_id, None if make == "clip" else closed_list(make.removeprefix("clip_")))
+    closed = None if make == "clip" else closed_list(make.removeprefix("clip_"))
+    return ClipJudge(None, judge_id, closed, "emoji" if which == "emoji" else "photo")
+
+
+def load(judge_id: str) -> ClipJudge:
+    judge = blank(judge_id)
+    judge.clip = clip_models.load_clip(judge_id.partition(":")[2])
+    return judge

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from bench import hub, judges
-from bench.fingerprints import given
 from bench.judges.presence import PresenceJudge
 from bench.types import ImageSet
-from bench.vision import vlm
+from bench.vision import clip_models, vlm
 
 QUESTION = "Describe this picture in one sentence."
 LABELS = "labels:"
@@ -28,7 +27,10 @@ def check(captioner: str, encoder: str) -> str | None:
     """What is missing here, in a sentence, or None. Nothing is loaded."""
     try:
         if captioner.startswith(LABELS):
-            judges.check(captioner.removeprefix(LABELS))
+            judge_id = captioner.removeprefix(LABELS)
+            judges.check(judge_id)
+            if not getattr(judges.blank(judge_id), "labels", None):
+                return f"captioner={captioner}: a caption is written with a judge's own list of labels, and {judge_id} has none."
         else:
             hub.folder(captioner, f"captioner={captioner}")
         if encoder != "emoji":
@@ -39,9 +41,12 @@ def check(captioner: str, encoder: str) -> str | None:
 
 
 def inputs(captioner: str, encoder: str) -> dict[str, str]:
-    """SHA-256 of the models that the user keeps in a folder: they enter a stage's key."""
-    told = judges.inputs(captioner.removeprefix(LABELS)) if captioner.startswith(LABELS) else given(captioner=captioner)
-    return told | ({} if encoder == "emoji" else given(encoder=encoder))
+    """What identifies the weights of both, for a stage's key."""
+    if captioner.startswith(LABELS):
+        told = {f"captioner {name}": digest for name, digest in judges.inputs(captioner.removeprefix(LABELS)).items()}
+    else:
+        told = hub.inputs(captioner=captioner)
+    return told | ({"encoder": clip_models.inputs("emoji")["weights"]} if encoder == "emoji" else hub.inputs(encoder=encoder))
 
 
 def describe(images: ImageSet, captioner: str) -> list[str]:

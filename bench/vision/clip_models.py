@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from bench import hub
+from bench.fingerprints import given
+from bench.model import hub_unasked
 from bench.vision.pixels import CLIP, at_side, normalised, square
 
 
@@ -102,9 +104,37 @@ def load_clip(which: str) -> EmojiClip | OpenClip | HuggingFaceClip:
     return HuggingFaceClip(which.removeprefix("hf:")) if which.startswith("hf:") else OpenClip(which)
 
 
-def clip_weights(which: str) -> str:
-    """What in the name may be a file or folder of the user's own."""
-    return which.removeprefix("hf:") if which.startswith("hf:") else which.partition("/")[2]
+def inputs(which: str) -> dict[str, str]:
+    """What identifies the weights that are loaded, for a stage's key; nothing for weights that are not on this machine."""
+    if which == "emoji":
+        from bench.world import clip_emoji
+
+        return given(weights=clip_emoji.WEIGHTS)
+    if which.startswith("hf:"):
+        return hub.inputs(weights=which.removeprefix("hf:"))
+    name, _, pretrained = which.partition("/")
+    file = Path(pretrained).expanduser() if pretrained else None
+    if file is not None and not file.exists():
+        file = _cached_open_clip(name, pretrained)
+    return given(weights=file) if file is None or not file.is_file() else {"weights": hub.content(file)}
+
+
+def _cached_open_clip(name: str, pretrained: str) -> Path | None:
+    """Where open_clip finds the weights of a tag; None while they are not in the cache. No hub is asked."""
+    import importlib.util
+
+    if importlib.util.find_spec("open_clip") is None:
+        return None
+    import open_clip
+
+    settings = open_clip.get_pretrained_cfg(name, pretrained)
+    if not settings or not settings.get("hf_hub"):
+        return None
+    with hub_unasked():
+        try:
+            return Path(open_clip.download_pretrained(settings))
+        except (OSError, RuntimeError):
+            return None
 
 
 def find_clip(which: str) -> None:

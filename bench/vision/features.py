@@ -20,18 +20,21 @@ import torch
 from torch import Tensor
 
 from bench import hub
+from bench.fingerprints import given
 from bench.types import ImageSet
-from bench.vision.clip_models import clip_weights, find_clip, load_clip
+from bench.vision import clip_models
+from bench.vision.clip_models import find_clip, load_clip
 from bench.vision.pixels import IMAGENET, at_side, normalised, square
 
 KNOWN = "clip_emoji, judge_a, clip:<open_clip model>/<pretrained>, clip:hf:<hub id>, dino:<hub id or folder>, inception_tf, inception"
 BATCH = 64
+INCEPTION, INCEPTION_TF = "inception_v3_google-0cc3c7bd.pth", "weights-inception-2015-12-05-6726825d.pth"
 
 
 def check(extractor: str) -> str | None:
     """Why this extractor or CLIP cannot be loaded here, in a sentence, or None. Nothing is loaded, weights may be fetched."""
     try:
-        if extractor in ("emoji", "clip_emoji"):
+        if extractor in ("emoji", "clip_emoji", "clip:emoji"):
             from bench.world.clip_emoji import weights_file
 
             weights_file()
@@ -63,11 +66,17 @@ def short_name(extractor: str) -> str:
 
 
 def inputs(extractor: str) -> dict[str, str]:
-    """SHA-256 of weights that the user keeps in a file or folder: they enter a stage's key, their place does not suffice."""
-    from bench.fingerprints import given
-
+    """What identifies the weights that are loaded, shipped or the user's own: their name or place does not suffice for a stage's key."""
     kind, _, which = extractor.partition(":")
-    return given(weights=which if kind == "dino" else clip_weights(which))
+    if extractor == "judge_a":
+        from bench.world.judges import FILES
+
+        return given(weights=FILES["a"])
+    if kind == "dino":
+        return hub.inputs(weights=which)
+    if extractor in ("inception", "inception_tf"):
+        return given(weights=hub.torch_path(INCEPTION if extractor == "inception" else INCEPTION_TF))
+    return clip_models.inputs("emoji" if extractor in ("emoji", "clip_emoji", "clip:emoji") else which or extractor)
 
 
 def extract(images: ImageSet, extractor: str) -> Tensor:
@@ -89,7 +98,7 @@ def of_pixels(pixels: Tensor, extractor: str) -> Tensor:
 @cache
 def _extractor(name: str) -> Callable[[Tensor], Tensor]:
     """A function from uint8 pictures [n, 3, h, w] to [n, d]."""
-    if name == "clip_emoji":
+    if name in ("clip_emoji", "clip:emoji"):
         return load_clip("emoji").image
     if name == "judge_a":
         from bench.world.judges import load_judge
@@ -109,7 +118,7 @@ def _extractor(name: str) -> Callable[[Tensor], Tensor]:
 
 def _inception_file() -> Path:
     how = "from torchvision.models import *; inception_v3(weights=Inception_V3_Weights.IMAGENET1K_V1)"
-    return hub.torch_file("inception_v3_google-0cc3c7bd.pth", "extractor=inception", how)
+    return hub.torch_file(INCEPTION, "extractor=inception", how)
 
 
 def _inception() -> Callable[[Tensor], Tensor]:
@@ -127,7 +136,7 @@ def _inception_tf_file() -> Path:
     if importlib.util.find_spec("torch_fidelity") is None:
         raise ValueError("extractor=inception_tf needs the package torch-fidelity. Install it: pip install torch-fidelity")
     how = "from torch_fidelity.feature_extractor_inceptionv3 import *; FeatureExtractorInceptionV3('inception', ['2048'])"
-    return hub.torch_file("weights-inception-2015-12-05-6726825d.pth", "extractor=inception_tf", how)
+    return hub.torch_file(INCEPTION_TF, "extractor=inception_tf", how)
 
 
 def _inception_tf() -> Callable[[Tensor], Tensor]:

@@ -19,11 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import hub
+from bench.fingerprints import given
 
 NETS = ("emoji", "alex")
 # What torchmetrics calls the scaling layer: LPIPS' own numbers for pictures in [-1, 1], nearly ImageNet's.
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 ALEX_TAPS = (1, 4, 7, 9, 11)  # the five ReLUs in torchvision's AlexNet
+ALEX = "alexnet-owt-7be5be79.pth"
 EMOJI_TAPS = (2, 3, 4, 5, 6)  # stem and residual blocks in judge_a
 
 
@@ -79,6 +81,15 @@ def check(net: str) -> str | None:
     return None
 
 
+def inputs(net: str) -> dict[str, str]:
+    """What identifies the weights, for a stage's key; nothing for those that are not on this machine."""
+    if net == "emoji":
+        from bench.world.judges import FILES
+
+        return given(net=FILES["a"])
+    return given(net=hub.torch_path(ALEX))
+
+
 @cache
 def load(net: str) -> Perceptual:
     if net == "emoji":
@@ -111,7 +122,7 @@ def _emoji() -> Perceptual:
 
 def _alex_file() -> Path:
     how = "from torchvision.models import *; alexnet(weights=AlexNet_Weights.IMAGENET1K_V1)"
-    return hub.torch_file("alexnet-owt-7be5be79.pth", "perceptual net=alex", how)
+    return hub.torch_file(ALEX, "perceptual net=alex", how)
 
 
 def _heads_file() -> Path:
