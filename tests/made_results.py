@@ -73,7 +73,8 @@ def specification(concept="dog", method="good", cells=(), **over):
         if made["metric"]:
             params = {"judge": made["judge"]} if made.get("judge") else {}
             metrics[made["metric"]] = {"plugin": f"metrics.{made['metric']}", "version": 1, "params": params}
-        attacks.setdefault(made["attack"], {"plugin": f"attacks.{made['attack']}", "version": 1, "params": {"tries": 4}})
+        plugin = f"attacks.{made['attack'].partition(':')[0].partition('@')[0]}"
+        attacks.setdefault(made["attack"], {"plugin": plugin, "version": 1, "params": {"tries": 4}})
     params = over.pop("params", {"lr": 1e-05, "steps": 100})
     spec = {"model": MODEL, "concepts": concepts, "method": [method, {"plugin": f"methods.{method}", "version": 1, "params": params}]}
     spec |= {"attacks": attacks, "probes": probes, "sampler": SAMPLER, "attack_judge": "judge_b", "seed": 0, "until": "score"}
