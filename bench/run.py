@@ -37,6 +37,7 @@ def run_job(job: Job) -> dict:
 def fill(made: dict, stages: Stages) -> None:
     """Every stage of the job up to `until`, and what the record says of it."""
     job, reached = stages.job, UNTIL.index(stages.job.until)
+    made["inputs"] = record.inputs(job)
     erased = stages.erase()
     made["stages"]["erase"] = {"key": erased.key, "digest": erased.digest}
     made["cost"] = {"erase_seconds": erased.meta["seconds"], **erased.meta["facts"]}

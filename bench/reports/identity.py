@@ -3,7 +3,8 @@
 Two records belong to one row when their specifications agree in everything but concept and erasure seed. A label is the bare name
 where one identity has it; where several share a name it says what differs: `esd (lr=1e-05)`, `local (weights 3fa2c1)`. What never
 makes an identity: the seed (replicates of one row), how far a job went, and which probes, attacks and metrics it holds beside
-others (a second command may add some). Records without a specification are known by their names.
+others (a second command may add some). The code that drew or scored counts for methods and metrics, not for attacks: its digest
+covers the attacked method too. Records without a specification are known by their names.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ SHORT = 30  # characters of a value that a label shows as it is
 ORDER = ("params", "judge", "version", "dtype", "numerics", "weights", "revision", "inputs", "code", "vocabulary", "family", "plugin")
 BARE = ("dtype", "numerics", "vocabulary", "family")  # their values explain themselves
 DIGESTS = ("weights", "revision", "code", "inputs")
+LAST = ("repo", "plugin", "code")  # told only where nothing else tells apart
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _telling(group: list[Thing], may_differ: Callable | None, partly: bool) -> l
         excused = may_differ is not None
         for thing in group:
             value = thing.facts.get(fact, ABSENT)
-            if value is ABSENT and partly:
+            if value is ABSENT and _may_lack(fact, partly):
                 continue
             occasion = may_differ(thing, fact) if may_differ else None
             excused = excused and occasion is not None
@@ -124,17 +126,22 @@ def _written(group: list[Thing], telling: list[str], partly: bool) -> list[str]:
     wanted, chosen = len(set(rows(telling))), []
     for fact in telling:
         needed = len(set(rows([*chosen, fact]))) > len(set(rows(chosen)))
-        if needed or (len(chosen) < 3 and fact.partition(".")[0] not in ("repo", "plugin")):
+        if needed or (len(chosen) < 3 and fact.partition(".")[0] not in LAST):
             chosen.append(fact)
     for digits in DIGITS:
         made = []
         for thing in group:
-            known = [fact for fact in chosen if not (partly and fact not in thing.facts)]
+            known = [fact for fact in chosen if fact in thing.facts or not _may_lack(fact, partly)]
             words = ", ".join(_word(fact, thing.facts.get(fact, ABSENT), digits) for fact in known)
             made.append(f" ({words})" if words else "")
         if len(set(made)) == wanted:
             break
     return made
+
+
+def _may_lack(fact: str, partly: bool) -> bool:
+    """Jobs that were not run, and older records, know no code and no inputs."""
+    return partly or fact.startswith(("code.", "inputs."))
 
 
 def _word(fact: str, value: Any, digits: int) -> str:
@@ -143,6 +150,8 @@ def _word(fact: str, value: Any, digits: int) -> str:
         return f"no {name}"
     if name in BARE and isinstance(value, str):
         return value
+    if name.startswith("code."):
+        name = "code"
     if name.partition(".")[0] in DIGESTS and isinstance(value, str):
         return f"{name} {value[: digits + (name == 'revision')]}"
     shown = value if isinstance(value, str) and not _reads_as_json(value) else json.dumps(value)
@@ -211,45 +220,52 @@ class _Parts:
         whole = model is not None and "family" in model
         self.model = Thing(record.get("model") or "", {k: v for k, v in model.items() if k != "name"} if whole else None)
         self.concept = Thing(self.slugs, None if concepts is None else flat({c.get("slug", str(k)): c for k, c in enumerate(concepts)}))
-        self.method = self._method(record, spec.get("method"), code.get("erase"))
+        self.method = self._method(record, spec.get("method"), {kind: code[kind] for kind in ("erase", "images") if kind in code})
         asked = spec.get("probes")
         questions = {name: dict(zip(("prompts", "rows", "repeats"), probe, strict=False)) for name, probe in (asked or {}).items()}
         self.protocol = Thing(record.get("protocol") or "", None if asked is None else flat(questions), self.slugs)
-        self.attacks = dict(self._attacks(spec, code.get("attack")))
-        self.metrics = dict(self._metrics(asked or {}))
+        self.attacks = dict(self._attacks(spec))
+        self.metrics = dict(self._metrics(asked or {}, _scored_by(record.get("cells") or [])))
 
-    def _method(self, record: dict, method: list | None, code: Any) -> Thing:
+    def _method(self, record: dict, method: list | None, code: dict[str, str]) -> Thing:
         name = record.get("method") or ""
         # Pictures of a method that changes nothing carry no word of it: it is the original model under any version.
         if method is None or record.get("mechanism") == "none":
             return Thing(name, None)
-        facts = {**method[1], "inputs": self.inputs.get("method", {}), **({"code": code} if code else {})}
-        return self._thing(name, facts, "method")
+        return self._thing(name, {**method[1], "inputs": self.inputs.get("method", {}), "code": code}, "method")
 
-    def _attacks(self, spec: dict, code: Any) -> Iterable[tuple[str, Thing]]:
+    def _attacks(self, spec: dict) -> Iterable[tuple[str, Thing]]:
         for name, attack in (spec.get("attacks") or {}).items():
             if name == "none":
                 continue
             base, ladder, rung = name.partition("@")
             base, control, _ = base.partition(":")
-            own = code.get(name) if isinstance(code, dict) else None
-            facts = {**attack, "judge": spec.get("attack_judge"), **({"code": own} if own else {})}
-            facts |= {"inputs": self.inputs.get("attacks", {}).get(name, {})}
+            facts = {**attack, "judge": spec.get("attack_judge"), "inputs": self.inputs.get("attacks", {}).get(name, {})}
             left_out = {"source"} if control else {rung.partition("=")[0]} if ladder else set()
             params = {k: v for k, v in (attack.get("params") or {}).items() if k not in left_out}
             yield name, self._thing(base, facts | {"params": params}, name)
 
-    def _metrics(self, asked: dict[str, list]) -> Iterable[tuple[tuple[str, str], Thing]]:
+    def _metrics(self, asked: dict[str, list], code: dict[tuple, set[str]]) -> Iterable[tuple[tuple[str, str], Thing]]:
         for probe, (*_, metrics) in asked.items():
             for name, metric in (metrics if isinstance(metrics, dict) else {}).items():
                 judge = (metric.get("params") or {}).get("judge")
-                inputs = self.inputs.get("metrics", {}).get(name, {})
                 params = {k: v for k, v in (metric.get("params") or {}).items() if k != "judge"}
-                yield (probe, name), self._thing((probe, name, judge), {**metric, "params": params, "inputs": inputs}, name)
+                facts = {**metric, "params": params, "inputs": self.inputs.get("probes", {}).get(probe, {}).get(name, {})}
+                yield (probe, name), self._thing((probe, name, judge), facts | {"code": code.get((probe, name), {})}, name)
 
     def _thing(self, name: Any, facts: dict, where: str) -> Thing:
         follows = None if self.written is None else frozenset(self.written.get(where, ()))
         return Thing(name, flat(facts), self.slugs, self.occasion, follows)
+
+
+def _scored_by(cells: list[dict]) -> dict[tuple, dict[str, str]]:
+    """(probe, metric) -> digest of the code that scored it, or of all where several did."""
+    found: dict[tuple, set[str]] = {}
+    for cell in cells:
+        digest = (cell.get("code") or {}).get("score")
+        if digest:
+            found.setdefault((cell["probe"], cell["metric"]), set()).add(digest)
+    return {key: {"score": next(iter(some)) if len(some) == 1 else canonical_hash(sorted(some))} for key, some in found.items()}
 
 
 def flat(value: dict, at: str = "") -> dict[str, Any]:

@@ -170,6 +170,22 @@ def erased_together(concept: str) -> list[str]:
     return [] if shortened(concept) == concept else [f"Erased together: {', '.join(concept.split('+'))}."]
 
 
+def without_original(frame: pd.DataFrame) -> list[str]:
+    """A sentence where the original model is missing: without it there are no differences, ranks and scores."""
+    done = frame[frame["metric"].notna()]
+    lost = done[~done["concept"].isin(done.loc[done["method"] == "original", "concept"])].drop_duplicates("concept")
+    if lost.empty:
+        return []
+    sets = [f"[{c.replace('+', ',')}]" if "+" in c else c for c in (c.partition(" (")[0] for c in lost["concept"])]
+    protocol = (lost["protocol"].iloc[0] or "").partition("(")[0].strip()
+    words = [f"model={lost['model_name'].iloc[0]}", *([f"protocol={protocol}"] if protocol else []), "method=original"]
+    sweep = "-m " if len(sets) > 1 else ""
+    return [
+        f"The original model was not run on {', '.join(map(shortened, lost['concept']))} with these settings: no differences to it. "
+        f"Run: vestige run {sweep}{' '.join(words)} concept={','.join(sets)}, with the other settings as they were."
+    ]
+
+
 def present(frame: pd.DataFrame) -> pd.DataFrame:
     """The cells of the leaderboard's own measure."""
     return frame[(frame["metric"] == "presence") & (frame["column"] == "present")]
