@@ -47,11 +47,12 @@ class Packed:
 def write(records: Path, read: Callable[[str, str], str | None], out: Path) -> list[str]:
     """Records and the scores of their cells to the folder `out`; returns the references of scores that are gone.
 
-    read(reference, file name) gives one file of a stage. A path of this machine's checkout in a record becomes a place in the project.
+    read(reference, file name) gives one file of a stage. What only this machine can use is left out of the copies: the traceback of a
+    failed job, and the place of the checkout, so that files of the project are named by their place in it.
     """
     texts: dict[str, str] = {}
     lost: dict[str, None] = {}
-    copies = {file.name: file.read_text().replace(f"{ROOT}/", "") for file in sorted(records.glob("*.json"))}
+    copies = {file.name: _portable(file.read_text()) for file in sorted(records.glob("*.json"))}
     for text in copies.values():
         for cell in json.loads(text)["cells"]:
             for reference, name in ((cell.get("images"), "index.csv"), (cell.get("score"), "per_image.csv")):
@@ -68,6 +69,11 @@ def write(records: Path, read: Callable[[str, str], str | None], out: Path) -> l
         (out / name).write_text(text)
     (out / NAME).write_bytes(_archive(texts))
     return list(lost)
+
+
+def _portable(record: str) -> str:
+    content = json.loads(record) | {"error": None}
+    return json.dumps(content, indent=1, sort_keys=True).replace(f"{ROOT}/", "")
 
 
 def _shortened(index: str) -> str:

@@ -135,7 +135,7 @@ class Pictures:
         if text is None:
             return None
         head, *rows = csv.reader(io.StringIO(text, newline=""))
-        if any(len(row) != len(head) for row in rows):
+        if not text.endswith("\n") or any(len(row) != len(head) for row in rows):
             raise ValueError(f"{reference}/{name} is damaged: a line of it was cut. Move that folder away and run the job again.")
         return head, rows
 
