@@ -4,6 +4,7 @@ import copy
 import json
 import random
 
+import pandas as pd
 import pytest
 from made_results import MODEL, cell, specification, write_record
 
@@ -196,3 +197,137 @@ def test_records_without_a_specification_are_known_by_their_names():
         ("toy", "esd", "dog", ""),
         ("toy", "esd", "dog", "p"),
     ]
+
+
+# Pairing, unfinished jobs, replicates
+
+
+def with_index(store, made, **columns):
+    file = store / made["images"] / "index.csv"
+    pd.read_csv(file, dtype={"row_id": str}).assign(**columns).to_csv(file, index=False)
+    return made
+
+
+@pytest.mark.parametrize("column, other", [("seed", 8), ("group", "another sentence"), ("expect", "cat"), ("role", "sibling"), ("rep", 1)])
+def test_pictures_of_another_question_are_never_paired(tmp_path, column, other):
+    records, store = tmp_path / "records", tmp_path / "store"
+    records.mkdir()
+    asked = {"seed": 7, "expect": "dog", "role": "target"}
+    for method, share, columns in (("original", 1.0, {}), ("good", 0.2, {}), ("other", 0.2, {column: other})):
+        made = with_index(store, cell(store, "dog", method, "target", "none", share, False), **asked | columns)
+        if column == "rep" and columns:
+            file = store / made["score"] / "per_image.csv"
+            pd.read_csv(file, dtype={"row_id": str}).assign(rep=1).to_csv(file, index=False)
+        write_record(records, "dog", method, [made])
+    diff = results.load(records, store).set_index("method")["diff"]
+    assert diff["good"] == pytest.approx(-0.8) and diff["original"] == 0 and pd.isna(diff["other"])
+
+
+@pytest.mark.parametrize("status", ["failed", "busy", "running"])
+def test_what_a_job_measured_before_it_failed_ranks_averages_and_compares_nothing(places, status):
+    records, store = places
+
+    def fails(key):
+        record = json.loads((records / f"{key}.json").read_text())
+        (records / f"{key}.json").write_text(json.dumps(record | {"status": status, "reason": "ValueError: no luck"}))
+
+    fails("dog-good")
+    pictures = Pictures(store)
+    frame = results.load(records, pictures)
+    mine = frame[frame["key"] == "dog-good"]
+    assert mine["metric"].isna().all() and mine["diff"].isna().all() and mine["erase_seconds"].isna().all() and not mine["leads"].any()
+    assert mine["unfinished"].tolist() == ["presence.present"] * 3 and mine["value"].tolist() == [0.1, 0.6, 0.9], "for csv alone"
+    assert "dog-good" not in set(frame[frame["attack"] == WORST]["key"])
+    text = leaderboard.table(frame, "md", pictures)
+    row = next(line for line in text.split("## dog (object)")[1].splitlines() if line.startswith("| good"))
+    assert not any(char.isdigit() for char in row) and f"good: {status}: ValueError: no luck" in text
+    assert "unfinished" in leaderboard.table(frame, "csv").splitlines()[0]
+    fails("dog-original")
+    frame = results.load(records, pictures)
+    assert frame[frame["concept"] == "dog"]["diff"].isna().all(), "and it is no reference"
+
+
+def test_jobs_that_differ_in_their_seed_alone_are_replicates(places):
+    records, store = places
+    for seed in (1, 2):
+        made = [cell(store, f"dog{seed}", "good", "target", "none", 0.3, False)]
+        spec = specification("dog", "good", made, seed=seed)
+        write_record(records, "dog", "good", made, seed=seed, key=f"again-{seed}", specification=spec)
+    write_record(records, "dog", "good", [], seed=3, key="lost", status="failed")
+    rows = results.replicates(results.load(records, store)).set_index(["method", "concept"])
+    assert rows.loc[("good", "dog"), "seeds"] == (0, 1, 2) and rows.loc[("good", "dog"), "keys"] == ("again-1", "again-2", "dog-good")
+    assert rows.loc[("good", "car"), "seeds"] == (0,) and len(rows) == 10
+
+
+# Roles
+
+
+def test_rows_are_erased_or_kept_by_their_role_whatever_the_probe_is_called(tmp_path):
+    """A file of one's own under another name: its target rows are erased rows, with worst case and direction."""
+    records, store = tmp_path / "records", tmp_path / "store"
+    records.mkdir()
+    for method, share, attacked in (("original", 1.0, 1.0), ("good", 0.1, 0.6)):
+        mine = [
+            with_index(store, cell(store, "dog", method, "mine", "none", share, False), role="target"),
+            with_index(store, cell(store, "dog", method, "mine", "typos", attacked, True), role="target"),
+            with_index(store, cell(store, "dog", method, "near", "none", 0.9, False), role="sibling"),
+        ]
+        write_record(records, "dog", method, mine)
+    frame = results.load(records, store)
+    assert set(zip(frame["probe"], frame["role"], strict=True)) == {("mine", "target"), ("near", "sibling")}
+    worst = frame[frame["attack"] == WORST].set_index("method")["value"]
+    assert worst["good"] == pytest.approx(0.7) and worst["original"] == 1
+    assert results.higher_is_better("mine", "present", True, "target") is False
+    assert results.higher_is_better("near", "present", True, "sibling") is True
+
+
+@pytest.mark.parametrize(
+    "probe, roles, role",
+    [
+        ("mine", ["target"], "target"),
+        ("mine", ["alias", "target"], "target"),
+        ("mine", ["alias"], "alias"),
+        ("mine", ["other", "sibling"], "other"),
+        ("mine", ["other", "target"], "mixed"),
+        ("target", ["sibling"], "sibling"),
+        ("target", [], "target"),
+        ("synonyms", ["free"], "alias"),
+        ("mine", ["free"], "free"),
+        ("mine", ["free", "target"], "mixed"),
+        ("mine", [], None),
+        (None, [], None),
+    ],
+)
+def test_the_role_of_a_probe_is_that_of_its_prompts_and_by_name_only_where_they_have_none(probe, roles, role):
+    assert results.role_of(probe, roles) == role
+
+
+def test_a_record_can_carry_the_roles_for_tables_without_a_store(places):
+    records, _ = places
+    record = json.loads((records / "dog-good.json").read_text())
+    (records / "dog-good.json").write_text(json.dumps(record | {"cells": [record["cells"][2] | {"probe": "mine", "roles": ["alias"]}]}))
+    assert results.load(records).set_index("key").loc["dog-good", "role"] == "alias"
+
+
+# A table without the original model
+
+
+def test_a_table_without_the_original_model_has_no_differences_and_says_what_to_run(places):
+    records, store = places
+    for file in records.glob("*-original.json"):
+        file.unlink()
+    pictures = Pictures(store)
+    for composites in (False, True):
+        text = leaderboard.table(results.load(records, pictures), "md", pictures, composites)
+        assert text.count("Run: vestige run -m model=toy method=original concept=car,dog") == 1 and " ≈ |" not in text
+        assert "10 [0, 100]" in text, "the rates stand"
+    assert "vestige run" not in leaderboard.table(results.load(*places), "csv")
+
+
+def test_only_the_concepts_without_an_original_are_asked_for(places):
+    records, store = places
+    (records / "car-original.json").unlink()
+    pictures = Pictures(store)
+    frame = results.load(records, pictures)
+    assert "Run: vestige run model=toy method=original concept=car, with" in leaderboard.table(frame, "md", pictures)
+    assert frame.groupby("concept")["diff"].count().to_dict() == {"car": 0, "dog": 20}, "dog keeps its differences"
