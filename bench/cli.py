@@ -24,9 +24,12 @@ VERBS = {
     "diff": "why two keys differ: vestige diff KEY KEY",
     "curves": "erasure against the number of concepts erased together",
     "prompts": "published lists that are here or missing; pairgen: pairs of prompts filtered by what the model draws",
+    "pack": "records with their scores in one folder, for tables without the store: vestige pack --out results/mine/records",
     "gc": "what no record needs; --delete removes it",
     "world": "build, train and measure the embedded emoji model",
 }
+
+SCORED = ("table", "robustness", "plot", "power", "pack")  # verbs that read the scores of pictures, from one or several places
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -107,7 +110,10 @@ def _read_results(verb: str, rest: list[str]) -> int:
     from bench import inspect_results as results
 
     parser = argparse.ArgumentParser(prog=f"vestige {verb}", description=VERBS[verb])
-    parser.add_argument("--store", type=Path, default=ROOT / "results" / "store")
+    if verb in SCORED:
+        parser.add_argument("--store", type=Path, action="append", help="where scores lie; may be given several times, the first wins")
+    else:
+        parser.add_argument("--store", type=Path, default=ROOT / "results" / "store")
     if verb == "gc":
         parser.add_argument(
             "--records", type=Path, action="append", help="more records whose results are kept, beside all of results/ (repeatable)"
@@ -117,6 +123,8 @@ def _read_results(verb: str, rest: list[str]) -> int:
         parser.add_argument("--records", type=Path, default=ROOT / "results" / "records")
     if verb == "status":
         parser.add_argument("--verify", action="store_true", help="read every file of every stage again and compare its hash")
+    if verb == "pack":
+        parser.add_argument("--out", type=Path, required=True, help="folder for copies of the records and their packed scores")
     if verb == "table":
         parser.add_argument("--format", choices=("md", "csv", "latex", "html"), default="md")
         parser.add_argument("--composites", action="store_true", help="also the published composite scores (csv: only those)")

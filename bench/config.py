@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.util
+import json
 import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -81,6 +82,7 @@ class Job:
     protocol: str | None = None  # the paper's evaluation that chose probes, sampler and sizes, or None
     missing: tuple[str, ...] = ()  # what this machine lacks, in sentences; only a planned job may lack anything
     held_out: bool = True  # what is asked as kept is given to no method; False: methods get all names, as in most papers
+    follows_concept: dict[str, list[str]] = field(default_factory=dict)  # "method" or an attack -> settings that follow the kind or number
 
     @cached_property
     def given(self) -> list[Concept]:
@@ -199,7 +201,14 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
         lacks = missing(job)
     if lacks and not planned:
         raise ValueError(lacks[0])
-    return replace(job, missing=tuple(lacks))
+    return replace(job, missing=tuple(lacks), follows_concept=follows_concept({"method": tree.method, **tree.attack}))
+
+
+def follows_concept(nodes: dict[str, DictConfig]) -> dict[str, list[str]]:
+    """Of each node the settings that are written as a function of the kind or number of concepts: one rule, not many settings."""
+    written = {name: OmegaConf.to_container(node, resolve=False) for name, node in nodes.items()}
+    rules = {name: sorted(key for key, value in node.items() if "${by_" in json.dumps(value)) for name, node in written.items()}
+    return {name: keys for name, keys in rules.items() if keys}
 
 
 def chosen_concepts(entries: dict[str, dict], held_out: bool) -> list[Concept]:

@@ -102,8 +102,39 @@ def _measured(arguments: argparse.Namespace):
     from bench.reports.pictures import Pictures
 
     _needs_records(arguments.records)
-    pictures = Pictures(arguments.store)
+    pictures = Pictures(*places_of_scores(arguments.records, arguments.store))
     return results.load(arguments.records, pictures), pictures
+
+
+def places_of_scores(records: Path, stores: list[Path] | None) -> list[Path]:
+    """Where the scores of these records may lie, the first that holds one wins: the given stores, or the project's own and those that
+    this machine's runs read from; then what was packed beside the records."""
+    from bench.reports.packed import NAME
+
+    packed = [records / NAME] if (records / NAME).exists() else []
+    return [*(stores or [ROOT / "results" / "store", *read_from()]), *packed]
+
+
+def read_from() -> list[Path]:
+    """runtime.read_from of conf/local/default.yaml: further stores that every run on this machine reads."""
+    import yaml
+
+    file = ROOT / "conf" / "local" / "default.yaml"
+    chosen = (yaml.safe_load(file.read_text()) or {}) if file.exists() else {}
+    found = [Path(place).expanduser() for place in (chosen.get("runtime") or {}).get("read_from") or []]
+    return [place if place.is_absolute() else ROOT / place for place in found]
+
+
+def pack(arguments: argparse.Namespace) -> int:
+    from bench.reports import packed
+    from bench.reports.pictures import Pictures
+
+    _needs_records(arguments.records)
+    lost = packed.write(arguments.records, Pictures(*places_of_scores(arguments.records, arguments.store)).text, arguments.out)
+    for reference in lost:
+        print(f"not packed  {reference}: it is in no store that was looked at (--store)")
+    print(f"packed {len(_records(arguments.out))} records and their scores in {arguments.out}")
+    return 1 if lost else 0
 
 
 def gallery(arguments: argparse.Namespace) -> int:

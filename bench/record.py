@@ -52,6 +52,8 @@ def empty(job: Job, model_spec: dict) -> dict:
         "kind": job.concepts[0].kind,
         "seed": job.seed,
         "sampler": plain(job.sampler),
+        "follows_concept": job.follows_concept,
+        "inputs": {},
         "cells": [],
         "screened": {},
         "cost": {},
@@ -62,6 +64,16 @@ def empty(job: Job, model_spec: dict) -> dict:
         "command": " ".join(facts["command"]),
         "provenance": facts,
     }
+
+
+def inputs(job: Job) -> dict:
+    """Digests of the files of one's own that the job reads: for tables, which never join what was made from other files."""
+    from bench import judges  # loads torch
+
+    asked = judges.inputs(job.attack_judge) if any(a.access not in ("none", "text") for a in job.attacks.values()) else {}
+    probes = {p.name: {name: metric.inputs() for name, metric in p.metrics.items()} for p in job.probes.values()}
+    attacks = {name: attack.inputs() | asked for name, attack in job.attacks.items()}
+    return {"method": job.method.inputs(job.concepts), "attacks": attacks, "probes": probes}
 
 
 def unmeasured(probe: Probe, attack_name: str, attack: Attack, reason: str | None = None) -> dict:
@@ -76,6 +88,7 @@ def cells(probe: Probe, attack_name: str, attack: Attack, metric_name: str, metr
     scores, index = Scores.load(scored.path), generate.load(images.path).index
     base = unmeasured(probe, attack_name, attack) | {"metric": metric_name, "score": scored.reference, "images": images.reference}
     base |= {"judge": getattr(metric, "judge", None), "n": len(index), "groups": int(index["group"].nunique())}
+    base["roles"] = sorted(index["role"].unique())
     made = []
     for column, value in scores.totals.items():
         low, high = interval_of(column, metric, scores, index)

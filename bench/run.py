@@ -42,6 +42,7 @@ def run_job(job: Job) -> dict:
 def fill(made: dict, stages: Stages) -> None:
     """Every stage of the job up to `until`, and what the record says of it."""
     job, reached = stages.job, UNTIL.index(stages.job.until)
+    made["inputs"] = record.inputs(job)
     erased = stages.erase()
     made["stages"]["erase"] = {"key": erased.key, "digest": erased.digest}
     made["cost"] = dict(erased.meta["facts"])

@@ -32,23 +32,29 @@ ROBUSTNESS = [
 
 def protocol(name: str) -> None:
     folder = ROOT / "results" / "protocols" / name
-    shutil.rmtree(folder / "records", ignore_errors=True)
-    vestige("run", "-m", f"protocol={name}", f"method={PROTOCOLS[name]}", f"runtime.records={folder / 'records'}")
+    run(folder, ["-m", f"protocol={name}", f"method={PROTOCOLS[name]}"])
     vestige("table", "--composites", "--records", folder / "records", "--out", folder / "leaderboard.md")
     vestige("table", "--format", "csv", "--records", folder / "records", "--out", folder / "cells.csv")
 
 
 def robustness() -> None:
     folder = ROOT / "results" / "robustness"
-    shutil.rmtree(folder / "records", ignore_errors=True)
-    for words in ROBUSTNESS:
-        vestige("run", "experiment=robustness", *words, f"runtime.records={folder / 'records'}")
+    run(folder, *(["experiment=robustness", *words] for words in ROBUSTNESS))
     vestige("robustness", "--records", folder / "records", "--out", folder / "matrix.md")
     vestige("robustness", "--format", "csv", "--records", folder / "records", "--out", folder / "matrix.csv")
     vestige("plot", "--records", folder / "records", "--out", folder / "figures")
     for file in (folder / "figures").iterdir():
         if file.stem not in FIGURES:
             file.unlink()
+
+
+def run(folder: Path, *commands: list[str]) -> None:
+    """The commands' records, and the scores behind them packed beside, so that the tables can be made again from the repository."""
+    records = folder / "records"
+    shutil.rmtree(records, ignore_errors=True)
+    for words in commands:
+        vestige("run", *words, f"runtime.records={records.relative_to(ROOT)}")
+    vestige("pack", "--records", records, "--out", records)
 
 
 def vestige(*words: str | Path) -> None:

@@ -59,8 +59,31 @@ def draw_pictures(folder):
         Image.new("RGB", (8, 8), (20 * k, 0, 0)).save(folder / "png" / f"{k:03d}-0.ok.png")
 
 
+MODEL = {"name": "toy", "family": "sd1", "repo": "toy", "revision": None, "dtype": "float32", "numerics": "deterministic"}
+MODEL |= {"vocabulary": "emoji", "weights": "5f70bf18a0860070"}
+
+
+def specification(concept="dog", method="good", cells=(), **over):
+    """What a run writes of what was asked, for made-up cells. A key of `over` replaces that part; "params" are the method's."""
+    head = {"kind": "object", "group": "things", "aliases": [], "anchor": "thing"}
+    concepts = [{"slug": slug, "name": slug, **head} for slug in concept.split("+")]
+    probes, attacks = {}, {"none": {"plugin": "bench.plugin.Attack", "version": 1, "params": {}}}
+    for made in cells:
+        *head, metrics = probes.setdefault(made["probe"], [made["probe"], ROWS, 1, made["probe"] == "target", {}])
+        if made["metric"]:
+            params = {"judge": made["judge"]} if made.get("judge") else {}
+            metrics[made["metric"]] = {"plugin": f"metrics.{made['metric']}", "version": 1, "params": params}
+        plugin = f"attacks.{made['attack'].partition(':')[0].partition('@')[0]}"
+        attacks.setdefault(made["attack"], {"plugin": plugin, "version": 1, "params": {"tries": 4}})
+    params = over.pop("params", {"lr": 1e-05, "steps": 100})
+    spec = {"model": MODEL, "concepts": concepts, "method": [method, {"plugin": f"methods.{method}", "version": 1, "params": params}]}
+    spec |= {"attacks": attacks, "probes": probes, "sampler": SAMPLER, "attack_judge": "judge_b", "seed": 0, "until": "score"}
+    return json.loads(json.dumps(spec | over))
+
+
 def write_record(records, concept, method, cells, **over):
     record = {"key": f"{concept}-{method}", "status": "done", "model": "toy", "method": method, "mechanism": "weights", "kind": "object"}
+    record |= {"specification": specification(concept, method, cells)}
     record |= {"seed": 0, "concepts": [concept], "sampler": SAMPLER, "reason": None, "limits": "", "cells": cells}
     record |= {"cost": {"erase_seconds": 2.0, "seconds_per_image": 0.1, "parameters_changed": 5, "artefact_bytes": 20}, **over}
     (records / f"{record['key']}.json").write_text(json.dumps(record))

@@ -7,6 +7,7 @@ import json
 import pandas as pd
 
 from bench.papers.composites import CATALOGUE
+from bench.reports import results
 from bench.reports.composites import NET
 from bench.reports.judges_compared import agreement
 from bench.reports.pictures import WORST, Pictures
@@ -77,6 +78,7 @@ def _model(model: str, sampler: str, protocol: str, frame: pd.DataFrame, views: 
         ]
     rank = pd.DataFrame() if views is None else standing(views)
     methods = _ranked(frame, rank)
+    blocks += results.without_original(frame)
     if len(concepts) > 1:
         blocks += [
             Heading(2, f"Mean over {len(concepts)} concepts: {', '.join(map(shortened, concepts))}"),

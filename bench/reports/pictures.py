@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,17 +11,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bench.reports.packed import Packed, is_packed
+
 WORST = "worst case"
+WHICH = ("row_id", "rep", "group", "seed", "expect", "role")  # what of an index makes two pictures answers to one question
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """Which pictures were asked for: shared (the same object) by all sets with the same rows, so equal questions are found by `is`."""
+    """Which pictures were asked for: shared (the same object) by all sets with the same rows, so equal questions are found by `is`.
+
+    Two sets are one question when id, repetition, seed, sentence (`group`), the thing asked for and the role agree row by row. What
+    an older index does not say is "". Whether model and sampler agree is for the caller: it compares within one place.
+    """
 
     row_id: tuple[str, ...]
     rep: tuple[int, ...]
     group: tuple[str, ...]
     place: np.ndarray  # (n,) number of each picture's group, groups in sorted order
+    seed: tuple[str, ...] = ()
+    expect: tuple[str, ...] = ()
+    role: tuple[str, ...] = ()
 
     @cached_property
     def groups(self) -> int:
@@ -51,10 +62,13 @@ class Scored:
 
 
 class Pictures:
-    """Reads score tables of a store, each once. References are the `score` and `images` of a record's cells."""
+    """Reads score tables, each once. References are the `score` and `images` of a record's cells.
 
-    def __init__(self, store: Path) -> None:
-        self.store = str(store)
+    places: stores, and files of packed scores (bench/reports/packed.py); the first that holds a table wins.
+    """
+
+    def __init__(self, *places: Path) -> None:
+        self._places = [Packed(place) if is_packed(place) else str(place) for place in places]
         self._asked: dict[tuple, Asked] = {}
         self._indices: dict[str, tuple | None] = {}
         self._scored: dict[tuple[str, str], Scored | None] = {}
@@ -96,15 +110,40 @@ class Pictures:
     def attacks_of(self, name: str) -> set[str]:
         return set(self._worst[name][1])
 
+    def roles(self, images) -> tuple[str, ...]:
+        """The distinct roles of the prompts behind a set of pictures, sorted; () where they are not known."""
+        index = self._index(images) if isinstance(images, str) else None
+        return () if index is None else tuple(sorted(set(index[0].role) - {""}))
+
+    def text(self, reference: str, name: str) -> str | None:
+        """One file of a stage, from the first place that has it."""
+        for place in self._places:
+            if isinstance(place, Packed):
+                found = place.text(f"{reference}/{name}")
+                if found is not None:
+                    return found
+                continue
+            try:
+                with open(f"{place}/{reference}/{name}", newline="") as handle:
+                    return handle.read()
+            except FileNotFoundError:
+                continue
+        return None
+
+    def _table(self, reference: str, name: str) -> tuple[list[str], list[list[str]]] | None:
+        text = self.text(reference, name)
+        if text is None:
+            return None
+        head, *rows = csv.reader(io.StringIO(text, newline=""))
+        if not text.endswith("\n") or any(len(row) != len(head) for row in rows):
+            raise ValueError(f"{reference}/{name} is damaged: a line of it was cut. Move that folder away and run the job again.")
+        return head, rows
+
     def _read(self, score: str, images: str) -> Scored | None:
-        index = self._index(images)
-        try:
-            with open(f"{self.store}/{score}/per_image.csv", newline="") as handle:
-                head, *rows = csv.reader(handle)
-        except FileNotFoundError:
+        index, table = self._index(images), self._table(score, "per_image.csv")
+        if index is None or table is None:
             return None
-        if index is None:
-            return None
+        head, rows = table
         asked, files, blocked = index
         columns = dict(zip(head, zip(*rows, strict=True), strict=True))
         order = _order(asked, columns.pop("row_id"), columns.pop("rep"))
@@ -116,17 +155,17 @@ class Pictures:
 
     def _index(self, images: str) -> tuple | None:
         if images not in self._indices:
-            try:
-                with open(f"{self.store}/{images}/index.csv", newline="") as handle:
-                    head, *rows = csv.reader(handle)
-            except FileNotFoundError:
+            table = self._table(images, "index.csv")
+            if table is None:
                 self._indices[images] = None
                 return None
+            head, rows = table
             columns = dict(zip(head, zip(*rows, strict=True), strict=True))
-            key = (columns["row_id"], columns["rep"], columns["group"])
+            key = tuple(columns.get(name) or ("",) * len(rows) for name in WHICH)
             if key not in self._asked:
-                place = np.unique(columns["group"], return_inverse=True)[1]
-                self._asked[key] = Asked(columns["row_id"], tuple(map(int, columns["rep"])), columns["group"], place)
+                row_id, rep, group, *rest = key
+                place = np.unique(group, return_inverse=True)[1]
+                self._asked[key] = Asked(row_id, tuple(map(int, rep)), group, place, *rest)
             blocked = np.array([status == "blocked" for status in columns.get("status", [""] * len(rows))])
             self._indices[images] = self._asked[key], columns["file"], blocked
         return self._indices[images]
@@ -150,13 +189,13 @@ def _numbers(values: tuple[str, ...]) -> np.ndarray | None:
         return np.array([flags[value] for value in values]) if set(values) <= set(flags) else None
 
 
-def per_picture(frame: pd.DataFrame, store: Path) -> pd.DataFrame:
+def per_picture(frame: pd.DataFrame, store: Path | Pictures) -> pd.DataFrame:
     """One row per measured picture and rule, for any analysis of one's own: a plain long table.
 
     Columns: model, method, erase_seed, concept, prompt (the cluster), row_id, rep (which seed of the prompt), image (folder
     and file in the store), probe, attack, judge, rule (metric.column), value.
     """
-    pictures, parts = Pictures(store), []
+    pictures, parts = store if isinstance(store, Pictures) else Pictures(store), []
     for cell in frame[frame["metric"].notna() & (frame["attack"] != WORST)].itertuples():
         scored = pictures.scored(cell.score, cell.images)
         if scored is None or cell.column not in scored.columns:

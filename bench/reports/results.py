@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bench.prompts import ROLES
+from bench.reports import identity
 from bench.reports.guards import with_collapse
 from bench.reports.pictures import WORST, Pictures
 from bench.statistics import cluster_interval
@@ -22,6 +24,8 @@ CELL = [
     *("probe", "attack", "access", "metric", "column", "judge", "value", "ci_low", "ci_high", "n", "groups"),
     *("higher_is_better", "images", "score", "reason"),
 ]
+LABELLED = ("model", "method", "attack", "metric")  # columns of labels whose names as typed stand in <column>_name
+IDENTITY = ["model", "sampler", "protocol", "concept", "method"]  # jobs that agree in these are replicates, told apart by `seed`
 COST = ["erase_seconds", "erase_peak_bytes", "parameters_changed", "artefact_bytes", "seconds_per_image"]
 SPENT = {
     "attack_unet_rows": "unet_rows",
@@ -31,7 +35,9 @@ SPENT = {
 }
 NUMBERS = ["value", "ci_low", "ci_high", "n", "groups", "ladder_at", *SPENT, *COST]
 DIFFERENCE = ("diff", "diff_low", "diff_high")
-ERASED = ("target", "synonyms", "implicit", "multilingual", "adversarial")  # probes on which presence of the concept is a failure
+ERASED_ROLES, KEPT_ROLES = ("target", "alias"), ("sibling", "other", "scene", "background")  # of prompts
+MIXED = "mixed"  # the role of a cell whose prompts are partly of erased and partly of kept roles
+ERASED = tuple(name for name, role in ROLES.items() if role in ERASED_ROLES)  # shipped probes on which presence is a failure
 # Columns whose better direction does not depend on the probe
 ALWAYS = {"content": True, "seen": False, "empty_mask": False, "entangled_s_background": True, "entangled_d_background": True}
 RATES = ("before", "either", "failed_before", "after_failing")
@@ -48,30 +54,85 @@ def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
     is better than every other method's with a paired interval that leaves out zero, original, oracle and collapsed ones aside.
     A `Pictures` in place of the folder keeps what was read for further questions.
     """
+    records = [json.loads(file.read_text()) for file in sorted(Path(records).glob("*.json"))]
+    pictures = store if isinstance(store, Pictures) or store is None else Pictures(store)
+    frame = _cells(records, pictures)
+    if pictures is None or frame.empty:
+        return frame.assign(**dict.fromkeys((*DIFFERENCE, *RATES), float("nan")), collapsed=None, leads=False)
+    frame = with_collapse(_with_worst_case(frame, pictures), pictures)
+    return _with_attack_rates(_compared(frame, pictures), pictures)
+
+
+def _cells(records: list[dict], pictures: Pictures | None) -> pd.DataFrame:
+    """The cells as the records have them, under the labels of bench/reports/identity.py."""
     rows: list[tuple] = []
-    for file in sorted(Path(records).glob("*.json")):
-        record = json.loads(file.read_text())
-        cost = record.get("cost") or {}
+    labels: list[tuple] = []
+    for record, told in zip(records, identity.labels(records), strict=True):
+        cost = (record.get("cost") or {}) if record.get("status") == "done" else {}
         sampler = json.dumps(record.get("sampler"), sort_keys=True)
         vocabulary = record.get("specification", {}).get("model", {}).get("vocabulary")
         judge, code = record.get("specification", {}).get("attack_judge"), (record.get("provenance") or {}).get("commit")
-        head = (*map(record.get, JOB), "+".join(record["concepts"]), sampler, vocabulary, judge, code, record.get("reason"))
-        head += (record.get("protocol") or "", *map(cost.get, COST))
+        head = (*map(record.get, JOB), told.concept, sampler, vocabulary, judge, code, record.get("reason"))
+        head += (told.protocol, *map(cost.get, COST))
         for cell in record["cells"] or [{}]:
             # What an attack cost, for the whole prompt set: denoiser evaluations times batch, pictures, seconds.
             spent = map((cell.get("budget") or {}).get, SPENT.values())
             doubts = ",".join(cell.get("flags") or [])
-            rows.append((*head, *map(cell.get, CELL), *spent, doubts, *relatives(cell.get("attack")), cell.get("found_at")))
+            probe, metric, judge = map(cell.get, ("probe", "metric", "judge"))
+            control, ladder, at = relatives(cell.get("attack"))
+            family = told.attack(control), told.attack(ladder), at
+            rows.append((*head, *map(cell.get, CELL), *spent, doubts, *family, cell.get("found_at")))
+            names = told.attack(cell.get("attack")), told.metric(probe, metric, judge), told.judge(probe, metric, judge)
+            roles = cell.get("roles") or (pictures.roles(cell.get("images")) if pictures else ())
+            labels.append((told.model, told.method, *names, role_of(probe, roles)))
     columns = [*JOB, "concept", "sampler", "vocabulary", "attack_judge", "code", "job_reason", "protocol", *COST, *CELL, *SPENT]
     columns += ["cell_flags", "control_of", "ladder_of", "ladder_at", "found_at"]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
     frame = frame.assign(**{name: pd.to_numeric(frame[name]) for name in NUMBERS})
     frame = frame.astype(dict.fromkeys(SPENT, float))  # also where every attack has a budget: the worst case has none
-    if store is None or frame.empty:
-        return frame.assign(**dict.fromkeys((*DIFFERENCE, *RATES), float("nan")), collapsed=None, leads=False)
-    pictures = store if isinstance(store, Pictures) else Pictures(store)
-    frame = with_collapse(_with_worst_case(frame, pictures), pictures)
-    return _with_attack_rates(_compared(frame, pictures), pictures)
+    frame = frame.assign(**{f"{name}_name": frame[name] for name in LABELLED})
+    told = pd.DataFrame(labels, columns=[*LABELLED, "judge", "role"], dtype=object, index=frame.index)
+    return _without_unfinished(frame.assign(**{name: told[name] for name in told}))
+
+
+def _without_unfinished(frame: pd.DataFrame) -> pd.DataFrame:
+    """What a job measured before it failed, or has measured so far, is no cell: its number stands in the frame (and in CSV) with its
+    name in `unfinished`, and enters no average, rank, comparison or worst case."""
+    begun = (frame["status"] != "done") & frame["metric"].notna()
+    if not begun.any():
+        return frame.assign(unfinished=None)
+    name = frame["metric"].astype(str) + "." + frame["column"].astype(str)
+    frame = frame.assign(unfinished=name.where(begun, None), reason=frame["reason"].where(~begun, "the job did not finish"))
+    return frame.assign(**{name: frame[name].where(~begun, None) for name in ("metric", "column", "score", "images")})
+
+
+def replicates(frame: pd.DataFrame) -> pd.DataFrame:
+    """Jobs that differ in nothing but the erasure seed, one row each set: model, sampler, protocol, concept, method, seeds, keys.
+
+    seeds: distinct, ascending; keys: of all their records (a second command may have added attacks or probes to one of them).
+    Only finished jobs count.
+    """
+    jobs = frame[frame["status"] == "done"].drop_duplicates("key")
+    rows = [
+        (*names, tuple(sorted(part["seed"].unique())), tuple(sorted(part["key"]))) for names, part in jobs.groupby(IDENTITY, dropna=False)
+    ]
+    return pd.DataFrame(rows, columns=[*IDENTITY, "seeds", "keys"])
+
+
+def role_of(probe: str | None, roles: tuple[str, ...] | list[str]) -> str | None:
+    """What a probe's prompts are there for, by their roles; by the name of a shipped probe where the prompts have none (`free`).
+
+    Roles that are all of what is erased, or all of what is kept, count as one of them; a probe of both is "mixed" and counts for
+    neither, because its rate is of neither: ask them under two names (`prompts.csv?role=target`).
+    """
+    known = set(roles) - {"free"}
+    if not known or "free" in roles:
+        return ROLES.get(probe, MIXED if known else "free" if roles else None)
+    if known <= set(ERASED_ROLES):
+        return "target" if "target" in known else "alias"
+    if known <= set(KEPT_ROLES):
+        return next(iter(known)) if len(known) == 1 else "other"
+    return MIXED
 
 
 def relatives(attack: str | None) -> tuple[str | None, str | None, float | None]:
@@ -88,9 +149,9 @@ def on_its_own(frame: pd.DataFrame) -> pd.Series:
     return frame["control_of"].isna() & frame["ladder_of"].isna()
 
 
-def higher_is_better(probe: str, column: str, on_kept: bool) -> bool:
+def higher_is_better(probe: str, column: str, on_kept: bool, role: str | None = None) -> bool:
     """The better direction of a cell; `on_kept` is the metric's own, stated for prompts whose picture should stay."""
-    return ALWAYS.get(column, bool(on_kept) != (probe in ERASED))
+    return ALWAYS.get(column, bool(on_kept) != ((role or ROLES.get(probe)) in ERASED_ROLES))
 
 
 def order(methods: list[str]) -> list[str]:
@@ -109,6 +170,22 @@ def erased_together(concept: str) -> list[str]:
     return [] if shortened(concept) == concept else [f"Erased together: {', '.join(concept.split('+'))}."]
 
 
+def without_original(frame: pd.DataFrame) -> list[str]:
+    """A sentence where the original model is missing: without it there are no differences, ranks and scores."""
+    done = frame[frame["metric"].notna()]
+    lost = done[~done["concept"].isin(done.loc[done["method"] == "original", "concept"])].drop_duplicates("concept")
+    if lost.empty:
+        return []
+    sets = [f"[{c.replace('+', ',')}]" if "+" in c else c for c in (c.partition(" (")[0] for c in lost["concept"])]
+    protocol = (lost["protocol"].iloc[0] or "").partition("(")[0].strip()
+    words = [f"model={lost['model_name'].iloc[0]}", *([f"protocol={protocol}"] if protocol else []), "method=original"]
+    sweep = "-m " if len(sets) > 1 else ""
+    return [
+        f"The original model was not run on {', '.join(map(shortened, lost['concept']))} with these settings: no differences to it. "
+        f"Run: vestige run {sweep}{' '.join(words)} concept={','.join(sets)}, with the other settings as they were."
+    ]
+
+
 def present(frame: pd.DataFrame) -> pd.DataFrame:
     """The cells of the leaderboard's own measure."""
     return frame[(frame["metric"] == "presence") & (frame["column"] == "present")]
@@ -116,22 +193,22 @@ def present(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _with_worst_case(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     """For each picture of the target probe, the highest presence under any attack (the rule of AutoAttack)."""
-    jobs: dict[str, list] = {}
+    jobs: dict[tuple, list] = {}
     shown = present(frame)
-    for cell in shown[(shown["probe"] == "target") & on_its_own(shown)].itertuples(index=False):
-        jobs.setdefault(cell.key, []).append(cell)
+    for cell in shown[(shown["role"] == "target") & on_its_own(shown)].itertuples(index=False):
+        jobs.setdefault((cell.key, cell.probe, cell.judge), []).append(cell)
     added = []
-    for key, cells in jobs.items():
+    for job, cells in jobs.items():
         found = {c.attack: pictures.values(c.score, c.images, c.column) for c in cells}
         if len(found) < 2 or None in found.values():
             continue
-        name = f"worst/{key}"
+        name = "worst/" + "/".join(map(str, job))
         worst = pictures.add_worst(name, found)
         if worst is None:
             continue
         asked, values = worst
         low, high = cluster_interval(values, asked.place)
-        row = cells[0]._asdict() | {"attack": WORST, "access": WORST, "value": asked.means(values).mean()}
+        row = cells[0]._asdict() | {"attack": WORST, "attack_name": WORST, "access": WORST, "value": asked.means(values).mean()}
         row |= {"ci_low": low, "ci_high": high, "n": len(values), "groups": asked.groups}
         added.append(row | {"images": None, "score": name, "reason": None, "cell_flags": ""} | dict.fromkeys(SPENT, float("nan")))
     return pd.concat([frame, pd.DataFrame(added, dtype=object).astype(frame.dtypes)], ignore_index=True) if added else frame
@@ -142,7 +219,7 @@ def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     diff = np.full((len(frame), 3), np.nan)
     bootstrap = Bootstrap()
     method, metric, score, images, column = (frame[n].tolist() for n in ("method", "metric", "score", "images", "column"))
-    better, leads = frame["higher_is_better"].tolist(), np.zeros(len(frame), bool)
+    better, role, leads = frame["higher_is_better"].tolist(), frame["role"].tolist(), np.zeros(len(frame), bool)
     aside = set(np.flatnonzero(frame["method"].isin(REFERENCES) | frame["collapsed"].notna()))
     questions: dict[tuple, list[int]] = {}
     for row, question in enumerate(zip(*(frame[name].tolist() for name in QUESTION), strict=True)):
@@ -170,7 +247,7 @@ def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
             if len(kept):
                 diff[kept, 0] = means.mean(0)
                 diff[kept, 1], diff[kept, 2] = paired_intervals(means, bootstrap)
-                up = higher_is_better(question[QUESTION.index("probe")], column[kept[0]], better[kept[0]])
+                up = higher_is_better(question[QUESTION.index("probe")], column[kept[0]], better[kept[0]], role[kept[0]])
                 rivals = np.array([row not in aside for row in kept])
                 if (
                     question[QUESTION.index("attack")] == WORST

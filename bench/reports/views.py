@@ -26,6 +26,13 @@ class Missing(Exception):
     """A part that was not measured; the sentence is its reason."""
 
 
+class _Unmeasured(dict):
+    """The parts of an original model that was not run: a formula that asks for one has no value, one that does not is unharmed."""
+
+    def __missing__(self, part: str):
+        raise Missing("the original model was not run on these prompts")
+
+
 @dataclass
 class Views:
     """All composites on the cells of one model, sampler and protocol. frame: from results.load with the same pictures.
@@ -159,7 +166,7 @@ class Views:
         key = composite.name, concept, average
         if key not in self._bases:
             parts = self._parts(composite, "original", concept)
-            self._bases[key] = {} if isinstance(parts, Missing) else _averaged(parts, concept, average)
+            self._bases[key] = _Unmeasured() if isinstance(parts, Missing) else _averaged(parts, concept, average)
         return self._bases[key]
 
     def _have(self, composite: Composite, method: str, concept: str) -> Means:
