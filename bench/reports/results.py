@@ -42,10 +42,11 @@ def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
 
     With a store, whose per-picture scores it reads, the frame also has the worst case over the attacks that all methods met
     (`worst_attacks`; over all of a method's own: `own_value`, `own_low`, `own_high`, `own_attacks`); `diff`, `diff_low`,
-    `diff_high`: the paired difference to the original model on the same prompts and seeds; and for attacked presence `before` (without attack), `either` (before or after: the field's post-ASR),
-    `failed_before` (number of pictures) and `after_failing` (share of those that the attack brings back: the attackable ASR).
-    `collapsed` says why a method's numbers on a concept come from a broken model (bench/reports/guards.py); `leads` marks a value that
-    is better than every other method's with a paired interval that leaves out zero, original, oracle and collapsed ones aside.
+    `diff_high`: the paired difference to the original model on the same prompts and seeds; and for attacked presence `before`
+    (without attack), `either` (before or after: the field's post-ASR), `failed_before` (number of pictures) and `after_failing`
+    (share of those that the attack brings back: the attackable ASR). `collapsed` says why a method's numbers on a concept come from
+    a broken model (bench/reports/guards.py); `leads` marks a value that is better than every other method's with a paired interval
+    that leaves out zero, original, oracle and collapsed ones aside.
     A `Pictures` in place of the folder keeps what was read for further questions.
     """
     rows: list[tuple] = []

@@ -46,8 +46,8 @@ class Run:
 
     def worst(self, attacks: Iterable[str]) -> np.ndarray | None:
         """(n,) of each image, unattacked or under one of these; None where no attack is left."""
-        chosen = [self.values[name] for name in ("none", *sorted(set(attacks) - {"none"})) if name in self.values]
-        return union(chosen) if set(attacks) & self.attacks else None
+        met = self.attacks & set(attacks)
+        return union([self.values[name] for name in ("none", *sorted(met)) if name in self.values]) if met else None
 
 
 def union(values: Collection[np.ndarray]) -> np.ndarray:
