@@ -68,9 +68,9 @@ def ladders(frame: pd.DataFrame, pictures: Pictures) -> list[Curve]:
     """One curve per erased model and attack that was run at several budgets. The first point is the rate without attack."""
     shown = present(frame)
     plain = shown[(shown["probe"] == "target") & (shown["attack"] == "none")]
-    unattacked = {tuple(row): cell for row, cell in zip(plain[SAME].itertuples(index=False), plain.itertuples(), strict=True)}
+    unattacked = {tuple(getattr(cell, name) for name in SAME): cell for cell in plain.itertuples()}
     rungs = _attacked(frame).dropna(subset=["ladder_of"])
-    rungs = rungs.assign(unit=rungs["attack"].str.partition("@")[2].str.partition("=")[0])
+    rungs = rungs.assign(unit=[attack.partition("@")[2].partition("=")[0] for attack in rungs["attack"]])
     curves = []
     for key, cells in rungs.groupby([*SAME, "ladder_of", "unit"], dropna=False, sort=True):
         same, (attack, unit) = key[: len(SAME)], key[len(SAME) :]

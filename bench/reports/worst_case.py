@@ -60,14 +60,16 @@ def runs(cells: pd.DataFrame, pictures: Pictures) -> list[Run]:
 
     Records of one name whose unattacked images differ are not of one model: they stay apart.
     """
+    models: dict[tuple, list] = {}
+    for cell in cells.itertuples(index=False):
+        models.setdefault((*(getattr(cell, name) for name in PLACE), cell.method, cell.seed), []).append(cell)
     made: list[Run] = []
-    for _, part in cells.groupby([*PLACE, "method", "seed"], dropna=False, sort=False):
-        plain = part[part["attack"] == "none"]
-        several = plain["images"].nunique() > 1
-        own = dict(zip(plain["key"], plain["images"], strict=True)) if several else {}
+    for some in models.values():
+        plain = {cell.key: cell.images for cell in some if cell.attack == "none"}
+        several = len(set(plain.values())) > 1
         united: dict[object, Run] = {}
-        for cell in part.sort_values("attack", key=lambda names: names != "none", kind="stable").itertuples(index=False):
-            united.setdefault(own.get(cell.key, cell.key) if several else None, Run()).add(cell, pictures)
+        for cell in sorted(some, key=lambda cell: cell.attack != "none"):
+            united.setdefault(plain.get(cell.key, cell.key) if several else None, Run()).add(cell, pictures)
         made += [run for run in united.values() if run.cells]
     return made
 
