@@ -4,7 +4,7 @@ Song et al., "Denoising Diffusion Implicit Models" (ICLR 2021), eqs. 12 and 16. 
 (scaled linear, leading, offset 1, last alpha that of training step 0), on which inversion and sampling match step by step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -63,15 +63,15 @@ def inverted(pipe: Pipe, x_0: Tensor, cond: Conditioning, sampler: Sampler) -> l
     return trajectory
 
 
-def from_latents(latents: Callable[[list[int]], Tensor], sampler: Sampler, first: int = 0) -> Callable[..., Course]:
-    """A course that begins before step `first` with latents(seeds), which are at that step's noise level already."""
+def from_latents(latents: Callable[[tuple], Tensor], sampler: Sampler, first: int = 0) -> Callable[..., Course]:
+    """A course that begins before step `first` with latents(image_ids), which are at that step's noise level already."""
 
     class FromLatents(Course):
-        def __init__(self, pipe: Pipe, seeds: list[int], _: Sampler) -> None:
-            super().__init__(pipe, seeds, sampler)
+        def __init__(self, pipe: Pipe, seeds: list[int], _: Sampler, image_ids: Sequence | None = None) -> None:
+            super().__init__(pipe, seeds, sampler, image_ids)
             self.first = first
 
         def start(self) -> Tensor:
-            return latents(self.seeds).to(self.pipe.device, self.pipe.dtype)
+            return latents(self.image_ids).to(self.pipe.device, self.pipe.dtype)
 
     return FromLatents

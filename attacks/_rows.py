@@ -1,5 +1,7 @@
-"""What an attack learnt or chose for each row, found again at sampling time by the seeds of the pictures."""
+"""What an attack learnt or chose for each row, found again at sampling time by each image's (row_id, repetition)."""
 
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -12,16 +14,17 @@ from bench.types import Adversary, Concept, PromptSet
 
 
 class ByPicture:
-    """Tensor [rows * repeats, ...] with one entry per picture, those of one row together; call it with seeds."""
+    """Tensor [rows * repeats, ...] with one entry per picture, those of one row together; call it with image ids."""
 
     def __init__(self, prompts: PromptSet, values: Tensor) -> None:
         self.values, self.name = values, prompts.name
         self.places = places(prompts)
-        if len(values) != len(self.places):
-            raise ValueError(f"prompt set {prompts.name!r} asks for {len(self.places)} pictures, the adversary holds {len(values)}.")
+        asked = len(prompts) * prompts.repeats
+        if len(values) != asked:
+            raise ValueError(f"prompt set {prompts.name!r} asks for {asked} pictures, the adversary holds {len(values)}.")
 
-    def __call__(self, seeds: list[int] | tuple[int, ...]) -> Tensor:
-        return self.values[places_of(seeds, self.places, self.name)]
+    def __call__(self, image_ids: Sequence) -> Tensor:
+        return self.values[places_of(image_ids, self.places, self.name)]
 
 
 class ByRow(ByPicture):
@@ -39,7 +42,7 @@ def told_states(pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe
         rule = inner()
 
         def told_otherwise(step: Step) -> Tensor:
-            hidden = states(step.seeds).to(step.cond.hidden)
+            hidden = states(step.image_ids).to(step.cond.hidden)
             return rule(replace(step, cond=replace(step.cond, hidden=hidden)))
 
         return told_otherwise
@@ -47,17 +50,23 @@ def told_states(pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe
     return pipe.guided_by(factory)
 
 
-def places(prompts: PromptSet) -> dict[int, int]:
-    """Seed of a picture -> its place in the order (row, repetition)."""
-    ids = prompts.table["row_id"]
-    return {prompts.seed(row_id, rep): k * prompts.repeats + rep for k, row_id in enumerate(ids) for rep in range(prompts.repeats)}
+def places(prompts: PromptSet) -> dict:
+    """Image -> its place in the order (row, repetition), by (row_id, repetition), and by its seed where that is its own alone."""
+    images = [(row_id, rep) for row_id in prompts.table["row_id"] for rep in range(prompts.repeats)]
+    seeds = [prompts.seed(*image) for image in images]
+    shared = Counter(seeds)
+    known = {seed: k for k, seed in enumerate(seeds) if shared[seed] == 1}
+    return known | {image: k for k, image in enumerate(images)}
 
 
-def places_of(seeds: list[int] | tuple[int, ...], known: dict[int, int], name: str) -> Tensor:
-    strange = [seed for seed in seeds if seed not in known]
+def places_of(image_ids: Sequence, known: dict, name: str) -> Tensor:
+    strange = [image for image in image_ids if image not in known]
     if strange:
-        raise ValueError(f"the seed {strange[0]} belongs to no picture of prompt set {name!r}: the adversary was made for other prompts.")
-    return torch.tensor([known[seed] for seed in seeds])
+        raise ValueError(
+            f"{strange[0]!r} is no image of prompt set {name!r}, or a seed that several of its rows share: the adversary was made "
+            "for other prompts, or the images were drawn without saying (row_id, repetition)."
+        )
+    return torch.tensor([known[image] for image in image_ids])
 
 
 def worded(ask: str, prompts: PromptSet, concepts: list[Concept]) -> list[str]:

@@ -114,13 +114,13 @@ def composed(pipe: Pipe, prompts: PromptSet, terms: list[Terms]) -> AbstractCont
 
         def rule(step: Step) -> Tensor:
             if not parts:
-                rows = places_of(step.seeds, known, prompts.name) // prompts.repeats
+                rows = places_of(step.image_ids, known, prompts.name) // prompts.repeats
                 parts.update(_parts(pipe, [terms[k] for k in rows.tolist()], inner))
             guided = torch.zeros_like(step.x)
             weight_of_null = -torch.ones(len(step.x), 1, 1, 1).to(step.x)
             for (w, _), (index, cond, guide) in parts.items():
-                seeds = tuple(step.seeds[k] for k in index)
-                e = guide(replace(step, x=step.x[index], cond=cond, null=step.null.rows(index), scale=abs(w), seeds=seeds))
+                mine = tuple(step.image_ids[k] for k in index)
+                e = guide(replace(step, x=step.x[index], cond=cond, null=step.null.rows(index), scale=abs(w), image_ids=mine))
                 # e is eps_null + |w| d(p); every term brings an eps_null, of which one is wanted.
                 guided[index] += e if w > 0 else -e
                 weight_of_null[index] += 1 if w > 0 else -1

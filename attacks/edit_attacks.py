@@ -70,7 +70,7 @@ class SDEdit(Edit):
 
         class FromPicture(Course):
             def start(self) -> Tensor:
-                x_0 = clean(self.seeds).to(self.pipe.device, self.pipe.dtype)
+                x_0 = clean(self.image_ids).to(self.pipe.device, self.pipe.dtype)
                 self.first = self.last - int(self.last * strength)
                 if self.first == self.last:
                     return x_0
@@ -120,8 +120,9 @@ class InversionEdit(Edit):
     def attach(self, pipe: Pipe, adversary: Adversary):
         latents = ByPicture(adversary.prompts, adversary.tensors["latents"])
 
-        def course(pipe: Pipe, seeds: list[int], asked: Sampler) -> Course:
-            return from_latents(latents, ddim_sampler(asked, self.steps, self.guidance), self.first)(pipe, seeds, asked)
+        def course(pipe: Pipe, seeds: list[int], asked: Sampler, image_ids=None) -> Course:
+            sampler = ddim_sampler(asked, self.steps, self.guidance)
+            return from_latents(latents, sampler, self.first)(pipe, seeds, asked, image_ids)
 
         with pipe.sampled_by(course):
             yield pipe
@@ -153,13 +154,13 @@ class MasaCtrl(InversionEdit):
             def side_by_side(step: Step) -> Tensor:
                 n = len(step.x)
                 if not picture:
-                    rows = places_of(step.seeds, known, adversary.prompts.name) // repeats
+                    rows = places_of(step.image_ids, known, adversary.prompts.name) // repeats
                     picture["cond"], picture["x"] = pipe.encode([captions[k] for k in rows]), step.x
                     picture["scheduler"] = pipe.scheduler_for(ddim_sampler(_size(step), step.total, step.scale))
                     picture["scheduler"].set_timesteps(step.total, device=pipe.device)
                 both = {"cond": Conditioning.cat([picture["cond"], step.cond]), "null": Conditioning.cat([step.null, step.null])}
                 sharing["rows"] = n if step.index >= self.from_step else 0
-                e = rule(replace(step, x=torch.cat([picture["x"], step.x]), seeds=step.seeds * 2, **both))
+                e = rule(replace(step, x=torch.cat([picture["x"], step.x]), image_ids=step.image_ids * 2, **both))
                 sharing["rows"] = 0
                 picture["x"], _ = ddim_step(picture["scheduler"], e[:n], step.t, picture["x"], 0.0)
                 return e[n:]

@@ -85,13 +85,13 @@ class Ledits(Edit):
         attack, inner = self, pipe.guidance
 
         class Redrawing(Course):
-            def __init__(self, pipe: Pipe, seeds: list[int], asked: Sampler) -> None:
-                super().__init__(pipe, seeds, ddim_sampler(asked, attack.grid, attack.guidance))
+            def __init__(self, pipe: Pipe, seeds: list[int], asked: Sampler, image_ids=None) -> None:
+                super().__init__(pipe, seeds, ddim_sampler(asked, attack.grid, attack.guidance), image_ids)
                 self.first = self.last - attack.steps
 
             def start(self) -> Tensor:
-                self.z = noises(self.seeds).to(self.pipe.device, self.pipe.dtype)
-                return latents(self.seeds).to(self.z)
+                self.z = noises(self.image_ids).to(self.pipe.device, self.pipe.dtype)
+                return latents(self.image_ids).to(self.z)
 
             def step(self, e: Tensor, index: int, x: Tensor) -> Tensor:
                 mean, sigma = ddim_step(self.scheduler, e, self.scheduler.timesteps[index], x, 1.0)

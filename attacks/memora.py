@@ -114,7 +114,7 @@ class MemoRa(Attack):
         mixtures = torch.stack([slerp(a, b, share) for a, b in zip(ends[::2], ends[1::2], strict=True) for share in shares])
         drawn = []
         for some in mixtures.split(len(shares)):
-            with pipe.sampled_by(from_latents(lambda seeds, x=some: x, sampler, self.start_step)):
+            with pipe.sampled_by(from_latents(lambda image_ids, x=some: x, sampler, self.start_step)):
                 drawn.append(pipe([text] * len(some), [0] * len(some), sampler).pixels)
         return torch.cat(drawn)
 

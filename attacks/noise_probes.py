@@ -76,13 +76,14 @@ class NoiseProbe(Attack):
         fresh, steps, guidance = self.start == "fresh", self.steps, self.guidance
 
         class Noisy(Course):
-            def __init__(self, pipe: Pipe, seeds: list[int], asked: Sampler) -> None:
-                super().__init__(pipe, seeds, ddim_sampler(asked, steps, asked.guidance if guidance is None else guidance))
-                self.eta, self.v = noise(seeds).to(pipe.device, pipe.dtype).view(len(seeds), 2, 1, 1, 1).unbind(1)
+            def __init__(self, pipe: Pipe, seeds: list[int], asked: Sampler, image_ids=None) -> None:
+                sampler = ddim_sampler(asked, steps, asked.guidance if guidance is None else guidance)
+                super().__init__(pipe, seeds, sampler, image_ids)
+                self.eta, self.v = noise(self.image_ids).to(pipe.device, pipe.dtype).view(len(seeds), 2, 1, 1, 1).unbind(1)
 
             def start(self) -> Tensor:
                 if fresh:
-                    variants = variant_of(self.seeds).tolist()
+                    variants = variant_of(self.image_ids).tolist()
                     own = [derived_seed(seed, "variant", k) for seed, k in zip(self.seeds, variants, strict=True)]
                     return self.pipe.noise(own, self.sampler.height, self.sampler.width)
                 return self.noise()
@@ -144,8 +145,8 @@ class Completion(Attack):
     def attach(self, pipe: Pipe, adversary: Adversary):
         latents = ByPicture(adversary.prompts, adversary.tensors["latents"])
 
-        def course(pipe: Pipe, seeds: list[int], asked: Sampler) -> Course:
-            return from_latents(latents, self.sampler(asked), self.by_original)(pipe, seeds, asked)
+        def course(pipe: Pipe, seeds: list[int], asked: Sampler, image_ids=None) -> Course:
+            return from_latents(latents, self.sampler(asked), self.by_original)(pipe, seeds, asked, image_ids)
 
         with pipe.sampled_by(course):
             yield pipe
@@ -187,7 +188,7 @@ class Inpainting(Attack):
 
         class Filling(Course):
             def start(self) -> Tensor:
-                self.clean = clean(self.seeds).to(self.pipe.device, self.pipe.dtype)
+                self.clean = clean(self.image_ids).to(self.pipe.device, self.pipe.dtype)
                 self.drawn = self.noise()
                 self.free = square(*self.clean.shape[-2:], hole).to(self.clean)
                 return self.drawn * self.scheduler.init_noise_sigma

@@ -53,8 +53,10 @@ def _reseeded(prompts: PromptSet, numbers: list[int]):
     number_of = ByRow(prompts, torch.tensor(numbers))
 
     class Reseeded(Course):
-        def __init__(self, pipe, seeds, sampler) -> None:
-            pairs = zip(seeds, number_of(seeds).tolist(), strict=True)
-            super().__init__(pipe, [seed if k == 0 else derived_seed(seed, "random_seeds", k) for seed, k in pairs], sampler)
+        def __init__(self, pipe, seeds, sampler, image_ids=None) -> None:
+            image_ids = tuple(seeds if image_ids is None else image_ids)
+            pairs = zip(seeds, number_of(image_ids).tolist(), strict=True)
+            chosen = [seed if k == 0 else derived_seed(seed, "random_seeds", k) for seed, k in pairs]
+            super().__init__(pipe, chosen, sampler, image_ids)
 
     return Reseeded

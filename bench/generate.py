@@ -33,7 +33,7 @@ def draw(pipe: Pipe, prompts: PromptSet, sampler: Sampler, folder: Path, batch_s
     todo = [batch for batch in batches if any(_stem(*job) not in finished for job in batch)]
     for some in tqdm(todo, desc=label or prompts.name, disable=None, leave=False):
         seeds = [prompts.seed(row["row_id"], rep) for row, rep in some]
-        images = pipe([row["prompt"] for row, _ in some], seeds, sampler)
+        images = pipe([row["prompt"] for row, _ in some], seeds, sampler, [(row["row_id"], rep) for row, rep in some])
         for (row, rep), pixels, status in zip(some, images.pixels, images.status, strict=True):
             if _stem(row, rep) not in finished:
                 _write_png(folder / "png" / f"{_stem(row, rep)}.{status}.png", pixels)

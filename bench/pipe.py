@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,7 +36,7 @@ class Step:
     cond: Conditioning
     null: Conditioning
     scale: float  # guidance scale w
-    seeds: tuple[int, ...] = ()  # of the pictures, one per row: they tell rows apart; empty outside of sampling
+    image_ids: tuple = ()  # one per row: (row_id, repetition), or the seed where no prompt set is drawn; empty outside of sampling
     steps: int | None = None  # asked of the sampler, whose scheduler may call more often (PNDM: once more); None: as many as calls
 
     def predict_both(self) -> tuple[Tensor, Tensor]:
@@ -60,11 +60,13 @@ def classifier_free() -> GuidanceRule:
 class Course:
     """The way of one batch of latents from noise to picture. Subclass it to begin elsewhere, to stop early or to step otherwise.
 
-    seeds: one per row, they tell rows apart. Steps `first` to `last - 1` of the scheduler are taken.
+    seeds: one per row. image_ids: which image each row is, (row_id, repetition), without them the seeds: prompts of one set may share
+    a seed. Steps `first` to `last - 1` of the scheduler are taken.
     """
 
-    def __init__(self, pipe: Pipe, seeds: list[int], sampler: Sampler) -> None:
+    def __init__(self, pipe: Pipe, seeds: list[int], sampler: Sampler, image_ids: Sequence | None = None) -> None:
         self.pipe, self.seeds, self.sampler = pipe, seeds, sampler
+        self.image_ids = tuple(seeds if image_ids is None else image_ids)
         self.scheduler = pipe.scheduler_for(sampler)
         self.scheduler.set_timesteps(sampler.steps, device=pipe.device)
         self.first, self.last = 0, len(self.scheduler.timesteps)
@@ -103,7 +105,7 @@ class Pipe:
         encoders = [parts[name] for name in sorted(parts) if name.startswith("text_encoder")]
         self.text = TextSide(spec.family, tokenizers, encoders)
         self.guidance: Callable[[], GuidanceRule] = classifier_free
-        self.course: Callable[[Pipe, list[int], Sampler], Course] = Course
+        self.course: Callable[..., Course] = Course
         self.filters: list[Filter] = []
         self.before_predict: list[Callable[[Conditioning], None]] = []
         self.counts = {"unet_rows": 0, "images": 0}
@@ -173,15 +175,15 @@ class Pipe:
         kind = getattr(diffusers, sampler.scheduler)
         return kind.from_config(dict(self.scheduler.config), **sampler.arguments)
 
-    def sample(self, cond: Conditioning, seeds: list[int], sampler: Sampler) -> Tensor:
+    def sample(self, cond: Conditioning, seeds: list[int], sampler: Sampler, image_ids: Sequence | None = None) -> Tensor:
         """Latents (n, channels, h, w) for the rows of `cond`, by the guidance rule and on the course in force."""
-        course = self.course(self, seeds, sampler)
+        course = self.course(self, seeds, sampler, image_ids)
         x, null, rule = course.start(), self.null(len(seeds)), self.guidance()
         times = course.scheduler.timesteps
         for index in range(course.first, course.last):
             model_input = course.scheduler.scale_model_input(x, times[index])
             asked = course.sampler
-            step = Step(self, model_input, times[index], index, len(times), cond, null, asked.guidance, tuple(seeds), asked.steps)
+            step = Step(self, model_input, times[index], index, len(times), cond, null, asked.guidance, course.image_ids, asked.steps)
             x = course.step(rule(step), index, x)
         return x
 
@@ -192,12 +194,12 @@ class Pipe:
         return (self.vae.decode(shifted.to(self.vae.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
-    def __call__(self, prompts: list[str], seeds: list[int], sampler: Sampler) -> Images:
-        """Draw one picture per prompt."""
+    def __call__(self, prompts: list[str], seeds: list[int], sampler: Sampler, image_ids: Sequence | None = None) -> Images:
+        """Draw one picture per prompt. image_ids: (row_id, repetition) of each, for attacks that hold something for every image."""
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: one seed per prompt is needed.")
         self.counts["images"] += len(prompts)
-        images = self.decode(self.sample(self.encode(prompts), seeds, sampler))
+        images = self.decode(self.sample(self.encode(prompts), seeds, sampler, image_ids))
         blocked = [False] * len(prompts)
         for apply in self.filters:
             images, hits = apply(images)
@@ -257,8 +259,8 @@ class Pipe:
             self.guidance = saved
 
     @contextmanager
-    def sampled_by(self, course: Callable[[Pipe, list[int], Sampler], Course]) -> Iterator[Pipe]:
-        """Let latents take another course: other start latents, another scheduler, another step."""
+    def sampled_by(self, course: Callable[..., Course]) -> Iterator[Pipe]:
+        """Let latents take another course, called as `Course` is: other start latents, another scheduler, another step."""
         saved, self.course = self.course, course
         try:
             yield self

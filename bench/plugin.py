@@ -119,7 +119,8 @@ class Victim:
         table = prompts.table if rows is None else prompts.table.iloc[rows]
         seeds = [prompts.seed(row_id, 0) for row_id in table["row_id"]]
         texts = table["prompt"].tolist()
-        return self.pipe(screen.drawable(texts) if screen.applies(self.concepts) else texts, seeds, self.sampler)
+        image_ids = [(row_id, 0) for row_id in table["row_id"]]
+        return self.pipe(screen.drawable(texts) if screen.applies(self.concepts) else texts, seeds, self.sampler, image_ids)
 
 
 class Attack:

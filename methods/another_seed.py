@@ -27,8 +27,9 @@ class AnotherSeed(Method):
         number = self.number
 
         class Reseeded(Course):
-            def __init__(self, pipe, seeds, sampler) -> None:
-                super().__init__(pipe, [derived_seed(seed, "another_seed", number) for seed in seeds], sampler)
+            def __init__(self, pipe, seeds, sampler, image_ids=None) -> None:
+                others = [derived_seed(seed, "another_seed", number) for seed in seeds]
+                super().__init__(pipe, others, sampler, seeds if image_ids is None else image_ids)
 
         with pipe.sampled_by(Reseeded):
             yield pipe

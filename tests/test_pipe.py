@@ -107,14 +107,14 @@ def test_a_course_may_stop_early_and_another_may_go_on_from_there(tiny, sampler)
     assert tiny.fingerprint() == before
 
 
-def test_a_guidance_rule_sees_the_seeds_of_its_rows_and_the_true_index_of_a_late_start(tiny, sampler):
+def test_a_guidance_rule_sees_the_image_of_each_row_and_the_true_index_of_a_late_start(tiny, sampler):
     seen = []
 
     def noting():
         inner = classifier_free()
 
         def rule(step):
-            seen.append((step.seeds, step.index, step.total))
+            seen.append((step.image_ids, step.index, step.total))
             return inner(step)
 
         return rule

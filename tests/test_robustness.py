@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_results import ROWS, cell, make_places, write_record
 
@@ -11,14 +12,24 @@ from bench.contract import build
 from bench.reports import budget_curves, checks, plots, results, robustness, robustness_report
 from bench.reports.pictures import Pictures
 
-# rates of the target under: no attack, random seeds, a strong attack, that attack fed with a made-up thing
+# rates of the target under: no attack, random seeds, a strong attack; how often a made-up thing that this attack is fed with comes back
 RATES = {
-    "original": (1.0, 1.0, 1.0, 1.0),
+    "original": (1.0, 1.0, 1.0, 0.2),
     "oracle": (0.0, 0.1, 0.2, 0.0),
     "good": (0.0, 0.1, 0.4, 0.1),
     "hidden": (0.0, 0.1, 0.9, 0.2),
 }
+TRIES = 12
 LADDER = {"original": (1, 1, 1), "oracle": (0, 0.2, 0.8), "good": (0, 0.2, 0.8), "hidden": (0.6, 1.0, 1.0)}
+
+
+def returned(store, control, share):
+    """The cell of a null: how often the made-up thing that the control is given comes back."""
+    made = cell(store, "dog", control["score"].replace("score/", ""), "target", "null", share, False)
+    file = store / made["score"] / "per_image.csv"
+    file.write_text(file.read_text().replace("present", "returned"))
+    head = {name: control[name] for name in ("attack", "access", "budget")}
+    return made | head | {"metric": "made_up", "column": "returned", "judge": None}
 
 
 @pytest.fixture
@@ -33,7 +44,12 @@ def attacked(tmp_path):
         cells += [cell(store, "dog", method, "target", name, rate, False) for name, rate in rungs]
         accesses = ("none", "images", "weights", "weights", "weights", "weights", "weights")
         cells = [c | {"access": access, "budget": {"unet_rows": 40}} for c, access in zip(cells, accesses, strict=True)]
-        cells[1] |= {"found_at": [1] + [3] * round(rates[1] * ROWS) + [-1] * (ROWS - 1 - round(rates[1] * ROWS))}
+        # At most TRIES tries for each of ten rows: the first try shows one, the third as many as the rate says, 40 denoiser rows a try.
+        later = round(rates[1] * ROWS) if rates[1] < 1 else ROWS - 1
+        found = [1] + [3] * later + [-1] * (ROWS - 1 - later)
+        tried = sum(at if at > 0 else TRIES for at in found)
+        cells[1] |= {"found_at": found, "budget": {"unet_rows": 40 * tried, "images": tried}}
+        cells.append(returned(store, cells[3], rates[3]))
         write_record(records, "dog", method, cells)
     return records, store
 
@@ -57,10 +73,17 @@ def test_calibration_puts_the_oracle_at_zero_and_the_original_at_one(loaded):
 def test_without_an_oracle_the_made_up_thing_is_the_zero_point(attacked):
     (attacked[0] / "dog-oracle.json").unlink()
     pictures = Pictures(attacked[1])
-    table = robustness.measured(results.load(attacked[0], pictures), pictures).set_index(["method", "attack"])
-    assert table.loc[("hidden", "strong"), "zero"] == "never_knew"
+    frame = results.load(attacked[0], pictures)
+    table = robustness.measured(frame, pictures).set_index(["method", "attack"])
+    assert table.loc[("hidden", "strong"), "zero"] == "never_knew" and table.loc[("hidden", "strong"), "null"] == pytest.approx(0.2)
     assert table.loc[("hidden", "strong"), "calibrated"] == pytest.approx((0.9 - 0.2) / (1 - 0.2))
-    assert table.loc[("hidden", "random_seeds"), "reason"] == "the attack was not run on a zero point"
+    assert table.loc[("good", "strong"), "calibrated"] == pytest.approx((0.4 - 0.1) / (1 - 0.1))
+    reason = table.loc[("hidden", "random_seeds"), "reason"]
+    assert reason.startswith("not calibrated: no oracle was attacked, and no null was measured")
+    text = robustness_report.report(frame, pictures)
+    assert "| random_seeds | images | not calibrated | not calibrated | not calibrated |" in text
+    nulls = text.split("How often the made-up thing came back:")[1].split("###")[0]
+    assert "| strong:never_knew | weights | 20 | 10 | 20 |" in nulls
 
 
 def test_an_attack_that_draws_the_concept_from_the_oracle_too_is_not_calibrated(attacked):
@@ -129,13 +152,13 @@ def test_the_report_in_every_format(loaded, format):
         details = text.split("dog: details")[1]
         assert "| hidden | strong | 0 | 90 [" in details and "| 10 / 20 |" in details
         controls = text.split("null controls")[1].split("##")[0]
-        assert "| strong:never_knew | weights | 100 | 0 | 10 | 20 |" in controls
+        assert "| strong:never_knew | weights | 20 | 0 | 10 | 20 |" in controls
 
 
 def test_the_report_from_the_command_line(attacked, capsys, tmp_path):
     places = ["--records", str(attacked[0]), "--store", str(attacked[1])]
     assert cli.main(["robustness", *places, "--format", "csv", "--out", str(tmp_path / "r.csv")]) == 0
-    assert (tmp_path / "r.csv").read_text().startswith("model,sampler,protocol,concept,method")
+    assert (tmp_path / "r.csv").read_text().startswith("model,sampler,protocol,concept,judge,method")
     plain = make_places(tmp_path / "plain") if (tmp_path / "plain").mkdir() is None else None
     for record in plain[0].glob("*.json"):
         content = json.loads(record.read_text())
@@ -274,10 +297,10 @@ def test_an_attack_that_draws_the_concept_into_the_oracle_adds_nothing_beyond_it
     table = robustness.by_access(*again(attacked, change)).set_index(["access", "method"])
     assert (table.xs("weights", level="access")["value"] == 1).all(), "the raw worst case no longer tells methods apart"
     beyond = table.xs("weights", level="access")["beyond"]
-    assert beyond["oracle"] == 0 and beyond["original"] == pytest.approx(0.9), "fresh seeds and `strong` share one picture of the oracle"
+    assert beyond["oracle"] == 0 and beyond["original"] == 1, "it shows the concept unattacked, where the oracle shows none"
     # `strong` shows 20 % from the oracle and 90 % from hidden, and the pictures of the oracle are among them.
     assert beyond["hidden"] == pytest.approx(0.7) and beyond["good"] == pytest.approx(0.2)
-    assert (table.xs("latents", level="access")["beyond"] == 0).all()
+    assert table.xs("latents", level="access")["beyond"].to_dict() == {"original": 1, "oracle": 0, "good": 0, "hidden": 0}
 
 
 def test_rates_that_never_vary_are_not_certain(loaded):
@@ -350,3 +373,172 @@ def test_a_flag_of_many_methods_takes_one_line(attacked):
 
     text = robustness_report.report(*again(attacked, change)).split("## Flags")[1]
     assert "| lost_in_typing | dog | strong | original, oracle, good, hidden |" in text
+
+
+def test_a_null_of_another_judge_serves_all_and_an_attack_that_returns_its_input_says_nothing(attacked):
+    """Without an oracle: 100 % of a made-up thing come back, so 90 % of the concept are no statement about the model."""
+
+    def change(method, record):
+        for one in record["cells"]:
+            if one["metric"] == "made_up":
+                one |= {name: original["cells"][0][name] for name in ("images", "value")} | {"score": whole["score"]}
+
+    (attacked[0] / "dog-oracle.json").unlink()
+    original = json.loads((attacked[0] / "dog-original.json").read_text())
+    whole = returned(attacked[1], original["cells"][3] | {"score": "score/all"}, 1.0)
+    frame, pictures = again(attacked, change)
+    row = robustness.measured(frame, pictures).set_index(["method", "attack"]).loc[("hidden", "strong")]
+    assert np.isnan(row["calibrated"]) and row["reason"] == "100 % from never_knew, 100 % from original" and row["null"] == 1
+
+
+def test_a_null_that_could_not_be_judged_calibrates_nothing(attacked):
+    (attacked[0] / "dog-oracle.json").unlink()
+    for file in (attacked[1] / "score").glob("*null*/per_image.csv"):
+        table = pd.read_csv(file, dtype={"row_id": str})
+        table.assign(returned=np.nan).to_csv(file, index=False)
+    frame, pictures = again(attacked, lambda method, record: None)
+    row = robustness.measured(frame, pictures).set_index(["method", "attack"]).loc[("hidden", "strong")]
+    assert np.isnan(row["calibrated"]) and row["reason"] == "not calibrated: no picture of never_knew could be judged"
+
+
+def luck_of(attacked, unet_rows, access="images", method="hidden"):
+    """The row of `strong` where it spent so many denoiser rows on the set of ten prompts."""
+
+    def change(_, record):
+        record["cells"][2] |= {"access": access, "budget": {"unet_rows": unet_rows, "images": 0}}
+
+    return robustness.measured(*again(attacked, change)).set_index(["method", "attack"]).loc[(method, "strong")]
+
+
+def test_luck_is_cut_to_the_budget_of_the_attack_it_is_compared_with(attacked):
+    """A try is 40 rows. hidden: the first try shows picture 0, the third also picture 1; unattacked none."""
+    luck = next(c for c in json.loads((attacked[0] / "dog-hidden.json").read_text())["cells"] if c["attack"] == "random_seeds")
+    file = attacked[1] / luck["score"] / "per_image.csv"
+    table = pd.read_csv(file, dtype={"row_id": str})
+    table.assign(present=[1.0, 1.0] + [0.0] * 8).to_csv(file, index=False)
+    two, three = luck_of(attacked, 400), luck_of(attacked, 401)
+    assert two["luck_tries"] == 2 and two["over_luck"] == pytest.approx(0.9 - 0.1)
+    assert three["luck_tries"] == 3 and three["over_luck"] == pytest.approx(0.9 - 0.2)
+    assert luck_of(attacked, 134, "gradients")["luck_tries"] == 3, "a backward pass costs two forward ones"
+
+
+def test_luck_with_less_budget_gives_no_difference(attacked):
+    enough, short = luck_of(attacked, 11 * 400), luck_of(attacked, 11 * 400 + 1)
+    assert enough["luck_tries"] == 12 and not np.isnan(enough["over_luck"])
+    assert np.isnan(short["over_luck"])
+    assert short["luck_reason"] == "luck had less budget: 12 tries of random_seeds for the 13 that this attack's denoiser calls pay for"
+    assert luck_of(attacked, 11 * 400 + 1, method="original")["luck_tries"] == 13, "every prompt succeeded: more tries add nothing"
+    frame, pictures = again(attacked, lambda method, record: None)
+    assert "luck had less budget: 12 tries of random_seeds for the 13" in robustness_report.report(frame, pictures)
+    strength = robustness.strength(robustness.measured(frame, pictures)).set_index("attack")
+    assert strength.loc["strong", "cells"] == 0, "an eraser without a fair comparison is no cell to gain on"
+
+
+def test_without_luck_in_the_records_there_is_no_difference(attacked):
+    def change(method, record):
+        record["cells"] = [c for c in record["cells"] if c["attack"] != "random_seeds"]
+
+    row = robustness.measured(*again(attacked, change)).set_index(["method", "attack"]).loc[("hidden", "strong")]
+    assert np.isnan(row["over_luck"]) and row["luck_reason"] == "random_seeds was not run"
+
+
+def replicate(attacked, method, seed, changes):
+    """A second erasure of `method` from another seed; `changes`: attack -> method whose scores it has."""
+    record = json.loads((attacked[0] / f"dog-{method}.json").read_text())
+    for attack, other in changes.items():
+        theirs = json.loads((attacked[0] / f"dog-{other}.json").read_text())["cells"]
+        for one in record["cells"]:
+            if one["attack"] == attack and one["metric"] == "presence":
+                found = next(c for c in theirs if c["attack"] == attack and c["metric"] == "presence")
+                one |= {name: found[name] for name in ("value", "images", "score")}
+    record |= {"seed": seed, "key": f"dog-{method}-{seed}"}
+    (attacked[0] / f"{record['key']}.json").write_text(json.dumps(record))
+
+
+def test_erasure_seeds_are_averaged_with_their_spread(attacked):
+    replicate(attacked, "hidden", 1, {"strong": "good"})
+    table = robustness.measured(*again(attacked, lambda method, record: None)).set_index(["method", "attack"])
+    row = table.loc[("hidden", "strong")]
+    assert row["seeds"] == 2 and row["value"] == pytest.approx((0.9 + 0.4) / 2)
+    assert row["calibrated"] == pytest.approx((0.65 - 0.2) / 0.8) and row["over_luck"] == pytest.approx(0.65 - 0.1)
+    assert row["calibrated_low"] == 0 and row["calibrated_high"] == 1, "0.25 apart in two seeds: hardly anything is known"
+    alone = table.loc[("good", "strong")]
+    assert alone["seeds"] == 1 and alone["calibrated"] == pytest.approx(0.25)
+
+
+def test_judges_and_samplers_never_share_a_zero_point_or_a_row(attacked):
+    """A second judge that sees the concept everywhere: its oracle and original, and no others, calibrate it."""
+
+    def change(method, record):
+        blind = [c | {"judge": "blind"} for c in record["cells"] if c["attack"] in ("none", "strong") and c["metric"] == "presence"]
+        for one in blind:
+            one |= {name: original[name] for name in ("images", "score", "value")}
+        record["cells"] += blind
+
+    original = json.loads((attacked[0] / "dog-original.json").read_text())["cells"][0]
+    frame, pictures = again(attacked, change)
+    table = robustness.measured(frame, pictures).set_index(["judge", "method", "attack"])
+    assert table.loc[("judge", "hidden", "strong"), "calibrated"] == pytest.approx((0.9 - 0.2) / 0.8)
+    assert table.loc[("blind", "hidden", "strong"), "reason"] == "100 % from oracle, 100 % from original"
+    worst = robustness.by_access(frame, pictures).set_index(["judge", "access", "method"])["value"]
+    assert worst[("judge", "weights", "hidden")] == pytest.approx(0.9) and worst[("blind", "weights", "hidden")] == 1
+    text = robustness_report.report(frame, pictures)
+    assert "dog on toy, judge blind" in text and "dog on toy, judge judge" in text
+
+
+def test_gaps_are_of_one_place_and_average_seeds(attacked):
+    """Another sampler without an oracle, and a second erasure seed of hidden that learns like the oracle."""
+    for method in ("original", "hidden"):
+        record = json.loads((attacked[0] / f"dog-{method}.json").read_text())
+        record |= {"key": f"other-{method}", "sampler": {"scheduler": "PNDMScheduler", "steps": 5, "guidance": 1.0}}
+        (attacked[0] / f"{record['key']}.json").write_text(json.dumps(record))
+    replicate(attacked, "hidden", 1, {f"strong@steps={n}": "good" for n in (2, 4, 8)})
+    frame, pictures = again(attacked, lambda method, record: None)
+    table = budget_curves.gaps(budget_curves.ladders(frame, pictures))
+    first = table[table["sampler"].str.contains("DDIM")].set_index("method")
+    alone = 6 - 2 * 0.5 / 0.6
+    assert first.loc["hidden", "seeds"] == 2 and first.loc["hidden", "gap"] == pytest.approx((alone + 0) / 2)
+    assert first.loc["hidden", "gap_low"] < 0 and first.loc["hidden", "gap_high"] > alone, "the interval holds the spread of seeds"
+    assert first.loc["good", "gap"] == 0
+    other = table[table["sampler"].str.contains("PNDM")].set_index("method")
+    assert other.index.tolist() == ["hidden"] and other.loc["hidden", "until"] == pytest.approx(2 * 0.5 / 0.6)
+    assert np.isnan(other.loc["hidden", "gap"]), "the oracle of another sampler is no zero point"
+    assert other.loc["hidden", "reason"] == "no gap: the oracle was not attacked at these budgets"
+    text = robustness_report.report(frame, pictures).split("## Relearning gap")[1]
+    assert "PNDMScheduler 5 steps" in text and "no gap: the oracle was not attacked at these budgets" in text
+
+
+def test_a_gap_without_original_says_so(attacked):
+    (attacked[0] / "dog-original.json").unlink()
+    frame, pictures = again(attacked, lambda method, record: None)
+    table = budget_curves.gaps(budget_curves.ladders(frame, pictures)).set_index("method")
+    assert set(table["reason"]) == {"no level to reach: the original model was not attacked at these budgets"} and len(table) == 3
+    assert "no level to reach" in robustness_report.report(frame, pictures)
+
+
+def test_a_ladder_without_unattacked_images_has_no_first_point(attacked):
+    def change(method, record):
+        if method == "original":
+            record["cells"] = [c for c in record["cells"] if c["attack"] != "none"]
+
+    table = budget_curves.gaps(budget_curves.ladders(*again(attacked, change))).set_index("method")
+    assert set(table["reason"]) == {"of the original model: its unattacked images were not scored"}
+
+
+def test_budgets_of_two_settings_are_two_ladders(attacked):
+    def change(method, record):
+        record["cells"] += [c | {"attack": c["attack"].replace("steps", "rank")} for c in record["cells"] if "@" in c["attack"]]
+
+    curves = budget_curves.ladders(*again(attacked, change))
+    assert {c.unit for c in curves} == {"steps", "rank"} and all(len(c.spent) == 4 for c in curves)
+    assert set(plots.curves_by_attack(curves)) == {"strong-steps", "strong-rank"}
+
+
+def test_the_rungs_of_two_commands_make_one_ladder(attacked):
+    record = json.loads((attacked[0] / "dog-good.json").read_text())
+    first = [c for c in record["cells"] if c["attack"] != "strong@steps=8"]
+    (attacked[0] / "dog-good.json").write_text(json.dumps(record | {"cells": first}))
+    second = [c for c in record["cells"] if c["attack"] in ("none", "strong@steps=8")]
+    (attacked[0] / "later.json").write_text(json.dumps(record | {"cells": second, "key": "later"}))
+    curves = budget_curves.ladders(*again(attacked, lambda method, record: None))
+    assert next(c for c in curves if c.method == "good").spent.tolist() == [0, 2, 4, 8]

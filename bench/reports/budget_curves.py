@@ -11,27 +11,38 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bench.reports.pictures import Pictures
+from bench.reports.attack_grid import over_seeds, widened
+from bench.reports.pictures import Asked, Pictures
 from bench.reports.results import present
+from bench.reports.worst_case import PLACE
 from bench.statistics.resampling import Bootstrap, interval
 
 SHARE = 0.5  # of the original model's rate: the concept counts as back
+SAME = [*PLACE, "method", "seed"]  # one erased model, one judge
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Success of one attack on one method. `spent` ascends from 0 (no attack); `means` (budgets, prompts) or rates (budgets, 1)."""
+    """Success of one attack on one erased model. `spent` ascends from 0 (no attack); `means` (budgets, prompts)."""
 
-    concept: str
+    place: tuple  # as PLACE names it
     method: str
+    seed: int  # of the erasure
     attack: str
     unit: str  # of spent: tries, or the name of the ladder's setting
     spent: np.ndarray
     means: np.ndarray
+    asked: Asked | None = None
+    lost: str | None = None  # why there is no curve; then it has no points
+
+    @property
+    def concept(self) -> str:
+        return self.place[PLACE.index("concept")]
 
     @property
     def rates(self) -> np.ndarray:
-        return self.means.mean(1)
+        """(budgets,) over the judged prompts."""
+        return np.nanmean(self.means, axis=1)
 
 
 def first_and_last(found_at: list[int]) -> tuple[float, float]:
@@ -43,31 +54,41 @@ def first_and_last(found_at: list[int]) -> tuple[float, float]:
 def searches(frame: pd.DataFrame) -> list[Curve]:
     """One curve per search that asked a judge after each try: share of rows with a success by then, by that judge."""
     curves = []
-    for cell in _attacked(frame).itertuples():
+    for cell in _attacked(frame).drop_duplicates([*SAME, "attack"]).itertuples():
         if not isinstance(cell.found_at, list) or cell.control_of is not None:
             continue
         found = np.asarray(cell.found_at)
         tries = np.arange(max(found.max(), 1) + 1)
         hits = (found[None] >= 0) & (found[None] <= tries[:, None])
-        curves.append(Curve(cell.concept, cell.method, cell.attack, "tries", tries, hits.astype(float)))
+        curves.append(Curve(_place(cell), cell.method, cell.seed, cell.attack, "tries", tries, hits.astype(float)))
     return curves
 
 
 def ladders(frame: pd.DataFrame, pictures: Pictures) -> list[Curve]:
-    """One curve per attack that was run at several budgets. The first point is the rate without attack."""
-    plain = {c.key: c for c in present(frame)[present(frame)["attack"] == "none"].itertuples() if c.probe == "target"}
+    """One curve per erased model and attack that was run at several budgets. The first point is the rate without attack."""
+    shown = present(frame)
+    plain = shown[(shown["probe"] == "target") & (shown["attack"] == "none")]
+    unattacked = {tuple(getattr(cell, name) for name in SAME): cell for cell in plain.itertuples()}
     rungs = _attacked(frame).dropna(subset=["ladder_of"])
+    rungs = rungs.assign(unit=[attack.partition("@")[2].partition("=")[0] for attack in rungs["attack"]])
     curves = []
-    for (key, name), cells in rungs.groupby(["key", "ladder_of"], sort=True):
-        cells = cells.sort_values("ladder_at")
-        rows = [plain[key], *cells.itertuples()] if key in plain else list(cells.itertuples())
-        read = [pictures.values(c.score, c.images, c.column) for c in rows]
-        if None in read or any(asked is not read[0][0] for asked, _ in read):
-            continue
-        spent = [0.0 if c.attack == "none" else c.ladder_at for c in rows]
-        unit = cells["attack"].iloc[0].partition("@")[2].partition("=")[0]
-        means = np.stack([asked.means(values) for asked, values in read])
-        curves.append(Curve(rows[-1].concept, rows[-1].method, name, unit, np.array(spent), means))
+    for key, cells in rungs.groupby([*SAME, "ladder_of", "unit"], dropna=False, sort=True):
+        same, (attack, unit) = key[: len(SAME)], key[len(SAME) :]
+        cells = cells.drop_duplicates("ladder_at").sort_values("ladder_at")
+        rows, lost = [unattacked.get(same), *cells.itertuples()], None
+        read = [None if c is None else pictures.values(c.score, c.images, c.column) for c in rows]
+        if rows[0] is None:
+            lost = "its unattacked images were not scored"
+        elif None in read:
+            lost = "its stored scores are gone"
+        elif any(asked is not read[0][0] for asked, _ in read):
+            lost = "its budgets were asked different prompts"
+        points = [] if lost else [asked.means(values) for asked, values in read]
+        if not lost and np.isnan(points).all(1).any():
+            lost, points = "at some budget no picture could be judged", []
+        spent = np.array([0.0, *cells["ladder_at"]] if points else [])
+        asked, means = (read[0][0], np.stack(points)) if points else (None, np.empty((0, 0)))
+        curves.append(Curve(same[: len(PLACE)], cells["method"].iloc[0], cells["seed"].iloc[0], attack, unit, spent, means, asked, lost))
     return curves
 
 
@@ -86,35 +107,77 @@ def budget_until(spent: np.ndarray, rates: np.ndarray, level: np.ndarray) -> np.
 
 
 def gaps(curves: list[Curve]) -> pd.DataFrame:
-    """Per ladder and method: budget until back, and the oracle's minus it (the relearning gap), with intervals.
+    """Per place, ladder and method: budget until back, and the oracle's minus it (the relearning gap), with intervals.
 
-    Columns: concept, attack, unit, method, until, until_low, until_high, gap, gap_low, gap_high, most (the largest budget).
+    Columns: model, sampler, protocol, concept, judge, attack, unit, method, seeds (erasures, averaged, their spread in the interval),
+    until, until_low, until_high, gap, gap_low, gap_high, most (the largest budget), reason (why a number is missing).
     Beyond the largest budget counts as the largest: such an `until`, and a gap to it, is a lower bound.
     """
-    by_name = {(c.concept, c.attack, c.method): c for c in curves}
+    ladders: dict[tuple, dict[str, list[Curve]]] = {}
+    for curve in curves:
+        ladders.setdefault((*curve.place, curve.attack, curve.unit), {}).setdefault(curve.method, []).append(curve)
     bootstrap, rows = Bootstrap(), []
-    for (concept, attack, method), curve in by_name.items():
-        original, oracle = (by_name.get((concept, attack, name)) for name in ("original", "oracle"))
-        if original is None or method == "original":
-            continue
-        ours = _until(curve, original, bootstrap)
-        theirs = None if oracle is None else _until(oracle, original, bootstrap)
-        low, high = interval(ours[1], curve.means.shape[1])
-        row = {"concept": concept, "attack": attack, "unit": curve.unit, "method": method, "most": curve.spent[-1]}
-        row |= {"until": ours[0], "until_low": low, "until_high": high, "gap": np.nan, "gap_low": np.nan, "gap_high": np.nan}
-        if theirs is not None and method != "oracle":
-            low, high = interval(theirs[1] - ours[1], curve.means.shape[1])
-            row |= {"gap": theirs[0] - ours[0], "gap_low": low, "gap_high": high}
-        rows.append(row)
+    names = ("until", "until_low", "until_high", "gap", "gap_low", "gap_high", "most")
+    for ladder, methods in ladders.items():
+        for method, mine in methods.items():
+            if method == "original":
+                continue  # it sets the level
+            row = dict(zip((*PLACE, "attack", "unit"), ladder, strict=True)) | {"method": method, "seeds": len(mine)}
+            row |= dict.fromkeys(names, np.nan) | {"reason": None}
+            original, oracle = methods.get("original"), methods.get("oracle") if method != "oracle" else None
+            rows.append(row | _gap(mine, original, oracle, bootstrap))
+            if rows[-1]["reason"] is None and oracle is None and method != "oracle":
+                rows[-1]["reason"] = "no gap: the oracle was not attacked at these budgets"
     return pd.DataFrame(rows)
 
 
-def _until(curve: Curve, original: Curve, bootstrap: Bootstrap) -> tuple[float, np.ndarray]:
-    """(budget, draws): until the concept is drawn SHARE times as often as by the original model without attack."""
-    level, most = SHARE * original.means[0], curve.spent[-1]
-    point = budget_until(curve.spent, curve.rates[:, None], np.array([level.mean()]))[0]
-    draws = np.stack([bootstrap.prompts("prompts", means) for means in curve.means])
-    return float(min(point, most)), np.minimum(budget_until(curve.spent, draws, bootstrap.prompts("prompts", level)), most)
+def _gap(mine: list[Curve], original: list[Curve] | None, oracle: list[Curve] | None, bootstrap: Bootstrap) -> dict:
+    if original is None:
+        return {"reason": "no level to reach: the original model was not attacked at these budgets"}
+    for some, whose in ((mine, ""), (original, "of the original model: ")):
+        if lost := next((c.lost for c in some if c.lost), None):
+            return {"reason": whose + lost}
+    reason = None
+    if oracle and any(c.lost for c in oracle):
+        reason, oracle = "no gap, of the oracle: " + next(c.lost for c in oracle if c.lost), None
+    if any(c.asked is not mine[0].asked for c in (*mine, *original)):
+        return {"reason": "the original model was asked other prompts"}
+    if oracle and any(c.asked is not mine[0].asked for c in oracle):
+        reason, oracle = "no gap: the oracle was asked other prompts", None
+    judged = ~np.isnan(np.concatenate([c.means for c in (*mine, *original, *(oracle or []))])).any(0)
+    if not judged.any():
+        return {"reason": "no prompt was judged at every budget"}
+    level = SHARE * over_seeds(np.stack([c.means[0] for c in original]))[judged]
+    ours = _until(mine, level, judged, bootstrap)
+    row = dict(zip(("until", "until_low", "until_high"), _summary(*ours, int(judged.sum())), strict=True))
+    row |= {"most": min(c.spent[-1] for c in mine), "reason": reason}
+    if oracle:
+        theirs = _until(oracle, level, judged, bootstrap)
+        gap = theirs[0].mean() - ours[0], theirs[1].mean(0) - ours[1]
+        row |= dict(zip(("gap", "gap_low", "gap_high"), _summary(*gap, int(judged.sum())), strict=True))
+    return row
+
+
+def _until(curves: list[Curve], level: np.ndarray, judged: np.ndarray, bootstrap: Bootstrap) -> tuple[np.ndarray, np.ndarray]:
+    """((seeds,), (seeds, draws)): budget until the concept is drawn as often as `level` (prompts,) asks for, by each erasure."""
+    points, draws = [], []
+    for curve in curves:
+        means, most = curve.means[:, judged], curve.spent[-1]
+        at = budget_until(curve.spent, means.mean(1)[:, None], np.array([level.mean()]))[0]
+        points.append(min(at, most))
+        resampled = np.stack([bootstrap.prompts("prompts", budget) for budget in means])
+        draws.append(np.minimum(budget_until(curve.spent, resampled, bootstrap.prompts("prompts", level)), most))
+    return np.array(points), np.stack(draws)
+
+
+def _summary(points: np.ndarray, draws: np.ndarray, prompts: int) -> tuple[float, float, float]:
+    """Mean over seeds and its interval: prompts resampled, seeds spread."""
+    low, high = interval(draws.mean(0), prompts)
+    return (float(points.mean()), *map(float, widened(float(points.mean()), float(low), float(high), points)))
+
+
+def _place(cell) -> tuple:
+    return tuple(getattr(cell, name) for name in PLACE)
 
 
 def _attacked(frame: pd.DataFrame) -> pd.DataFrame:

@@ -72,7 +72,7 @@ class Pictures:
         self._asked: dict[tuple, Asked] = {}
         self._indices: dict[str, tuple | None] = {}
         self._scored: dict[tuple[str, str], Scored | None] = {}
-        self._worst: dict[str, tuple[Asked, dict[str, np.ndarray]]] = {}
+        self._worst: dict[str, tuple[Asked, np.ndarray, frozenset[str]]] = {}
 
     def scored(self, score, images) -> Scored | None:
         """None for metrics of whole sets and for scores that are gone."""
@@ -85,30 +85,19 @@ class Pictures:
     def values(self, score, images, column) -> tuple[Asked, np.ndarray] | None:
         """The pictures and one column, (n,), numbers or words."""
         if score in self._worst:
-            asked, by_attack = self._worst[score]
-            return asked, np.max(list(by_attack.values()), axis=0)
+            return self._worst[score][:2]
         found = self.scored(score, images)
         if found is None:
             return None
         values = found.columns.get(column, found.words.get(column))
         return None if values is None else (found.asked, values)
 
-    def add_worst(self, name: str, by_attack: dict[str, tuple[Asked, np.ndarray]]) -> tuple[Asked, np.ndarray] | None:
-        """Remember, as the score `name`, each picture's highest value under any attack; None if the attacks' pictures differ."""
-        asked = next(iter(by_attack.values()))[0]
-        if any(other is not asked for other, _ in by_attack.values()):
-            return None
-        self._worst[name] = asked, {attack: values for attack, (_, values) in by_attack.items()}
-        return self.values(name, None, None)
+    def add_worst(self, name: str, asked: Asked, values: np.ndarray, attacks: frozenset[str]) -> None:
+        """Remember a worst case (bench/reports/worst_case.py) as the score `name`."""
+        self._worst[name] = asked, values, attacks
 
-    def worst_under(self, name: str, attacks: set[str]) -> tuple[Asked, np.ndarray] | None:
-        """The worst case `name` restricted to some attacks: what a method that few attacks apply to is compared with."""
-        asked, by_attack = self._worst[name]
-        chosen = [values for attack, values in by_attack.items() if attack in attacks]
-        return (asked, np.max(chosen, axis=0)) if len(chosen) == len(attacks) else None
-
-    def attacks_of(self, name: str) -> set[str]:
-        return set(self._worst[name][1])
+    def attacks_of(self, name: str) -> frozenset[str]:
+        return self._worst[name][2]
 
     def roles(self, images) -> tuple[str, ...]:
         """The distinct roles of the prompts behind a set of pictures, sorted; () where they are not known."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bench.prompts import slug
 from bench.reports import budget_curves
 from bench.reports.budget_curves import Curve
 from bench.reports.pictures import WORST, Pictures
@@ -31,8 +32,8 @@ def write(frame: pd.DataFrame, pictures: Pictures, folder: Path, format: str = "
     files = []
     for number, ((model, *_), part) in enumerate(frame.groupby(["model", "sampler", "protocol"], dropna=False, sort=True)):
         views = Views(part, pictures)
-        curves = budget_curves.ladders(part, pictures) + budget_curves.searches(part)
-        by_attack = {attack: [c for c in curves if c.attack == attack] for attack in dict.fromkeys(c.attack for c in curves)}
+        curves = [c for c in budget_curves.ladders(part, pictures) + budget_curves.searches(part) if c.lost is None]
+        by_attack = curves_by_attack(curves)
         drawings = {"pareto": partial(pareto, views=views), "budget": partial(budget, views=views), "ranks": partial(ranks, views=views)}
         drawings |= {f"curve-{attack}": partial(success, curves=some, methods=views.methods) for attack, some in by_attack.items()}
         for name, draw in drawings.items():
@@ -92,13 +93,16 @@ def budget(figure, views: Views) -> bool:
     cells = shown[(shown["probe"] == "target") & ~shown["attack"].isin([WORST, "none"]) & on_its_own(shown)]
     if cells.empty:
         return False
+    judge = cells["judge"].mode().iloc[0]  # one figure is of one judge
+    cells = cells[cells["judge"] == judge]
     cells = cells.assign(spent=cells["attack_unet_rows"].fillna(0))
     spent = cells.groupby("attack")["spent"].mean().sort_values(kind="stable")
     line = {attack: k for k, attack in enumerate(spent.index)}
     look, shift = styles(views.methods), np.linspace(-0.24, 0.24, max(len(views.methods), 2))  # equal rates side by side
     panels = _panels(figure, sorted(cells["concept"].unique()), wide=2.6, left=4.5, high=1.8 + 0.32 * len(line))
     for axes, concepts in panels:
-        means = cells[cells["concept"].isin(concepts)].groupby(["method", "attack"], as_index=False)["value"].mean()
+        each = cells[cells["concept"].isin(concepts)].groupby(["method", "attack", "concept"], as_index=False)["value"].mean()
+        means = each.groupby(["method", "attack"], as_index=False)["value"].mean()  # over erasure seeds, then over concepts
         axes.hlines(range(len(line)), 0, 100, color="0.94", linewidth=14, zorder=0)
         for k, method in enumerate(views.methods):
             mine = means[means["method"] == method]
@@ -112,6 +116,17 @@ def budget(figure, views: Views) -> bool:
     return True
 
 
+def curves_by_attack(curves: list[Curve]) -> dict[str, list[Curve]]:
+    """One figure per attack; and per unit and judge, where an attack has several."""
+    made: dict[str, list[Curve]] = {}
+    for curve in curves:
+        judge, several = curve.place[-1], [c for c in curves if c.attack == curve.attack]
+        name = curve.attack + (f"-{curve.unit}" if len({c.unit for c in several}) > 1 else "")
+        name += f"-{slug(str(judge))}" if len({c.place[-1] for c in several}) > 1 else ""
+        made.setdefault(name, []).append(curve)
+    return made
+
+
 def success(figure, curves: list[Curve], methods: list[str]) -> bool:
     """Success of one attack against its budget, a line per method; a panel per concept, or the mean over many."""
     look = styles(methods)
@@ -122,8 +137,9 @@ def success(figure, curves: list[Curve], methods: list[str]) -> bool:
             if not mine:
                 continue
             spent = np.unique(np.concatenate([c.spent for c in mine]))
-            # A search that ended early stays at its last rate.
-            rates = np.mean([np.interp(spent, c.spent, c.rates) for c in mine], axis=0)
+            # A search that ended early stays at its last rate. Erasure seeds are averaged within their concept.
+            of = {concept: [np.interp(spent, c.spent, c.rates) for c in mine if c.concept == concept] for concept in concepts}
+            rates = np.mean([np.mean(some, axis=0) for some in of.values() if some], axis=0)
             draw = axes.step if mine[0].unit == "tries" else axes.plot
             kind = {"where": "post"} if mine[0].unit == "tries" else {"marker": look[method]["marker"]}
             draw(spent, 100 * rates, color=look[method]["color"], label=method, **kind)

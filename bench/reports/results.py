@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from bench.prompts import ROLES
-from bench.reports import identity
+from bench.reports import identity, worst_case
 from bench.reports.guards import with_collapse
 from bench.reports.pictures import WORST, Pictures
-from bench.statistics import cluster_interval
 from bench.statistics.intervals import paired_intervals
 from bench.statistics.resampling import Bootstrap
 
@@ -46,19 +45,21 @@ RATES = ("before", "either", "failed_before", "after_failing")
 def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
     """One row per cell; `protocol` is "" outside any. A job without cells (unsupported, failed) keeps one row that carries its reason.
 
-    With a store, whose per-picture scores it reads, the frame also has the worst case over attacks; `diff`, `diff_low`,
-    `diff_high`: the paired difference to the original model on the same prompts and seeds (for the worst case, under the same
-    attacks); and for attacked presence `before` (without attack), `either` (before or after: the field's post-ASR),
-    `failed_before` (number of pictures) and `after_failing` (share of those that the attack brings back: the attackable ASR).
-    `collapsed` says why a method's numbers on a concept come from a broken model (bench/reports/guards.py); `leads` marks a value that
-    is better than every other method's with a paired interval that leaves out zero, original, oracle and collapsed ones aside.
+    With a store, whose per-picture scores it reads, the frame also has the worst case over the attacks that all methods met
+    (`worst_attacks`; over all of a method's own: `own_value`, `own_low`, `own_high`, `own_attacks`); `diff`, `diff_low`,
+    `diff_high`: the paired difference to the original model on the same prompts and seeds; and for attacked presence `before`
+    (without attack), `either` (before or after: the field's post-ASR), `failed_before` (number of pictures) and `after_failing`
+    (share of those that the attack brings back: the attackable ASR). `collapsed` says why a method's numbers on a concept come from
+    a broken model (bench/reports/guards.py); `leads` marks a value that is better than every other method's with a paired interval
+    that leaves out zero, original, oracle and collapsed ones aside.
     A `Pictures` in place of the folder keeps what was read for further questions.
     """
     records = [json.loads(file.read_text()) for file in sorted(Path(records).glob("*.json"))]
     pictures = store if isinstance(store, Pictures) or store is None else Pictures(store)
     frame = _cells(records, pictures)
     if pictures is None or frame.empty:
-        return frame.assign(**dict.fromkeys((*DIFFERENCE, *RATES), float("nan")), collapsed=None, leads=False)
+        numbers = dict.fromkeys((*DIFFERENCE, *RATES, *worst_case.OWN), float("nan"))
+        return frame.assign(**numbers, **dict.fromkeys((*worst_case.NAMED, "collapsed")), leads=False)
     frame = with_collapse(_with_worst_case(frame, pictures), pictures)
     return _with_attack_rates(_compared(frame, pictures), pictures)
 
@@ -192,25 +193,12 @@ def present(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_worst_case(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
-    """For each picture of the target probe, the highest presence under any attack (the rule of AutoAttack)."""
-    jobs: dict[tuple, list] = {}
+    """With rows of the attack `worst case` (bench/reports/worst_case.py): `value` over the attacks that all methods met."""
     shown = present(frame)
-    for cell in shown[(shown["role"] == "target") & on_its_own(shown)].itertuples(index=False):
-        jobs.setdefault((cell.key, cell.probe, cell.judge), []).append(cell)
-    added = []
-    for job, cells in jobs.items():
-        found = {c.attack: pictures.values(c.score, c.images, c.column) for c in cells}
-        if len(found) < 2 or None in found.values():
-            continue
-        name = "worst/" + "/".join(map(str, job))
-        worst = pictures.add_worst(name, found)
-        if worst is None:
-            continue
-        asked, values = worst
-        low, high = cluster_interval(values, asked.place)
-        row = cells[0]._asdict() | {"attack": WORST, "attack_name": WORST, "access": WORST, "value": asked.means(values).mean()}
-        row |= {"ci_low": low, "ci_high": high, "n": len(values), "groups": asked.groups}
-        added.append(row | {"images": None, "score": name, "reason": None, "cell_flags": ""} | dict.fromkeys(SPENT, float("nan")))
+    cells = shown[(shown["role"] == "target") & on_its_own(shown)]
+    blank = {"attack_name": WORST, "cell_flags": "", "found_at": None, **dict.fromkeys(SPENT, float("nan"))}
+    added = worst_case.rows(cells, pictures, blank)
+    frame = frame.assign(**dict.fromkeys(worst_case.OWN, float("nan")), **dict.fromkeys(worst_case.NAMED))
     return pd.concat([frame, pd.DataFrame(added, dtype=object).astype(frame.dtypes)], ignore_index=True) if added else frame
 
 
@@ -233,13 +221,9 @@ def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
         asked, answered, differences = theirs[0], [], []
         for row in rows:
             ours = pictures.values(score[row], images[row], column[row])
-            base_values = theirs[1]
-            if ours is not None and question[QUESTION.index("attack")] == WORST:
-                same = pictures.worst_under(score[base], pictures.attacks_of(score[row]))
-                base_values = None if same is None else same[1]
-            if ours is not None and ours[0] is asked and base_values is not None:
+            if ours is not None and ours[0] is asked:
                 answered.append(row)
-                differences.append(ours[1] - base_values)
+                differences.append(ours[1] - theirs[1])
         if differences:
             means = asked.means(np.stack(differences, axis=1))
             whole = ~np.isnan(means).any(0)
@@ -249,11 +233,6 @@ def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
                 diff[kept, 1], diff[kept, 2] = paired_intervals(means, bootstrap)
                 up = higher_is_better(question[QUESTION.index("probe")], column[kept[0]], better[kept[0]], role[kept[0]])
                 rivals = np.array([row not in aside for row in kept])
-                if (
-                    question[QUESTION.index("attack")] == WORST
-                    and len({frozenset(pictures.attacks_of(score[k])) for k in kept[rivals]}) > 1
-                ):
-                    continue  # the worst of fewer attacks is no lead
                 best = _leader(means[:, rivals] * (1 if up else -1), [method[row] for row in kept[rivals]], bootstrap)
                 if best is not None:
                     leads[kept[rivals][best]] = True
@@ -281,7 +260,12 @@ def _with_attack_rates(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
         before, after = plain.get((cell.key, cell.probe)), pictures.values(cell.score, cell.images, cell.column)
         if before is None or after is None or before[0] is not after[0]:
             continue
-        failed = after[1][before[1] == 0]
+        failed = after[1][(before[1] == 0) & ~np.isnan(after[1])]
         back = failed.mean() if len(failed) else float("nan")
-        rates[row] = before[1].mean(), np.maximum(before[1], after[1]).mean(), len(failed), back
+        rates[row] = _rate(before[1]), _rate(worst_case.union([before[1], after[1]])), len(failed), back
     return frame.assign(**{name: rates[:, k] for k, name in enumerate(RATES)})
+
+
+def _rate(values: np.ndarray) -> float:
+    """Over the judged images."""
+    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")

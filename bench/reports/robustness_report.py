@@ -8,6 +8,7 @@ import pandas as pd
 
 from bench.flags import FLAGS
 from bench.reports import budget_curves, checks, robustness
+from bench.reports.attack_grid import NULL
 from bench.reports.leaderboard import sampler_in_words
 from bench.reports.pictures import WORST, Pictures
 from bench.reports.render import FORMATS, Block, Cell, Heading, Table, deliver, percent, share
@@ -17,15 +18,19 @@ from bench.reports.robustness import PLACE, place_of
 HEADS = {
     "raw": "Share of target pictures that show the concept under the attack, %. n prompts: {n}. Rows are attacks, weakest access first.",
     "calibrated": "(erased - zero) / (original - zero), %, with 95 % intervals, prompts resampled. 0: no more than a model that never saw "
-    "the concept; 100: as much as the model before erasure. —: the attack does not tell those two apart.",
-    "access": "What an attacker of each kind gets at most, %, with 95 % intervals: each picture counts if any attack of up to that access "
-    "brings it back. Only attacks that were run on every method count.",
+    "the concept; 100: as much as the model before erasure. —: the attack does not tell those two apart. not calibrated: no zero point "
+    "was measured.",
+    "access": "What an attacker of each kind gets at most, %, with 95 % intervals: each picture counts if it shows the concept unattacked "
+    "or under any attack of up to that access. Only attacks that were run on every method of this table count, so columns compare.",
+    "own": "The same over all attacks that a method met. These numbers rest on different attacks: do not compare them between methods.",
     "beyond": "The same, beyond the zero point: a picture counts only under an attack that does not draw the concept into the same "
     "picture of the model that never saw it. What many attacks do by chance counts too: the column of the second oracle shows how much.",
     "strength": "An attack that lowers the rate of the original model spoils pictures; one that gains nothing on any eraser, above what "
     "fresh seeds bring (above no attack, if it never asks the erased model), tells nothing about those it was run on. Points; the "
     "eraser is the best of so many cells, its interval not corrected for that choice.",
-    "controls": "The same attacks fed with something else than the concept: their rate should be that before the attack.",
+    "controls": "The same attacks fed with something else than the concept, %: how often the concept is drawn, which should be as often as "
+    "before the attack; and, of the made-up thing (never_knew), how often that thing itself comes back, which is the attack's null: near "
+    "100, the attack returns what it is given.",
 }
 
 
@@ -41,21 +46,22 @@ def report(frame: pd.DataFrame, pictures: Pictures, format: str = "md") -> str:
         return table.to_csv(index=False)
     worst = robustness.by_access(frame, pictures)
     blocks: list[Block] = [Heading(1, "Robustness"), robustness.__doc__.split("\n\n")[1].replace("\n", " ")]
-    several = table.drop_duplicates(["model", "sampler"])["model"].duplicated().any()
+    samplers, judges = (table.drop_duplicates(["model", name])["model"].duplicated().any() for name in ("sampler", "judge"))
     for place, part in table.groupby(PLACE, dropna=False, sort=True):
         same = (worst[PLACE].astype(object) == pd.Series(dict(zip(PLACE, place, strict=True)), dtype=object)).all(axis=1)
-        blocks += _place(place, part, worst[same], several)
+        blocks += _place(place, part, worst[same], samplers, judges)
     blocks += _strength(robustness.strength(table))
     blocks += _relearning(budget_curves.gaps(budget_curves.ladders(frame, pictures))) + _raised(checks.flags(frame))
     return FORMATS[format](blocks)
 
 
-def _place(place: tuple, part: pd.DataFrame, worst: pd.DataFrame, name_sampler: bool) -> list[Block]:
-    model, sampler, protocol, whole = place
+def _place(place: tuple, part: pd.DataFrame, worst: pd.DataFrame, name_sampler: bool, name_judge: bool) -> list[Block]:
+    model, sampler, protocol, whole, judge = place
     concept = shortened(whole)
     attacks, controls = part[part["control_of"].isna()], part[part["control_of"].notna()]
     title = f"{concept} on {model}" + (f", protocol {protocol}" if protocol else "")
     title += f" ({sampler_in_words(sampler)})" if name_sampler else ""
+    title += f", judge {judge}" if name_judge else ""
     blocks: list[Block] = [
         Heading(2, title),
         *erased_together(whole),
@@ -70,11 +76,16 @@ def _place(place: tuple, part: pd.DataFrame, worst: pd.DataFrame, name_sampler: 
             f"Noise floor: two oracles trained from different seeds differ by {100 * mean:.0f} points on average over these attacks, "
             f"at most by {100 * most:.0f} ({attack}). A smaller distance between a method and the oracle says nothing."
         )
-    blocks += [HEADS["access"], _levels(worst, "attacks", "value", "ci_low", "ci_high")]
+    if worst["value"].notna().any():
+        names = worst.loc[worst["attacks"].idxmax(), "names"]
+        blocks += [HEADS["access"], _levels(worst, "attacks", "value", "ci_low", "ci_high", [f"Attacks: {names}."])]
     if worst["anchored"].any():
         blocks += [HEADS["beyond"], _levels(worst, "anchored", "beyond", "beyond_low", "beyond_high")]
+    blocks += _own(worst)
     if len(controls):
+        null = controls["null"].notna() & controls["attack"].str.endswith(f":{NULL}")
         blocks += [Heading(3, f"{concept}: null controls"), HEADS["controls"], _matrix(controls, _raw)]
+        blocks += ["How often the made-up thing came back:", _matrix(controls[null], _null)] if null.any() else []
     return [*blocks, Heading(3, f"{concept}: details"), _details(attacks), Heading(3, f"{concept}: cost of the attacks"), _cost(attacks)]
 
 
@@ -92,7 +103,7 @@ def _matrix(part: pd.DataFrame, show) -> Table:
     return Table(["attack", "access", *(m + (" (removable)" if m in taken_off else "") for m in methods)], rows, notes)
 
 
-def _levels(part: pd.DataFrame, count: str, value: str, low: str, high: str) -> Table:
+def _levels(part: pd.DataFrame, count: str, value: str, low: str, high: str, notes: list[str] | None = None) -> Table:
     methods = order(part["method"].tolist())
     known = {(r["access"], r["method"]): r for r in part.to_dict("records")}
     rows = []
@@ -100,15 +111,33 @@ def _levels(part: pd.DataFrame, count: str, value: str, low: str, high: str) -> 
         cells = [known.get((level, m)) for m in methods]
         most = max(int(c[count]) for c in cells if c is not None)
         rows.append([f"up to {level}", str(most), *(Cell("n/a") if c is None else share(c[value], c[low], c[high]) for c in cells)])
-    return Table(["access", "attacks", *methods], rows)
+    return Table(["access", "attacks", *methods], rows, notes or [])
+
+
+def _own(worst: pd.DataFrame) -> list[Block]:
+    """Methods that met attacks which others did not, each with its own worst case."""
+    known = worst.assign(_at=[place_of(a) for a in worst["access"]]).sort_values("_at").groupby("method").tail(1).set_index("method")
+    more = known[known["own_names"] != known["names"]]
+    rows = []
+    for method in order(list(more.index)):
+        r = more.loc[method]
+        apart = sorted(set(r["own_names"].split(", ")) - set(r["names"].split(", ")))
+        rows.append([method, ", ".join(apart), share(r["own_value"], r["own_low"], r["own_high"])])
+    return [HEADS["own"], Table(["method", "attacks that not every method met", "worst case with them"], rows)] if rows else []
 
 
 def _raw(r) -> Cell:
     return percent(r.value)
 
 
+def _null(r) -> Cell:
+    return percent(r.null)
+
+
 def _calibrated(r) -> Cell:
-    return Cell("—") if pd.isna(r.calibrated) else share(r.calibrated, r.calibrated_low, r.calibrated_high)
+    if pd.isna(r.calibrated):
+        return Cell("not calibrated" if isinstance(r.reason, str) and r.reason.startswith("not calibrated") else "—")
+    return share(r.calibrated, r.calibrated_low, r.calibrated_high)
 
 
 def _details(part: pd.DataFrame) -> Table:
@@ -116,7 +145,8 @@ def _details(part: pd.DataFrame) -> Table:
     rows = []
     for r in _sorted(part).itertuples():
         back = "n/a" if pd.isna(r.after_failing) else f"{100 * r.after_failing:.0f} (of {int(r.failed_before)})"
-        luck = "" if pd.isna(r.over_luck) else f"{100 * r.over_luck:+.0f} [{100 * r.luck_low:+.0f}, {100 * r.luck_high:+.0f}]"
+        luck = f"{100 * r.over_luck:+.0f} [{100 * r.luck_low:+.0f}, {100 * r.luck_high:+.0f}]"
+        luck = (r.luck_reason if isinstance(r.luck_reason, str) else "") if pd.isna(r.over_luck) else luck
         tried = "" if pd.isna(r.asr_k) else f"{100 * r.asr_first:.0f} / {100 * r.asr_k:.0f}"
         shares = [percent(r.before), share(r.value, r.ci_low, r.ci_high), percent(r.either), Cell(back, r.after_failing)]
         shares += [Cell(tried, r.asr_k), Cell(luck, r.over_luck)]
@@ -143,32 +173,42 @@ def _sorted(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def _strength(table: pd.DataFrame) -> list[Block]:
-    rows = []
+    rows, where = [], [name for name in robustness.WHERE if table[name].nunique(dropna=False) > 1]
     for r in table.sort_values("access", key=lambda names: names.map(place_of), kind="stable").itertuples():
         gain, at = Cell("n/a"), "n/a"
         if r.cells:
             gain = Cell(f"{100 * r.over_luck:+.0f} [{100 * r.luck_low:+.0f}, {100 * r.luck_high:+.0f}]", r.over_luck, best=r.luck_low > 0)
             at = f"{r.method}, {shortened(r.concept)}"
         lowered = Cell("n/a" if pd.isna(r.lowered) else f"{100 * r.lowered:.0f}", r.lowered)
-        rows.append([r.attack, r.access, lowered, gain, at, str(r.cells)])
-    heads = ["attack", "access", "original lowered by", "gains most over random seeds", "on", "of cells"]
+        rows.append([*_where(r, where), r.attack, r.access, lowered, gain, at, str(r.cells)])
+    heads = [*where, "attack", "access", "original lowered by", "gains most over random seeds", "on", "of cells"]
     return [Heading(2, "Does each attack work?"), HEADS["strength"], Table(heads, rows, ["Bold: the interval leaves out zero."])]
+
+
+def _where(r, names: list[str]) -> list[str]:
+    """What tells this row's place from the others', in words."""
+    return [sampler_in_words(r.sampler) if name == "sampler" else str(getattr(r, name)) for name in names]
 
 
 def _relearning(gaps: pd.DataFrame) -> list[Block]:
     if gaps.empty:
         return []
     rows, place = [], {method: k for k, method in enumerate(order(gaps["method"].tolist()))}
-    for r in gaps.sort_values(["concept", "attack", "method"], key=lambda c: c.map(place) if c.name == "method" else c).itertuples():
-        until = f"{'> ' if r.until >= r.most else ''}{r.until:.1f} [{r.until_low:.1f}, {r.until_high:.1f}]"
-        gap = "" if pd.isna(r.gap) else f"{r.gap:+.1f} [{r.gap_low:+.1f}, {r.gap_high:+.1f}]"
-        rows.append([shortened(r.concept), r.attack, r.method, Cell(until, r.until), Cell(gap, r.gap)])
+    where = [name for name in robustness.WHERE if gaps[name].nunique(dropna=False) > 1]
+    in_order = gaps.sort_values([*where, "concept", "attack", "method"], key=lambda c: c.map(place) if c.name == "method" else c)
+    for r in in_order.itertuples():
+        until, gap = "n/a", ""
+        if not pd.isna(r.until):
+            until = f"{'> ' if r.until >= r.most else ''}{r.until:.1f} [{r.until_low:.1f}, {r.until_high:.1f}] {r.unit}"
+        if not pd.isna(r.gap):
+            gap = f"{r.gap:+.1f} [{r.gap_low:+.1f}, {r.gap_high:+.1f}]"
+        head = [*_where(r, where), shortened(r.concept), r.attack, r.method]
+        rows.append([*head, Cell(until, r.until), Cell(gap or (r.reason if isinstance(r.reason, str) else ""), r.gap)])
     text = (
         f"Budget until the concept is drawn {100 * budget_curves.SHARE:.0f} % as often as by the original model, and how much sooner "
         "than in the oracle (the gap). Near zero: forgotten. Positive: only hidden. >: not within the largest budget measured."
     )
-    unit = gaps["unit"].iloc[0]
-    heads = ["concept", "attack", "method", f"{unit} until back", f"{unit} sooner than the oracle"]
+    heads = [*where, "concept", "attack", "method", "budget until back", "sooner than the oracle"]
     return [Heading(2, "Relearning gap"), text, Table(heads, rows)]
 
 

@@ -7,6 +7,7 @@ import torch
 
 from attacks.concept_arithmetics import ConceptArithmetics, composed
 from bench.contract import TINY
+from bench.generate import draw
 from bench.pipe import Step, classifier_free
 from bench.plugin import Victim
 from methods.original import Original
@@ -135,3 +136,22 @@ def test_weights_without_guidance_unknown_fields_and_missing_helpers_are_refused
         replace(SMALL, compositions={"x": {"{friend}": 1.0}})
     attack = replace(SMALL, compositions={"x": {"{alias}": 1.0}})
     assert "aliases" in attack.supports(TINY, [concept(aliases=[])], Original())
+
+
+def shared_seeds(prompts, repeats=1):
+    """Three rows of different words, all drawn from the same seed."""
+    asked = prompts(3, repeats=repeats)
+    return replace(asked, table=asked.table.assign(prompt=["a cat", "a red car", "a tree"], seed=7))
+
+
+def test_rows_that_share_a_seed_get_their_own_words(loud, sampler, tmp_path, prompts):
+    """Protocols ask every subject from the same seeds (speed_instance): each image still follows the terms of its own row."""
+    asked = shared_seeds(prompts)
+    terms = [[[sampler.guidance, text]] for text in asked.prompts]
+    plain = draw(loud, asked, sampler, tmp_path / "plain", 2).pixels()
+    with composed(loud, asked, terms):
+        own = draw(loud, asked, sampler, tmp_path / "own", 2).pixels()
+    assert torch.equal(own, plain), "one prompt at the sampler's scale is ordinary guidance, row by row"
+    assert not torch.equal(own[0], own[1])
+    with composed(loud, asked, terms), pytest.raises(ValueError, match="a seed that several of its rows share"):
+        loud(asked.prompts, [7, 7, 7], sampler)
