@@ -143,6 +143,9 @@ def changed(node: ast.expr) -> Iterator[tuple[str, ast.expr]]:
                 yield "comparison", ast.Compare(left, [other()], right)
         case ast.BoolOp(op, values):
             yield "and/or", ast.BoolOp(ast.Or() if isinstance(op, ast.And) else ast.And(), values)
+        case ast.UnaryOp(ast.USub(), ast.Constant(int() as value)):  # of an axis -1, 1 is too often the same
+            yield "off by one", ast.Constant(1 - value)
+            yield "off by one", ast.Constant(-1 - value)
         case ast.UnaryOp(ast.Not() | ast.USub() | ast.Invert(), operand):
             yield "negation dropped", operand
         case ast.IfExp(test, body, orelse):

@@ -30,7 +30,7 @@ WANTED = {
     "True": "False",
     "g(a, b)": "g(b, a)",
     "min(g(a, b), a.x.sum(dim=-1))": "max(g(a, b), a.x.sum(dim=-1))",
-    "dim=-1": "dim=1",
+    "dim=-1": "dim=0",
     "clamp(0, 1)": "clamp(0, 2)",
     "a.clamp(0, 1) - b": "a.clamp(0, 1) + b",
     "a == 1": "a != 1",
