@@ -86,6 +86,19 @@ def project(tmp_path, monkeypatch) -> Path:
     return root
 
 
+def test_a_test_that_hangs_is_named_and_a_slow_machine_kills_nothing(project, tmp_path, monkeypatch):
+    sleepy = "def test_double():\n    time.sleep(0 if double(3) == 6 else 99)\n"
+    text = f"import time\nfrom thing import double\n\ndef test_quick():\n    pass\n\n{sleepy}"
+    (project / "tests" / "test_thing.py").write_text(text)
+    mutant = next(m for m in mutants_of((project / "thing.py").read_text(), "all", "thing.py") if m.line == 2)
+    trial, test = mutants.Trial(project, {"tests/test_thing.py": 1.0}), "tests/test_thing.py"
+    monkeypatch.setattr(mutants, "LEAST_TIMEOUT", 12.0)
+    assert trial.failed_under(mutant, test) == f"{test}::test_double does not end"
+    answers = iter([f"{test}{mutants.ENDLESS}", f"{test}{mutants.ENDLESS}", None, None])  # changed, unchanged, measured, changed
+    monkeypatch.setattr(mutants, "failed_test", lambda *arguments: next(answers))
+    assert trial.failed_under(mutant, test) is None and next(answers, "all were asked for") == "all were asked for"
+
+
 def test_what_tests_see_is_killed_the_rest_survives_and_a_second_run_only_reads(project, tmp_path, capsys, monkeypatch):
     words = ["--count", "9", "--out", str(tmp_path / "out.json")]
     assert mutants.main(mutants.arguments([*words, "--at-least", "1"])) == 0
