@@ -1,9 +1,10 @@
-# make test: the test suite. make demo: the main job on the embedded model. make bench: timings. Each sets up .venv by itself.
+# make test: the test suite. make demo: the main job on the embedded model. make bench: timings. make mutants: 40 small
+# faults in the code, and how many of them the tests catch (an hour or more). Each sets up .venv by itself.
 PYTHON ?= python3
 VESTIGE = .venv/bin/vestige
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: test demo bench lint
+.PHONY: test demo bench mutants lint
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -21,6 +22,9 @@ demo: .venv/installed
 bench: .venv/installed
 	.venv/bin/python -m benchmarks.closed_form
 	.venv/bin/python -m benchmarks.attack_batching
+
+mutants: .venv/installed
+	HF_HUB_OFFLINE=1 .venv/bin/python -m benchmarks.mutants --count 40 --out results/mutants.json
 
 lint: .venv/installed
 	.venv/bin/ruff check .
