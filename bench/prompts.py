@@ -33,8 +33,8 @@ def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Conce
     Each row of a family is another sentence: rows take the subjects in turn, and each subject's sentences in an order that mixes
     templates and fills, so that small sets mix all three. More rows than there are sentences are refused (ValueError); families
     marked `cross`, whose papers ask one sentence under many seeds, go on from the start, and rows of one sentence share a group. Of
-    files, lists and grids `rows` is the most that is taken. What one concept of a set asks no other one asks again. A concept without such subjects (all its siblings are erased with it,
-    say) has no rows, as long as another one has.
+    files, lists and grids `rows` is the most that is taken. What one concept of a set asks no other one asks again. A concept
+    without such subjects (all its siblings are erased with it, say) has no rows, as long as another one has.
     """
     if SLUG in prompts:
         each = [build(name, one, rows, repeats, [c], vocabulary) for one, c in zip(_sources(prompts, concepts), concepts, strict=True)]
@@ -218,7 +218,6 @@ def _grid(known: dict, family: str, n: int) -> pd.DataFrame:
 
 def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-
 
 
 def kept_names(asked: PromptSet) -> set[str]:
