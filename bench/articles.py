@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 # Spelt with a vowel, spoken with a consonant: "a unicorn", "a European", "a one-eyed cat".
-CONSONANTS = re.compile(r"(eu|ew[ei]|one(?![a-z])|once|u(ni(?!n|m|dent|ll|rr)|s[eau](?!n)|t[ei]|ku|ra|ri|biq|ga|ruguay)|u(fo|k|v|sb)\b)", re.I)
-SILENT_H = re.compile(r"(hour|honest|hono|heir)", re.I)
+CONSONANTS = re.compile(
+    r"(eu|ew[ei]|one(?![a-z])|once|u(ni(?!n|m|dent|ll|rr)|s[eau](?!n)|t[ei]|ku|ra|ri|biq|ga|ruguay)|u(fo|k|v|sb)\b)", re.IGNORECASE
+)
+SILENT_H = re.compile(r"(hour|honest|hono|heir)", re.IGNORECASE)
 NUMBERS = re.compile(r"(8|11(?!\d)|18(?!\d))")  # eight, eleven, eighteen
 SPELT_OUT = re.compile(r"([AEFHILMNORSX]([A-Z]{0,2}|[A-Z]s)(?![A-Za-z.])|[AEFHILMNORSX][-.][A-Za-z0-9]|x-?ray)")  # "an X-ray", "an LED"
 

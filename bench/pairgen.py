@@ -81,7 +81,7 @@ def frozen(job: Job, concept: Concept, n: int) -> pd.DataFrame:
 
 def candidates(concept: Concept, n: int, vocabulary: str) -> list[dict[str, dict]]:
     """Pairs of rows that differ in one thing: a sibling (or, when all siblings are erased too, something unrelated) for the concept."""
-    things = concept.siblings or concept.others
+    things = concept.asked_of(concept.siblings) or concept.asked_of(concept.others)  # they will be scored as kept
     if not things:
         raise ValueError(f"concept.{concept.slug} names neither siblings nor others: there is nothing to put in its place.")
     asked = _asked(concept, n, vocabulary)

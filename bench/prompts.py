@@ -33,8 +33,8 @@ def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Conce
     Each row of a family is another sentence: rows take the subjects in turn, and each subject's sentences in an order that mixes
     templates and fills, so that small sets mix all three. More rows than there are sentences are refused (ValueError); families
     marked `cross`, whose papers ask one sentence under many seeds, go on from the start, and rows of one sentence share a group. Of
-    files, lists and grids `rows` is the most that is taken. A concept without such subjects (all its siblings are erased with it,
-    say) has no rows, as long as another one has.
+    files, lists and grids `rows` is the most that is taken. What one concept of a set asks no other one asks again. A concept
+    without such subjects (all its siblings are erased with it, say) has no rows, as long as another one has.
     """
     if SLUG in prompts:
         each = [build(name, one, rows, repeats, [c], vocabulary) for one, c in zip(_sources(prompts, concepts), concepts, strict=True)]
@@ -47,7 +47,8 @@ def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Conce
         return PromptSet(f"{prompts}-{vocabulary}", _grid(templates(vocabulary), prompts, rows), repeats)
     pooled = _family(prompts, concepts[0].kind, vocabulary).get("pooled", False)
     asked = [concepts] if pooled else [[concept] for concept in concepts]
-    parts = [_rows(name, prompts, some, rows, vocabulary) for some in asked]
+    taken: set[str] = set()
+    parts = [_rows(name, prompts, some, rows, vocabulary, taken) for some in asked]
     if not any(parts):
         slugs = ", ".join(c.slug for c in concepts)
         raise NothingToAsk(f"prompts={prompts!r} needs names that the concept files do not list for {slugs}, or do not hold out.")
@@ -119,15 +120,22 @@ def _family(family: str, kind: str, vocabulary: str) -> dict:
     return known[family]
 
 
-def _rows(probe: str, family: str, concepts: list[Concept], n: int, vocabulary: str) -> list[dict]:
-    """The rows about one concept, or of a pooled family about all that are erased together."""
+def _rows(probe: str, family: str, concepts: list[Concept], n: int | None, vocabulary: str, taken: set[str]) -> list[dict]:
+    """The rows about one concept, or of a pooled family about all that are erased together; n is None: as many as there are.
+
+    taken: sentences that another concept of the set asks already, to which these are added.
+    """
     known, entry, concept = templates(vocabulary), _family(family, concepts[0].kind, vocabulary), concepts[0]
     subjects = _subjects(entry, concepts, known.get("lists", {}))
     if not subjects:
         return []
     ways = _crossed if entry.get("cross") else _all_sentences
-    rows = []
+    rows, there_are = [], 0
     for turn, subject, written, fills, seed in ways(entry, known["fill"] | {"other": concept.others}, concept.name, subjects):
+        there_are += 1
+        if written in taken and not entry.get("cross"):
+            continue
+        taken.add(written)
         expect = {"concept": concept.slug, "subject": slug(subject)}.get(entry["expect"]) or slug(fills[entry["expect"]])
         rows.append(
             {
@@ -142,9 +150,11 @@ def _rows(probe: str, family: str, concepts: list[Concept], n: int, vocabulary: 
         )
         if len(rows) == n:
             return rows
+    if n is None or there_are >= n:  # a set whose concepts share their siblings or others may have fewer left
+        return rows
     raise ValueError(
-        f"probe.{probe}.rows: {n} prompts are asked, and prompts={family!r} has {len(rows)} different sentences for {concept.slug} in "
-        f"{vocabulary}.yaml. A row is a sentence: type probe.{probe}.rows={len(rows)}; probe.{probe}.repeats draws more pictures of each."
+        f"probe.{probe}.rows: {n} prompts are asked, and prompts={family!r} has {there_are} different sentences for {concept.slug} in "
+        f"{vocabulary}.yaml. A row is a sentence: type probe.{probe}.rows={there_are}; probe.{probe}.repeats draws more pictures of each."
     )
 
 
@@ -153,13 +163,16 @@ Way = tuple[int, str, str, dict[str, str], int | None]  # the turn of the subjec
 
 def _all_sentences(entry: dict, fills: dict[str, list[str]], name: str, subjects: list[str]) -> Iterator[Way]:
     """Every sentence once, subjects in turn."""
-    of = [sentences.distinct(entry["templates"], {"name": name, "subject": s}, fills, place) for place, s in enumerate(subjects)]
+
+    def about(place: int, subject: str) -> Iterator[Way]:
+        made = sentences.distinct(entry["templates"], {"name": name, "subject": subject}, fills, place)
+        return ((turn, subject, written, chosen, None) for turn, (written, chosen) in enumerate(made))
+
     seen = set()
-    for turn in range(max(map(len, of))):
-        for subject, (written, chosen) in ((s, made[turn]) for s, made in zip(subjects, of, strict=True) if turn < len(made)):
-            if written not in seen:
-                seen.add(written)
-                yield turn, subject, written, chosen, None
+    for way in sentences.in_turn([about(place, subject) for place, subject in enumerate(subjects)]):
+        if way[2] not in seen:
+            seen.add(way[2])
+            yield way
 
 
 def _crossed(entry: dict, fills: dict[str, list[str]], name: str, subjects: list[str]) -> Iterator[Way]:
@@ -205,7 +218,6 @@ def _grid(known: dict, family: str, n: int) -> pd.DataFrame:
 
 def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-
 
 
 def kept_names(asked: PromptSet) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterator
+from itertools import islice
 from math import gcd, prod
 
 from bench.articles import with_articles
@@ -12,19 +13,33 @@ from bench.articles import with_articles
 GOLDEN = 0.618034  # steps of this share of a circle spread evenly, however many are taken
 
 
-def distinct(templates: list[str], fixed: dict[str, str], fills: dict[str, list[str]], start: int = 0) -> list[tuple[str, dict[str, str]]]:
-    """(sentence, its fills) for all templates with all values of the fills they name; no sentence twice.
+Sentence = tuple[str, dict[str, str]]  # as it is asked, and the fills it was made with
+
+
+def distinct(templates: list[str], fixed: dict[str, str], fills: dict[str, list[str]], start: int = 0) -> Iterator[Sentence]:
+    """All templates with all values of the fills they name; no sentence twice.
 
     The first pass meets every template, each with another value of its fills; later passes take the other values. `fixed` words
     stand in every template; a template that names a fill without values is left out. `start`: the template that comes first.
     """
-    ways = [list(_mixed(template, fills, start + k)) for k, template in enumerate(templates)]
-    ways = ways[start % len(ways) :] + ways[: start % len(ways)]
-    made: dict[str, dict[str, str]] = {}
-    for turn in range(max(map(len, ways))):
-        for template, chosen in (way[turn] for way in ways if turn < len(way)):
-            made.setdefault(filled(template, fixed | chosen), chosen)
-    return list(made.items())
+    ways = [_mixed(template, fills, start + k) for k, template in enumerate(templates)]
+    seen = set()
+    for template, chosen in in_turn(ways[start % len(ways) :] + ways[: start % len(ways)]):
+        written = filled(template, fixed | chosen)
+        if written not in seen:
+            seen.add(written)
+            yield written, chosen
+
+
+def in_turn(sources: list[Iterator]) -> Iterator:
+    """One of each, then the next of each, as long as any has some."""
+    while sources:
+        alive = []
+        for source in sources:
+            for item in islice(source, 1):
+                alive.append(source)
+                yield item
+        sources = alive
 
 
 def filled(template: str, words: dict[str, str]) -> str:
@@ -36,7 +51,7 @@ def filled(template: str, words: dict[str, str]) -> str:
     return with_articles(template.format(**words))
 
 
-def _mixed(template: str, fills: dict[str, list[str]], start: int) -> Iterator[tuple[str, dict[str, str]]]:
+def _mixed(template: str, fills: dict[str, list[str]], start: int) -> Iterator[Sentence]:
     """All fills of one template, those that follow each other differing in as much as they can."""
     keys = [key for _, key, _, _ in string.Formatter().parse(template) if key in fills]
     keys = list(dict.fromkeys(keys))

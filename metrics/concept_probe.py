@@ -8,10 +8,10 @@ from torch import Tensor
 
 from bench import prompts
 from bench.diffusion import add_noise, encode_images
-from bench.plugin import Material, Metric
+from bench.plugin import Material, Metric, refusal
 from bench.score_intervals import MEASURED
 from bench.statistics.intervals import balanced_interval
-from bench.types import Concept, ImageSet, ModelSpec, Scores
+from bench.types import Concept, ImageSet, ModelSpec, PromptSet, Scores
 from bench.vision.representations import SITES, activations, fitted_probe, folds_of, shared_noise, text_states
 from metrics._rows import refuse_empty
 
@@ -69,17 +69,22 @@ class ConceptProbe(Metric):
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         if model.family not in ("sd1", "sd2", "sdxl"):
             return f"concept_probe is written for UNets; model {model.name!r} is {model.family}."
-        if not any(concept.siblings for concept in concepts):
-            return "concept_probe tells a concept from its siblings, and these concepts list none."
-        return None
+        if not any(concept.asked_of(concept.siblings) for concept in concepts):
+            return "concept_probe tells a concept from its siblings, and these concepts list none that are asked for (held_out)."
+        why_not = refusal(self.sets, concepts, model.vocabulary)
+        return why_not and f"concept_probe's target_rows and sibling_rows: {why_not}"
+
+    def sets(self, concepts: list[Concept], vocabulary: str) -> list[PromptSet]:
+        """What both models are asked: of the concept, of its siblings."""
+        return [
+            prompts.build(family, family, rows, self.repeats, concepts, vocabulary)
+            for family, rows in (("target", self.target_rows), ("siblings", self.sibling_rows))
+        ]
 
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "concept_probe")
         original = material.original_pipe()
-        sets = [
-            prompts.build(family, family, rows, self.repeats, material.concepts, material.vocabulary)
-            for family, rows in (("target", self.target_rows), ("siblings", self.sibling_rows))
-        ]
+        sets = self.sets(material.concepts, material.vocabulary)
         seen = Pictures.of([material.pictures(asked) for asked in sets], original, self)
         before = seen.read(original)
         with material.erased_pipe() as erased:
@@ -139,7 +144,8 @@ class Pictures:
         latents = torch.cat([encode_images(pipe, part).cpu() for s in sets for part in s.batches(metric.batch_size)])
         labels = torch.tensor([kind == 0 for kind, _, _ in names])
         texts = [text for s in sets for text in s.index["prompt"]]
-        return cls(metric, texts, [f"{k}/{row}" for k, row, _ in names], labels, latents, shared_noise(latents, names, metric.seed))
+        groups = [f"{kind}/{group}" for kind, s in enumerate(sets) for group in s.index["group"]]  # a sentence is learnt or asked
+        return cls(metric, texts, groups, labels, latents, shared_noise(latents, names, metric.seed))
 
     def read(self, pipe) -> dict[str, Tensor]:
         m = self.metric

@@ -1,9 +1,11 @@
 """Prompt sets: filled templates, expectations, seeds and hashes."""
 
+import re
+
 import pandas as pd
 import pytest
 
-from bench import prompts
+from bench import prompts, sentences
 from bench.types import PromptSet
 
 
@@ -30,7 +32,7 @@ def test_siblings_expect_themselves_under_their_slug(concept):
 
 
 def test_scenes_name_two_objects_and_expect_the_other_one(concept):
-    table = build(concept("dog", others=["car"]), "scenes").table
+    table = build(concept("dog", others=["car"]), "scenes", rows=10).table
     assert (table["names"] == 2).all() and set(table["expect"]) == {"car"}
     assert table["prompt"].str.contains("dog").all() and table["prompt"].str.contains("car").all()
 
@@ -42,6 +44,72 @@ def test_background_prompts_expect_the_colour_they_name(concept):
 
 def test_articles_agree_with_the_word_after_them():
     assert prompts.with_articles("a apple on a orange A umbrella, a dog") == "an apple on an orange An umbrella, a dog"
+    assert prompts.with_articles("a English springer and an unicorn") == "an English springer and a unicorn"
+    right = "an hour, a house, a university, an unidentified one, a one-eyed cat, an eight bit, a eucalyptus, an X-ray, a used UFO"
+    assert prompts.with_articles(right) == right
+    swapped = re.sub(r"\b(an?) ", lambda found: "a " if found[1] == "an" else "an ", right)
+    assert swapped != right and prompts.with_articles(swapped) == right
+
+
+def test_proper_names_have_no_article(concept):
+    asked = [build(concept(name), "target", rows=3, vocabulary="photo").prompts for name in ("Mickey_Mouse", "French_horn")]
+    assert asked[0] == ["a photo of Mickey Mouse", "Mickey Mouse", "a picture of Mickey Mouse"]
+    assert asked[1] == ["a photo of a French horn", "a French horn", "a picture of a French horn"]
+
+
+@pytest.mark.parametrize("family, subjects", [("target", 1), ("synonyms", 1), ("siblings", 2), ("others", 2), ("implicit", 1)])
+@pytest.mark.parametrize("vocabulary", ["emoji", "photo"])
+def test_every_row_is_another_sentence_and_another_cluster(concept, family, subjects, vocabulary):
+    table = build(concept("dog"), family, rows=40, vocabulary=vocabulary).table
+    assert table["prompt"].nunique() == table["group"].nunique() == table["row_id"].nunique() == 40
+    things = table["expect"].value_counts()
+    assert len(things) == subjects and things.max() - things.min() <= 1
+
+
+@pytest.mark.parametrize("start", range(5))
+def test_a_small_set_meets_every_template_with_changing_fills(start):
+    """With one subject and an even number of templates half of them were never asked."""
+    fills = {"x": ["1", "2", "3", "4"], "y": ["5", "6", "7"], "none": []}
+    made = list(sentences.distinct(["A {x}", "B {x}", "C", "D {x} {y}", "E {none}"], {}, fills, start))
+    said = [text for text, _ in made]
+    assert len(said) == len(set(said)) == 4 + 4 + 1 + 12, "each once, and no template without a word for its gap"
+    assert {text[0] for text in said[:4]} == set("ABCD")
+    assert len({text.split()[1] for text in said[:7] if text[0] in "ABD"}) >= 3
+    assert all(text.split()[1:] == [chosen[key] for key in ("x", "y") if key in chosen] for text, chosen in made)
+
+
+def test_backgrounds_take_turns_over_a_small_set(concept):
+    colours = [text.split(" on a ")[1].split()[0] for text in build(concept("dog"), "target", rows=20).prompts if " on a " in text]
+    assert set(colours) == {"white", "yellow", "blue", "pink"}
+
+
+def test_a_larger_set_begins_with_the_smaller_one(concept):
+    small, large = (build(concept("dog"), "others", rows=rows).table for rows in (8, 30))
+    assert large.head(8).equals(small)
+
+
+def test_more_rows_than_sentences_are_refused_with_what_to_type(concept):
+    with pytest.raises(ValueError, match=r"background\.rows: 13 .* 12 different sentences for dog .* type probe\.background\.rows=12"):
+        build(concept("dog"), "background", rows=13)
+    assert len(build(concept("dog"), "background", rows=12).table) == 12
+
+
+def test_the_command_line_refuses_them_before_a_model_is_loaded(capsys, monkeypatch, tmp_path):
+    from bench import model
+    from bench.cli import main
+
+    monkeypatch.setattr(model, "load", lambda *_: pytest.fail("a model was loaded"))
+    folders = [f"runtime.store={tmp_path}", f"runtime.records={tmp_path}"]
+    assert main(["run", "concept=dog", "probe=[scenes]", "probe.scenes.rows=500", "model=tiny", *folders]) == 2
+    assert "probe.scenes.rows" in capsys.readouterr().err
+
+
+def test_rows_of_one_sentence_are_one_group_in_files_too(tmp_path):
+    pd.DataFrame({"row_id": ["1", "2", "3"], "prompt": ["a dog", "a cat", "a dog"]}).to_csv(tmp_path / "mine.csv", index=False)
+    groups = prompts.from_csv(tmp_path / "mine.csv", 1).table["group"].tolist()
+    assert groups[0] == groups[2] != groups[1] and "dog" not in groups[0]
+    pd.DataFrame({"row_id": ["1", "2"], "prompt": ["a dog"] * 2, "group": ["x", "y"]}).to_csv(tmp_path / "mine.csv", index=False)
+    assert prompts.from_csv(tmp_path / "mine.csv", 1).table["group"].tolist() == ["x", "y"], "the file's own"
 
 
 def test_seeds_depend_on_the_row_and_not_on_the_order(concept):

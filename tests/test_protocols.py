@@ -223,7 +223,9 @@ def test_rows_of_one_prompt_are_one_cluster_unless_there_is_no_other_prompt(conc
     speed = prompts.build("target", "speed_celebrity_target", 20, 1, [concept("x", "celebrity")], "photo").table
     assert len(speed) == 20 and speed["group"].nunique() == 5, "five sentences, four seeds each"
     mace = prompts.build("target", "mace_object_target", 20, 1, [concept("dog")], "photo").table
-    assert mace["prompt"].nunique() == 1 and mace["group"].nunique() == 20, "one sentence: no interval without resampling pictures"
+    assert mace["prompt"].nunique() == mace["group"].nunique() == 1, "pictures are resampled, see bench/generate.py"
+    others = prompts.build("target", "mace_object_others", 40, 1, [concept("dog")], "photo").table
+    assert others["prompt"].nunique() == others["group"].nunique() == 2, "two sentences, twenty seeds each"
 
 
 def test_pooled_rows_are_asked_once_and_do_not_depend_on_what_is_erased(concept):

@@ -241,7 +241,7 @@ def probes_of(tree: DictConfig) -> dict[str, list]:
 
 def pictures_of(tree: DictConfig) -> int:
     """Pictures that one job draws. A list that is not here counts with the rows it is known to have."""
-    from bench import config, prompts
+    from bench import prompts
 
     concepts, total = _concepts(tree), 0
     for name, (asked, rows, repeats, attacked) in probes_of(tree).items():
