@@ -71,6 +71,12 @@ def test_a_job_whose_pictures_lie_in_another_store_reads_them_there(tmp_path, mo
     assert not Store(tmp_path / "here" / "store").stages(), "nothing was made here"
 
 
+def test_a_relative_place_to_read_from_counts_from_the_project(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "ROOT", tmp_path)
+    (tmp_path / "other").mkdir()
+    assert job(tmp_path, "runtime.read_from=[other]").runtime.open_store().read_from == [tmp_path / "other"]
+
+
 def test_pictures_that_were_deleted_in_a_store_that_is_only_read_are_drawn_here(tmp_path):
     run.run_job(job(tmp_path / "there", "until=generate"))
     there = Store(tmp_path / "there" / "store")
