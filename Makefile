@@ -15,7 +15,7 @@ test: .venv/installed
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q tests
 
 demo: .venv/installed
-	HF_HUB_OFFLINE=1 $(VESTIGE) run experiment=demo
+	HF_HUB_OFFLINE=1 $(VESTIGE) run experiment=demo runtime.stale=recompute
 	$(VESTIGE) table
 	$(VESTIGE) gallery
 

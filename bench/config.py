@@ -44,6 +44,11 @@ class Probe:
         return self.rows if self.limit is None else max(1, min(self.rows, self.limit // len(concepts)))
 
 
+def _absolute(place: str) -> Path:
+    path = Path(place).expanduser()
+    return path if path.is_absolute() else ROOT / path
+
+
 @dataclass(frozen=True)
 class Runtime:
     """What cannot change a result: device, batch size, places, waiting. Never part of a key."""
@@ -60,8 +65,10 @@ class Runtime:
 
     def folder(self, name: str) -> Path:
         """An absolute place; relative ones count from the project, so results do not depend on where a command is typed."""
-        path = Path(getattr(self, name)).expanduser()
-        return path if path.is_absolute() else ROOT / path
+        return _absolute(getattr(self, name))
+
+    def open_store(self) -> Store:
+        return Store(self.folder("store"), self.on_busy, map(_absolute, self.read_from), self.stale)
 
 
 @dataclass(frozen=True)
@@ -302,7 +309,7 @@ def as_one_set(concepts: list[Concept]) -> list[Concept]:
 
 def check(job: Job) -> None:
     """Mistakes, whatever the machine holds."""
-    Store(job.runtime.folder("store"), job.runtime.on_busy, map(Path, job.runtime.read_from), job.runtime.stale).check()
+    job.runtime.open_store().check()
     _scheduler(job.sampler)
     model.check(job.model)
     for name, probe in job.probes.items():

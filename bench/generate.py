@@ -23,12 +23,12 @@ INDEX = "index.csv"
 def draw(pipe: Pipe, prompts: PromptSet, sampler: Sampler, folder: Path, batch_size: int, label: str = "") -> ImageSet:
     """Draw every (row, repetition) that `folder` does not hold yet and write the index.
 
-    A picture's file appears whole or not at all; one that is there was finished, so an interrupted run continues. Batches
+    A picture's file appears whole or not at all; one that is there whole was finished, so an interrupted run continues. Batches
     are cut from the whole set, never from what is left: a picture depends on its batch by rounding.
     """
     (folder / "png").mkdir(parents=True, exist_ok=True)
     jobs = [(row, rep) for row in prompts.table.to_dict("records") for rep in range(prompts.repeats)]
-    finished = {file.name.rsplit(".", 2)[0] for file in (folder / "png").glob("*.png")}
+    finished = {file.name.rsplit(".", 2)[0] for file in (folder / "png").glob("*.png") if _whole(file)}
     batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
     todo = [batch for batch in batches if any(_stem(*job) not in finished for job in batch)]
     for some in tqdm(todo, desc=label or prompts.name, disable=None, leave=False):
@@ -62,6 +62,11 @@ def _index(prompts: PromptSet, jobs: list[tuple[dict, int]], folder: Path) -> Im
 
 def _stem(row: dict, rep: int) -> str:
     return f"{row['row_id']}-{rep}"
+
+
+def _whole(file: Path) -> bool:
+    """Ends as a PNG ends: a power cut may leave a file without its content."""
+    return file.read_bytes()[-12:] == b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def _write_png(file: Path, pixels) -> None:

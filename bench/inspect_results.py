@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from bench import ROOT
@@ -175,7 +176,10 @@ def gc(arguments: argparse.Namespace) -> int:
 
 def _all_record_folders(named: list[Path] | None) -> list[Path]:
     """Those that the user names, and every folder of records in the project's results: experiments keep theirs apart."""
-    found = [*(named or []), *sorted((ROOT / "results").glob("**/records"))]
+    found = list(named or [])
+    for place, folders, _ in os.walk(ROOT / "results"):
+        found += [Path(place) / name for name in sorted(folders) if name == "records"]
+        folders[:] = [name for name in folders if name not in ("records", "store", "hydra")]  # large, and no records in them
     return [folder for folder in dict.fromkeys(f.resolve() for f in found) if folder.is_dir()]
 
 

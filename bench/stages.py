@@ -39,8 +39,7 @@ class Stages:
 
     @cached_property
     def store(self) -> Store:
-        runtime = self.job.runtime
-        return Store(runtime.folder("store"), runtime.on_busy, [Path(p) for p in runtime.read_from], runtime.stale)
+        return self.job.runtime.open_store()
 
     @cached_property
     def pipe(self):

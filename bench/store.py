@@ -45,7 +45,7 @@ class Busy(Exception):
     """Another process holds the stage and this run was told not to wait."""
 
 
-class Damaged(Exception):
+class Damaged(ValueError):
     """A stage is not what was written. The sentence names the stage and what is wrong."""
 
 

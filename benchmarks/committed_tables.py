@@ -3,7 +3,8 @@
     python -m benchmarks.committed_tables protocols              # about half an hour on one core; or some: protocols hub ecgvf
     python -m benchmarks.committed_tables robustness             # about three hours on one core
 
-Stages that are in the store are not computed again. The records name the commit: run it from a clean checkout.
+Stages that are in the store are not computed again; one that other code made stops the run (runtime.stale=refuse). The records name
+the commit: run it from a clean checkout.
 """
 
 import argparse
@@ -58,6 +59,7 @@ def run(folder: Path, *commands: list[str]) -> None:
 
 
 def vestige(*words: str | Path) -> None:
+    words += ("runtime.stale=refuse",) if words[0] == "run" else ()
     print("vestige", *words, flush=True)
     if cli.main([str(word) for word in words]) != 0:
         sys.exit(f"failed: vestige {' '.join(map(str, words))}")

@@ -23,6 +23,16 @@ def test_an_interrupted_set_is_completed_bit_for_bit(tiny, prompts, sampler, tmp
     assert tiny.counts["images"] - before == 5, "a complete set draws nothing"
 
 
+def test_a_picture_that_was_cut_is_drawn_again(tiny, prompts, sampler, tmp_path):
+    asked = prompts(3)
+    whole = generate.draw(tiny, asked, sampler, tmp_path / "whole", 3)
+    broken = generate.draw(tiny, asked, sampler, tmp_path / "broken", 3)
+    for stem, left in (("0000-0", 0), ("0001-0", 60)):
+        file = next((broken.folder / "png").glob(f"{stem}.*"))
+        file.write_bytes(file.read_bytes()[:left])
+    assert digests(generate.draw(tiny, asked, sampler, tmp_path / "broken", 3)) == digests(whole)
+
+
 def test_row_ids_may_contain_dots(tiny, prompts, sampler, tmp_path):
     asked = prompts(2)
     asked.table["row_id"] = ["a.1", "a.2"]

@@ -5,7 +5,9 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -206,6 +208,65 @@ def test_an_unwritable_folder_is_refused_with_the_setting_to_change(tmp_path):
     blocked.write_text("")
     with pytest.raises(ValueError, match=r"runtime\.store"):
         Store(blocked / "store").check()
+
+
+# Kills in the middle of a change
+
+
+class Dying:
+    """Calls that change the disk; the one of this number kills the process instead."""
+
+    def __init__(self, monkeypatch, number: int) -> None:
+        self.left = number
+        for place, name in ((os, "replace"), (shutil, "rmtree"), (shutil, "copy2"), (store_module, "_write_synced")):
+            monkeypatch.setattr(place, name, self.before(getattr(place, name)))
+
+    def before(self, honest):
+        def call(*given, **named):
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            return honest(*given, **named)
+
+        return call
+
+
+def stripped(root):
+    store = Store(root)
+    store.strip(store.find("images", SPEC, "demo"), "png/*")
+
+
+def made_again(root):
+    Store(root, stale="recompute").stage("images", SPEC, "demo", make_some, code="new")
+
+
+def removed(root):
+    store = Store(root)
+    store.remove(store.find("images", SPEC, "demo").path)
+
+
+@pytest.mark.parametrize("change", [stripped, made_again, removed])
+def test_a_kill_at_any_step_of_a_change_leaves_the_old_stage_the_new_one_or_none(tmp_path, change):
+    for number in range(100):
+        root = tmp_path / str(number)
+        Store(root).stage("images", SPEC, "demo", make_some, code="old")
+        with pytest.MonkeyPatch.context() as patch:
+            dying = Dying(patch, number)
+            with suppress(KeyboardInterrupt):
+                change(root)
+            over = dying.left >= 0
+        store = Store(root)
+        found = store.find("images", SPEC, "demo")
+        assert not store.damaged
+        assert found is None or (list(found.meta["files"]) == ["index.csv"] if found.stripped else read_whole(found))
+        again = store.stage("images", SPEC, "demo", make_some, code="old", usable=lambda stage: not stage.stripped)
+        assert read_whole(again)
+        store.strip(again, "png/*")
+        store.sweep()
+        assert not list(root.glob("*/*/*/*.png")) and not list(root.glob("*/.trash/**/*.png")), "a picture is left somewhere"
+        if over:
+            break
+    assert over and number >= 2
 
 
 # Readers and writers of one stage
