@@ -65,6 +65,7 @@ def fill(made: dict, stages: Stages) -> None:
                 scored = stages.score(metric, metric_name, images, asked, again, partial(stages.in_force, erased, attack, adversary))
                 cells = record.cells(probe, attack_name, attack, metric_name, metric, images, scored)
                 made["cells"] += [cell | facts for cell in cells]
+                record.note_candidates(made, scored, adversary)
     made["cost"] |= record.speed(made["cells"], stages.store)
 
 

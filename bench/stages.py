@@ -124,7 +124,7 @@ class Stages:
             told = screen.restored(found.prompts, asked) if screen.applies(job.concepts) else found.prompts
             Adversary(told, found.tensors, found.meta, budget).save(folder)
             (folder / "log.json").write_text(json.dumps(ctx.history))
-            asked_judge = {"judge": {"name": job.attack_judge, **judge().meta}} if judge.cache_info().currsize else {}
+            asked_judge = {"judge": {"judge": job.attack_judge, **judge().meta}} if judge.cache_info().currsize else {}
             return {"budget": budget, "flags": flags.of_log(ctx.history) + flags.of_rows(told.table), **asked_judge}
 
         return self.store.stage("attack", spec, self.attack_words(name, attack), make)
