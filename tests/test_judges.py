@@ -99,7 +99,7 @@ def test_styles_and_persons_compete_with_their_like_and_not_with_things(kind, te
     judge = ClipJudge(Told(), "clip:x/y").about([erased])
     chosen = judge.among(["ada_one", "church"])
     assert chosen.place("ada_one") == (kind, [0]) and chosen.place("bea_two") == (kind, [1]) and chosen.place("church") == ("object", [0])
-    assert len(chosen.labels[kind]) == len(chosen.labels["object"]) == zero_shot.LEAST + 2
+    assert min(len(labels) for labels in chosen.labels.values()) > 40
     assert chosen.meta["candidate_texts"][kind][0] == text and "car" not in chosen.labels[kind]
     assert judge.among(["ada_one"]).meta == judge.among(["bea_two"]).meta, "one list for all probes of a job"
 

@@ -22,7 +22,7 @@ from bench.types import Concept, canonical_hash
 from bench.vision import clip_models, features
 
 LISTS, DISTRACTORS = (Path(__file__).parent / name for name in ("candidates.yaml", "distractors.yaml"))
-LEAST = 24  # names beside the erased concepts in each head, where the list has as many
+LEAST = 60  # names beside the erased concepts in each head, where the list has as many: a search that stops at a yes asks very often
 HEADS = {"object": "object", "style": "style", "celebrity": "celebrity", "explicit": "object"}  # of each kind of concept
 NOTHING = "nothing"
 
