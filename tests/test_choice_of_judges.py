@@ -32,7 +32,8 @@ def planned(*overrides: str) -> config.Job:
 def concepts_of(stem: str) -> list[Concept]:
     entries = OmegaConf.to_container(OmegaConf.load(config.CONF / "concept" / f"{stem}.yaml"), resolve=True)
     names = entries.pop("defaults", [])
-    return config.as_one_set([c for name in names for c in concepts_of(name)] or [config._concept(s, entry) for s, entry in entries.items()])
+    own = [config._concept(slug, entry) for slug, entry in entries.items()]
+    return config.as_one_set(own + [concept for name in names for concept in concepts_of(name)])
 
 
 @pytest.fixture(scope="module")
