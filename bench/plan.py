@@ -58,14 +58,12 @@ def _found(stages, stage) -> str:
 
 
 def judged(job: Job) -> list[str]:
-    """What will be asked of whom: one line for each judge and each place that asks the same of it."""
-    asked: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    """What will be asked of whom: one line for each judge and its labels, with the places that ask so."""
+    asked: dict[str, list[str]] = {}
     for where, judge, labels in job.judged():
-        asked.setdefault((judge, tuple(labels)), []).append(where.removeprefix("probe.").replace(".metrics.", "."))
-    lines = []
-    for (judge, labels), places in asked.items():
-        lines += [f"judge {', '.join(places)}: {told}" for told in _parts(judge, list(labels), job)]
-    return lines
+        for told in _parts(judge, labels, job):
+            asked.setdefault(told, []).append(where.removeprefix("probe.").replace(".metrics.", "."))
+    return [f"judge {', '.join(places)}: {told}" for told, places in asked.items()]
 
 
 def _parts(judge_id: str, labels: list[str], job: Job) -> list[str]:

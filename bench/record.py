@@ -55,6 +55,7 @@ def empty(job: Job, model_spec: dict) -> dict:
         "follows_concept": job.follows_concept,
         "inputs": {},
         "cells": [],
+        "judges": {},
         "screened": {},
         "cost": {},
         "stages": {},
@@ -78,7 +79,7 @@ def inputs(job: Job) -> dict:
 
 def unmeasured(probe: Probe, attack_name: str, attack: Attack, reason: str | None = None) -> dict:
     """A cell without a number."""
-    blank = dict.fromkeys(("metric", "column", "judge", "value", "ci_low", "ci_high", "score", "images"))
+    blank = dict.fromkeys(("metric", "column", "judge", "candidates", "value", "ci_low", "ci_high", "score", "images"))
     head = {"probe": probe.name, "attack": attack_name, "access": attack.access, "n": 0, "groups": 0, "higher_is_better": True}
     return {**head, **blank, "reason": reason, "budget": {}, "flags": [], "found_at": None, "code": {}}
 
@@ -87,6 +88,7 @@ def cells(probe: Probe, attack_name: str, attack: Attack, metric_name: str, metr
     """One per column that the metric gave."""
     scores, index = Scores.load(scored.path), generate.load(images.path).index
     base = unmeasured(probe, attack_name, attack) | {"metric": metric_name, "score": scored.reference, "images": images.reference}
+    base |= {"candidates": ",".join(sorted(key for lists in candidates(scores.meta).values() for key in lists)) or None}
     base |= {"judge": getattr(metric, "judge", None), "n": len(index), "groups": int(index["group"].nunique())}
     base["roles"] = sorted(index["role"].unique())
     made = []
@@ -96,6 +98,24 @@ def cells(probe: Probe, attack_name: str, attack: Attack, metric_name: str, metr
         head = base | ({"value": value} if value == value else {"value": None, "reason": "no picture could be judged"})
         made.append(head | {"column": column, "ci_low": low, "ci_high": high, "higher_is_better": better})
     return made
+
+
+def candidates(told: dict) -> dict[str, dict[str, dict[str, list[str]]]]:
+    """Judge -> hash -> head -> the texts it chose among, out of what a judge says of itself (a score's or an attack's meta data)."""
+    who = told.get("ranked_by", told.get("judge"))
+    found = {who: {told["candidates_hash"]: told["candidate_texts"]}} if "candidate_texts" in told else {}
+    for name, member in told.get("members", {}).items():
+        found |= candidates({"judge": name, **member})
+    return found
+
+
+def note_candidates(record: dict, scored: Stage, adversary: Stage | None) -> None:
+    """Add to the record the lists that zero-shot judges chose from, each once; its cells name them by their hash."""
+    told = [Scores.load(scored.path).meta]
+    told += [adversary.meta["facts"]["judge"]] if adversary and "judge" in adversary.meta["facts"] else []
+    for meta in told:
+        for judge, lists in candidates(meta).items():
+            record["judges"].setdefault(judge, {}).update(lists)
 
 
 def attack_facts(adversary: Stage | None, images: Stage) -> dict:

@@ -74,6 +74,7 @@ def fill(made: dict, stages: Stages) -> None:
                     cells = record.cells(probe, attack_name, attack, metric_name, metric, images, scored)
                 by = {"code": record.code_of(erase=erased, attack=adversary, images=images, score=scored)}
                 made["cells"] += [cell | facts | by for cell in cells]
+                record.note_candidates(made, scored, adversary)
     plain = record.unattacked(made["cells"], stages.drawn)
     made["cost"] |= record.speed(plain)
     made["code"] |= record.code_of_images(plain)

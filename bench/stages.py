@@ -157,7 +157,7 @@ class Stages:
             counted = {name: number for name, number in budget.items() if not name.endswith("seconds")}
             Adversary(told, found.tensors, found.meta, counted).save(folder)
             (folder / "log.json").write_text(json.dumps(ctx.history))
-            asked_judge = {"judge": {"name": job.attack_judge, **judge().meta}} if judge.cache_info().currsize else {}
+            asked_judge = {"judge": {"judge": job.attack_judge, **judge().meta}} if judge.cache_info().currsize else {}
             return {"budget": budget, "flags": flags.of_log(ctx.history) + flags.of_rows(told.table), **asked_judge}
 
         return self.store.stage("attack", spec, self.attack_words(name, attack), make, self.attack_code(erased, attack))

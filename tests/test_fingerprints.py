@@ -8,6 +8,10 @@ import pytest
 
 from bench import ROOT, contract, judges, model
 from bench.fingerprints import given, loaded_files, weights_digest
+from bench.judges import imagenet, zero_shot
+from bench.vision import features
+from bench.world import clip_emoji
+from bench.world import judges as world_judges
 
 MAKES = ("artist", "canvas", "celebrity", "gdino", "resnet50_hf", "vlm")
 
@@ -39,12 +43,14 @@ def test_a_judge_of_a_file_is_known_by_its_content(tmp_path):
         assert changes(lambda: judges.inputs(f"{make}:ViT-B-32/{file}"), file)  # noqa: B023
 
 
-def test_judges_of_no_file_have_the_keys_they_always_had(tmp_path, monkeypatch):
+def test_a_file_named_like_a_judge_where_the_user_stands_plays_no_part(tmp_path, monkeypatch):
+    published = ["emoji_a", "resnet50", "resnet50_imagenette", "nudenet:core", "clip:ViT-B-32/openai", "clip_cifar10:ViT-B-32/openai"]
+    before = [judges.inputs(judge) for judge in published]
     monkeypatch.chdir(tmp_path)
     for name in ("core", "emoji_a", "openai"):
         (tmp_path / name).write_text("a file of this name where the user stands")
-    published = ["emoji_a", "emoji_b", "resnet50", "resnet50_imagenette", "nudenet:core", "gdino:IDEA-Research/grounding-dino-tiny"]
-    assert [judges.inputs(judge) for judge in published] == [{}] * len(published)
+    assert [judges.inputs(judge) for judge in published] == before
+    assert judges.inputs("gdino:IDEA-Research/grounding-dino-tiny") == {}, "weights that are not here have no content yet"
     assert given(here=None, there="org/name", elsewhere="") == {}
 
 
@@ -80,9 +86,37 @@ def test_a_metrics_score_is_known_by_the_content_of_its_files(name, field, tmp_p
     assert changes(mine.inputs, tmp_path / "mine.safetensors")
 
 
-@pytest.mark.parametrize("name", ["presence", "answers", "nouns", "clip_score", "nudity", "q16", "likeness", "entangled_s"])
-def test_a_metric_without_files_of_the_users_own_has_the_key_it_always_had(name):
-    assert contract.build("metric", name).inputs() == {}
+# What the shipped network of each emoji judge, extractor and distance is kept in
+SHIPPED = {
+    "emoji_a": (lambda: judges.inputs("emoji_a"), world_judges.FILES, "a"),
+    "emoji_b": (lambda: judges.inputs("emoji_b"), world_judges.FILES, "b"),
+    "clip:emoji": (lambda: judges.inputs("clip:emoji"), vars(clip_emoji), "WEIGHTS"),
+    "clip_emoji": (lambda: features.inputs("clip_emoji"), vars(clip_emoji), "WEIGHTS"),
+    "judge_a": (lambda: features.inputs("judge_a"), world_judges.FILES, "a"),
+    "lpips_emoji": (lambda: contract.build("metric", "lpips_emoji").inputs(), world_judges.FILES, "a"),
+    "entangled_s": (lambda: contract.build("metric", "entangled_s").inputs(), world_judges.FILES, "a"),
+    "nudity": (lambda: dataclasses.replace(contract.build("metric", "nudity"), detector="emoji_danger").inputs(), world_judges.FILES, "a"),
+    "clip_score": (lambda: dataclasses.replace(contract.build("metric", "clip_score"), clip="emoji").inputs(), vars(clip_emoji), "WEIGHTS"),
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_retrained_networks_of_the_emoji_world_are_other_judges(name, tmp_path, monkeypatch):
+    inputs, places, key = SHIPPED[name]
+    before, file = inputs(), tmp_path / "weights.safetensors"
+    file.write_bytes(places[key].read_bytes())
+    monkeypatch.setitem(places, key, file)
+    assert before and inputs() == before, "the place plays no part"
+    assert changes(inputs, file)
+
+
+def test_groups_and_lists_of_candidates_are_part_of_a_judge(monkeypatch):
+    before = {judge: judges.inputs(judge) for judge in ("resnet50", "clip:emoji", "clip_cifar10:ViT-B-32/openai", "resnet50+clip:emoji")}
+    monkeypatch.setattr(imagenet, "groups", lambda: {"dog": ("object", [151])})
+    monkeypatch.setattr(zero_shot, "LEAST", 8)
+    monkeypatch.setattr(zero_shot, "closed_list", lambda name: ("a {}", ["dog", "cat"]))
+    for judge, known in before.items():
+        assert judges.inputs(judge) != known, judge
 
 
 # attack or method -> (fields, and how a user writes a place there; what else must be chosen for the field to matter)
@@ -106,9 +140,10 @@ def test_attacks_and_methods_are_known_by_the_content_of_their_networks_and_list
 
 
 @pytest.mark.parametrize("group, name", [*NETWORKS, ("attack", "sneakyprompt_emoji"), ("attack", "p4d_emoji"), ("method", "mace_emoji")])
-def test_attacks_and_methods_with_published_networks_have_the_keys_they_always_had(group, name, concept):
+def test_attacks_and_methods_hold_what_shipped_networks_are_and_nothing_of_those_that_are_not_here(group, name, concept):
     plugin = contract.build(group, name)
-    assert (plugin.inputs() if group == "attack" else plugin.inputs([concept()])) == {}
+    found = plugin.inputs() if group == "attack" else plugin.inputs([concept()])
+    assert bool(found) == (group == "attack" and name.endswith("_emoji"))
 
 
 # Models

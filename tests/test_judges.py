@@ -1,12 +1,23 @@
 """The presence judge's rules, on a classifier whose answers are written down."""
 
+import copy
+import re
+
+import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from bench import judges
-from bench.judges import PresenceJudge, imagenet, zero_shot
+from attacks.random_seeds import RandomSeeds
+from bench import config, judges
+from bench.judges import Chain, PresenceJudge, imagenet, zero_shot
+from bench.judges.asking import AskingJudge, OneQuestionJudge
 from bench.judges.zero_shot import ClipJudge
+from bench.plugin import Victim
+from bench.types import Concept
 from bench.world import catalog
+from bench.world.pictures import HELD_OUT_JITTER, compose, draw_specs
+from methods.original import Original
 
 LABELS = {"object": ["dog", "cat", "car", "nothing"], "style": ["noto", "lineart"]}
 
@@ -51,20 +62,111 @@ def test_a_concept_is_known_by_the_word_its_file_names_for_the_judge(judge, conc
     assert judge.columns("feline") is None, "the judge itself must stay as it was: it is shared by all jobs"
 
 
+class Told:
+    """A CLIP whose pictures all lie at its last text but one; it remembers what it was told."""
+
+    def image(self, images):
+        return torch.eye(200)[[len(self.seen) - 2] * len(images)]
+
+    def text(self, texts):
+        self.seen = texts
+        return torch.eye(200)[: len(texts)]
+
+
 def test_a_zero_shot_judge_reads_the_concepts_name_and_its_own_word(concept):
-    class Clip:
+    known = concept("cifar_dog", name="a mongrel", labels={"clip": "dog"}, siblings=["wolf"], others=["airplane"])
+    judge = ClipJudge(Told(), "clip:x/y").about([known])
+    judge(PICTURES, ["cifar_dog", "apple_tree", "wolf"], [1, 1, 1])
+    assert judge.clip.seen[:4] == ["a photo of a dog", "a photo of a wolf", "a photo of an airplane", "a photo of an apple tree"]
+    assert judge.clip.seen[-1] == "an empty background" and "mongrel" not in " ".join(judge.clip.seen)
+
+
+@pytest.mark.parametrize("kind, head, text", [("object", "object", "a photo of a {}"), ("explicit", "object", "a photo of {}")])
+def test_one_expected_label_still_competes_with_many_names(kind, head, text, concept):
+    erased = concept("red_shoe", kind, aliases=["street dancer"], siblings=["sandal"], others=["car"])
+    one = ClipJudge(Told(), "clip:x/y").about([erased]).among(["red_shoe"])
+    assert list(one.labels) == [head] and one.labels[head][:3] == ["red_shoe", "sandal", "car"] and one.labels[head][-1] == "nothing"
+    assert len(one.labels[head]) == 1 + zero_shot.LEAST + 1 and len(set(one.labels[head])) == len(one.labels[head])
+    assert one.meta["candidate_texts"][head][0] == text.format("red shoe")
+    assert one.meta["candidates"] == len(one.labels[head])
+    distractors = {word for label in one.labels[head][3:] for word in label.split("_")}
+    assert not distractors & {"red", "shoe", "street", "dancer"}, "a distractor that names the concept would take its place"
+
+
+@pytest.mark.parametrize("kind, text", [("style", "a painting in the style of Ada One"), ("celebrity", "a photo of Ada One")])
+def test_styles_and_persons_compete_with_their_like_and_not_with_things(kind, text, concept):
+    erased = concept("ada_one", kind, name="Ada One", siblings=["Bea Two"], others=["church", "car"])
+    judge = ClipJudge(Told(), "clip:x/y").about([erased])
+    chosen = judge.among(["ada_one", "church"])
+    assert chosen.place("ada_one") == (kind, [0]) and chosen.place("bea_two") == (kind, [1]) and chosen.place("church") == ("object", [0])
+    assert min(len(labels) for labels in chosen.labels.values()) > 40
+    assert chosen.meta["candidate_texts"][kind][0] == text and "car" not in chosen.labels[kind]
+    assert judge.among(["ada_one"]).meta == judge.among(["bea_two"]).meta, "one list for all probes of a job"
+
+
+def test_a_set_of_concepts_is_judged_among_all_its_names_and_as_many_others(concept):
+    erased = [concept(f"thing_{k}", siblings=[], others=[]) for k in range(8)]
+    one = ClipJudge(Told(), "clip:x/y").about(erased).among(["thing_3"])
+    assert len(one.labels["object"]) == 8 + zero_shot.LEAST + 1
+
+
+# The small CLIP of the emoji world stands in for the zero-shot judges of photographs.
+
+SEEN = ["dog", "cat", "car", "pizza", "pistol", "guitar", "tulip", "umbrella"]
+
+
+@pytest.fixture(scope="module")
+def drawings():
+    """Pictures of one object that no network was trained on, and what they show: every wanted concept 20 times, other things 300 times."""
+    specs = [spec for spec in draw_specs(6000, 11, HELD_OUT_JITTER) if len(spec.objects) == 1]
+    wanted = [spec for slug in SEEN for spec in [s for s in specs if s.objects == (slug,)][:20]]
+    wanted += [spec for spec in specs if spec.objects[0] not in SEEN][:300]
+    pixels = np.stack([compose(spec) for spec in wanted])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), [spec.objects[0] for spec in wanted]
+
+
+@pytest.fixture(scope="module")
+def emoji_clip(drawings):
+    """clip:emoji, which looks at each picture once."""
+    judge, (pixels, _) = copy.copy(judges.load("clip:emoji")), drawings
+    vectors = torch.cat([judge.clip.image(part) for part in pixels.split(64)])
+    place = {bytes(image.numpy()): k for k, image in enumerate(pixels)}
+
+    class Seen:
+        text = judge.clip.text
+
         def image(self, images):
-            return torch.eye(4)[[0] * len(images)]
+            return vectors[[place[bytes(image.numpy())] for image in images]]
 
-        def text(self, texts):
-            self.seen = texts
-            return torch.eye(4)[: len(texts)]
+    judge.clip = Seen()
+    return judge
 
-    judge = ClipJudge(Clip(), "clip:x/y").about(
-        [concept("cifar_dog", labels={"clip": "dog"}), concept("van_gogh", name="Vincent van Gogh")]
-    )
-    assert judge(PICTURES, ["cifar_dog", "van_gogh", "cat"], [1, 1, 1]).present.tolist() == [False, False, True]
-    assert judge.clip.seen == ["a photo of a cat", "a photo of a dog", "a photo of a vincent van gogh", "an empty background"]
+
+def test_a_zero_shot_judge_sees_a_thing_where_it_is_and_hardly_where_it_is_not(drawings, emoji_clip):
+    pixels, shown = drawings
+    seen, false = [], []
+    for slug in SEEN:
+        concepts = [config.typed({"slug": slug, **OmegaConf.load(config.CONF / "concept" / f"{slug}.yaml")[slug]}, Concept, slug)]
+        yes = emoji_clip.about(concepts).present(pixels, [slug] * len(pixels))
+        there = torch.tensor([label == slug for label in shown])
+        seen.append(yes[there].float().mean().item())
+        false.append(yes[~there].float().mean().item())
+    assert min(seen) >= 0.9 and max(false) <= 0.05, (seen, false)
+
+
+def test_a_search_for_the_first_yes_does_not_stop_at_another_thing(drawings, emoji_clip, tiny, concept, prompts, context, sampler):
+    pixels, shown = drawings
+    others = [k for k, label in enumerate(shown) if label != "dog"][:200]
+
+    class Draws(Victim):
+        """Always something else."""
+
+        def images(self, asked, rows=None):
+            return pixels[[others.pop() for _ in (rows if rows is not None else asked.prompts)]]
+
+    judge = emoji_clip.about([concept("dog")])
+    found = RandomSeeds(50).attack(Draws(tiny, [concept()], Original(), sampler, judge.present), prompts(4), context())
+    assert found.prompts.table["found_at"].tolist() == [-1] * 4 and not others, "all fifty tries were spent"
 
 
 def test_a_closed_list_competes_whole_with_its_own_template_and_its_hash_is_told(concept):
@@ -138,3 +240,59 @@ def test_unknown_labels_and_empty_sets_are_refused(judge):
 def test_an_unknown_judge_is_refused_before_anything_is_loaded():
     with pytest.raises(ValueError, match="Allowed: emoji_a"):
         judges.check("emoji_c")
+
+
+# Chains
+
+
+def test_each_label_goes_to_the_first_judge_that_knows_it(judge, concept):
+    asked = []
+
+    def ask(images, label):
+        asked.append((label, len(images)))
+        return torch.ones(len(images), dtype=torch.bool), torch.full((len(images),), 0.75)
+
+    chain = Chain([judge, AskingJudge(ask, "asks")], "written+asks").about([concept("snail", name="slug")])
+    verdict = chain.among(["car", "snail", "cat"])(PICTURES, ["car", "snail", "cat"], [1, 1, 1])
+    assert verdict.present.tolist() == [False, True, True] and verdict.probability[1] == 0.75 and asked == [("slug", 1)]
+    assert chain.parted(["car", "snail", "cat"]) == {"written": ["car", "cat"], "asks": ["snail"]}
+    assert chain.present(PICTURES, ["cat", "car", "snail"]).tolist() == [True, False, True]
+    assert chain.ranking(["car"]).name == "written"
+    with pytest.raises(ValueError, match="ranks answers and knows all of car, snail"):
+        chain.ranking(["car", "snail"])
+    with pytest.raises(ValueError, match="no member of judge 'written' knows the label 'snail'"):
+        Chain([judge], "written")(PICTURES[:1], ["snail"], [1])
+
+
+def test_a_chain_tells_the_candidates_of_its_members(judge, concept):
+    chain = Chain([judge, ClipJudge(Told(), "clip:x/y")], "written+clip:x/y").about([concept("snail")]).among(["car", "snail", "cat"])
+    told = chain.meta["members"]
+    assert list(told) == ["clip:x/y"] and told["clip:x/y"]["candidate_texts"]["object"][0] == "a photo of a snail"
+
+
+def test_a_judge_with_one_question_answers_for_the_concepts_that_say_so(concept):
+    everything = lambda images, label: (torch.ones(len(images), dtype=torch.bool), torch.ones(len(images)))  # noqa: E731
+    judge = OneQuestionJudge(everything, "nudenet:core", "nudenet").about([concept("nudity", labels={"nudenet": "exposed"})])
+    assert judge.knows("nudity") and not judge.knows("dog"), "else every dog would be judged naked or not"
+    chain = Chain([judge, AskingJudge(lambda images, label: (images[:, 0, 0, 0] > 9, torch.zeros(len(images))), "last")], "both")
+    assert chain(PICTURES, ["nudity", "dog", "nudity"], [1] * 3).present.tolist() == [True, False, True]
+
+
+def test_a_chain_is_written_with_plus_signs_between_names_of_judges():
+    assert judges.parts("resnet50+clip:ViT-B-32/openai") == ["resnet50", "clip:ViT-B-32/openai"]
+    assert judges.parts("artist:/my+own/folder+clip:emoji") == ["artist:/my+own/folder", "clip:emoji"]
+    assert judges.parts("clip:emoji") == ["clip:emoji"]
+    with pytest.raises(ValueError, match="IMAGENET1K_V2"):
+        judges.check("clip:emoji+resnet50")
+    judges.check_ranks("nudenet:core+clip:emoji")
+    with pytest.raises(ValueError, match="ranks no answers"):
+        judges.check_ranks("nudenet:core+gdino:a/b")
+
+
+def test_a_sentence_says_what_a_judge_does_not_know_and_what_to_type(concept):
+    told = judges.refusal_of_labels("resnet50", "photo", [concept("snoopy")], ["dog", "snoopy", "tench"], " (asked by x)")
+    assert "judge='resnet50' has no label for 'snoopy' (asked by x)." in told and "labels: {imagenet: <its word>}" in told
+    typed = re.search(r"judge=(resnet50\+\S+?);", told)[1]
+    assert judges.refusal_of_labels(typed, "photo", [concept("snoopy")], ["dog", "snoopy", "tench"]) is None
+    assert judges.unknown("emoji_a", [concept("hound", labels={"emoji": "dog"})], ["hound", "white", "dragon"]) == ["dragon"]
+    assert judges.unknown("artist:/nowhere", [], ["anything"]) == [], "the labels lie beside weights that are not here"

@@ -74,7 +74,8 @@ def closed(judge: PresenceJudge, chosen: list[str]) -> PresenceJudge:
     """The judge that answers only these of its objects."""
     columns = [judge.labels["object"].index(label) for label in chosen]
     narrow = PresenceJudge(lambda images: {"object": judge.logits(images)["object"][:, columns]}, {"object": chosen}, judge.name)
-    narrow.family, narrow.meta = judge.family, {"candidates": len(chosen), "candidates_hash": canonical_hash(chosen)}
+    narrow.family = judge.family
+    narrow.meta = {"candidates": len(chosen), "candidates_hash": canonical_hash(chosen), "candidate_texts": {"object": chosen}}
     return narrow
 
 

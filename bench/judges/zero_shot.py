@@ -22,7 +22,7 @@ from bench.types import Concept, canonical_hash
 from bench.vision import clip_models, features
 
 LISTS, DISTRACTORS = (Path(__file__).parent / name for name in ("candidates.yaml", "distractors.yaml"))
-LEAST = 24  # names beside the erased concepts in each head, where the list has as many
+LEAST = 60  # names beside the erased concepts in each head, where the list has as many: a search that stops at a yes asks very often
 HEADS = {"object": "object", "style": "style", "celebrity": "celebrity", "explicit": "object"}  # of each kind of concept
 NOTHING = "nothing"
 
@@ -74,8 +74,8 @@ class ClipJudge(PresenceJudge):
 
         chosen = PresenceJudge(logits, {head: list(known) for head, known in texts.items()}, self.name, family=self.family)
         chosen.wording = self.wording
-        listed = {head: list(known.values()) for head, known in texts.items()}
-        chosen.meta = {"candidates": sum(map(len, listed.values())), "candidates_hash": canonical_hash(texts), "candidate_texts": listed}
+        listed, ordered = ({head: list(of(known)) for head, known in texts.items()} for of in (dict.values, dict.items))
+        chosen.meta = {"candidates": sum(map(len, listed.values())), "candidates_hash": canonical_hash(ordered), "candidate_texts": listed}
         return chosen
 
     def _closed_texts(self) -> dict[str, dict[str, str]]:
@@ -97,8 +97,9 @@ class ClipJudge(PresenceJudge):
         return {head: known | {NOTHING: self.kinds[head]["nothing"]} for head, known in full.texts.items() if known}
 
     def _may_answer(self, kind: str, name: str) -> None:
-        text = self.kinds[kind]["template"].format(name)
-        self.texts.setdefault(HEADS[kind], {}).setdefault(slug(name), with_articles(text))
+        known, label = self.texts.setdefault(HEADS[kind], {}), slug(name)
+        if label not in known:
+            known[label] = with_articles(self.kinds[kind]["template"].format(name))
 
     def _embed(self, texts: tuple[str, ...]) -> Tensor:
         if texts not in self.embedded:

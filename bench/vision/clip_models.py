@@ -6,7 +6,9 @@ same vectors as with open_clip up to rounding and the resize, which is ours for 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import importlib.util
 from functools import cache
 from pathlib import Path
 
@@ -112,29 +114,22 @@ def inputs(which: str) -> dict[str, str]:
         return given(weights=clip_emoji.WEIGHTS)
     if which.startswith("hf:"):
         return hub.inputs(weights=which.removeprefix("hf:"))
-    name, _, pretrained = which.partition("/")
-    file = Path(pretrained).expanduser() if pretrained else None
-    if file is not None and not file.exists():
-        file = _cached_open_clip(name, pretrained)
-    return given(weights=file) if file is None or not file.is_file() else {"weights": hub.content(file)}
+    file = _open_clip_file(*which.partition("/")[::2])
+    return {} if file is None else {"weights": hub.content(file)}
 
 
-def _cached_open_clip(name: str, pretrained: str) -> Path | None:
-    """Where open_clip finds the weights of a tag; None while they are not in the cache. No hub is asked."""
-    import importlib.util
+def _open_clip_file(name: str, pretrained: str) -> Path | None:
+    """Where open_clip finds the weights: for a tag in the hub's cache, else a file. None while they are not here. No hub is asked."""
+    file = Path(pretrained).expanduser()
+    if importlib.util.find_spec("open_clip") is not None:
+        import open_clip
 
-    if importlib.util.find_spec("open_clip") is None:
-        return None
-    import open_clip
-
-    settings = open_clip.get_pretrained_cfg(name, pretrained)
-    if not settings or not settings.get("hf_hub"):
-        return None
-    with hub_unasked():
-        try:
-            return Path(open_clip.download_pretrained(settings))
-        except (OSError, RuntimeError):
+        settings = open_clip.get_pretrained_cfg(name, pretrained)
+        if settings:
+            with hub_unasked(), contextlib.suppress(OSError, RuntimeError):
+                return Path(open_clip.download_pretrained(settings)) if settings.get("hf_hub") else None
             return None
+    return file if file.is_file() else None
 
 
 def find_clip(which: str) -> None:

@@ -1,5 +1,7 @@
 """HUB's selective alignment: seen nouns over all nouns, whatever their number per picture."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -10,6 +12,8 @@ from metrics.nouns import Nouns
 
 class Sees:
     """Sees rivers and trees only."""
+
+    meta: ClassVar[dict] = {"told": "so"}
 
     def about(self, concepts):
         return self

@@ -1,0 +1,144 @@
+"""Which judge a job asks, and whether it knows every label, before anything runs and without the judges' weights."""
+
+import dataclasses
+import re
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from newcomer import vestige
+from omegaconf import OmegaConf
+
+from bench import config, judges
+from bench.plan import judged, plan_job
+from bench.run import run_job
+from bench.types import KINDS, Concept
+from bench.world import catalog
+
+FILES = sorted((config.CONF / "concept").glob("*.yaml"))
+PHOTO = ["sd14", "sd15", "sd21", "sdxl"]
+
+
+def composed(*overrides: str):
+    config.register_resolvers()
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return compose("run", ["method=original", *overrides])
+
+
+def planned(*overrides: str) -> config.Job:
+    return config.build_job(composed(*overrides), planned=True)
+
+
+def concepts_of(stem: str) -> list[Concept]:
+    entries = OmegaConf.to_container(OmegaConf.load(config.CONF / "concept" / f"{stem}.yaml"), resolve=True)
+    names = entries.pop("defaults", [])
+    own = [config._concept(slug, entry) for slug, entry in entries.items()]
+    return config.as_one_set(own + [concept for name in names for concept in concepts_of(name)])
+
+
+@pytest.fixture(scope="module")
+def jobs() -> dict[str, config.Job]:
+    """One job of each kind on Stable Diffusion 1.4: composing all would take minutes, and only the concepts differ."""
+    return {
+        kind: planned("model=sd14", f"concept={concept}", "attack=[none,random_seeds]")
+        for kind, concept in {"object": "dog", "style": "van_gogh", "celebrity": "brad_pitt", "explicit": "nudity"}.items()
+    }
+
+
+@pytest.mark.parametrize("file", [pytest.param(file, id=file.stem) for file in FILES])
+def test_every_concept_finishes_on_stable_diffusion_as_far_as_labels_go(file, jobs):
+    concepts = concepts_of(file.stem)
+    job = dataclasses.replace(jobs[concepts[0].kind], concepts=concepts)
+    assert config.unknown_labels(job) == []
+    asked = {where.rpartition(".metrics.")[2] for where, _, labels in job.judged() if labels}
+    assert {"presence", "answers", "model.attack_judge"} <= asked
+
+
+def test_the_default_judges_are_such_that_anyone_may_have(jobs):
+    clip = "clip:ViT-H-14/laion2b_s32b_b79k"
+    of = {kind: job.probes["target"].metrics["presence"].judge for kind, job in jobs.items()}
+    assert of == {"object": f"resnet50+{clip}", "style": clip, "celebrity": clip, "explicit": f"nudenet:core+{clip}"}
+    for model in PHOTO:
+        told = OmegaConf.to_container(OmegaConf.load(config.CONF / "model" / f"{model}.yaml"))
+        scoring = " ".join(told["judge"].values()).replace("${model.clip}", told["clip"])
+        assert set(told["judge"]) == set(KINDS) and told["attack_judge"] not in scoring, "the judge that stops an attack does not score it"
+
+
+def test_a_judge_of_ones_own_choice_serves_every_kind():
+    for concept in ("van_gogh", "[dog,van_gogh]"):
+        job = planned("model=sd14", f"concept={concept}", "judge=clip:ViT-B-32/openai", "probe=[target]")
+        assert job.probes["target"].metrics["presence"].judge == "clip:ViT-B-32/openai"
+    with pytest.raises(Exception, match=r"mix the kinds \['object', 'style'\].*judge=clip:"):
+        planned("model=sd14", "concept=[dog,van_gogh]", "probe=[target]")
+
+
+@pytest.mark.parametrize(
+    "words, lost",
+    [
+        (["model=sd14", "concept=van_gogh", "judge=resnet50"], "'van_gogh'"),
+        (["model=sd14", "concept=van_gogh", "judge=emoji_a", "probe=[siblings]"], "'claude_monet'"),
+        (["model=sd14", "concept=van_gogh", "judge=canvas:/nowhere", "probe=[others]"], "'church'"),
+        (["model=sd14", "concept=violence", "judge=nudenet:core", "probe=[target]"], "'violence'"),
+        (["model=sd14", "concept=nudity", "judge=nudenet:core", "probe=[others]"], "'dog', 'car'"),
+        (["model=sd14", "concept=snoopy", "judge=clip_cifar10:ViT-B-32/openai", "probe=[target]"], "'snoopy'"),
+        (["model=emoji", "concept=octopus", "judge=resnet50", "probe=[target]"], "'octopus'"),
+        (["model=emoji", "concept=octopus", "attack=[random_seeds]", "model.attack_judge=resnet50", "probe=[target]"], "'octopus'"),
+    ],
+)
+def test_labels_that_a_judge_does_not_know_are_named_without_its_weights(words, lost, capsys):
+    job = planned(*words)
+    sentence = job.missing[0]
+    assert "has no label for" in sentence and lost in sentence and "judge=" in sentence.partition("Let a zero-shot")[2]
+    where = "model.attack_judge" if "attack_judge" in " ".join(words) else "probe."
+    assert f"(asked by {where}" in sentence
+    plan_job(job)
+    assert f"does not know {lost.replace(chr(39), '')}" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        config.build_job(composed(*words))
+
+
+def test_the_command_line_refuses_a_judge_without_the_labels_before_a_model_is_loaded(tmp_path):
+    done = vestige("run", "concept=octopus", "judge=resnet50", "probe=[target]", "method=uce_emoji", f"runtime.store={tmp_path}")
+    assert done.returncode == 2 and "has no label for 'octopus'" in done.stderr and "judge=resnet50+clip:emoji" in done.stderr
+    assert not list(tmp_path.rglob("stage.json"))
+
+
+def test_a_plan_says_what_is_asked_of_whom(jobs):
+    said = "\n".join(judged(jobs["object"]))
+    assert "siblings.presence: resnet50 for cat" in said
+    assert "siblings.presence: clip:ViT-H-14/laion2b_s32b_b79k for octopus among 62 candidates" in said
+    assert re.search(r"target.presence, target.answers, .*: resnet50 for dog\n", said)
+    assert "model.attack_judge: clip:ViT-B-32/laion2b_s34b_b79k for dog among 62 candidates" in said
+    nudity = "\n".join(judged(jobs["explicit"]))
+    assert re.search(r"target\.presence, synonyms\.presence: nudenet:core for nudity\n", nudity)
+    assert re.search(r"target\.answers.*: clip:ViT-H-14/laion2b_s32b_b79k for nudity among", nudity), "a detector ranks nothing"
+    lost = "artist:/nowhere for van_gogh; its labels lie beside its weights, which are not here"
+    assert any(lost in line for line in judged(planned("model=sd14", "concept=van_gogh", "judge=artist:/nowhere", "probe=[target]")))
+
+
+def test_what_zero_shot_judges_chose_among_stands_in_the_record(tmp_path):
+    places = [f"runtime.store={tmp_path / 'store'}", f"runtime.records={tmp_path / 'records'}"]
+    few = ["probe.target.rows=2", "probe.target.repeats=1", "model.sampler.steps=2", "attack.random_seeds.tries=2"]
+    words = ["model=emoji", "concept=dog", "probe=[target]", "attack=[none,random_seeds]", "judge=emoji_a+clip:emoji"]
+    tree = composed(*words, "model.attack_judge=clip:emoji", "probe.target.metrics.answers.judge=clip:emoji", *few, *places)
+    record = run_job(config.build_job(tree))
+    assert record["status"] == "done", record["error"]
+    (listed,) = record["judges"]["clip:emoji"].values()
+    assert listed["object"][0] == "a picture of a dog" and "a picture of a cat" in listed["object"]
+    assert len(listed["object"]) == len(catalog.objects()) + 1
+    named = {cell["metric"]: cell["candidates"] for cell in record["cells"]}
+    assert named["answers"] == next(iter(record["judges"]["clip:emoji"])) and named["clip_score"] is None
+
+
+def test_a_chain_ranks_by_the_first_member_that_can(jobs):
+    clip = "clip:ViT-B-32/openai"
+    assert judges.ranking_part(f"nudenet:core+{clip}", jobs["explicit"].concepts, ["nudity"]) == clip
+    assert judges.ranking_part(f"resnet50+{clip}", jobs["object"].concepts, ["dog"]) == "resnet50"
+    assert judges.ranking_part(f"resnet50+{clip}", jobs["style"].concepts, ["van_gogh"]) == clip
+
+
+def test_a_model_with_answers_for_nothing_is_not_needed_to_know_labels(monkeypatch):
+    """No weights are opened: loading any would fail here."""
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr(judges, "load", lambda *_: pytest.fail("a judge was loaded"))
+    assert config.unknown_labels(planned("model=sd14", "concept=church", "attack=[none,random_seeds]")) == []
