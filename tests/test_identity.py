@@ -6,9 +6,10 @@ import random
 
 import pandas as pd
 import pytest
-from made_results import MODEL, cell, specification, write_record
+from made_results import MODEL, SAMPLER, cell, specification, write_record
 
-from bench.reports import identity, leaderboard, results
+from bench import cli
+from bench.reports import concept_curves, gallery, identity, leaderboard, results
 from bench.reports.pictures import WORST, Pictures
 
 LABELS = ["model", "sampler", "protocol", "concept", "method", "probe", "attack", "metric", "column", "judge"]
@@ -331,3 +332,63 @@ def test_only_the_concepts_without_an_original_are_asked_for(places):
     frame = results.load(records, pictures)
     assert "Run: vestige run model=toy method=original concept=car, with" in leaderboard.table(frame, "md", pictures)
     assert frame.groupby("concept")["diff"].count().to_dict() == {"car": 0, "dog": 20}, "dog keeps its differences"
+
+
+# The other pages
+
+
+def test_the_gallery_tells_settings_and_seeds_apart(made, tmp_path):
+    records, specs = tmp_path / "records", [specification("dog", "good", made[1]["good"], params={"lr": lr}) for lr in (1e-05, 3e-06)]
+    written(records, made, specs)
+    write_record(records, "dog", "good", made[1]["good"], specification=specs[0] | {"seed": 4}, seed=4, key="seed4")
+    shown = gallery._image_sets(records)
+    assert set(shown["method"]) == {"good (lr=1e-05) (seed 0)", "good (lr=1e-05) (seed 4)", "good (lr=3e-06)"}
+    assert set(shown["model"]) == {"toy"}
+    page = gallery.write(records, made[0], tmp_path / "page.html").read_text()
+    assert 'data-method="good (lr=3e-06)"' in page
+
+
+def test_the_gallery_has_a_section_for_each_sampler(made, tmp_path):
+    for key, over in (("a", {}), ("b", {"height": 64})):
+        sampler = SAMPLER | over
+        spec = specification("dog", "good", made[1]["good"], sampler=sampler)
+        write_record(_made(tmp_path / "records"), "dog", "good", made[1]["good"], specification=spec, sampler=sampler, key=key)
+    assert set(gallery._image_sets(tmp_path / "records")["model"]) == {"toy (no height)", "toy (height=64)"}
+
+
+def _made(folder):
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def test_power_compares_methods_of_one_model_only(places, capsys):
+    records, store = places
+    where = ["power", "--a", "good", "--b", "idle", "--probe", "others", "--difference", "0.1"]
+    where += ["--records", str(records), "--store", str(store)]
+    assert cli.main(where) == 0
+    for file in records.glob("*-idle.json"):
+        record = json.loads(file.read_text())
+        record["specification"]["model"]["weights"] = "another"
+        file.write_text(json.dumps(record))
+    capsys.readouterr()
+    assert cli.main(where) == 2 and "no concept has good and idle" in capsys.readouterr().err
+
+
+def test_the_rate_before_an_attack_is_that_of_the_same_judge(places):
+    records, store = places
+    record = json.loads((records / "dog-good.json").read_text())
+    target, typos, _ = record["cells"]
+    second = [c | {"judge": "b"} for c in (cell(store, "dog", "b", "target", "none", 1.0, False), typos)]
+    (records / "dog-good.json").write_text(json.dumps(record | {"cells": [target, typos, *second]}))
+    frame = results.load(records, store)
+    before = frame[(frame["key"] == "dog-good") & (frame["attack"] == "typos")].set_index("judge")["before"]
+    assert before["judge"] == pytest.approx(0.1) and before["b"] == 1
+
+
+def test_two_judges_of_one_point_of_a_curve_are_refused(tmp_path):
+    head = {"attack": "none", "metric": "presence", "column": "present", "value": 0.5, "ci_low": 0.1, "ci_high": 0.9, "n": 8}
+    cells = [head | {"probe": probe, "judge": judge} for probe in concept_curves.PANELS for judge in ("a", "b")]
+    record = {"key": "k", "status": "done", "method": "uce", "concepts": ["dog"], "cells": cells}
+    (tmp_path / "k.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="uce has several judges in the record of 1 concepts"):
+        concept_curves.curves(results.load(tmp_path))

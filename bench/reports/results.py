@@ -274,11 +274,12 @@ def _leader(means: np.ndarray, methods: list[str], bootstrap: Bootstrap) -> int 
 
 def _with_attack_rates(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     shown = present(frame)
-    plain = {(c.key, c.probe): pictures.values(c.score, c.images, c.column) for c in shown[shown["attack"] == "none"].itertuples()}
+    unattacked = shown[shown["attack"] == "none"].itertuples()
+    plain = {(c.key, c.probe, c.judge): pictures.values(c.score, c.images, c.column) for c in unattacked}
     rates = np.full((len(frame), len(RATES)), np.nan)
     attacked = shown[~shown["attack"].isin(["none", WORST])]
     for row, cell in zip(np.flatnonzero(frame.index.isin(attacked.index)), attacked.itertuples(), strict=True):
-        before, after = plain.get((cell.key, cell.probe)), pictures.values(cell.score, cell.images, cell.column)
+        before, after = plain.get((cell.key, cell.probe, cell.judge)), pictures.values(cell.score, cell.images, cell.column)
         if before is None or after is None or before[0] is not after[0]:
             continue
         failed = after[1][before[1] == 0]
