@@ -6,11 +6,13 @@ import random
 
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
 from made_results import MODEL, SAMPLER, cell, specification, write_record
 
-from bench import cli
+from bench import cli, config
 from bench.reports import concept_curves, gallery, identity, leaderboard, results
 from bench.reports.pictures import WORST, Pictures
+from bench.run import run_job
 
 LABELS = ["model", "sampler", "protocol", "concept", "method", "probe", "attack", "metric", "column", "judge"]
 VALUES = [None, True, 1, 1.0, 2.5e-06, 7, "other", "1", "an odd, long (value) with: many@signs + more than fits", ["a", 2]]
@@ -154,6 +156,43 @@ def test_settings_that_follow_the_kind_of_concept_are_one_method():
     assert methods(*typed) == ["esd (eta=2.0)", "esd (eta=3.0)"], "typed by hand, they are two settings"
     same_kind = [job("dog", "object", ["eta"], params=eta["object"]), job("car", "object", ["eta"], params=eta["style"])]
     assert methods(*same_kind) == ["esd (eta=2.0)", "esd (eta=3.0)"]
+
+
+def test_controls_and_rungs_follow_the_concept_as_their_attack_does():
+    def attacked(concept, kind, strength, follows):
+        plain = {"plugin": "attacks.memora", "version": 1, "params": {"strength": strength, "steps": 30, "source": "target"}}
+        rung = plain | {"params": plain["params"] | {"steps": 5}}
+        attacks = {"memora": plain, "memora@steps=5": rung, "memora:scrambled": plain}
+        return job(concept, kind, attacks=attacks) | {"follows_concept": {"memora": follows}}
+
+    ruled = identity.labels([attacked("dog", "object", 1.0, ["strength"]), attacked("pixel_art", "style", 2.0, ["strength"])])
+    assert [told.attack(name) for told in ruled for name in ("memora", "memora@steps=5")] == ["memora", "memora@steps=5"] * 2
+    typed = identity.labels([attacked("dog", "object", 1.0, []), attacked("pixel_art", "style", 2.0, [])])
+    assert typed[1].attack("memora@steps=5") == "memora (strength=2.0)@steps=5"
+
+
+def test_a_run_writes_which_settings_follow_the_concept():
+    config.register_resolvers()
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        plain = compose("run", ["method=spm_emoji"])
+        typed = compose("run", ["method=spm_emoji", "method.eta=1.5", "attack=[none,memora_emoji]"])
+    assert config.follows_concept({"method": plain.method, **plain.attack}) == {"method": ["anchoring", "eta", "prompt"]}
+    assert "eta" not in config.follows_concept({"method": typed.method})["method"], "a number typed on the command line follows nothing"
+
+
+def test_a_record_says_what_its_files_were_and_what_its_prompts_were_for(tmp_path):
+    """A whole job on the embedded model, as short as it can be."""
+    words = ["method=uce_emoji", "concept=dog", "probe=[target,siblings]", "model.sampler.steps=1", "attack=[none]"]
+    words += [f"probe.{p}.{size}=1" for p in ("target", "siblings") for size in ("rows", "repeats")]
+    words += [f"~probe.{p}.metrics.{m}" for p in ("target", "siblings") for m in ("answers", "clip_score", "image_change")]
+    config.register_resolvers()
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        tree = compose("run", [*words, f"runtime.store={tmp_path}/store", f"runtime.records={tmp_path}/records"])
+    record = run_job(config.build_job(tree))
+    assert record["status"] == "done", record["error"]
+    assert {cell["probe"]: cell["roles"] for cell in record["cells"]} == {"target": ["target"], "siblings": ["sibling"]}
+    assert record["inputs"].keys() == {"method", "attacks", "probes"} and record["inputs"]["probes"]["target"].keys() == {"presence"}
+    assert record["follows_concept"]["method"] and json.loads((tmp_path / "records" / f"{record['key']}.json").read_text()) == record
 
 
 def test_other_code_and_other_inputs_are_other_methods_and_the_original_has_none():
