@@ -1,6 +1,7 @@
 """A small made-up store whose right answers are known: five methods, two concepts, two probes, one attack."""
 
 import json
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -93,6 +94,20 @@ def celebrities(n):
     return list(yaml.safe_load((ROOT / "conf" / "concept" / f"celebrities_{n}.yaml").read_text()))
 
 
+@cache
+def as_planned(model, method, concept):
+    """The part of a specification that says with which settings a method was run on which model: those of conf/."""
+    from bench import config
+    from bench.papers.planning import Work, composed
+    from bench.plugin import Method
+    from bench.types import ModelSpec, plain
+
+    tree, _ = composed(Work(model, None, (method,), (concept,)), None)
+    spec = config.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"))
+    settings = config.specification(config.plugin(tree.method, Method, "method"))
+    return json.dumps({"model": {**plain(spec), "weights": None}, "method": [method, settings]})
+
+
 def celebrity_record(folder, method, value, judge="celebrity", sampler=DDIM, rows=5, model="sd14", concepts=None, **over):
     """One finished job whose target probe found the concept in this share of pictures."""
     presence = {"presence": {"plugin": "metrics.presence.Presence", "version": 1, "params": {"judge": judge, "batch_size": 64}}}
@@ -116,6 +131,8 @@ def celebrity_record(folder, method, value, judge="celebrity", sampler=DDIM, row
         "reason": None,
     }
     whole |= {"limits": "", "removable": False, "cells": cells, "cost": {"erase_seconds": 90.0}}
-    whole |= {"specification": {"model": {"vocabulary": "photo"}, "probes": probes}, **over}
+    together = concepts or celebrities(10)
+    settings = json.loads(as_planned(model, method, together[0] if model == "emoji" else f"celebrities_{len(together)}"))
+    whole |= {"specification": {**settings, "probes": probes, "sampler": sampler}, **over}
     folder.mkdir(exist_ok=True)
     (folder / f"{whole['key']}.json").write_text(json.dumps(whole))

@@ -6,10 +6,13 @@ import random
 
 import pandas as pd
 import pytest
-from made_results import MODEL, cell, specification, write_record
+from hydra import compose, initialize_config_dir
+from made_results import MODEL, SAMPLER, cell, specification, write_record
 
-from bench.reports import identity, leaderboard, results
+from bench import cli, config
+from bench.reports import concept_curves, gallery, identity, leaderboard, results
 from bench.reports.pictures import WORST, Pictures
+from bench.run import run_job
 
 LABELS = ["model", "sampler", "protocol", "concept", "method", "probe", "attack", "metric", "column", "judge"]
 VALUES = [None, True, 1, 1.0, 2.5e-06, 7, "other", "1", "an odd, long (value) with: many@signs + more than fits", ["a", 2]]
@@ -153,6 +156,43 @@ def test_settings_that_follow_the_kind_of_concept_are_one_method():
     assert methods(*typed) == ["esd (eta=2.0)", "esd (eta=3.0)"], "typed by hand, they are two settings"
     same_kind = [job("dog", "object", ["eta"], params=eta["object"]), job("car", "object", ["eta"], params=eta["style"])]
     assert methods(*same_kind) == ["esd (eta=2.0)", "esd (eta=3.0)"]
+
+
+def test_controls_and_rungs_follow_the_concept_as_their_attack_does():
+    def attacked(concept, kind, strength, follows):
+        plain = {"plugin": "attacks.memora", "version": 1, "params": {"strength": strength, "steps": 30, "source": "target"}}
+        rung = plain | {"params": plain["params"] | {"steps": 5}}
+        attacks = {"memora": plain, "memora@steps=5": rung, "memora:scrambled": plain}
+        return job(concept, kind, attacks=attacks) | {"follows_concept": {"memora": follows}}
+
+    ruled = identity.labels([attacked("dog", "object", 1.0, ["strength"]), attacked("pixel_art", "style", 2.0, ["strength"])])
+    assert [told.attack(name) for told in ruled for name in ("memora", "memora@steps=5")] == ["memora", "memora@steps=5"] * 2
+    typed = identity.labels([attacked("dog", "object", 1.0, []), attacked("pixel_art", "style", 2.0, [])])
+    assert typed[1].attack("memora@steps=5") == "memora (strength=2.0)@steps=5"
+
+
+def test_a_run_writes_which_settings_follow_the_concept():
+    config.register_resolvers()
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        plain = compose("run", ["method=spm_emoji"])
+        typed = compose("run", ["method=spm_emoji", "method.eta=1.5", "attack=[none,memora_emoji]"])
+    assert config.follows_concept({"method": plain.method, **plain.attack}) == {"method": ["anchoring", "eta", "prompt"]}
+    assert "eta" not in config.follows_concept({"method": typed.method})["method"], "a number typed on the command line follows nothing"
+
+
+def test_a_record_says_what_its_files_were_and_what_its_prompts_were_for(tmp_path):
+    """A whole job on the embedded model, as short as it can be."""
+    words = ["method=uce_emoji", "concept=dog", "probe=[target,siblings]", "model.sampler.steps=1", "attack=[none]"]
+    words += [f"probe.{p}.{size}=1" for p in ("target", "siblings") for size in ("rows", "repeats")]
+    words += [f"~probe.{p}.metrics.{m}" for p in ("target", "siblings") for m in ("answers", "clip_score", "image_change")]
+    config.register_resolvers()
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        tree = compose("run", [*words, f"runtime.store={tmp_path}/store", f"runtime.records={tmp_path}/records"])
+    record = run_job(config.build_job(tree))
+    assert record["status"] == "done", record["error"]
+    assert {cell["probe"]: cell["roles"] for cell in record["cells"]} == {"target": ["target"], "siblings": ["sibling"]}
+    assert record["inputs"].keys() == {"method", "attacks", "probes"} and record["inputs"]["probes"]["target"].keys() == {"presence"}
+    assert record["follows_concept"]["method"] and json.loads((tmp_path / "records" / f"{record['key']}.json").read_text()) == record
 
 
 def test_other_code_and_other_inputs_are_other_methods_and_the_original_has_none():
@@ -331,3 +371,63 @@ def test_only_the_concepts_without_an_original_are_asked_for(places):
     frame = results.load(records, pictures)
     assert "Run: vestige run model=toy method=original concept=car, with" in leaderboard.table(frame, "md", pictures)
     assert frame.groupby("concept")["diff"].count().to_dict() == {"car": 0, "dog": 20}, "dog keeps its differences"
+
+
+# The other pages
+
+
+def test_the_gallery_tells_settings_and_seeds_apart(made, tmp_path):
+    records, specs = tmp_path / "records", [specification("dog", "good", made[1]["good"], params={"lr": lr}) for lr in (1e-05, 3e-06)]
+    written(records, made, specs)
+    write_record(records, "dog", "good", made[1]["good"], specification=specs[0] | {"seed": 4}, seed=4, key="seed4")
+    shown = gallery._image_sets(records)
+    assert set(shown["method"]) == {"good (lr=1e-05) (seed 0)", "good (lr=1e-05) (seed 4)", "good (lr=3e-06)"}
+    assert set(shown["model"]) == {"toy"}
+    page = gallery.write(records, made[0], tmp_path / "page.html").read_text()
+    assert 'data-method="good (lr=3e-06)"' in page
+
+
+def test_the_gallery_has_a_section_for_each_sampler(made, tmp_path):
+    for key, over in (("a", {}), ("b", {"height": 64})):
+        sampler = SAMPLER | over
+        spec = specification("dog", "good", made[1]["good"], sampler=sampler)
+        write_record(_made(tmp_path / "records"), "dog", "good", made[1]["good"], specification=spec, sampler=sampler, key=key)
+    assert set(gallery._image_sets(tmp_path / "records")["model"]) == {"toy (no height)", "toy (height=64)"}
+
+
+def _made(folder):
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def test_power_compares_methods_of_one_model_only(places, capsys):
+    records, store = places
+    where = ["power", "--a", "good", "--b", "idle", "--probe", "others", "--difference", "0.1"]
+    where += ["--records", str(records), "--store", str(store)]
+    assert cli.main(where) == 0
+    for file in records.glob("*-idle.json"):
+        record = json.loads(file.read_text())
+        record["specification"]["model"]["weights"] = "another"
+        file.write_text(json.dumps(record))
+    capsys.readouterr()
+    assert cli.main(where) == 2 and "no concept has good and idle" in capsys.readouterr().err
+
+
+def test_the_rate_before_an_attack_is_that_of_the_same_judge(places):
+    records, store = places
+    record = json.loads((records / "dog-good.json").read_text())
+    target, typos, _ = record["cells"]
+    second = [c | {"judge": "b"} for c in (cell(store, "dog", "b", "target", "none", 1.0, False), typos)]
+    (records / "dog-good.json").write_text(json.dumps(record | {"cells": [target, typos, *second]}))
+    frame = results.load(records, store)
+    before = frame[(frame["key"] == "dog-good") & (frame["attack"] == "typos")].set_index("judge")["before"]
+    assert before["judge"] == pytest.approx(0.1) and before["b"] == 1
+
+
+def test_two_judges_of_one_point_of_a_curve_are_refused(tmp_path):
+    head = {"attack": "none", "metric": "presence", "column": "present", "value": 0.5, "ci_low": 0.1, "ci_high": 0.9, "n": 8}
+    cells = [head | {"probe": probe, "judge": judge} for probe in concept_curves.PANELS for judge in ("a", "b")]
+    record = {"key": "k", "status": "done", "method": "uce", "concepts": ["dog"], "cells": cells}
+    (tmp_path / "k.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="uce has several judges in the record of 1 concepts"):
+        concept_curves.curves(results.load(tmp_path))

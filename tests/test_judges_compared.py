@@ -75,9 +75,13 @@ def test_two_judges_of_the_same_pictures_are_compared_and_the_table_says_so(tmp_
 
 def test_presence_is_corrected_with_the_original_s_own_rates():
     head = {"model": "m", "sampler": "s", "concept": "dog", "attack": "none", "judge": "j", "metric": "presence", "column": "present"}
+    head |= {"protocol": "", "role": "target"}
     cells = [head | {"method": m, "probe": "target", "value": v} for m, v in (("original", 0.9), ("uce", 0.14), ("esd", 0.05))]
-    leaks = head | {"method": "original", "probe": "others", "metric": "answers", "column": "seen", "value": 0.1}
+    leaks = head | {"method": "original", "probe": "others", "role": "other", "metric": "answers", "column": "seen", "value": 0.1}
     table = corrected_presence(pd.DataFrame([*cells, leaks])).set_index("method")
     assert table["corrected"].to_dict() == pytest.approx({"original": 1, "uce": 0.05, "esd": 0})
     assert table["raw"]["uce"] == 0.14 and table["specificity"].unique() == [0.9]
+    elsewhere = [{**leaks, "value": 0.9, "protocol": "p"}, {**cells[0], "value": 0.2, "protocol": "p"}]
+    again = corrected_presence(pd.DataFrame([*cells, leaks, *elsewhere])).set_index("method")
+    assert again["corrected"]["uce"] == pytest.approx(0.05), "rates of another protocol calibrate nothing here"
     assert corrected_presence(pd.DataFrame(cells)).empty, "without calibration nothing is corrected"

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import io
+import json
 import resource
 import subprocess
 import sys
@@ -70,6 +71,69 @@ def test_of_several_records_the_one_that_agrees_is_shown(records):
     celebrity_record(records, "uce", 0.7, sampler=DDIM | {"steps": 20})
     one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
     assert one.ours == 0.05 and not one.why_not
+
+
+def edited(at, value):
+    """A change of one setting in the record's specification."""
+
+    def edit(spec):
+        *way, last = at
+        for key in way:
+            spec = spec[key]
+        spec[last] = value
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "edit, said",
+    [
+        (edited(("method", 1, "params", "erase_scale"), 0.3), "erase_scale 0.3 for 1.0"),
+        (edited(("model", "dtype"), "float16"), "dtype float16 for float32"),
+        (edited(("model", "numerics"), "fast"), "numerics fast for deterministic"),
+        (edited(("model", "repo"), "/home/me/erased"), "repo a folder of one's own for CompVis/stable-diffusion-v1-4"),
+        (edited(("method", 1, "version"), 0), "version 0 for 1"),
+        (edited(("sampler", "arguments"), {"eta": 1.0}), "sampler.arguments.eta 1.0 for null"),
+        (lambda spec: spec.pop("method"), "the record does not say its own"),
+    ],
+)
+def test_a_record_with_other_settings_is_named_and_gets_no_verdict(records, edit, said):
+    """Another strength, precision or other weights are another experiment, whatever the name of the method."""
+    celebrity_record(records, "uce", 0.05)
+    (file,) = records.glob("*.json")
+    record = json.loads(file.read_text())
+    edit(record["specification"])
+    file.write_text(json.dumps(record))
+    one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
+    assert one.ours == 0.05 and one.why_not == (f"other settings: {said}",)
+    (row,) = csv.DictReader(io.StringIO(beside.as_csv([one])))
+    assert row["agrees"] == "" and row["reason"] == f"other settings: {said}"
+
+
+def test_a_pinned_revision_is_still_the_published_model(records):
+    celebrity_record(records, "uce", 0.05)
+    (file,) = records.glob("*.json")
+    record = json.loads(file.read_text())
+    record["specification"]["model"]["revision"] = "133a221b8aa7292a167afc5127cb63fb5005638b"
+    file.write_text(json.dumps(record))
+    assert not compared(records, ("UCE", "10 celebrities", "acc_e_gcd")).why_not
+
+
+def test_beside_a_record_with_other_settings_the_one_with_the_planned_ones_is_shown(records):
+    celebrity_record(records, "uce", 0.5)
+    (file,) = records.glob("*.json")
+    record = json.loads(file.read_text())
+    record["specification"]["method"][1]["params"]["erase_scale"] = 0.3
+    file.write_text(json.dumps(record))
+    celebrity_record(records, "uce", 0.05)
+    one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
+    assert one.ours == 0.05 and not one.why_not
+
+
+def test_a_job_that_failed_has_no_number(records):
+    celebrity_record(records, "uce", 0.05, status="failed")
+    one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
+    assert one.ours is None and one.lacks == beside.NOT_RUN
 
 
 def test_another_model_is_always_grey(records):
@@ -209,6 +273,7 @@ def test_the_list_starts_up_quickly_and_names_every_paper():
         (["mace_celebrity", "--table", "objects"], "Tables: celebrity erasure"),
         (["speed", "--table", "ablation"], "cannot be run: the source does not say"),
         (["mace_celebrity", "--model", "sd41"], "sd14"),
+        (["mace_celebrity", "--run", "model.dtype=float16"], "model.dtype=float16 would be other settings"),
     ],
 )
 def test_a_bad_name_gets_near_ones(words, said):

@@ -1,7 +1,8 @@
-"""Our numbers beside published ones. A published number is grey, with its reason, unless protocol, judge and sampler agree.
+"""Our numbers beside published ones. A published number is grey, with its reason, unless all of how it was measured agrees.
 
 Protocol: a record follows one when its probe has the prompts, rows and repeats that conf/protocol composes to, whatever its command
-said. Judge and sampler: as the record has them.
+said. Judge and sampler: as the record has them. Settings: method, attack and model must be those that the plan's own command
+composes to (our numbers for the paper); of a record with others it is said which, and nothing is said of agreement.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,14 @@ from bench.papers import planning, published
 from bench.papers.mapping import PaperMap, PaperTable, Reading, for_model, lacks
 from bench.papers.planning import TablePlan, Work, vocabulary_of
 from bench.papers.published import Published
+from bench.reports.identity import flat
 from bench.reports.render import Block, Cell, Table, raised
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NOT_RUN = "not run"
+OTHER_SETTINGS = "other settings: "
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class Beside:
 class Measured:
     """What records and store hold, read when first needed."""
 
-    def __init__(self, records: Path, store: Path) -> None:
-        self.records, self.store = records, store
+    def __init__(self, records: Path, *places: Path) -> None:
+        self.records, self.places = records, places
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -58,7 +61,7 @@ class Measured:
     def pictures(self):
         from bench.reports.pictures import Pictures
 
-        return Pictures(self.store)
+        return Pictures(*self.places)
 
     @cached_property
     def specifications(self) -> dict[str, dict]:
@@ -95,16 +98,20 @@ def _ours(row: Published, table: PaperTable, method: str, model: str, measured: 
     parts, reasons, protocol = [], {}, _known(table.protocol, extra)
     for concept in planning.concepts_of(table, row, model):
         settings = planning.settings_of(table, model) if protocol else ()
-        expected, why = planning.composed(Work(model, protocol, ("original",), (concept,), settings=settings), extra)
+        work = Work(model, protocol, ("original",), (concept,), settings=settings)
+        expected, why = planning.composed(work, extra)
         if expected is None:
             return Beside(row, method, lacks=why)
         name = "+".join(expected.concept)
         cells = measured.frame
-        cells = cells[(cells["model"] == model) & (cells["method"] == method) & (cells["concept"] == name)]
-        candidates = list(_candidates(row, reading, cells, name, method, measured, expected if protocol else None, protocol))
+        cells = cells[(cells["model_name"] == model) & (cells["method_name"] == method) & (cells["concept_name"] == name)]
+        candidates = list(_candidates(row, reading, cells, measured, expected if protocol else None, protocol))
         if not candidates:
             return Beside(row, method, lacks=NOT_RUN)
-        value, low, high, why_not = min(candidates, key=lambda c: len(c[3]))
+        attacks = () if reading.attack == "none" else (reading.attack,)
+        planned = intended(replace(work, methods=(method,), attacks=attacks if set(attacks) <= set(table.attacks) else ()), extra)
+        told = [(*c[:3], c[3] + other_settings([measured.specifications[key] for key in c[4]], planned, attacks)) for c in candidates]
+        value, low, high, why_not = min(told, key=lambda c: len(c[3]))
         parts.append((value, low, high))
         reasons |= dict.fromkeys(why_not)
     mean = sum(value for value, _, _ in parts) / len(parts)
@@ -116,21 +123,70 @@ def _known(protocol: str | None, extra: Path | None) -> str | None:
     return None if protocol is None or lacks("protocol", protocol, extra) else protocol
 
 
-Candidate = tuple[float, float | None, float | None, list[str]]
+@cache
+def intended(work: Work, extra: Path | None) -> dict:
+    """Method, attacks and model of the plan's command, in the words of a record's specification. Imports the plugins, loads no model."""
+    from bench import config
+    from bench.fingerprints import weights_digest
+    from bench.plugin import Attack, Method
+    from bench.types import ModelSpec, plain
+
+    tree, why = planning.composed(work, extra)
+    if tree is None:
+        raise ValueError(why)
+    model = config.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"), keep_name=True)
+    attacks = {name: config.specification(config.plugin(entry, Attack, f"attack.{name}")) for name, entry in tree.attack.items()}
+    made = {"method": config.specification(config.plugin(tree.method, Method, "method")), "attacks": attacks}
+    made |= {"sampler": {"arguments": dict(tree.model.sampler.arguments)}, "held_out": tree.get("held_out")}
+    return made | {"model": {**plain(model), "weights": weights_digest(model)}}
 
 
-def _candidates(row, reading: Reading, cells, concept, method, measured: Measured, expected, protocol) -> Iterable[Candidate]:
-    """(value, low, high, disagreements) in the published unit, one per record or, for composites, per sampler."""
+def other_settings(specifications: list[dict], planned: dict, attacks: tuple[str, ...]) -> list[str]:
+    """One sentence that names where the records' method, model, sampler arguments or attacks are not the planned ones, or nothing."""
+    if not all({"model", "method", "sampler"} <= set(spec) for spec in specifications):
+        return [OTHER_SETTINGS + "the record does not say its own"]
+    found: dict[str, None] = {}
+    for spec in specifications:
+        ours = spec["method"][1] | {"model": spec["model"], "sampler": {"arguments": spec["sampler"].get("arguments", {})}}
+        ours, theirs = (part | {"held_out": some.get("held_out")} for part, some in ((ours, spec), (planned["method"], planned)))
+        theirs |= {"model": planned["model"], "sampler": planned["sampler"]}
+        for name in attacks:
+            ours, theirs = (part | {name: some.get("attacks", {}).get(name)} for part, some in ((ours, spec), (theirs, planned)))
+        found |= dict.fromkeys(_differences(flat(ours), flat(theirs)))
+    return [OTHER_SETTINGS + ", ".join(found)] if found else []
+
+
+def _differences(ours: dict, theirs: dict) -> Iterable[str]:
+    for fact in sorted(ours.keys() | theirs.keys()):
+        one, two = ours.get(fact), theirs.get(fact)
+        pinned = fact in ("model.revision", "model.weights") and two is None  # theirs is whatever the hub or folder holds
+        if json.dumps(one) != json.dumps(two) and not pinned:
+            yield f"{fact.removeprefix('params.').removeprefix('model.')} {_shown(one)} for {_shown(two)}"
+
+
+def _shown(value) -> str:
+    if isinstance(value, str) and Path(value).is_absolute():
+        return "a folder of one's own"  # a page to share names no one's disk
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+Candidate = tuple[float, float | None, float | None, list[str], list[str]]
+
+
+def _candidates(row, reading: Reading, cells, measured: Measured, expected, protocol) -> Iterable[Candidate]:
+    """(value, low, high, disagreements, keys of the records) in the published unit, one per record or, for composites, per method of
+    one identity (bench/reports/identity.py)."""
     if reading.composite:
-        yield from _composites(row, reading, cells, concept, method, measured, expected, protocol)
+        yield from _composites(row, reading, cells, measured, expected, protocol)
         return
     if reading.cost:
-        for value in cells.drop_duplicates("key")[reading.cost].dropna():
-            yield scaled(value, row.unit, reading), None, None, ["other machine"]
+        for job in cells.drop_duplicates("key").dropna(subset=[reading.cost]).itertuples(index=False):
+            yield scaled(getattr(job, reading.cost), row.unit, reading), None, None, ["other machine"], [job.key]
         return
     metric, _, column = reading.column.partition(".")
-    asked = cells[(cells["probe"] == reading.probe) & (cells["attack"] == reading.attack)]
-    for cell in asked[(asked["metric"] == metric) & (asked["column"] == column)].itertuples(index=False):
+    asked = cells[(cells["probe"] == reading.probe) & (cells["attack_name"] == reading.attack)]
+    for cell in asked[(asked["metric_name"] == metric) & (asked["column"] == column)].itertuples(index=False):
         value = getattr(cell, reading.value)
         if value is None or value != value:
             continue
@@ -138,10 +194,10 @@ def _candidates(row, reading: Reading, cells, concept, method, measured: Measure
         bounds = (cell.ci_low, cell.ci_high) if reading.value == "value" and cell.ci_low == cell.ci_low else (None, None)
         factor = cell.n if reading.total else 1
         shown = [None if x is None else scaled(x * factor, row.unit, reading) for x in (value, *bounds)]
-        yield (shown[0], *(shown[:0:-1] if reading.complement else shown[1:]), why_not)
+        yield (shown[0], *(shown[:0:-1] if reading.complement else shown[1:]), why_not, [cell.key])
 
 
-def _composites(row, reading: Reading, cells, concept, method, measured: Measured, expected, protocol) -> Iterable[Candidate]:
+def _composites(row, reading: Reading, cells, measured: Measured, expected, protocol) -> Iterable[Candidate]:
     from bench.papers.composites import CATALOGUE
     from bench.reports.views import Missing, Views
     from bench.statistics.resampling import interval
@@ -151,10 +207,10 @@ def _composites(row, reading: Reading, cells, concept, method, measured: Measure
         return
     rule = reading.composite.removeprefix("nudity_")  # judges of nudity are told apart by their rule too
     read = [(probe, name.split(".")[0], rule) for part in composite.parts.values() for probe in part.probes for name in part.columns]
-    everyone = measured.frame[(measured.frame["concept"] == concept)]
-    for (sampler, followed), own in cells.groupby(["sampler", "protocol"]):
-        rows = everyone[(everyone["sampler"] == sampler) & (everyone["protocol"] == followed) & everyone["model"].isin(own["model"])]
-        views = Views(rows, measured.pictures)
+    place, everyone = ["model", "sampler", "protocol", "concept"], measured.frame
+    for (*where, method), own in cells.groupby([*place, "method"]):
+        concept, sampler = where[place.index("concept")], where[place.index("sampler")]
+        views = Views(everyone[(everyone[place] == where).all(axis=1)], measured.pictures)
         try:
             value = views.point(composite, method, [concept])
             low, high = interval(views.draws(composite, method, [concept]), views.units(composite, [concept]))
@@ -163,7 +219,7 @@ def _composites(row, reading: Reading, cells, concept, method, measured: Measure
         if value == value:
             why_not = _disagreements(row, measured, own["key"].unique().tolist(), read, sampler, expected, protocol)
             pictures = own.loc[own["probe"].isin({probe for probe, *_ in read}), "n"].max() if reading.total else 1
-            yield (*(scaled(float(x) * pictures, row.unit, reading) for x in (value, low, high)), why_not)
+            yield (*(scaled(float(x) * pictures, row.unit, reading) for x in (value, low, high)), why_not, own["key"].unique().tolist())
 
 
 def scaled(value: float, unit: str, reading: Reading) -> float:
@@ -249,13 +305,15 @@ def _number(one: Beside) -> Cell:
 
 
 def as_csv(rows: list[Beside]) -> str:
-    """Every published value of the tables, tidy, with ours beside it. agrees: yes, no, or empty where there is none of ours."""
+    """Every published value of the tables, tidy, with ours beside it. agrees (in how it was measured): yes, no, or empty where there
+    is none of ours, or only one with other settings."""
     extra = ["our_method", "ours", "ours_low", "ours_high", "agrees", "reason"]
     out = io.StringIO()
     writer = csv.DictWriter(out, [*published.COLUMNS, *extra], lineterminator="\n")
     writer.writeheader()
     for one in rows:
-        agrees = "" if one.ours is None else ("no" if one.why_not else "yes")
+        silent = one.ours is None or any(why.startswith(OTHER_SETTINGS) for why in one.why_not)
+        agrees = "" if silent else ("no" if one.why_not else "yes")
         own = [one.method, one.ours, one.low, one.high, agrees, "; ".join(one.why_not) or one.lacks]
         writer.writerow(asdict(one.row) | dict(zip(extra, own, strict=True)))
     return out.getvalue()

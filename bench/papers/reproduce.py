@@ -16,7 +16,14 @@ SHOWN = 8  # sentences about what is missing, in the plan of one table
 
 def main(argv: list[str]) -> int:
     """Exit code 0 for a list, a plan and a comparison; of --run, the worst of its commands."""
-    arguments = _parser().parse_args(argv)
+    arguments, more = _parser().parse_known_args(argv)
+    if any("=" in word and not word.startswith("-") for word in more):
+        raise ValueError(
+            f"{' '.join(more)} would be other settings than the published table's: its numbers were no reproduction. Leave it out, or "
+            f"run jobs of your own: vestige run {' '.join(more)} ... Only --model may differ, and is said beside every number."
+        )
+    if more:
+        _parser().error(f"unrecognized arguments: {' '.join(more)}")
     if not arguments.paper:
         print(listing(arguments.config_dir))
         return 0
@@ -37,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", help="a model of conf/model in place of the paper's, for example emoji")
     parser.add_argument("--format", choices=(*FORMATS, "csv"), default="md", help="csv: one row per published value")
     parser.add_argument("--records", type=Path, default=ROOT / "results" / "records")
-    parser.add_argument("--store", type=Path, default=ROOT / "results" / "store")
+    parser.add_argument("--store", type=Path, action="append", help="where scores lie; may be given several times, the first wins")
     parser.add_argument("--config-dir", type=Path, help="also use the protocols, methods and concepts of this folder")
     parser.add_argument("--check", action="store_true", help="also ask judges and extractors for their weights (loads torch, no model)")
     parser.add_argument("--run", action="store_true", help="run the plan's commands")
@@ -100,9 +107,10 @@ def _table_line(paper: PaperMap, title: str, table: PaperTable | Absent, rows: l
 
 
 def _text(paper: PaperMap, plans: list[TablePlan], arguments: argparse.Namespace) -> str:
+    from bench.inspect_results import places_of_scores
     from bench.papers import beside
 
-    measured = beside.Measured(arguments.records, arguments.store)
+    measured = beside.Measured(arguments.records, *places_of_scores(arguments.records, arguments.store))
     rows = {plan.table.name: beside.compare(paper, plan, measured, arguments.model, arguments.config_dir) for plan in plans}
     if arguments.format == "csv":
         return beside.as_csv([row for part in rows.values() for row in part])

@@ -1,6 +1,8 @@
 """What finished records say: tables, pages and figures, each a pure function of records and stored scores. No model runs here.
 
 pictures            stored scores per picture: concept -> prompt -> seed -> picture
+identity            what one row is: labels that say in which settings two of a name differ
+packed              records with their scores in one folder, for tables without the store
 results             records -> one frame, a row per measured cell, compared with the original model picture by picture
 guards              a model that draws nothing has not erased well: marked, never first
 checks              believability flags found in records (bench/flags.py has those that stages raise, and what each means)

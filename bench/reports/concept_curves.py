@@ -35,10 +35,12 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
             "no finished record has presence on target, siblings and others. Run a sweep over concept sets first: "
             "vestige run experiment=mass_erasure"
         )
-    ambiguous = seen.groupby(["method", "concepts", "probe"])["key"].nunique()
-    if ambiguous.max() > 1:
-        method, n, probe = ambiguous.idxmax()
-        raise ValueError(f"{method} has several records of {n} concepts ({probe}): keep those of one experiment in a folder (--records).")
+    ambiguous = seen.groupby(["method", "concepts", "probe"])["key"].agg(["nunique", "size"])
+    for several, what in (("nunique", "records"), ("size", "judges in the record")):
+        if ambiguous[several].max() > 1:
+            method, n, probe = ambiguous[several].idxmax()
+            told = f"{method} has several {what} of {n} concepts ({probe})"
+            raise ValueError(f"{told}: keep those of one experiment in a folder (--records).")
     columns = ["method", "concepts", "probe", "value", "ci_low", "ci_high", "n"]
     return seen[columns].sort_values(columns[:3], kind="stable").reset_index(drop=True)
 

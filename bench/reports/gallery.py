@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from bench.reports import results
+from bench.reports import identity, results
 from bench.reports.leaderboard import PROBES
 from bench.reports.page import framed
 
@@ -54,26 +54,30 @@ def write(records: Path, store: Path, out: Path) -> Path:
 
 
 def _image_sets(records: Path) -> pd.DataFrame:
-    """One row per (job, probe, attack) that has pictures: record key, model, concepts, kind, method, probe, attack, images."""
-    rows = []
-    for file in sorted(records.glob("*.json")):
-        record = json.loads(file.read_text())
-        head = {
-            "key": record["key"],
-            "model": record["model"],
-            "concepts": "+".join(record["concepts"]),
-            "kind": record["kind"],
-            "method": record["method"],
-        }
-        under = f"{record['protocol']}: " if record.get("protocol") else ""
+    """One row per (job, probe, attack) that has pictures: record key, model, concepts, kind, method, probe, attack, images.
+
+    Names are the labels of the tables; of a method erased with several seeds the seed is named, of a model drawn with several
+    samplers the sampler.
+    """
+    found = [json.loads(file.read_text()) for file in sorted(records.glob("*.json"))]
+    rows, labels = [], identity.labels(found)
+    samplers = [identity.Thing(told.model, identity.flat(r.get("sampler") or {})) for r, told in zip(found, labels, strict=True)]
+    for record, told, sampler in zip(found, labels, identity.notes(samplers), strict=True):
+        head = {"key": record["key"], "model": told.model + sampler, "concepts": told.concept, "kind": record["kind"]}
+        head |= {"method": told.method}
+        under = f"{told.protocol}: " if told.protocol else ""
         rows += [
-            {**head, "probe": under + cell["probe"], "attack": cell["attack"], "images": cell["images"]}
+            {**head, "seed": record.get("seed"), "probe": under + cell["probe"], "attack": told.attack(cell["attack"])}
+            | {"images": cell["images"]}
             for cell in record["cells"]
             if cell["images"]
         ]
     if not rows:
         raise ValueError(f"no record in {records} has pictures yet. Run with until=score first.")
-    return pd.DataFrame(rows).drop_duplicates()
+    shown = pd.DataFrame(rows)
+    several = shown.groupby(["model", "concepts", "method"])["seed"].transform("nunique") > 1
+    shown["method"] = shown["method"].mask(several, shown["method"] + " (seed " + shown["seed"].astype(str) + ")")
+    return shown.drop(columns="seed").drop_duplicates()
 
 
 def _section(key: dict[str, str], group: pd.DataFrame, store: Path, links: dict[str, str]) -> str:

@@ -243,7 +243,7 @@ class _Parts:
             facts = {**attack, "judge": spec.get("attack_judge"), "inputs": self.inputs.get("attacks", {}).get(name, {})}
             left_out = {"source"} if control else {rung.partition("=")[0]} if ladder else set()
             params = {k: v for k, v in (attack.get("params") or {}).items() if k not in left_out}
-            yield name, self._thing(base, facts | {"params": params}, name)
+            yield name, self._thing(base, facts | {"params": params}, base)
 
     def _metrics(self, asked: dict[str, list], code: dict[tuple, set[str]]) -> Iterable[tuple[tuple[str, str], Thing]]:
         for probe, (*_, metrics) in asked.items():
@@ -251,7 +251,8 @@ class _Parts:
                 judge = (metric.get("params") or {}).get("judge")
                 params = {k: v for k, v in (metric.get("params") or {}).items() if k != "judge"}
                 facts = {**metric, "params": params, "inputs": self.inputs.get("probes", {}).get(probe, {}).get(name, {})}
-                yield (probe, name), self._thing((probe, name, judge), facts | {"code": code.get((probe, name), {})}, name)
+                facts |= {"code": code.get((probe, name), {})}
+                yield (probe, name), Thing((probe, name, judge), flat(facts), self.slugs, self.occasion)  # protocols set some by kind
 
     def _thing(self, name: Any, facts: dict, where: str) -> Thing:
         follows = None if self.written is None else frozenset(self.written.get(where, ()))

@@ -43,12 +43,14 @@ def corrected_presence(frame: pd.DataFrame) -> pd.DataFrame:
     column `seen` of the metric answers). Concepts without both cells are left out.
     """
     plain = frame[frame["attack"] == "none"]
-    target = present(plain[plain["probe"] == "target"])
+    target = present(plain[plain["role"] == "target"])
     seen = plain[(plain["column"] == "seen") & plain["probe"].isin(FOREIGN) & (plain["method"] == "original")]
     rows = []
-    for (model, sampler, concept, judge), cells in target.groupby(["model", "sampler", "concept", "judge"], sort=True):
+    names = ["model", "sampler", "protocol", "concept", "judge"]
+    for place, cells in target.groupby(names, sort=True):
+        model, sampler, _, concept, judge = place
         base = cells[cells["method"] == "original"]["value"]
-        here = (seen["model"] == model) & (seen["sampler"] == sampler) & (seen["concept"] == concept) & (seen["judge"] == judge)
+        here = (seen[names] == place).all(axis=1)
         if base.empty or not here.any():
             continue
         sensitivity, specificity = float(base.mean()), 1 - float(seen[here]["value"].mean())

@@ -38,6 +38,11 @@ class Asked:
         return int(self.place.max()) + 1
 
     @cached_property
+    def roles(self) -> tuple[str, ...]:
+        """The distinct ones, sorted; () where they are not known."""
+        return tuple(sorted(set(self.role) - {""}))
+
+    @cached_property
     def _members(self) -> np.ndarray:
         """(groups, n): 1 where the picture belongs to the group."""
         return (np.arange(self.groups)[:, None] == self.place).astype(float)
@@ -102,7 +107,7 @@ class Pictures:
     def roles(self, images) -> tuple[str, ...]:
         """The distinct roles of the prompts behind a set of pictures, sorted; () where they are not known."""
         index = self._index(images) if isinstance(images, str) else None
-        return () if index is None else tuple(sorted(set(index[0].role) - {""}))
+        return () if index is None else index[0].roles
 
     def text(self, reference: str, name: str) -> str | None:
         """One file of a stage, from the first place that has it."""
@@ -124,7 +129,7 @@ class Pictures:
         if text is None:
             return None
         head, *rows = csv.reader(io.StringIO(text, newline=""))
-        if not text.endswith("\n") or any(len(row) != len(head) for row in rows):
+        if not text.endswith("\n") or set(map(len, rows)) - {len(head)}:
             raise ValueError(f"{reference}/{name} is damaged: a line of it was cut. Move that folder away and run the job again.")
         return head, rows
 
@@ -151,12 +156,13 @@ class Pictures:
             head, rows = table
             columns = dict(zip(head, zip(*rows, strict=True), strict=True))
             key = tuple(columns.get(name) or ("",) * len(rows) for name in WHICH)
-            if key not in self._asked:
+            asked = self._asked.get(key)
+            if asked is None:
                 row_id, rep, group, *rest = key
                 place = np.unique(group, return_inverse=True)[1]
-                self._asked[key] = Asked(row_id, tuple(map(int, rep)), group, place, *rest)
+                asked = self._asked[key] = Asked(row_id, tuple(map(int, rep)), group, place, *rest)
             blocked = np.array([status == "blocked" for status in columns.get("status", [""] * len(rows))])
-            self._indices[images] = self._asked[key], columns["file"], blocked
+            self._indices[images] = asked, columns["file"], blocked
         return self._indices[images]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bench.reports.pictures import Pictures
+from bench.reports.results import IDENTITY
 from bench.statistics.power import half_width, power_of, prompts_for_rate, prompts_needed, sd_and_icc, smallest_difference
 
 REPEATS = (1, 2, 5)
@@ -50,7 +51,8 @@ def measured(a: argparse.Namespace, frame: pd.DataFrame, pictures: Pictures) -> 
     metric, _, column = a.column.partition(".")
     cells = frame[(frame["probe"] == a.probe) & (frame["attack"] == a.attack) & (frame["metric"] == metric) & (frame["column"] == column)]
     differences, groups = [], []
-    for concept, part in cells.groupby("concept"):
+    # Two methods meet only where everything but the method is the same.
+    for place, part in cells.groupby([name for name in (*IDENTITY, "judge") if name != "method"], dropna=False):
         pair = [part[part["method"] == name].head(1) for name in (a.a, a.b)]
         if any(p.empty for p in pair):
             continue
@@ -58,7 +60,7 @@ def measured(a: argparse.Namespace, frame: pd.DataFrame, pictures: Pictures) -> 
         if None not in read and read[0][0] is read[1][0]:
             difference = read[0][1] - read[1][1]
             differences.append(difference)
-            groups += [f"{concept}/{g}" for g in read[0][0].group]
+            groups += [f"{place}/{g}" for g in read[0][0].group]
     if not differences:
         known = ", ".join(sorted(frame["method"].unique()))
         raise ValueError(f"no concept has {a.a} and {a.b} on probe {a.probe} with {a.column} under {a.attack}. Methods: {known}.")

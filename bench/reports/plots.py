@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def write(frame: pd.DataFrame, pictures: Pictures, folder: Path, format: str = "
         for name, draw in drawings.items():
             figure = pyplot.figure(figsize=(7, 5), layout="constrained")
             if draw(figure):
-                files.append(folder / f"{name}-{model}{f'-{number}' if number else ''}.{format}")
+                safe = re.sub(r"[^\w.@:=+-]+", "_", f"{name}-{model}")  # a label may hold blanks, brackets and slashes
+                files.append(folder / f"{safe}{f'-{number}' if number else ''}.{format}")
                 figure.savefig(files[-1], dpi=150, metadata={"Date": None} if format == "svg" else None)
             pyplot.close(figure)
     if not files:

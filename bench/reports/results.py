@@ -23,7 +23,7 @@ CELL = [
     *("probe", "attack", "access", "metric", "column", "judge", "value", "ci_low", "ci_high", "n", "groups"),
     *("higher_is_better", "images", "score", "reason"),
 ]
-LABELLED = ("model", "method", "attack", "metric")  # columns of labels whose names as typed stand in <column>_name
+LABELLED = ("model", "method", "concept", "protocol", "attack", "metric")  # columns of labels; as typed, they stand in <column>_name
 IDENTITY = ["model", "sampler", "protocol", "concept", "method"]  # jobs that agree in these are replicates, told apart by `seed`
 COST = ["erase_seconds", "erase_peak_bytes", "parameters_changed", "artefact_bytes", "seconds_per_image"]
 SPENT = {
@@ -73,8 +73,8 @@ def _cells(records: list[dict], pictures: Pictures | None) -> pd.DataFrame:
         sampler = json.dumps(record.get("sampler"), sort_keys=True)
         vocabulary = record.get("specification", {}).get("model", {}).get("vocabulary")
         judge, code = record.get("specification", {}).get("attack_judge"), (record.get("provenance") or {}).get("commit")
-        head = (*map(record.get, JOB), told.concept, sampler, vocabulary, judge, code, record.get("reason"))
-        head += (told.protocol, *map(cost.get, COST))
+        head = (*map(record.get, JOB), "+".join(record["concepts"]), sampler, vocabulary, judge, code, record.get("reason"))
+        head += (record.get("protocol") or "", *map(cost.get, COST))
         for cell in record["cells"] or [{}]:
             # What an attack cost, for the whole prompt set: denoiser evaluations times batch, pictures, seconds.
             spent = map((cell.get("budget") or {}).get, SPENT.values())
@@ -85,7 +85,7 @@ def _cells(records: list[dict], pictures: Pictures | None) -> pd.DataFrame:
             rows.append((*head, *map(cell.get, CELL), *spent, doubts, *family, cell.get("found_at")))
             names = told.attack(cell.get("attack")), told.metric(probe, metric, judge), told.judge(probe, metric, judge)
             roles = cell.get("roles") or (pictures.roles(cell.get("images")) if pictures else ())
-            labels.append((told.model, told.method, *names, role_of(probe, roles)))
+            labels.append((told.model, told.method, told.concept, told.protocol, *names, role_of(probe, roles)))
     columns = [*JOB, "concept", "sampler", "vocabulary", "attack_judge", "code", "job_reason", "protocol", *COST, *CELL, *SPENT]
     columns += ["cell_flags", "control_of", "ladder_of", "ladder_at", "found_at"]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
@@ -177,8 +177,8 @@ def without_original(frame: pd.DataFrame) -> list[str]:
     lost = done[~done["concept"].isin(done.loc[done["method"] == "original", "concept"])].drop_duplicates("concept")
     if lost.empty:
         return []
-    sets = [f"[{c.replace('+', ',')}]" if "+" in c else c for c in (c.partition(" (")[0] for c in lost["concept"])]
-    protocol = (lost["protocol"].iloc[0] or "").partition("(")[0].strip()
+    sets = [f"[{name.replace('+', ',')}]" if "+" in name else name for name in lost["concept_name"]]
+    protocol = lost["protocol_name"].iloc[0]
     words = [f"model={lost['model_name'].iloc[0]}", *([f"protocol={protocol}"] if protocol else []), "method=original"]
     sweep = "-m " if len(sets) > 1 else ""
     return [
@@ -253,11 +253,12 @@ def _leader(means: np.ndarray, methods: list[str], bootstrap: Bootstrap) -> int 
 
 def _with_attack_rates(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     shown = present(frame)
-    plain = {(c.key, c.probe): pictures.values(c.score, c.images, c.column) for c in shown[shown["attack"] == "none"].itertuples()}
+    unattacked = shown[shown["attack"] == "none"].itertuples()
+    plain = {(c.key, c.probe, c.judge): pictures.values(c.score, c.images, c.column) for c in unattacked}
     rates = np.full((len(frame), len(RATES)), np.nan)
     attacked = shown[~shown["attack"].isin(["none", WORST])]
     for row, cell in zip(np.flatnonzero(frame.index.isin(attacked.index)), attacked.itertuples(), strict=True):
-        before, after = plain.get((cell.key, cell.probe)), pictures.values(cell.score, cell.images, cell.column)
+        before, after = plain.get((cell.key, cell.probe, cell.judge)), pictures.values(cell.score, cell.images, cell.column)
         if before is None or after is None or before[0] is not after[0]:
             continue
         failed = after[1][(before[1] == 0) & ~np.isnan(after[1])]

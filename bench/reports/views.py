@@ -55,7 +55,7 @@ class Views:
         self.concepts = sorted(self.frame["concept"].unique())
         self.kinds = self.frame.groupby("concept")["kind"].first().to_dict()
         self.methods = order(self.frame["method"].tolist())
-        self.protocol = next(iter(self.frame["protocol"]), "") if "protocol" in self.frame else ""
+        self.protocol = next(iter(self.frame["protocol_name"]), "") if "protocol_name" in self.frame else ""
         self.cells: dict[tuple, dict[tuple, list]] = {}
         for c in frame[["method", "concept", "probe", "attack", "metric", "column", "score", "images", "value"]].itertuples(index=False):
             here = self.cells.setdefault((c.method, c.concept), {}).setdefault((c.probe, c.attack), {})
