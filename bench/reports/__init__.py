@@ -1,6 +1,7 @@
 """What finished records say: tables, pages and figures, each a pure function of records and stored scores. No model runs here.
 
 pictures            stored scores per picture: concept -> prompt -> seed -> picture
+worst_case          one erased model under all its attacks; what methods are compared on
 results             records -> one frame, a row per measured cell, compared with the original model picture by picture
 guards              a model that draws nothing has not erased well: marked, never first
 checks              believability flags found in records (bench/flags.py has those that stages raise, and what each means)
@@ -8,6 +9,7 @@ composites          what a composite score is: a formula of parts
 views               composites evaluated on stored scores, with intervals and draws
 standing            who leads on one composite, and how sure that is
 judges_compared     agreement of judges, rates without the judges' own errors
+attack_grid         attacked cells by place, with zero points and luck of equal budget
 budget_curves       success against an attack's budget, relearning gaps
 robustness          attack x method, raw and calibrated, worst case by access
 
