@@ -1,7 +1,8 @@
 """The baseline of every attack that asks a judge: draw again from another seed until the judge says yes.
 
 Whoever may try often succeeds by luck alone (attacks on stopped searches report a maximum over many pictures). The control of
-UnlearnDiffAtk and P4D; here with any number of tries, so that it can be given another attack's budget.
+UnlearnDiffAtk and P4D; here with any number of tries, so that it can be given at least another attack's budget: a table cuts the run
+to the tries that the compared attack could have paid for, and gives no difference where there were fewer.
 """
 
 from contextlib import AbstractContextManager

@@ -260,17 +260,36 @@ def with_held_out(concept: Concept) -> Concept:
 def with_controls(attacks: dict[str, Attack], sources: list[str]) -> dict[str, Attack]:
     """Beside each attack that is given pictures the same attack given other ones, named <attack>:<source>.
 
-    Attacks without a field `source` need no such control, and one that cannot use a source is left out.
+    Attacks without a field `source` need no such control, and one that cannot use a source is left out. Raises ValueError for a
+    source that no chosen attack can use: it would calibrate nothing.
     """
     for source in sources:
         _one_of("controls", source, CONTROLS)
-    made = {}
+    made, refusals = {}, {source: {} for source in sources}
     for name, attack in attacks.items():
         made[name] = attack
         for source in sources if getattr(attack, "source", None) == "target" else []:
-            with contextlib.suppress(ValueError):
+            try:
                 made[f"{name}:{source}"] = replace(attack, source=source)
+            except ValueError as why_not:
+                refusals[source][name] = str(why_not)
+    for source, why_not in refusals.items():
+        if not any(name.endswith(f":{source}") for name in made):
+            raise ValueError(
+                f"controls=[{source}] calibrates none of the chosen attacks ({', '.join(attacks)}): "
+                + (" ".join(why_not.values()) or "none of them is given pictures, so there is nothing to replace.")
+                + f" Leave {source} out of controls=, or choose an attack that has a setting `source`, for example memora."
+            )
     return made
+
+
+def null_of(attack: Attack) -> dict[str, Metric]:
+    """What scores the control that is given a made-up thing, beside the probe's metrics: does that thing come back?"""
+    if getattr(attack, "source", None) != "never_knew":
+        return {}
+    from metrics.made_up import MadeUp
+
+    return {"made_up": MadeUp()}
 
 
 def with_ladder(attacks: dict[str, Attack], ladder: dict[str, dict[str, list]]) -> dict[str, Attack]:

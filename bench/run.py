@@ -6,7 +6,7 @@ import traceback
 from functools import partial
 
 from bench import record, screen
-from bench.config import UNTIL, Job, Probe
+from bench.config import UNTIL, Job, Probe, null_of
 from bench.plugin import Attack
 from bench.prompts import NothingToAsk
 from bench.stages import Stages
@@ -68,7 +68,7 @@ def fill(made: dict, stages: Stages) -> None:
             again = partial(stages.generate, erased, attack, adversary, asked, whole=True)
             if reached < 3:
                 continue
-            for metric_name, metric in probe.metrics.items():
+            for metric_name, metric in (probe.metrics | null_of(attack)).items():
                 scored = stages.score(metric, metric_name, images, asked, again, partial(stages.in_force, erased, attack, adversary))
                 with stages.store.reading(images), stages.store.reading(scored):
                     cells = record.cells(probe, attack_name, attack, metric_name, metric, images, scored)

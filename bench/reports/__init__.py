@@ -3,6 +3,7 @@
 pictures            stored scores per picture: concept -> prompt -> seed -> picture
 identity            what one row is: labels that say in which settings two of a name differ
 packed              records with their scores in one folder, for tables without the store
+worst_case          one erased model under all its attacks; what methods are compared on
 results             records -> one frame, a row per measured cell, compared with the original model picture by picture
 guards              a model that draws nothing has not erased well: marked, never first
 checks              believability flags found in records (bench/flags.py has those that stages raise, and what each means)
@@ -10,6 +11,7 @@ composites          what a composite score is: a formula of parts
 views               composites evaluated on stored scores, with intervals and draws
 standing            who leads on one composite, and how sure that is
 judges_compared     agreement of judges, rates without the judges' own errors
+attack_grid         attacked cells by place, with zero points and luck of equal budget
 budget_curves       success against an attack's budget, relearning gaps
 robustness          attack x method, raw and calibrated, worst case by access
 

@@ -10,6 +10,7 @@ from attacks.random_seeds import RandomSeeds
 from bench.contract import build, quick
 from bench.generate import draw
 from bench.plugin import Victim
+from bench.prompts import build as build_prompts
 from methods.original import Original
 
 HOLDING = [  # attacks with an entry per row or image
@@ -71,3 +72,16 @@ def test_each_row_keeps_the_seed_that_succeeded_for_it(tiny, concept, shared, sa
     with attack.attach(tiny, found):
         images = draw(tiny, asked, sampler, tmp_path / "images", 2).pixels()
     assert torch.equal(images[0], calls[0][0]) and torch.equal(images[1], calls[1][1])
+
+
+@pytest.mark.parametrize("family, kind", [("mace_celebrity_target", "celebrity"), ("speed_instance_target", "object")])
+def test_protocols_that_share_seeds_are_drawn_row_by_row(family, kind, tiny, concept, sampler, context, tmp_path):
+    asked = build_prompts("target", family, 2, 2, [concept(kind=kind), concept("cat", kind=kind)], "photo")
+    images = [(row, rep) for row in asked.table["row_id"] for rep in range(2)]
+    assert len({asked.seed(*image) for image in images}) < len(images), "the protocol asks its prompts from the same seeds"
+    assert ByPicture(asked, torch.arange(len(images)))(images).tolist() == list(range(len(images)))
+    victim = Victim(tiny, [concept()], Original(), sampler, lambda pixels, expect: torch.zeros(len(pixels), dtype=torch.bool))
+    for attack in (quick(build("attack", name)) for name in ("concept_arithmetics", "random_seeds", "edit_attacks_inversion")):
+        found = attack.attack(victim, asked, context())
+        with attack.attach(tiny, found):
+            assert len(draw(tiny, found.prompts, sampler, tmp_path / type(attack).__name__, 4)) == len(images)
