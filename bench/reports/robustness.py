@@ -41,7 +41,7 @@ def measured(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
         row = {name: getattr(cell, name) for name in TAKEN}
         tried = budget_curves.first_and_last(cell.found_at) if isinstance(cell.found_at, list) else (np.nan, np.nan)
         row |= {"asr_first": tried[0], "asr_k": tried[1]}
-        row |= _over_luck(grid, cell, bootstrap) | _calibrated(grid, cell, bootstrap)
+        row |= _over_luck(grid, cell) | _calibrated(grid, cell, bootstrap)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -174,12 +174,12 @@ def _worst(asked: Asked, by_attack: list[np.ndarray], names: tuple[str, str, str
     return dict(zip(names, (asked.means(worst).mean(), low, high), strict=True))
 
 
-def _over_luck(grid: _Grid, cell, bootstrap: Bootstrap) -> dict[str, float]:
+def _over_luck(grid: _Grid, cell) -> dict[str, float]:
     ours, theirs = grid.means(cell), None if cell.attack.startswith(LUCK) else grid.means(grid.luck(cell))
     if ours is None or theirs is None or theirs[0] is not ours[0]:
         return dict.fromkeys(("over_luck", "luck_low", "luck_high"), np.nan)
     gap = (ours[1] - theirs[1])[:, None]
-    low, high = paired_intervals(gap, bootstrap)
+    low, high = paired_intervals(gap, repeats=len(ours[0].place) / ours[0].groups)
     return {"over_luck": gap.mean(), "luck_low": low[0], "luck_high": high[0]}
 
 
