@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bench import generate
+from bench import generate, score_intervals
 from bench.config import Job, Probe, specification
 from bench.plugin import Attack, Metric
 from bench.provenance import provenance
-from bench.score_intervals import interval_of
 from bench.store import Stage, write_atomically
 from bench.types import Adversary, Scores, canonical_hash, plain
 
@@ -92,10 +91,10 @@ def cells(probe: Probe, attack_name: str, attack: Attack, metric_name: str, metr
     base |= {"judge": getattr(metric, "judge", None), "n": len(index), "groups": int(index["group"].nunique())}
     base["roles"] = sorted(index["role"].unique())
     made = []
-    for column, value in scores.totals.items():
-        low, high = interval_of(column, metric, scores, index)
+    for column in scores.totals:
+        value, low, high = score_intervals.measured(column, metric, scores, index)
         better = metric.columns.get(column, metric.columns.get(column.split("_")[0], True))
-        head = base | ({"value": value} if value == value else {"value": None, "reason": "no picture could be judged"})
+        head = base | {"value": value} | ({"reason": "no picture could be judged"} if value is None else {})
         made.append(head | {"column": column, "ci_low": low, "ci_high": high, "higher_is_better": better})
     return made
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.reports import leaderboard
-from bench.statistics import cluster_interval, paired_difference, wilson
-from bench.statistics.intervals import balanced_interval, paired_intervals
+from bench.statistics import cluster_interval, paired_difference
+from bench.statistics.intervals import balanced_interval, measure_interval, paired_intervals, rate_interval, seeds_interval
 from bench.statistics.jackknife import UP_TO_ONE, blocks, jackknife_interval
 from bench.statistics.permutation import holm, sign_flip
 from bench.statistics.power import components, power_of, prompts_for_rate, prompts_needed, sd_and_icc, smallest_difference
@@ -23,8 +22,8 @@ def clustered(rng, prompts, pictures, icc):
 def test_the_interval_covers_the_truth_95_times_in_100(prompts):
     rng, hits, trials = np.random.default_rng(0), 0, 800
     groups = np.repeat(np.arange(prompts), 4)
-    for trial in range(trials):
-        low, high = cluster_interval(clustered(rng, prompts, 4, 0.6).ravel(), groups, 600, seed=trial)
+    for _ in range(trials):
+        low, high = cluster_interval(clustered(rng, prompts, 4, 0.6).ravel(), groups)
         hits += low <= 0 <= high
     assert 0.93 <= hits / trials <= 0.97
 
@@ -42,66 +41,71 @@ def answers(rng, prompts, pictures, rates, trials=1, shared=0.8):
     return np.stack([shared * common + np.sqrt(1 - shared**2) * hardness() < stats.norm.ppf(rate) for rate in rates]).astype(float)
 
 
-def coverage_of_rate(rate, prompts, pictures, trials=1000):
-    """Exact for one picture per prompt: a sum over the possible counts."""
-    groups = np.repeat(np.arange(prompts), pictures)
-    if pictures == 1:
-        bounds = [cluster_interval(np.arange(prompts) < count, groups) for count in range(prompts + 1)]
-        chances = stats.binom.pmf(range(prompts + 1), prompts, rate)
-    else:
-        bounds = [cluster_interval(v.ravel(), groups) for v in answers(np.random.default_rng(9), prompts, pictures, [rate], trials)[0]]
-        chances = np.full(trials, 1 / trials)
-    return sum(chance for chance, (low, high) in zip(chances, bounds, strict=True) if low <= rate <= high)
-
-
-@pytest.mark.parametrize("pictures", [1, 4])
-@pytest.mark.parametrize("rate", [0.05, 0.3, 0.5, 0.95])
-def test_intervals_of_rates_cover_them(rate, pictures):
-    """Few prompts have few possible counts, so the share jumps with the rate (Wilson's, 20 prompts, 0.05: 92.45 % exactly)."""
-    assert 0.93 <= coverage_of_rate(rate, 60, pictures) <= 0.98
-    assert 0.92 <= coverage_of_rate(rate, 20, pictures) <= 0.99
-    assert 0.92 <= coverage_of_rate(rate, 8, pictures) <= 0.998
+@pytest.mark.parametrize("prompts", [8, 20, 40])
+def test_intervals_of_rates_cover_them_with_one_picture_per_prompt(prompts):
+    """Exactly: a sum over the possible counts, for a hundred rates."""
+    counts = np.arange(prompts + 1)
+    low, high = rate_interval((np.arange(prompts)[:, None] < counts).astype(float))
+    rates = np.linspace(0, 1, 101)[:, None]
+    held = (stats.binom.pmf(counts, prompts, rates) * ((low <= rates + 1e-9) & (rates - 1e-9 <= high))).sum(1)
+    assert held.min() > 0.92 and held[[0, -1]].min() == 1 and 0.95 <= held[5:96].mean() <= 0.975
 
 
 def test_resampled_prompts_alone_would_miss_rates_near_one():
-    """Why rates of several pictures per prompt get another interval than measures do."""
-    groups, missed = np.repeat(np.arange(20), 4), 0
-    for trial, values in enumerate(answers(np.random.default_rng(9), 20, 4, [0.95], 400)[0]):
-        low, high = cluster_interval(values.ravel(), groups, 500, trial, rate=False)
-        missed += not low <= 0.95 <= high
-    assert missed / 400 > 0.07
+    """Why rates get another interval than measures do."""
+    means = answers(np.random.default_rng(9), 20, 4, [0.95], 1000)[0].mean(-1).T
+    low, high = interval(Bootstrap(500).prompts("prompts", means), 20)
+    assert np.mean((low <= 0.95) & (high >= 0.95)) < 0.93
+    low, high = rate_interval(means)
+    assert np.mean((low <= 0.95) & (high >= 0.95)) > 0.93
 
 
-def coverage_of_difference(one, two, prompts, pictures=1, trials=4000, parts=20):
-    """Each part of the trials has resamples of its own."""
-    a, b = answers(np.random.default_rng(10), prompts, pictures, [one, two], trials)
-    means = np.array_split((a - b).mean(-1).T, parts, axis=1)
-    found = [paired_intervals(part, Bootstrap(600, k)) for k, part in enumerate(means)]
-    low, high = (np.concatenate(edges) for edges in zip(*found, strict=True))
-    return np.mean((low <= one - two + 1e-9) & (one - two - 1e-9 <= high))
+def test_eight_prompts_bound_a_small_difference_of_rates():
+    """Half of the time no prompt tells the two methods apart: resampled differences were [0, 0] then, and held 46 of 100 truths."""
+    a, b = answers(np.random.default_rng(10), 8, 1, [0.1, 0.05], 2000)[..., 0]
+    low, high = paired_intervals((a - b).T)
+    assert np.mean((low <= 0.05) & (high >= 0.05)) > 0.92
+    same = (a == b).all(1)
+    assert same.mean() > 0.3 and (high[same] == 3 / 8).all() and (low[same] == -3 / 8).all()
 
 
-@pytest.mark.parametrize("one, two", [(0.5, 0.4), (0.95, 0.8), (0.95, 0.05), (0.1, 0.05)])
-def test_intervals_of_paired_differences_of_rates_cover_them(one, two):
-    assert 0.93 <= coverage_of_difference(one, two, 60, 2) <= 0.97
-    assert 0.92 <= coverage_of_difference(one, two, 60) <= 0.97
-    assert 0.92 <= coverage_of_difference(one, two, 20, 4) <= 0.97 or (one, two) == (0.95, 0.05)  # most prompts say 1: 0.90
+def test_differences_of_skewed_measures_are_covered():
+    rng = np.random.default_rng(11)
+    means = rng.gamma(2, 0.5, (8, 4000))
+    low, high = measure_interval(means)
+    assert 0.93 <= np.mean((low <= 1) & (high >= 1)) <= 0.96
+    half = stats.t.ppf(0.975, 7) * means.std(0, ddof=1) / 8**0.5
+    assert np.mean(np.abs(means.mean(0) - 1) <= half) < 0.925, "the plain t interval is too short on the long side"
 
 
-def test_eight_prompts_are_too_few_for_a_small_difference_of_rates():
-    """Half of the time no prompt tells the two methods apart, and the interval is [0, 0]. The table and docs/results.md say so."""
-    assert coverage_of_difference(0.1, 0.05, 8) < 0.6
-    assert coverage_of_difference(0.1, 0.05, 20) < 0.85
-    assert 0.75 < coverage_of_difference(0.5, 0.4, 8) < 0.93
-    assert leaderboard.ENOUGH_PROMPTS == 20
+def test_measures_cannot_pass_for_answers():
+    with pytest.raises(ValueError, match="need rate=False"):
+        paired_intervals(np.array([[12.0], [3.0]]))
+    low, high = paired_intervals(np.array([[0.01], [0.02], [0.03]]), rate=False)
+    assert 0.01 <= low[0] < 0.02 < high[0] <= 0.03
+    assert np.isnan(paired_intervals(np.array([[0.5]]), rate=False)).all(), "one prompt has no spread to learn from"
 
 
-def test_intervals_of_paired_differences_of_measures_cover_them():
-    for prompts in (8, 20, 60):
-        rng = np.random.default_rng(11)
-        found = [paired_intervals(0.3 * rng.normal(size=(prompts, 200)), Bootstrap(600, k)) for k in range(20)]
-        low, high = (np.concatenate(edges) for edges in zip(*found, strict=True))
-        assert 0.93 <= np.mean((low <= 0) & (high >= 0)) <= 0.97, prompts
+def seeded(rng, seeds, prompts, sd, trials, rate=0.5):
+    """(trials, seeds, prompts) shares of yes, two pictures a prompt; seeds shift all prompts alike."""
+    return rng.binomial(2, np.clip(rate + sd * rng.normal(size=(trials, seeds, 1)), 0, 1), (trials, seeds, prompts)) / 2
+
+
+def test_the_mean_over_erasure_seeds_is_covered_and_one_seed_claims_no_more_than_itself():
+    rng, truth = np.random.default_rng(12), 0.5
+    found = [seeds_interval(m) for m in seeded(rng, 3, 20, 0.1, 1000)]
+    assert np.mean([low <= truth <= high for _, low, high in found]) >= 0.93
+    pooled = [rate_interval(m.mean(0)) for m in seeded(rng, 3, 40, 0.1, 1000)]
+    assert np.mean([low <= truth <= high for low, high in pooled]) < 0.85, "prompts alone do not know what another seed would give"
+    one = seeded(rng, 1, 20, 0.1, 1)[0]
+    assert seeds_interval(one)[1:] == tuple(map(float, rate_interval(one[0])))
+    shift = [seeds_interval(m - 0.4, difference=True) for m in seeded(rng, 3, 20, 0.1, 500)]
+    assert np.mean([low <= 0.1 <= high for _, low, high in shift]) >= 0.93
+
+
+def test_seeds_that_agree_add_nothing():
+    means = np.random.default_rng(13).integers(0, 2, (1, 12)).repeat(3, axis=0).astype(float)
+    assert seeds_interval(means)[1:] == tuple(map(float, rate_interval(means[0])))
 
 
 def coverage_over_concepts(concepts, nested, between, trials=400):
@@ -126,7 +130,7 @@ def test_many_concepts_are_a_sample_and_few_are_given():
 def test_intervals_of_rates_over_concepts_prompts_and_seeds_cover_them(rate):
     """The draws of net and of the composites: three concepts of 20 prompts as given, then ten as a sample.
 
-    They have no Wilson: of rates near 0 or 1 three concepts hold 90 % instead of 95, as docs/results.md says.
+    They know no unseen side: of rates near 0 or 1 three concepts hold 90 % instead of 95, as docs/results.md says.
     """
     rng, trials, hits = np.random.default_rng(12), 100, 0
     for part in range(20):
@@ -166,16 +170,22 @@ def test_pairing_narrows_the_interval_of_a_difference():
     assert paired[2] - paired[1] < 0.5 * (mixed[2] - mixed[1])
 
 
+def test_equal_answers_differ_by_nothing_that_three_in_n_prompts_could_not_change():
+    values, groups = np.random.default_rng(2).integers(0, 2, 60).astype(float), np.arange(60) // 2
+    assert paired_difference(values, values, groups) == (0.0, -0.1, 0.1)
+
+
 def test_no_hit_in_n_prompts_bounds_the_rate_by_three_over_n():
     assert cluster_interval(np.zeros(30), np.arange(30)) == (0.0, pytest.approx(0.1))
     assert paired_difference(np.zeros(30), np.ones(30), np.arange(30)) == (-1.0, -1.0, pytest.approx(-0.9))
 
 
-def test_rates_with_one_picture_per_prompt_get_wilsons_interval():
+def test_rates_of_one_picture_per_prompt_get_the_interval_of_agresti_and_coull():
     values = np.array([1.0] * 8 + [0.0] * 2)
-    assert cluster_interval(values, np.arange(10)) == wilson(8, 10) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
-    twice = cluster_interval(values.repeat(2), np.arange(10).repeat(2))
-    assert twice != wilson(16, 20) and twice[1] - twice[0] > wilson(16, 20)[1] - wilson(16, 20)[0]
+    centre, half = 10 / 14, stats.t.ppf(0.975, 40) * np.sqrt(10 / 14 * 4 / 14 / 14)
+    assert cluster_interval(values, np.arange(10)) == pytest.approx((centre - half, centre + half))
+    once, twice = cluster_interval(values, np.arange(10)), cluster_interval(values.repeat(2), np.arange(10).repeat(2))
+    assert once == twice, "two pictures of one prompt that always agree are worth one"
 
 
 def test_a_measure_of_equal_values_has_an_interval_of_no_width():
@@ -183,7 +193,8 @@ def test_a_measure_of_equal_values_has_an_interval_of_no_width():
     for value in (0.0, 1.0, 0.3):
         assert cluster_interval(np.full(30, value), groups, rate=False) == (value, value)
     values = np.array([1.0] * 8 + [0.0] * 2)
-    assert cluster_interval(values, np.arange(10), rate=False) != wilson(8, 10), "a distance that happens to be 0 or 1 is no rate"
+    answered, measured = (cluster_interval(values, np.arange(10), rate=rate) for rate in (True, False))
+    assert answered != measured, "a distance that happens to be 0 or 1 is no rate"
 
 
 def test_a_mean_of_two_rates_has_their_intervals_squared_and_added():
@@ -266,14 +277,17 @@ def test_the_ellipse_holds_its_share_of_the_draws():
 
 @pytest.mark.parametrize("prompts, repeats, effect", [(12, 2, 0.75), (25, 3, 0.45), (60, 1, 0.3)])
 def test_a_planted_effect_is_found_with_the_predicted_power(prompts, repeats, effect):
-    """Within 3 points of 4,000 trials. What both methods share cancels, so its size plays no part."""
+    """Within 4 points of 4,000 trials. What both methods share cancels, so its size plays no part.
+
+    Allowing for skewness costs 3 points of power where there is none and prompts are few.
+    """
     rng, found, trials, parts = np.random.default_rng(7), 0, 200, 20
     predicted = power_of(prompts, effect, sd=1.0, icc=0.5, repeats=repeats)
-    for part in range(parts):
+    for _ in range(parts):
         noise = clustered(rng, prompts * trials, repeats, 0.5).mean(1).reshape(prompts, trials)
-        low, high = paired_intervals(effect + noise, Bootstrap(1000, part))
+        low, high = paired_intervals(effect + noise, rate=False)
         found += np.sum((low > 0) | (high < 0))
-    assert 0.4 < predicted < 0.95 and found / (trials * parts) == pytest.approx(predicted, abs=0.03)
+    assert 0.4 < predicted < 0.95 and found / (trials * parts) == pytest.approx(predicted, abs=0.04)
 
 
 def test_power_reproduces_the_published_rules_of_thumb():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from bench.flags import FEW
@@ -61,7 +62,9 @@ def _weak(shown: pd.DataFrame) -> list[tuple]:
 
 def _unchanged(shown: pd.DataFrame) -> list[tuple]:
     same = shown[(shown["method"] != "original") & (shown["attack"] == "none") & (shown["value"] > 0)]
-    same = same[(same["diff"] == 0) & (same["diff_low"] == 0) & (same["diff_high"] == 0)]
+    # The interval of equal answers throughout, and of nothing else: what n prompts cannot show (bench/statistics/intervals.py).
+    unseen = np.minimum(1.0, 3 / same["groups"])
+    same = same[(same["diff"] == 0) & np.isclose(same["diff_high"], unseen) & np.isclose(same["diff_low"], -unseen)]
     return [_row(cell, "nothing_changed") for cell in same.itertuples()]
 
 

@@ -21,7 +21,7 @@ PLACE = ["model", "sampler", "protocol"]  # numbers of different places never sh
 MANY_ATTACKS = 8  # more would make a table too wide to read: their rates stand below it and in `vestige robustness`
 CELL = ["probe", "metric", "column", "judge", "attack"]
 PROBES = (*ERASED, "siblings", "others", "scenes", "background")
-ENOUGH_PROMPTS = 20  # for an interval of a difference of rates, by the simulations of tests/test_statistics.py
+ENOUGH_PROMPTS = 20  # for an interval of a difference of rates narrow enough to say something: +- 16 to 31 points at 20
 LEAK = ("scenes", "others")
 SHARES = {("presence", "present"), ("answers", "seen")}  # (metric, column) that a leaderboard shows as shares
 LEGEND = (
@@ -230,8 +230,8 @@ def _presence(part: pd.DataFrame, views: Views | None, methods: list[str]) -> Ta
     fewest = _asked(part)["groups"].min()
     if fewest < ENOUGH_PROMPTS:
         notes.append(
-            f"Some columns rest on {fewest:.0f} prompts. With fewer than {ENOUGH_PROMPTS} the interval of a difference misses small ones "
-            "far more often than in 5 of 100 cases (docs/results.md), so ≈ says little there."
+            f"Some columns rest on {fewest:.0f} prompts. With fewer than {ENOUGH_PROMPTS} intervals hold but are wide, "
+            "so ≈ says little there (docs/results.md)."
         )
     # Collapsed methods stand below all others.
     rows.sort(key=lambda row: row[0].endswith("†"))

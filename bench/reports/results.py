@@ -12,8 +12,7 @@ from bench.prompts import ROLES
 from bench.reports import identity, worst_case
 from bench.reports.guards import with_collapse
 from bench.reports.pictures import WORST, Pictures
-from bench.statistics.intervals import paired_intervals
-from bench.statistics.resampling import Bootstrap
+from bench.statistics.intervals import paired_intervals, yes_or_no
 
 REFERENCES = ("original", "oracle", "oracle_seed1")  # what methods are measured against; the last is the noise of the second
 # What identifies a measurement, whichever method it was made on.
@@ -205,7 +204,6 @@ def _with_worst_case(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
 def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     """All methods that answered one question are compared at once: same prompts, same resamples."""
     diff = np.full((len(frame), 3), np.nan)
-    bootstrap = Bootstrap()
     method, metric, score, images, column = (frame[n].tolist() for n in ("method", "metric", "score", "images", "column"))
     better, role, leads = frame["higher_is_better"].tolist(), frame["role"].tolist(), np.zeros(len(frame), bool)
     aside = set(np.flatnonzero(frame["method"].isin(REFERENCES) | frame["collapsed"].notna()))
@@ -218,37 +216,36 @@ def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
         theirs = None if base is None else pictures.values(score[base], images[base], column[base])
         if theirs is None:
             continue
-        asked, answered, differences = theirs[0], [], []
+        asked, answered, differences, answers = theirs[0], [], [], True
         for row in rows:
             ours = pictures.values(score[row], images[row], column[row])
             if ours is not None and ours[0] is asked:
                 answered.append(row)
                 differences.append(ours[1] - theirs[1])
+                answers = answers and yes_or_no(ours[1], theirs[1])
         if differences:
             means = asked.means(np.stack(differences, axis=1))
             whole = ~np.isnan(means).any(0)
             means, kept = means[:, whole], np.array(answered)[whole]
             if len(kept):
                 diff[kept, 0] = means.mean(0)
-                diff[kept, 1], diff[kept, 2] = paired_intervals(means, bootstrap)
+                repeats = len(asked.place) / asked.groups
+                diff[kept, 1], diff[kept, 2] = paired_intervals(means, rate=answers, repeats=repeats)
                 up = higher_is_better(question[QUESTION.index("probe")], column[kept[0]], better[kept[0]], role[kept[0]])
                 rivals = np.array([row not in aside for row in kept])
-                best = _leader(means[:, rivals] * (1 if up else -1), [method[row] for row in kept[rivals]], bootstrap)
+                best = _leader(means[:, rivals] * (1 if up else -1), [method[row] for row in kept[rivals]], answers, repeats)
                 if best is not None:
                     leads[kept[rivals][best]] = True
     return frame.assign(**{name: diff[:, k] for k, name in enumerate(DIFFERENCE)}, leads=leads)
 
 
-def _leader(means: np.ndarray, methods: list[str], bootstrap: Bootstrap) -> int | None:
+def _leader(means: np.ndarray, methods: list[str], rate: bool, repeats: float) -> int | None:
     """The column of means (prompts, rows) that beats those of every other method; None if no interval separates one."""
     if len(set(methods)) < 2:
         return None
     best = int(means.mean(0).argmax())
     gaps = means[:, [best]] - means[:, [k for k, name in enumerate(methods) if name != methods[best]]]
-    nearest = gaps[:, [gaps.mean(0).argmin()]]
-    if paired_intervals(nearest, bootstrap)[0][0] <= 0:  # mostly enough, and quick
-        return None
-    return best if (paired_intervals(gaps, bootstrap)[0] > 0).all() else None
+    return best if (paired_intervals(gaps, rate=rate, repeats=repeats)[0] > 0).all() else None
 
 
 def _with_attack_rates(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:

@@ -47,7 +47,7 @@ def measured(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
         row["ci_low"], row["ci_high"] = np.clip(widened(row["value"], row["ci_low"], row["ci_high"], _rates(it)), 0, 1)
         tried = [budget_curves.first_and_last(cell.found_at) for cell in it.cells if isinstance(cell.found_at, list)]
         row |= dict(zip(("asr_first", "asr_k"), np.mean(tried, axis=0) if tried else (np.nan, np.nan), strict=True))
-        rows.append(row | _over_luck(grid, it, bootstrap) | _null(grid, it) | _calibrated(grid, it, bootstrap))
+        rows.append(row | _over_luck(grid, it) | _null(grid, it) | _calibrated(grid, it, bootstrap))
     return pd.DataFrame(rows)
 
 
@@ -164,7 +164,7 @@ def _rates(it: Measured) -> np.ndarray:
     return np.array([cell.value for cell in it.cells], float)
 
 
-def _over_luck(grid: Grid, it: Measured, bootstrap: Bootstrap) -> dict:
+def _over_luck(grid: Grid, it: Measured) -> dict:
     empty = dict.fromkeys(("over_luck", "luck_low", "luck_high", "luck_tries"), np.nan) | {"luck_reason": None}
     if it.first.attack.startswith(LUCK) or it.first.attack == WORST or it.asked is None:
         return empty  # luck is not compared with itself, and the worst case holds it
@@ -178,7 +178,7 @@ def _over_luck(grid: Grid, it: Measured, bootstrap: Bootstrap) -> dict:
     judged = ~np.isnan(mean)
     if not judged.any():
         return empty | {"luck_reason": "no picture could be judged"}
-    low, high = paired_intervals(mean[judged][:, None], bootstrap)
+    low, high = paired_intervals(mean[judged][:, None], repeats=len(it.asked.place) / it.asked.groups)
     value = float(mean[judged].mean())
     low, high = np.clip(widened(value, low[0], high[0], np.nanmean(gaps, axis=1)), -1, 1)
     return {"over_luck": value, "luck_low": low, "luck_high": high, "luck_tries": luck[1], "luck_reason": None}

@@ -7,6 +7,7 @@ about concepts like these; with fewer it is about these concepts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,6 +40,20 @@ class Bootstrap:
             self._weights[unit, n] = (draw / n).astype(np.float32)  # noise of 1e-7 against intervals of 1e-2, at half the cost
         return self._weights[unit, n]
 
+    def normals(self, unit: str, n: int) -> np.ndarray:
+        """(resamples, n) standard normal draws for the n members of `unit`, the same whichever method asks."""
+        return self._drawn("normal", unit, n, lambda rng: rng.standard_normal((self.resamples, n)))
+
+    def students(self, unit: str, freedom: float) -> np.ndarray:
+        """(resamples,) factors that turn normal draws into Student's t of so many degrees of freedom."""
+        return self._drawn("student", unit, freedom, lambda rng: np.sqrt(freedom / rng.chisquare(freedom, self.resamples)))
+
+    def _drawn(self, kind: str, unit: str, n: float, draw: Callable) -> np.ndarray:
+        key = kind, unit, n
+        if key not in self._weights:
+            self._weights[key] = draw(np.random.default_rng(derived_seed(self.seed, *key)))
+        return self._weights[key]
+
     def prompts(self, unit: str, means: np.ndarray) -> np.ndarray:
         """Resampled means over prompts, (resamples,) or (resamples, methods) for means (prompts,) or (prompts, methods)."""
         return self.weights(unit, len(means)) @ means.astype(np.float32)
@@ -63,10 +78,10 @@ def interval(draws: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """
     tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + LEVEL) / 2, n - 1)) if n > 1 else (1 - LEVEL) / 2
     ranked = np.sort(draws, axis=0) if draws.ndim == 1 else np.sort(np.ascontiguousarray(np.moveaxis(draws, 0, -1)), axis=-1)
-    return _quantile(ranked, tail), _quantile(ranked, 1 - tail)
+    return quantile(ranked, tail), quantile(ranked, 1 - tail)
 
 
-def _quantile(ranked: np.ndarray, q: float) -> np.ndarray:
+def quantile(ranked: np.ndarray, q: float) -> np.ndarray:
     """As numpy's (linear), of what is sorted along the last axis already: one sort serves both tails, at half numpy's time."""
     place = q * (ranked.shape[-1] - 1)
     below, share = int(place), place - int(place)
