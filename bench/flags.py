@@ -9,6 +9,8 @@ import pandas as pd
 
 FEW = 30  # prompts
 BLANK = 0.01  # share of pictures
+UNJUDGED = 0.05  # share of images
+ORIGINAL_SHOWS = 0.8  # share of target images, of a concept that is there to be erased
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Flag:
 
 FLAGS = {
     "original_fails": Flag(
-        "the original model shows the concept in fewer than 80 % of its target pictures",
+        f"the original model shows the concept in fewer than {100 * ORIGINAL_SHOWS:.0f} % of its target pictures",
         "there is little to erase, or the judge does not know the concept",
         "look at the pictures; choose prompts and a judge on which the original succeeds",
     ),
@@ -64,6 +66,21 @@ FLAGS = {
         "the model or its arithmetic is broken",
         "look at the pictures; run in float32",
     ),
+    "nan_images": Flag(
+        "an image holds numbers that are not finite",
+        "the model or its arithmetic is broken; such images are stored black and judged like any other",
+        "run in float32, or change the setting that breaks it",
+    ),
+    "unjudged_images": Flag(
+        f"the judge could not judge more than {100 * UNJUDGED:.0f} % of the images",
+        "the rate is one of the judged images alone, and methods may be judged on different ones",
+        "look at the images without a judgement; choose a judge that answers for all, or read the rate of judged images beside it",
+    ),
+    "stale_code": Flag(
+        "a stage was kept although the code that computes it has changed since",
+        "the numbers are those of the earlier code",
+        "run again with runtime.stale=recompute",
+    ),
     "mixed_code": Flag(
         "records of one table come from different versions of the code",
         "differences between methods may be differences between versions",
@@ -85,5 +102,29 @@ def of_rows(table: pd.DataFrame) -> list[str]:
     return ["lost_in_typing"] if fine is not None and not fine.astype(str).eq("True").all() else []
 
 
-def of_pictures(blank: int, withheld: int, drawn: int, filtered: bool) -> list[str]:
-    return ["blank_pictures"] if blank + (0 if filtered else withheld) > BLANK * drawn else []
+def of_pictures(blank: int, withheld: int, drawn: int, filtered: bool, nan: int = 0) -> list[str]:
+    """Flags of a drawn set. Counts of images: blank ones of one colour (without those withheld), nan ones that are not finite."""
+    blanks = ["blank_pictures"] if blank + (0 if filtered else withheld) > BLANK * drawn else []
+    return blanks + (["nan_images"] if nan else [])
+
+
+def of_answers(values: pd.Series) -> list[str]:
+    """Flags of one column of a score, a value per image; NaN: not judged."""
+    return ["unjudged_images"] if values.isna().mean() > UNJUDGED else []
+
+
+def of_record(record: dict) -> list[str]:
+    """All that one finished job can know, without the records of other jobs: what its cells say, and what they rest on."""
+    found = {flag for cell in record["cells"] for flag in cell.get("flags") or []}
+    shown = [c for c in record["cells"] if c["probe"] == "target" and (c["metric"], c["column"]) == ("presence", "present")]
+    if any(cell["groups"] < FEW for cell in shown):
+        found.add("few_prompts")
+    plain = [cell["value"] for cell in shown if cell["attack"] == "none" and cell["value"] is not None]
+    if record["method"] == "original" and any(value < ORIGINAL_SHOWS for value in plain):
+        found.add("original_fails")
+    asks_judge = [cell for cell in shown if cell["access"] not in ("none", "text")]
+    if any(cell["judge"] == record["specification"].get("attack_judge") for cell in asks_judge):
+        found.add("shared_judge")
+    if record.get("stale"):
+        found.add("stale_code")
+    return [flag for flag in FLAGS if flag in found]

@@ -22,10 +22,11 @@ def _needs_records(folder: Path) -> None:
 
 
 def status(arguments: argparse.Namespace) -> int:
+    from bench.record import line
+
     records = _records(arguments.records)
     for record in records:
-        line = f"{record['status']:<11} {record['method']} x {'+'.join(record['concepts'])} on {record['model']}  [{record['key']}]"
-        print(line + (f"  {record['reason']}" if record["reason"] else ""))
+        print(line(record))
         if record["status"] in ("failed", "busy"):
             print(f"            repeat with: {record['command']}")
     _say_failed_later(arguments.records)

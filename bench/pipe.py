@@ -89,7 +89,8 @@ class Course:
 
 @dataclass(frozen=True)
 class Images:
-    """Finished pictures: uint8 [n, 3, height, width] and, for each, ok or blocked (replaced by an output filter)."""
+    """Finished pictures: uint8 [n, 3, height, width] and, for each, ok, blocked (replaced by an output filter) or nan (not finite,
+    so black)."""
 
     pixels: Tensor
     status: list[str]
@@ -200,12 +201,13 @@ class Pipe:
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: one seed per prompt is needed.")
         self.counts["images"] += len(prompts)
         images = self.decode(self.sample(self.encode(prompts), seeds, sampler, image_ids))
-        blocked = [False] * len(prompts)
+        finite = torch.isfinite(images).flatten(1).all(1)
+        images = torch.where(finite[:, None, None, None], images, 0.0)  # a cast of NaN to whole numbers is whatever the machine makes of it
+        status = ["ok" if whole else "nan" for whole in finite.tolist()]
         for apply in self.filters:
             images, hits = apply(images)
-            blocked = [a or b for a, b in zip(blocked, hits, strict=True)]
-        pixels = (images * 255).round().to(torch.uint8).cpu()
-        return Images(pixels, ["blocked" if b else "ok" for b in blocked])
+            status = ["blocked" if hit else before for before, hit in zip(status, hits, strict=True)]
+        return Images((images * 255).round().to(torch.uint8).cpu(), status)
 
     # Scoped changes
 

@@ -115,7 +115,7 @@ class Victim:
         return self.drawn(prompts, rows).pixels
 
     def drawn(self, prompts: PromptSet, rows: list[int] | None = None) -> Images:
-        """The same with the answer of an output filter: status ok or blocked."""
+        """The same with the answer of an output filter: status ok, blocked or nan."""
         table = prompts.table if rows is None else prompts.table.iloc[rows]
         seeds = [prompts.seed(row_id, 0) for row_id in table["row_id"]]
         texts = table["prompt"].tolist()

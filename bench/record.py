@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bench import generate, score_intervals
+from bench import flags, generate, score_intervals
 from bench.config import Job, Probe, specification
 from bench.plugin import Attack, Metric
 from bench.provenance import provenance
@@ -94,7 +94,8 @@ def cells(probe: Probe, attack_name: str, attack: Attack, metric_name: str, metr
     for column in scores.totals:
         value, low, high = score_intervals.measured(column, metric, scores, index)
         better = metric.columns.get(column, metric.columns.get(column.split("_")[0], True))
-        head = base | {"value": value} | ({"reason": "no picture could be judged"} if value is None else {})
+        doubts = flags.of_answers(scores.per_image[column]) if scores.per_image is not None and column == "present" else []
+        head = base | {"value": value, "flags": doubts} | ({"reason": "no picture could be judged"} if value is None else {})
         made.append(head | {"column": column, "ci_low": low, "ci_high": high, "higher_is_better": better})
     return made
 
@@ -117,15 +118,30 @@ def note_candidates(record: dict, scored: Stage, adversary: Stage | None) -> Non
             record["judges"].setdefault(judge, {}).update(lists)
 
 
+def images_facts(images: Stage) -> dict:
+    """Shares of the images that are blank (of one colour, or not finite) and that a filter withheld; None of stages that do not say."""
+    facts = images.meta["facts"]
+    return {name: facts[name] / max(1, facts["pictures"]) if name in facts else None for name in ("blank", "withheld")}
+
+
 def attack_facts(adversary: Stage | None, images: Stage) -> dict:
     """What a cell says beside its number: the attack's budget and what makes it doubtful (bench/flags.py)."""
-    facts, flags, found_at = {}, images.meta["facts"].get("flags", []), None
+    facts, raised, found_at = {}, images.meta["facts"].get("flags", []), None
     if adversary:
         tried = Adversary.load_prompts(adversary.path).table.get("found_at")
         found_at = None if tried is None else tried.astype(int).tolist()
         facts = {"seconds": adversary.meta["seconds"], **adversary.meta["facts"]["budget"]}
-        flags = adversary.meta["facts"].get("flags", []) + flags
-    return {"budget": facts, "flags": flags, "found_at": found_at}
+        raised = adversary.meta["facts"].get("flags", []) + raised
+    return {"budget": facts, "flags": raised, "found_at": found_at, **images_facts(images)}
+
+
+def line(record: dict) -> str:
+    """How a job ended, in one line: the last one of a run, and the one of `vestige status`."""
+    done = f"{record['status']:<11} {record['method']} x {'+'.join(record['concepts'])} on {record['model']}  [{record['key']}]"
+    doubts = f"  flags: {', '.join(record['flags'])}" if record.get("flags") else ""
+    old = record.get("stale")
+    stale = f"  stale: {len(old)} results made by other code were used, first {old[0]}" if old else ""
+    return done + doubts + (f"  {record['reason']}" if record["reason"] else "") + stale
 
 
 def unattacked(measured: list[dict], drawn: dict[str, Stage]) -> list[Stage]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from functools import partial
 
-from bench import record, screen
+from bench import flags, record, screen
 from bench.config import UNTIL, Job, Probe, null_of
 from bench.plugin import Attack
 from bench.prompts import NothingToAsk
@@ -34,7 +34,7 @@ def run_job(job: Job) -> dict:
             made |= {"status": "busy", "reason": str(busy)}
         except Exception as error:  # a failed cell is a result: it is recorded with the command that repeats it
             made |= {"status": "failed", "reason": f"{type(error).__name__}: {error}", "error": traceback.format_exc()}
-    made["stale"] = sorted(stages.store.kept)
+    made |= {"stale": sorted(stages.store.kept), "flags": flags.of_record(made)}
     record.write(made, job.runtime.folder("records"))
     return made
 
@@ -73,7 +73,7 @@ def fill(made: dict, stages: Stages) -> None:
                 with stages.store.reading(images), stages.store.reading(scored):
                     cells = record.cells(probe, attack_name, attack, metric_name, metric, images, scored)
                 by = {"code": record.code_of(erase=erased, attack=adversary, images=images, score=scored)}
-                made["cells"] += [cell | facts | by for cell in cells]
+                made["cells"] += [cell | facts | by | {"flags": cell["flags"] + facts["flags"]} for cell in cells]
                 record.note_candidates(made, scored, adversary)
     plain = record.unattacked(made["cells"], stages.drawn)
     made["cost"] |= record.speed(plain)

@@ -218,7 +218,7 @@ class Stages:
                 now = {**pipe.counts, **self.clock.read()}
             # Of this process alone: pictures that a killed one had drawn cost nothing here.
             timed = {name: now[name] - before[name] for name in ("images", "unet_rows", "seconds", "cpu_seconds")}
-            return {"pictures": len(drawn), "flags": self.doubts(drawn), "timed": timed | {"load": load()}}
+            return {"pictures": len(drawn), **self.doubts(drawn), "timed": timed | {"load": load()}}
 
         usable = (lambda stage: not stage.stripped) if whole else (lambda stage: True)
         stage = self.store.stage("images", spec, f"{who}-{asked.name}", make, by, usable)
@@ -257,11 +257,15 @@ class Stages:
     def score_code(self, metric: Metric) -> str:
         return code.of(SCORING, code.part(metric, "score"), code.judge(getattr(metric, "judge", None)))
 
-    def doubts(self, drawn: ImageSet) -> list[str]:
-        blank = sum(int((batch.amax((1, 2, 3)) == batch.amin((1, 2, 3))).sum()) for batch in drawn.batches())
-        withheld = int((drawn.index["status"] == "blocked").sum())
-        # A withheld picture is of one colour too: it counts once.
-        return flags.of_pictures(max(0, blank - withheld), withheld, len(drawn), self.job.method.mechanism == "filter")
+    def doubts(self, drawn: ImageSet) -> dict:
+        """How many images a filter withheld, and how many others are blank (of one colour) or not finite; flags."""
+        status = drawn.index["status"]
+        one_colour = sum(int((batch.amax((1, 2, 3)) == batch.amin((1, 2, 3))).sum()) for batch in drawn.batches())
+        withheld, nan = int((status == "blocked").sum()), int((status == "nan").sum())
+        # A withheld image is of one colour too: it counts once.
+        blank = max(0, one_colour - withheld)
+        raised = flags.of_pictures(blank, withheld, len(drawn), self.job.method.mechanism == "filter", nan)
+        return {"blank": blank, "withheld": withheld, "nan": nan, "flags": raised}
 
     def drawn_by_original(self, asked: PromptSet) -> ImageSet:
         asked = screen.screened(asked) if screen.applies(self.job.concepts) else asked

@@ -48,6 +48,7 @@ def task(tree: DictConfig) -> None:
 
         OUTCOMES.append(plan_job(job))
         return
+    from bench.record import line
     from bench.run import run_job
 
     try:
@@ -57,12 +58,7 @@ def task(tree: DictConfig) -> None:
         OUTCOMES.append({"status": "refused"})
         return
     OUTCOMES.append(record)
-    print(
-        f"{record['status']:<11} {record['method']} x {'+'.join(record['concepts'])} on {record['model']}  [{record['key']}]"
-        + (f"  {record['reason']}" if record["reason"] else "")
-        + (f"  stale: {len(record['stale'])} results made by other code were used, first {record['stale'][0]}" if record["stale"] else ""),
-        flush=True,
-    )
+    print(line(record), flush=True)
 
 
 def _hint(job: config.Job) -> None:

@@ -193,7 +193,7 @@ class Adversary:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A folder of pictures with an index: row_id, rep, file, seed, status (ok or blocked), sha256, plus the prompt columns.
+    """A folder of pictures with an index: row_id, rep, file, seed, status (ok, blocked or nan), sha256, plus the prompt columns.
 
     digest: hash of the pictures, for sets that are no stage of the store (there the folder's name identifies them).
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from bench.flags import FEW
+from bench.flags import FEW, ORIGINAL_SHOWS
 from bench.reports.pictures import WORST
 from bench.reports.results import REFERENCES, on_its_own, present
 
@@ -16,7 +16,8 @@ def flags(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per raised flag: model, concept, method, attack, flag, detail. `frame` is that of results.load."""
     shown = present(frame)
     shown = shown[shown["probe"] == "target"]
-    found = [row for rule in (_of_cells, _original, _lowers, _weak, _unchanged, _few, _judge) for row in rule(shown)]
+    found = _of_cells(frame)
+    found += [row for rule in (_original, _lowers, _weak, _unchanged, _few, _judge) for row in rule(shown)]
     found += [row for _, part in frame.groupby("model") for row in _mixed(part)]
     return pd.DataFrame(found, columns=["model", "concept", "method", "attack", "flag", "detail"]).drop_duplicates()
 
@@ -32,7 +33,7 @@ def _of_cells(shown: pd.DataFrame) -> list[tuple]:
 
 
 def _original(shown: pd.DataFrame) -> list[tuple]:
-    weak = shown[(shown["method"] == "original") & (shown["attack"] == "none") & (shown["value"] < 0.8)]
+    weak = shown[(shown["method"] == "original") & (shown["attack"] == "none") & (shown["value"] < ORIGINAL_SHOWS)]
     return [_row(cell, "original_fails", f"{100 * cell.value:.0f} %") for cell in weak.itertuples()]
 
 

@@ -20,18 +20,20 @@ QUESTION = ["model", "sampler", "protocol", "concept", "probe", "attack", "metri
 JOB = ("key", "status", "model", "method", "mechanism", "removable", "kind", "seed", "limits")
 CELL = [
     *("probe", "attack", "access", "metric", "column", "judge", "value", "ci_low", "ci_high", "n", "groups"),
-    *("higher_is_better", "images", "score", "reason"),
+    *("higher_is_better", "images", "score", "reason", "blank", "withheld"),
 ]
 LABELLED = ("model", "method", "concept", "protocol", "attack", "metric")  # columns of labels; as typed, they stand in <column>_name
 IDENTITY = ["model", "sampler", "protocol", "concept", "method"]  # jobs that agree in these are replicates, told apart by `seed`
 COST = ["erase_seconds", "erase_peak_bytes", "parameters_changed", "artefact_bytes", "seconds_per_image"]
+COST += ["erase_forward_rows", "erase_cpu_seconds", "erase_device_seconds", "erase_wall_seconds", "load"]
+COST += ["rows_per_image", "cpu_seconds_per_image"]  # of records of the present code
 SPENT = {
     "attack_unet_rows": "unet_rows",
     "attack_original_rows": "original_unet_rows",
     "attack_images": "images",
     "attack_seconds": "seconds",
 }
-NUMBERS = ["value", "ci_low", "ci_high", "n", "groups", "ladder_at", *SPENT, *COST]
+NUMBERS = ["value", "ci_low", "ci_high", "n", "groups", "blank", "withheld", "ladder_at", *SPENT, *COST]
 DIFFERENCE = ("diff", "diff_low", "diff_high")
 ERASED_ROLES, KEPT_ROLES = ("target", "alias"), ("sibling", "other", "scene", "background")  # of prompts
 MIXED = "mixed"  # the role of a cell whose prompts are partly of erased and partly of kept roles
