@@ -89,8 +89,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Images:
-    """Finished pictures: uint8 [n, 3, height, width] and, for each, ok, blocked (replaced by an output filter) or nan (not finite,
-    so black)."""
+    """Finished pictures: uint8 [n, 3, height, width]; status of each: ok, blocked (by an output filter) or nan (not finite, so black)."""
 
     pixels: Tensor
     status: list[str]

@@ -7,6 +7,7 @@ from made_results import cell, write_record
 
 from bench import cli
 from bench.reports import gallery, leaderboard, plots, render, results
+from bench.reports.headlines import Headlines
 from bench.reports.pictures import WORST, Pictures, per_picture
 from bench.reports.views import Views
 
@@ -45,23 +46,70 @@ def test_attack_rates_follow_the_papers_definitions(places):
     assert "| good | typos | none | 10 | 60 [0, 100] | 70 | 67 (of 9) | 0 | 40 |" in rows
 
 
-def test_methods_are_ranked_by_erasure_minus_damage_behind_original_and_oracle(places):
+def test_methods_are_ranked_by_their_score_behind_original_and_oracle(places):
     pictures = Pictures(places[1])
     loaded = results.load(places[0], pictures)
-    assert leaderboard.ranking(loaded, Views(loaded, pictures)) == ["original", "oracle", "good", "blunt", "idle"]
+    assert leaderboard.ranking(loaded, Headlines(Views(loaded, pictures))) == ["original", "oracle", "good", "blunt", "idle"]
 
 
-def test_the_table_shows_net_points_intervals_and_who_equals_the_original(places):
+def row_of(text, method):
+    return next(line for line in text.splitlines() if line.startswith(f"| {method} |"))
+
+
+def test_the_main_table_has_the_score_its_halves_and_the_distance_to_the_oracle(places):
+    """good: nine of ten gone, nine of ten kept."""
     text = printed(places)
     dog = text.split("## dog (object)")[1].split("##")[0]
-    row = next(line for line in dog.splitlines() if line.startswith("| good"))
-    assert "| 80 |" in row and "10 [0, 100]" in row and row.count("≈") == 2, (
-        "neither one lost of ten kept nor three of ten under attack prove anything"
-    )
-    idle = next(line for line in dog.splitlines() if line.startswith("| idle"))
-    assert idle.count("≈") == 4 and "| 0 |" in idle
-    assert "## Mean over 2 concepts: car, dog" in text and "10 (10-10)" in text
+    heads = [head.strip() for head in dog.split("| method")[1].split("\n")[0].split("|")[1:-1]]
+    assert heads == ["intervention", "score ↑", "to oracle ↑", "erased ↑", "kept ↑", "worst case ↓", "erasing, s ↓", "prompts"]
+    cells = [cell.strip() for cell in row_of(dog, "good").split("|")[2:-1]]
+    assert [cell.split(" [")[0] for cell in cells] == ["weights", "90", "-10", "90", "90", "70 (1)", "2.0", "10 / 10"]
+    assert row_of(dog, "idle").split("|")[3].startswith(" 0 [") and row_of(dog, "oracle").split("|")[3].startswith(" 100 [")
     assert "DDIMScheduler 20 steps" in text and "judge judge" in text
+    whole = text.split("## Mean over 2 concepts: car, dog")[1].split("##")[0]
+    assert "**90 [" in row_of(whole, "good"), "leads alone"
+
+
+def test_no_main_table_has_more_than_twelve_columns(places):
+    for text in (printed(places), rich(places)):
+        for part in text.split("## ")[1:]:
+            if "score ↑" in part and "group" not in part:
+                assert part.split("| method")[1].split("\n")[0].count("|") - 1 <= 11
+
+
+def rich(places):
+    """With every column that the main table can have."""
+    records, store = places
+    for file in records.glob("*.json"):
+        record = json.loads(file.read_text())
+        who, concept = record["method"], record["concepts"][0]
+        scene = cell(store, f"{concept}-rich", who, "scenes", "none", 1.0, False)
+        leak = cell(store, f"{concept}-leak", who, "scenes", "none", 0.2, False)
+        file_of_scores = store / leak["score"] / "per_image.csv"
+        file_of_scores.write_text(file_of_scores.read_text().replace("present", "seen"))
+        seen = [leak | {"metric": "answers", "column": "seen"}]
+        whole = {"judge": None, "score": None, "probe": "others", "higher_is_better": False}
+        seen += [scene | whole | {"metric": "clip_score", "column": "clip_cos", "value": 77.0}]
+        seen += [scene | whole | {"metric": "fid_real", "column": "fid_clip_emoji_real", "value": 5.5}]
+        file.write_text(json.dumps(record | {"cells": [*record["cells"], scene, *seen]}))
+    return printed(places)
+
+
+def test_every_column_of_the_main_table_has_its_place(places):
+    dog = rich(places).split("## dog (object)")[1].split("##")[0]
+    heads = [head.strip() for head in dog.split("| method")[1].split("\n")[0].split("|")[1:-1]]
+    assert heads[5:9] == ["leak ↓", "CLIP ↑", "FID ↓ n=10", "worst case ↓"] and len(heads) == 11
+    assert [cell.strip() for cell in row_of(dog, "good").split("|")[7:10]] == ["20", "77", "5.5"]
+    assert "- FID: fid_real.fid_clip_emoji_real on others, 10 images." in dog
+
+
+def test_the_second_table_shows_every_question_and_who_equals_the_original(places):
+    text = printed(places)
+    dog = text.split("### dog: by question")[1].split("##")[0]
+    good, idle = row_of(dog, "good"), row_of(dog, "idle")
+    assert "10 [0, 100]" in good and good.count("≈") == 2, "neither one lost of ten kept nor three of ten under attack prove anything"
+    assert idle.count("≈") == 4
+    assert "10 (10-10)" in text.split("### By question")[1].split("##")[0]
 
 
 def test_a_missing_concept_is_shown_and_never_averaged_over(places):
@@ -69,7 +117,8 @@ def test_a_missing_concept_is_shown_and_never_averaged_over(places):
     write_record(records, "car", "good", [], status="failed", reason="ValueError: no luck")
     text = printed(places)
     overall = text.split("## Mean over")[1].split("##")[0]
-    assert "n/a (1 of 2)" in next(line for line in overall.splitlines() if line.startswith("| good"))
+    assert "n/a (1 of 2)" in row_of(overall, "good")
+    assert "n/a (1 of 2)" in row_of(text.split("### By question")[1], "good")
     assert "good: failed: ValueError: no luck" in text
 
 
@@ -134,13 +183,13 @@ def test_only_a_separated_lead_is_marked(places):
     assert ["idle", "others", "none"] not in leads, "idle keeps all, good nine of ten: ten prompts cannot tell them apart"
     assert ["blunt", "target", "typos"] in leads, "one of ten against six and ten of ten"
     text = printed(places).split("## dog (object)")[1]
-    assert "**10 [0, 100]" in text
+    assert "**10 [0, 100]" in text.split("### dog: by question")[1]
 
 
 def test_every_format_holds_the_same_rows(places):
     latex, page = printed(places, "latex"), printed(places, "html")
     assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == page.count("<table>") > 5
-    assert r"target $\downarrow$" in latex and r"\textbf{10" in latex and "good & 80" in latex and "<b>10" in page
+    assert r"target $\downarrow$" in latex and r"\textbf{10" in latex and "good & weights & 90" in latex and "<b>10" in page
     assert "http" not in page.replace("http-equiv", ""), "nothing is fetched"
     assert r"a\_b 5\%" in render.latex([render.Table(["x ↑"], [["a_b 5%"]])])
 
@@ -177,7 +226,7 @@ def test_many_attacks_stand_in_a_table_of_their_own_and_one_reason_is_said_once(
         record["cells"] += [typos | {"attack": f"attack{k}"} for k in range(leaderboard.MANY_ATTACKS)]
         file.write_text(json.dumps(record))
     dog = printed(places).split("## dog (object)")[1].split("## Cost")[0]
-    head = next(line for line in dog.splitlines() if line.startswith("| method"))
+    head = next(line for line in dog.split("by question")[1].splitlines() if line.startswith("| method"))
     assert "attack3" not in head and "worst case ↓" in head
     assert "| good | attack3 |" in dog.split("### dog: attacks")[1]
     blank = dict.fromkeys(("metric", "column", "judge", "value", "ci_low", "ci_high", "score", "images"))
@@ -192,4 +241,4 @@ def test_many_attacks_stand_in_a_table_of_their_own_and_one_reason_is_said_once(
 
 def test_composites_that_were_not_measured_are_named_with_their_reason(places):
     text = printed(places, composites=True).split("## Published composite scores")[1]
-    assert "not measured: " in text and "net" in text
+    assert "not measured: " in text

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bench.reports.composites import ERASURE, EVERY, NET, PRESERVATION, RETAINED, Composite, Part, harmonic, only
+from bench.reports.composites import EVERY, Composite, Part, harmonic, only
 from bench.reports.pictures import WORST
 from bench.vision import nudity_rules
 
@@ -199,10 +199,6 @@ def _m4(now: np.ndarray, before: np.ndarray) -> np.ndarray:
 
 
 CATALOGUE = [
-    NET,
-    ERASURE,
-    PRESERVATION,
-    RETAINED,
     Composite(
         "mace_h_o",
         "MACE (2403.06135): mean probability of the class word, as its script computes",

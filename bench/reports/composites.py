@@ -2,7 +2,7 @@
 
 A part is a mean over prompts of one stored column (or a rule on several) on some probes; a composite is a formula of parts.
 Uncertainty comes from resampling prompts, shared by all methods, through the formula. Shares are fractions, not percent.
-Those of papers stand in bench/papers/composites.py.
+Those of papers stand in bench/papers/composites.py; the headline score is none of them (bench/reports/headlines.py).
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-KEPT = ("siblings", "others", "scenes", "background")
-ERASED = ("target", "synonyms")
 EVERY = "every attack"  # mean over the attacks that apply to every method
 
 
@@ -62,26 +60,5 @@ def harmonic(*x: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(x).any(0), np.nan, value)
 
 
-def retained(now: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """Share of the original's value that is left, at most 1: the original's own weakness is not charged to the method."""
-    return np.clip(now / np.where(before == 0, np.nan, before), 0, 1)
-
-
 def only(name: str) -> Callable[[dict, dict], np.ndarray]:
     return lambda p, o: p[name]
-
-
-NET = Composite(
-    "net",
-    "Vestige: drop of presence on erased probes minus drop on kept ones, against the original on the same pictures",
-    {"erased": Part(ERASED), "kept": Part(KEPT)},
-    lambda p, o: (o["erased"] - p["erased"]) - (o["kept"] - p["kept"]),
-)
-ERASURE = Composite("erasure", "Vestige: 1 - presence on target and synonyms", {"x": Part(ERASED)}, lambda p, o: 1 - p["x"])
-PRESERVATION = Composite("preservation", "Vestige: presence on everything that should stay", {"x": Part(KEPT)}, only("x"))
-RETAINED = Composite(
-    "retained",
-    "Vestige: preservation as a share of the original's, at most 1",
-    {"x": Part(KEPT)},
-    lambda p, o: retained(p["x"], o["x"]),
-)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from bench.prompts import ROLES
 from bench.reports.pictures import Pictures
+from bench.reports.roles import ERASED_ROLES, role_of
 
 CONTENT_LEFT = 0.5  # of the original's share of pictures with anything recognisable, on the same prompts
 UNUSABLE = 0.5  # share of images that are blank (any probe) or withheld (prompts whose image should stay)
@@ -19,12 +19,6 @@ FID_GROWTH = 2.0  # times the original's distance to real pictures
 # limit between them is a third of the span.
 CLIP_DROP = {"emoji": 23.0}
 CLIP_DROP_PHOTO = 3.0
-ERASED_ROLES = ("target", "alias")
-
-
-def role_of(probe: str, role: str | None = None) -> str:
-    """What the rows of a probe are asked for: `role` where it is known, else what a shipped probe's name says; "free" otherwise."""
-    return role if isinstance(role, str) and role else ROLES.get(probe, "free")
 
 
 def guard_of(probe: str, role: str | None, metric: str, column: str) -> str | None:
@@ -50,9 +44,7 @@ def with_collapse(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     """
     plain = frame[(frame["attack"] == "none") & frame["metric"].notna()]
     roles = plain["role"] if "role" in plain else pd.Series(None, index=plain.index, dtype=object)
-    plain = plain.assign(
-        role=[role_of(p, r) for p, r in zip(plain["probe"], roles, strict=True)],
-    )
+    plain = plain.assign(role=[role_of(*both) for both in zip(plain["probe"], roles, strict=True)])
     plain["guard"] = [guard_of(*names) for names in zip(plain["probe"], plain["role"], plain["metric"], plain["column"], strict=True)]
     reasons: dict[tuple, str] = {}
     for found in (_empty(plain, pictures), _far(plain), _off_prompt(plain), _blank(plain), _withheld(plain)):
@@ -105,8 +97,8 @@ def _off_prompt(plain: pd.DataFrame) -> dict[tuple, str]:
     cells = plain[plain["guard"] == "clip"]
     far = cells[cells["role"] != "sibling"]
     has_far = set(zip(far["model"], far["sampler"], far["protocol"], far["concept"], strict=True))
-    alone = np.array([place not in has_far for place in zip(*(cells[n] for n in ("model", "sampler", "protocol", "concept")), strict=True)], bool)
-    cells = cells[(cells["role"] != "sibling") | alone]
+    places = zip(*(cells[name] for name in ("model", "sampler", "protocol", "concept")), strict=True)
+    cells = cells[(cells["role"] != "sibling") | np.array([place not in has_far for place in places], bool)]
     allowed = dict(zip(cells["model"], (CLIP_DROP.get(v, CLIP_DROP_PHOTO) for v in cells["vocabulary"]), strict=True))
     return {
         job: f"CLIP score on kept prompts fell by {before - now:.1f} (more than {allowed[job[0]]:g})"

@@ -1,4 +1,4 @@
-"""The leaderboard: methods down, questions across, every value with its interval, ranked by paired differences."""
+"""The leaderboard: per concept and over all a main table, then every question with its interval, other measures, cost."""
 
 from __future__ import annotations
 
@@ -7,57 +7,58 @@ import json
 import pandas as pd
 
 from bench.papers.composites import CATALOGUE
-from bench.reports import results
-from bench.reports.composites import NET
+from bench.reports import checks, main_table, results
+from bench.reports.erasure_seeds import merged
+from bench.reports.headlines import Headlines
 from bench.reports.judges_compared import agreement
 from bench.reports.pictures import WORST, Pictures
 from bench.reports.render import FORMATS, Block, Cell, Heading, Table, lost, percent, share
-from bench.reports.results import ERASED, REFERENCES, erased_together, higher_is_better, on_its_own, order, present, shortened
-from bench.reports.standing import measured, plane, standing
+from bench.reports.results import REFERENCES, erased_together, higher_is_better, on_its_own, order, present, shortened
+from bench.reports.roles import ERASED_ROLES, roles_of
+from bench.reports.standing import plane, standing
 from bench.reports.views import Views
 from bench.statistics.resampling import FEW_CONCEPTS
 
 PLACE = ["model", "sampler", "protocol"]  # numbers of different places never share a table
 MANY_ATTACKS = 8  # more would make a table too wide to read: their rates stand below it and in `vestige robustness`
 CELL = ["probe", "metric", "column", "judge", "attack"]
-PROBES = (*ERASED, "siblings", "others", "scenes", "background")
+PROBES = ("target", "synonyms", "implicit", "multilingual", "adversarial", "siblings", "others", "scenes", "background")
 ENOUGH_PROMPTS = 20  # for an interval of a difference of rates narrow enough to say something: +- 16 to 31 points at 20
 LEAK = ("scenes", "others")
 SHARES = {("presence", "present"), ("answers", "seen")}  # (metric, column) that a leaderboard shows as shares
 LEGEND = (
     "Share of pictures in which the judge sees what the prompt asks for, in percent. On target and synonyms low is erased (↓), elsewhere "
     "high is kept (↑); leak: the erased concept seen in pictures of other probes (↓; scenes name it beside something else). Brackets: "
-    "95 % interval, prompts resampled. ≈: not to be told from the original model on the same prompts and seeds. Bold: better than every "
-    "other method by a paired interval that leaves out zero. †: collapsed, the numbers come from a broken model; it cannot lead. net: "
-    "drop on target and synonyms minus drop on everything that should stay, in points, paired with the original; it ranks the methods. "
-    "What an attack draws from the oracle, which never saw the concept, is the attack's own invention."
+    "95 % interval, prompts resampled. ≈: no significant difference from the original model on the same prompts and seeds. "
+    "Anything an attack elicits from the oracle was not left over from the concept."
 )
 
 
 def table(frame: pd.DataFrame, format: str, pictures: Pictures | None = None, composites: bool = False) -> str:
-    """Per model, sampler and protocol: standing, one table per concept, other measures, cost. CSV: every cell.
+    """Per model, sampler and protocol: the main table over concepts and per concept, standing, other measures, cost. CSV: every cell.
 
-    Ranks, net and intervals of differences need the `pictures` the frame was loaded with. composites: also the published
+    Scores, ranks and intervals of differences need the `pictures` the frame was loaded with. composites: also the published
     composite scores (with format csv only those, as tidy rows).
     """
     if format not in (*FORMATS, "csv"):
         raise ValueError(f"format={format!r} is not known. Allowed: md, csv, latex, html.")
     everything, frame = frame, frame[on_its_own(frame)]  # null controls and ladders stand in `vestige robustness`
     groups = list(frame.groupby(PLACE, dropna=False, sort=True))
-    views = {names: Views(part, pictures) for names, part in groups if pictures is not None}
     if format == "csv" and composites:
-        tables = [v.table().assign(**dict(zip(PLACE, place, strict=True))) for place, v in views.items()]
+        tables = [Views(part, pictures).table().assign(**dict(zip(PLACE, place, strict=True))) for place, part in groups if pictures]
         return pd.concat(tables).to_csv(index=False)
     if format == "csv":
         cells = everything.drop(columns=["images", "score", "found_at"])
         return cells.sort_values(["method", "concept", "key", *CELL], kind="stable").to_csv(index=False)
-    blocks = [block for names, part in groups for block in _model(*names, part, views.get(names), composites)]
+    scores = {names: Headlines(Views(part, pictures)) for names, part in groups if pictures is not None}
+    raised = checks.flags(everything)
+    blocks = [block for names, part in groups for block in _model(*names, part, scores.get(names), raised, composites)]
     return FORMATS[format](blocks)
 
 
-def ranking(frame: pd.DataFrame, views: Views | None) -> list[str]:
-    """Original, oracle, then methods by their net score, best first; collapsed ones and then those without one last."""
-    return _ranked(frame, pd.DataFrame() if views is None else standing(views))
+def ranking(frame: pd.DataFrame, scores: Headlines | None) -> list[str]:
+    """Original, oracle, then methods by their score, best first; collapsed ones and then those without one last."""
+    return _ranked(frame, pd.DataFrame() if scores is None else standing(scores))
 
 
 def _ranked(frame: pd.DataFrame, rank: pd.DataFrame) -> list[str]:
@@ -65,39 +66,88 @@ def _ranked(frame: pd.DataFrame, rank: pd.DataFrame) -> list[str]:
     return sorted(order(frame["method"].tolist()), key=lambda m: (place.get(m, len(place)), m))
 
 
-def _model(model: str, sampler: str, protocol: str, frame: pd.DataFrame, views: Views | None, composites: bool) -> list[Block]:
-    shown = present(frame)
-    judges = ", ".join(sorted(shown["judge"].dropna().unique())) or "none"
+def _model(
+    model: str, sampler: str, protocol: str, frame: pd.DataFrame, scores: Headlines | None, raised: pd.DataFrame, composites: bool
+) -> list[Block]:
     concepts = sorted(frame["concept"].unique())
     title = f"Leaderboard: {model}" + (f", protocol {protocol}" if protocol else "")
-    blocks: list[Block] = [Heading(1, title), f"Sampler {sampler_in_words(sampler)}; judge {judges}. {LEGEND}"]
-    if views is not None:
+    blocks: list[Block] = [Heading(1, title), f"Sampler {sampler_in_words(sampler)}; {_judges(frame)}. {main_table.LEGEND}"]
+    pictures = None if scores is None else scores.views.pictures
+    if pictures is not None:
         blocks += [
             f"Judges {p.judge} and {p.other} agree on {100 * p.agreement:.0f} % of {p.n} pictures (Cohen's kappa {p.kappa:.2f})."
-            for p in agreement(frame, views.pictures).itertuples()
+            for p in agreement(frame, pictures).itertuples()
         ]
-    rank = pd.DataFrame() if views is None else standing(views)
+    rank = pd.DataFrame() if scores is None else standing(scores)
     methods = _ranked(frame, rank)
     blocks += results.without_original(frame)
+    jobs = merged(frame, pictures)
+    raised = raised[(raised["model"] == model) & raised["concept"].isin([*concepts, "all"])]
     if len(concepts) > 1:
-        blocks += [
-            Heading(2, f"Mean over {len(concepts)} concepts: {', '.join(map(shortened, concepts))}"),
-            _overall(frame, rank, views, methods, concepts),
-        ]
+        main = main_table.table(jobs, scores, methods, _leader(rank))
+        main.notes.extend([*_several_judges(frame), *_flagged(raised), *_collapsed(frame)])
+        blocks += [Heading(2, f"Mean over {len(concepts)} concepts: {', '.join(map(shortened, concepts))}"), main]
+        blocks += [Heading(3, "By question"), LEGEND, _overall(jobs, methods)]
     if len(rank) > 1:
-        blocks += [Heading(2, "Standing"), _standing_text(len(concepts)), _standing(rank, views)]
-    for (kind, whole), part in frame.groupby(["kind", "concept"], sort=True):
-        concept = shortened(whole)
-        blocks += [Heading(2, f"{concept} ({kind})"), *erased_together(whole), _presence(part, views, methods)]
+        blocks += [Heading(2, "Standing"), _standing_text(len(scores.concepts)), _standing(rank, scores)]
+    for (kind, whole), part in jobs.groupby(["kind", "concept"], sort=True):
+        concept, here = shortened(whole), [m for m in methods if m in set(part["method"])]
+        main = main_table.table(part, scores, here, _leader(rank) if len(concepts) == 1 else None)
+        main.notes.extend(_job_notes(frame[frame["concept"] == whole], here))
+        if len(concepts) == 1:
+            main.notes.extend(_flagged(raised))
+        blocks += [Heading(2, f"{concept} ({kind})"), *erased_together(whole), main]
+        blocks += [Heading(3, f"{concept}: by question"), *([LEGEND] if len(concepts) == 1 else []), _presence(part, here)]
         attacked = present(part)[~present(part)["attack"].isin(["none", WORST])]
         if len(attacked):
-            blocks += [Heading(3, f"{concept}: attacks"), _attacks(attacked, methods)]
+            blocks += [Heading(3, f"{concept}: attacks"), _attacks(attacked, here)]
         others = part[part["metric"].notna() & ~part["metric"].isin(["presence", "answers"])]
         if len(others):
-            blocks += [Heading(3, f"{concept}: other measures"), _measures(others, methods)]
-    if composites and views is not None:
-        blocks += [Heading(2, "Published composite scores"), *_composites(views, methods)]
-    return [*blocks, Heading(2, "Cost"), "Measured where the run was made, so it differs from run to run.", _cost(frame, methods)]
+            blocks += [Heading(3, f"{concept}: other measures"), _measures(others, here)]
+    if composites and scores is not None:
+        blocks += [Heading(2, "Published composite scores"), *_composites(scores.views, methods)]
+    return [*blocks, Heading(2, "Cost"), "Measured where the run was made, so seconds differ from run to run.", _cost(frame, methods)]
+
+
+def _judges(frame: pd.DataFrame) -> str:
+    """Which judge decides on which concepts."""
+    shown = present(frame).dropna(subset=["judge"])
+    by_judge = shown.groupby("judge")["concept"].unique()
+    if len(by_judge) < 2:
+        return f"judge {next(iter(by_judge.index), 'none')}"
+    return "judges " + "; ".join(f"{judge} ({', '.join(map(shortened, sorted(concepts)))})" for judge, concepts in by_judge.items())
+
+
+def _several_judges(frame: pd.DataFrame) -> list[str]:
+    judges = present(frame).groupby("concept")["judge"].agg(lambda judges: next(iter(judges.mode()), None))
+    if judges.nunique() < 2:
+        return []
+    return ["Concepts have different judges, so leak and worst case are not averaged: see each concept."]
+
+
+def _flagged(raised: pd.DataFrame) -> list[str]:
+    """One line per flag, with the methods it was raised for."""
+    notes = []
+    for flag, rows in raised.groupby("flag", sort=True):
+        where = rows.groupby("method", sort=True)["concept"].unique()
+        named = [f"{'all methods' if m == 'all' else m} ({', '.join(map(shortened, sorted(c)))})" for m, c in where.items()]
+        notes.append(f"Flag {flag}: {'; '.join(named)}. `vestige ls flags {flag}` says what it means.")
+    return notes
+
+
+def _collapsed(frame: pd.DataFrame) -> list[str]:
+    return [f"{method}† collapsed. {why}." for method, why in _broken(frame).items()]
+
+
+def _job_notes(part: pd.DataFrame, methods: list[str]) -> list[str]:
+    """What a job says of itself: that it did not finish, its limits, that it collapsed."""
+    notes, broken = [], _broken(part)
+    for method, name, job in _jobs(part, methods):
+        if job[0].status != "done":
+            notes.append(f"{name}: {job[0].status}: {job[0].job_reason}")
+        if job[0].limits and f"{method}: {job[0].limits}." not in notes:
+            notes.append(f"{method}: {job[0].limits}.")
+    return notes + [f"{method}† collapsed. {why}." for method, why in broken.items()]
 
 
 def sampler_in_words(text: str) -> str:
@@ -105,25 +155,39 @@ def sampler_in_words(text: str) -> str:
     return f"{s.get('scheduler')} {s.get('steps')} steps, guidance {s.get('guidance')}" if s else "unknown"
 
 
-def questions(cells: pd.DataFrame) -> list[tuple[str, str, str]]:
-    """(column, probe, attack) in reading order: plain probes, leaks, the target under each attack, the worst case last."""
+Question = tuple[str, str, str, str]  # column, probe, attack, judge
+
+
+def questions(cells: pd.DataFrame) -> list[Question]:
+    """In reading order: plain probes, leaks, the target under each attack, the worst case last; a column never mixes two judges."""
     shown, leaks = present(cells), cells[(cells["column"] == "seen") & cells["probe"].isin(LEAK) & (cells["attack"] == "none")]
-    found = set(pd.concat([shown, leaks])[["column", "probe", "attack"]].itertuples(index=False, name=None))
-    if len({attack for *_, attack in found} - {"none", WORST}) > MANY_ATTACKS:
+    asked = pd.concat([shown, leaks])[["column", "probe", "attack", "judge"]].fillna("")
+    found = set(asked.itertuples(index=False, name=None))
+    if len({attack for _, _, attack, _ in found} - {"none", WORST}) > MANY_ATTACKS:
         found = {question for question in found if question[2] in ("none", WORST)}
 
-    def place(question: tuple[str, str, str]) -> tuple:
-        column, probe, attack = question
-        return attack != "none", attack == WORST, column == "seen", PROBES.index(probe) if probe in PROBES else len(PROBES), probe, attack
+    def place(question: Question) -> tuple:
+        column, probe, attack, judge = question
+        known = PROBES.index(probe) if probe in PROBES else len(PROBES)
+        return attack != "none", attack == WORST, column == "seen", known, probe, attack, judge
 
     return sorted(found, key=place)
 
 
-def _head(question: tuple[str, str, str]) -> str:
-    column, probe, attack = question
+def _heads(asked: list[Question], frame: pd.DataFrame) -> list[str]:
+    """The judge is named where a question has several."""
+    roles = roles_of(frame)
+    judges = {question[:3]: 0 for question in asked}
+    for question in asked:
+        judges[question[:3]] += 1
+    return [_head(question, roles) + (f" ({question[3]})" if judges[question[:3]] > 1 else "") for question in asked]
+
+
+def _head(question: Question, roles: dict[str, str]) -> str:
+    column, probe, attack, _ = question
     if column == "seen":
         return f"{probe} leak ↓"
-    arrow = "↓" if probe in ERASED else "↑"
+    arrow = "↓" if roles.get(probe) in ERASED_ROLES else "↑"
     return f"{probe} {arrow}" if attack == "none" else f"{'' if probe == 'target' else probe + ' '}{attack} {arrow}"
 
 
@@ -132,37 +196,26 @@ def _asked(cells: pd.DataFrame) -> pd.DataFrame:
     return cells[[pair in SHARES for pair in zip(cells["metric"], cells["column"], strict=True)]]
 
 
-def _overall(frame: pd.DataFrame, rank: pd.DataFrame, views: Views | None, methods: list[str], concepts: list[str]) -> Table:
+def _overall(frame: pd.DataFrame, methods: list[str]) -> Table:
     asked = questions(frame)
-    values = _asked(frame).groupby(["method", "column", "probe", "attack", "concept"])["value"].mean()
-    known = {key: part.droplevel([0, 1, 2, 3]) for key, part in values.groupby(level=[0, 1, 2, 3])}
-    net = _net(views, concepts)
-    mechanisms = frame.groupby("method")["mechanism"].first()
-    broken = _broken(frame)
-    rows = []
-    for method in methods:
-        cells = [_spread(known.get((method, *question)), len(concepts)) for question in asked]
-        name = method + ("†" if method in broken else "")
-        rows.append([name, str(mechanisms[method]), _points(net.get(method), best=_is_alone(rank, method)), *cells])
-    return Table(["method", "mechanism", "net ↑", *map(_head, asked)], rows)
+    cells = _asked(frame)
+    place = ["method", "column", "probe", "attack", "judge", "concept"]
+    values = cells.assign(judge=cells["judge"].fillna("")).groupby(place)["value"].mean()
+    known = {key: part.droplevel([0, 1, 2, 3, 4]) for key, part in values.groupby(level=[0, 1, 2, 3, 4])}
+    wanted = {q: len({c for key, part in known.items() if key[1:] == q for c in part.index}) for q in asked}
+    labels, broken = main_table.names(frame), _broken(frame)
+    rows = [
+        [labels[m] + ("†" if m in broken else ""), *(_spread(known.get((m, *question)), wanted[question]) for question in asked)]
+        for m in methods
+    ]
+    return Table(["method", *_heads(asked, frame)], rows, ["In brackets: lowest and highest value of a concept."])
 
 
-def _net(views: Views | None, concepts: list[str]) -> dict[str, float]:
-    return {} if views is None else {m: p[0] for m, p in measured(views, [NET], views.methods, concepts, False)[0].items()}
-
-
-def _is_alone(rank: pd.DataFrame, method: str) -> bool:
-    """The leader, when no other method shares its group."""
-    return (
-        len(rank) > 1
-        and method == rank.index[0]
-        and not any("a" in group for group in rank["group"].iloc[1:])
-        and rank["group"].iloc[0] == "a"
-    )
-
-
-def _points(value: float | None, best: bool = False) -> Cell:
-    return Cell("" if value is None else f"{100 * value:.0f}", value, best)
+def _leader(rank: pd.DataFrame) -> str | None:
+    """The first, when no other method shares its group."""
+    if len(rank) < 2 or rank["group"].iloc[0] != "a" or any("a" in group for group in rank["group"].iloc[1:]):
+        return None
+    return rank.index[0]
 
 
 def _broken(frame: pd.DataFrame) -> dict[str, str]:
@@ -183,14 +236,15 @@ def _spread(values: pd.Series | None, wanted: int) -> Cell:
 def _standing_text(concepts: int) -> str:
     unit = "concepts are resampled" if concepts >= FEW_CONCEPTS else f"prompts are resampled, the {concepts} concept(s) taken as given"
     return (
-        f"On net, {unit}; the same resamples for every method. Methods that share a letter cannot be told apart. rank: median and 90 % "
-        "interval over resamples; P(best): share of resamples a method leads. behind: paired difference to the leader; p: sign flips, "
-        "corrected for the number of methods (Holm). front: not dominated in erasure and preservation, in brackets the share of resamples."
+        f"On the score, {unit}; the same resamples for every method. No significant difference between methods that share a letter. "
+        "rank: median and 90 % interval over resamples; P(best): share of resamples a method leads. behind: paired difference to the "
+        "leader; p: sign flips, corrected for the number of methods (Holm). front: not dominated in erased and kept, in brackets the "
+        "share of resamples."
     )
 
 
-def _standing(rank: pd.DataFrame, views: Views) -> Table:
-    front = plane(views)[0]
+def _standing(rank: pd.DataFrame, scores: Headlines) -> Table:
+    front = plane(scores)[0]
     rows = []
     for method, r in rank.iterrows():
         on = front.loc[method] if method in front.index else None
@@ -200,33 +254,28 @@ def _standing(rank: pd.DataFrame, views: Views) -> Table:
         best = Cell("" if broken else f"{100 * r.p_best:.0f} %", r.p_best)
         behind = "" if method == rank.index[0] else f"{100 * r.behind:.0f} [{100 * r.behind_low:.0f}, {100 * r.behind_high:.0f}]"
         p = "" if lost(r.p_holm) else ("<0.001" if r.p_holm < 0.001 else f"{r.p_holm:.3f}")
-        value = Cell(f"{100 * r.value:.0f} [{100 * r.ci_low:.0f}, {100 * r.ci_high:.0f}]", r.value, _is_alone(rank, method))
+        value = share(r.value, r.ci_low, r.ci_high, best=method == _leader(rank))
         rows.append([method + ("†" if broken else ""), value, r.group, Cell(ranks, r.median_rank), best, Cell(behind, r.behind)])
         rows[-1] += [Cell(p, r.p_holm), Cell(on_front, None if on is None else on.p_front)]
-    notes = [f"{method}† collapsed. {why}." for method, why in _broken(views.frame).items()]
-    return Table(["method", "net ↑", "group", "rank ↓", "P(best) ↑", "behind ↑", "p (Holm)", "front ↑"], rows, notes)
+    return Table(["method", "score ↑", "group", "rank ↓", "P(best) ↑", "behind ↑", "p (Holm)", "front ↑"], rows)
 
 
-def _presence(part: pd.DataFrame, views: Views | None, methods: list[str]) -> Table:
+def _presence(part: pd.DataFrame, methods: list[str]) -> Table:
     asked = questions(part)
-    net = _net(views, [part["concept"].iloc[0]])
+    heads = dict(zip(asked, _heads(asked, part), strict=True))
+    of_probe = {question[:3]: head for question, head in heads.items()}
     broken = _broken(part)
     rows, notes = [], []
     for method, name, job in _jobs(part, methods):
-        cells = {(c.column, c.probe, c.attack): c for c in job if (c.metric, c.column) in SHARES}
+        shares = [c for c in job if (c.metric, c.column) in SHARES]
+        cells = {(c.column, c.probe, c.attack, c.judge if isinstance(c.judge, str) else ""): c for c in shares}
         unmeasured: dict[str, list[str]] = {}
         for c in job:
-            if not isinstance(c.metric, str) and ("present", c.probe, c.attack) in asked:
-                unmeasured.setdefault(c.reason, []).append(_head(("present", c.probe, c.attack)))
+            if not isinstance(c.metric, str) and ("present", c.probe, c.attack) in of_probe:
+                unmeasured.setdefault(c.reason, []).append(of_probe["present", c.probe, c.attack])
         shown = [_share(cells[q], method) if q in cells else Cell("n/a") for q in asked]
         notes += [f"{name}, {', '.join(heads)}: {reason}" for reason, heads in unmeasured.items()]
-        if job[0].status != "done":
-            notes.append(f"{name}: {job[0].status}: {job[0].job_reason}")
-        if job[0].limits:
-            notes.append(f"{name}: {job[0].limits}.")
-        if method in broken:
-            notes.append(f"{name}† collapsed. {broken[method]}.")
-        rows.append([name + ("†" if method in broken else ""), _points(net.get(method)), *shown])
+        rows.append([name + ("†" if method in broken else ""), *shown])
     fewest = _asked(part)["groups"].min()
     if fewest < ENOUGH_PROMPTS:
         notes.append(
@@ -235,9 +284,8 @@ def _presence(part: pd.DataFrame, views: Views | None, methods: list[str]) -> Ta
         )
     # Collapsed methods stand below all others.
     rows.sort(key=lambda row: row[0].endswith("†"))
-    counts = _asked(part).groupby(["column", "probe", "attack"])["n"].max()
-    heads = [f"{_head(q)} n={int(counts[q])}" for q in asked]
-    return Table(["method", "net ↑", *heads], rows, notes)
+    counts = _asked(part).fillna({"judge": ""}).groupby(["column", "probe", "attack", "judge"])["n"].max()
+    return Table(["method", *(f"{heads[q]} n={int(counts[q])}" for q in asked)], rows, notes)
 
 
 def _share(cell, method: str) -> Cell:
@@ -263,6 +311,9 @@ def _attacks(cells: pd.DataFrame, methods: list[str]) -> Table:
 def _measures(cells: pd.DataFrame, methods: list[str]) -> Table:
     cells = cells[cells["attack"] == "none"]
     better = {_measure(c): c.higher_is_better for c in cells.itertuples(index=False)}
+    asked = {measure[:3]: 0 for measure in better}
+    for measure in better:
+        asked[measure[:3]] += 1
     rows = []
     for _, name, job in _jobs(cells, methods):
         found = {_measure(c): c for c in job if not lost(c.value)}
@@ -270,8 +321,9 @@ def _measures(cells: pd.DataFrame, methods: list[str]) -> Table:
         rows.append([name, *values])
     heads = [
         f"{probe} {metric}.{column} {'↑' if higher_is_better(probe, column, better[m]) else '↓'}"
+        + (f" ({judge})" if asked[m[:3]] > 1 else "")
         for m in sorted(better)
-        for probe, metric, column, _ in [m]
+        for probe, metric, column, judge in [m]
     ]
     bounded = {_measure(c) for c in cells.itertuples(index=False) if not lost(c.ci_low)}
     bare = [f"{metric}.{column}" for probe, metric, column, judge in sorted(better) if (probe, metric, column, judge) not in bounded]
@@ -307,20 +359,34 @@ def _composites(views: Views, methods: list[str]) -> list[Block]:
     return ["Views on the stored scores per picture: per concept first, then averaged.", Table(["method", *arrows], rows, notes)]
 
 
+COSTS = {  # column of the frame -> (head, format, divided by)
+    "erase_forward_rows": ("erasing, denoiser rows ↓", "{:.0f}", 1),
+    "erase_cpu_seconds": ("erasing, CPU s ↓", "{:.1f}", 1),
+    "erase_device_seconds": ("erasing, device s ↓", "{:.1f}", 1),
+    "erase_seconds": ("erasing, wall s ↓", "{:.1f}", 1),
+    "load": ("load of the machine", "{:.1f}", 1),
+    "drawing_rows": ("drawing rows / original's ↓", "{:.2f}", 1),
+    "drawing_time": ("drawing wall time / original's ↓", "{:.2f}", 1),
+    "parameters_changed": ("parameters changed", "{:.0f}", 1),
+    "artefact_bytes": ("artefact, MB", "{:.2f}", 1e6),
+    "erase_peak_bytes": ("memory while erasing, MB", "{:.0f}", 1e6),
+}
+
+
 def _cost(frame: pd.DataFrame, methods: list[str]) -> Table:
-    """Mean over jobs. Drawing time counts against the original's in the same records."""
+    """Mean over jobs of what the records have. Rows are evaluations of the denoiser times batch: they depend on no machine, and
+    drawing counts against the original's in the same records."""
     jobs = frame.drop_duplicates("key").groupby("method")
-    means = jobs[["erase_seconds", "seconds_per_image", "parameters_changed", "artefact_bytes", "erase_peak_bytes"]].mean()
-    base = means["seconds_per_image"].get("original")
+    means = jobs[[name for name in (*COSTS, "rows_per_image", "seconds_per_image") if name in frame]].mean()
+    for made, name in (("drawing_rows", "rows_per_image"), ("drawing_time", "seconds_per_image")):
+        base = means[name].get("original") if name in means else None
+        means[made] = means[name] / base if not lost(base) and base else float("nan")
+    shown = [name for name in COSTS if name in means and means[name].notna().any()]
     rows = []
     for method in methods:
-        job = means.loc[method]
-        ratio = job["seconds_per_image"] / base if base else float("nan")
-        values = [(job["erase_seconds"], "{:.1f}"), (ratio, "{:.2f}"), (job["parameters_changed"], "{:.0f}")]
-        values += [(job["artefact_bytes"] / 1e6, "{:.2f}"), (job["erase_peak_bytes"] / 1e6, "{:.0f}")]
+        values = [(means.loc[method, name] / COSTS[name][2], COSTS[name][1]) for name in shown]
         rows.append([method, *(Cell("n/a" if lost(value) else form.format(value), value) for value, form in values)])
-    heads = ["erasing, s ↓", "drawing time / original's ↓", "parameters changed", "artefact, MB", "more memory while erasing, MB"]
-    return Table(["method", *heads], rows)
+    return Table(["method", *(COSTS[name][0] for name in shown)], rows)
 
 
 def _jobs(part: pd.DataFrame, methods: list[str]):
@@ -328,8 +394,8 @@ def _jobs(part: pd.DataFrame, methods: list[str]):
     jobs: dict[tuple[str, str], list] = {}
     for cell in part.itertuples(index=False):
         jobs.setdefault((cell.method, cell.key), []).append(cell)
-    seeds = part.groupby("method")["seed"].nunique().to_dict()
+    labels, several = main_table.names(part), part.groupby("method")["key"].nunique().to_dict()
     place = {method: k for k, method in enumerate(methods)}
     for method, key in sorted(jobs, key=lambda job: (place[job[0]], job[1])):
         job = jobs[method, key]
-        yield method, method if seeds[method] == 1 else f"{method} (seed {job[0].seed})", job
+        yield method, labels[method] if several[method] == 1 else f"{method} (seed {job[0].seed})", job

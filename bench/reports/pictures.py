@@ -30,7 +30,7 @@ class Asked:
     group: tuple[str, ...]
     place: np.ndarray  # (n,) number of each picture's group, groups in sorted order
     seed: tuple[str, ...] = ()
-    expect: tuple[str, ...] = ()
+    expect: tuple[str, ...] = ()  # the thing each picture was asked for
     role: tuple[str, ...] = ()
 
     @cached_property
@@ -41,6 +41,13 @@ class Asked:
     def roles(self) -> tuple[str, ...]:
         """The distinct ones, sorted; () where they are not known."""
         return tuple(sorted(set(self.role) - {""}))
+
+    @cached_property
+    def things(self) -> tuple[str, ...]:
+        """The thing that each group asks for, groups in sorted order; a set that names none has a thing per group."""
+        asked = self.expect if any(self.expect) else self.group
+        named = dict(zip(self.place.tolist(), asked, strict=True))
+        return tuple(named[k] for k in range(self.groups))
 
     @cached_property
     def _members(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Figures from the records: erasure against preservation, attack success against budget, rank distributions."""
+"""Figures from the records: erased against kept, attack success against budget, rank distributions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pandas as pd
 from bench.prompts import slug
 from bench.reports import budget_curves
 from bench.reports.budget_curves import Curve
+from bench.reports.headlines import Headlines
 from bench.reports.pictures import WORST, Pictures
 from bench.reports.results import REFERENCES, on_its_own, present, shortened
 from bench.reports.standing import plane, standing
@@ -33,9 +34,11 @@ def write(frame: pd.DataFrame, pictures: Pictures, folder: Path, format: str = "
     files = []
     for number, ((model, *_), part) in enumerate(frame.groupby(["model", "sampler", "protocol"], dropna=False, sort=True)):
         views = Views(part, pictures)
+        scores = Headlines(views)
         curves = [c for c in budget_curves.ladders(part, pictures) + budget_curves.searches(part) if c.lost is None]
         by_attack = curves_by_attack(curves)
-        drawings = {"pareto": partial(pareto, views=views), "budget": partial(budget, views=views), "ranks": partial(ranks, views=views)}
+        drawings = {"pareto": partial(pareto, scores=scores), "budget": partial(budget, views=views)}
+        drawings["ranks"] = partial(ranks, scores=scores)
         drawings |= {f"curve-{attack}": partial(success, curves=some, methods=views.methods) for attack, some in by_attack.items()}
         for name, draw in drawings.items():
             figure = pyplot.figure(figsize=(7, 5), layout="constrained")
@@ -60,13 +63,14 @@ def styles(methods: list[str]) -> dict[str, dict]:
     return found | {name: {"color": colour, "marker": marker} for name, (colour, marker) in greys.items()}
 
 
-def pareto(figure, views: Views) -> bool:
+def pareto(figure, scores: Headlines) -> bool:
     """Points with 95 % ellipses of the shared resamples; the front as a line; hollow: collapsed."""
     from matplotlib.patches import Ellipse
 
-    points, draws = plane(views)
+    points, draws = plane(scores)
     if points.empty:
         return False
+    views = scores.views
     axes, look = figure.subplots(), styles(views.methods)
     for method, at in points.iterrows():
         style, broken = look[method], isinstance(at.collapsed, str)
@@ -74,10 +78,10 @@ def pareto(figure, views: Views) -> bool:
         axes.add_patch(Ellipse(centre, width, height, angle=angle, color=style["color"], alpha=0.12, linewidth=0))
         label = f"{method} (collapsed)" if broken else method
         face = "none" if broken else style["color"]
-        axes.plot(100 * at.erasure, 100 * at.preservation, style["marker"], color=style["color"], mfc=face, label=label, zorder=3)
-    front = points[points["on_front"]].sort_values("erasure")
-    axes.plot(100 * front["erasure"], 100 * front["preservation"], color="0.4", linewidth=1, zorder=1)
-    axes.set(xlabel="erasure: 100 - presence on target and synonyms, %", ylabel="preservation: presence of what should stay, %")
+        axes.plot(100 * at.erased, 100 * at.kept, style["marker"], color=style["color"], mfc=face, label=label, zorder=3)
+    front = points[points["on_front"]].sort_values("erased")
+    axes.plot(100 * front["erased"], 100 * front["kept"], color="0.4", linewidth=1, zorder=1)
+    axes.set(xlabel="erased: of target, synonyms and leak, %", ylabel="kept: of what should stay, %")
     axes.set_title(f"{views.frame['model'].iloc[0]}: {_concepts(views)}, 95 % ellipses, prompts resampled", fontsize=10)
     axes.margins(0.08)
     axes.set(xlim=(None, 101), ylim=(None, 101))
@@ -162,9 +166,9 @@ def _panels(figure, concepts: list[str], wide: float, left: float, high: float) 
     return made
 
 
-def ranks(figure, views: Views) -> bool:
-    """Median rank on net with its 90 % interval; the letter names the group that cannot be told apart."""
-    table = standing(views)
+def ranks(figure, scores: Headlines) -> bool:
+    """Median rank on the score with its 90 % interval; the letter names the group that cannot be told apart."""
+    table, views = standing(scores), scores.views
     table = table[table["collapsed"].isna()] if len(table) else table
     if len(table) < 2:
         return False
@@ -176,7 +180,7 @@ def ranks(figure, views: Views) -> bool:
     axes.set_yticks(place, table.index)
     axes.invert_yaxis()
     axes.set_xticks(range(1, len(table) + 1))
-    axes.set(xlabel="rank on net, median and 90 % interval")
+    axes.set(xlabel="rank on the score, median and 90 % interval")
     axes.set_title(f"{views.frame['model'].iloc[0]}: {_concepts(views)}", fontsize=10)
     axes.grid(axis="x", alpha=0.3)
     return True

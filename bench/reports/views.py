@@ -12,6 +12,7 @@ from bench.papers.composites import CATALOGUE
 from bench.reports.composites import EVERY, Composite, Part
 from bench.reports.pictures import WORST, Asked, Pictures
 from bench.reports.results import on_its_own, order
+from bench.reports.roles import roles_of
 from bench.statistics.permutation import FLIPS, p_value, sign_flip
 from bench.statistics.resampling import FEW_CONCEPTS, Bootstrap, interval
 from bench.types import derived_seed
@@ -52,6 +53,8 @@ class Views:
         if len(judged):
             chosen = [first.get(key) for key in zip(frame["concept"], frame["probe"], strict=True)]
             frame = frame[frame["judge"].isna() | (frame["judge"] == pd.Series(chosen, index=frame.index, dtype=object))]
+        self.judges = {key: judge for key, judge in dict(first).items() if isinstance(judge, str)}  # (concept, probe) -> judge
+        self.roles = roles_of(frame)
         self.concepts = sorted(self.frame["concept"].unique())
         self.kinds = self.frame.groupby("concept")["kind"].first().to_dict()
         self.methods = order(self.frame["method"].tolist())
@@ -147,10 +150,14 @@ class Views:
 
     def _swapped(self, unit: str, middle: np.ndarray, half: np.ndarray, side: float) -> np.ndarray:
         judged = ~np.isnan(half)
-        if (unit, len(half)) not in self._flips:
-            draw = np.random.default_rng(derived_seed("swap", unit)).integers(0, 2, (FLIPS, len(half)))
-            self._flips[unit, len(half)] = draw * 2.0 - 1.0
-        return np.nanmean(middle) + side * self._flips[unit, len(half)][:, judged] @ half[judged] / max(1, judged.sum())
+        return np.nanmean(middle) + side * self.flips(unit, len(half))[:, judged] @ half[judged] / max(1, judged.sum())
+
+    def flips(self, unit: str, n: int) -> np.ndarray:
+        """(FLIPS, n) of -1 and 1: which of the n prompts of a unit swap the answers of two methods."""
+        if (unit, n) not in self._flips:
+            draw = np.random.default_rng(derived_seed("swap", unit)).integers(0, 2, (FLIPS, n))
+            self._flips[unit, n] = draw * 2.0 - 1.0
+        return self._flips[unit, n]
 
     def _value(self, composite: Composite, method: str, concept: str, average: Callable) -> np.ndarray:
         key = composite.name, method, concept
@@ -212,9 +219,9 @@ class Views:
     def _prompt_means(self, part: Part, method: str, concept: str, probe: str, attack: str) -> np.ndarray:
         if part.whole_set:
             return np.array([np.mean([cell.value for cell in self._found(part, method, concept, probe, attack)[0]])])
-        values = self._per_picture(part, method, concept, probe, attack)
+        values = self.per_picture(part, method, concept, probe, attack)
         if part.either:
-            plain = self._per_picture(part, method, concept, probe, "none")
+            plain = self.per_picture(part, method, concept, probe, "none")
             values = [(asked, np.fmax(x, y)) for (asked, x), (_, y) in zip(values, plain, strict=True)]
         seeds = [asked.means(np.nan_to_num(x, nan=0.0) if part.unjudged == "miss" else x) for asked, x in values]
         if len({len(s) for s in seeds}) > 1:
@@ -230,8 +237,8 @@ class Views:
             raise Missing(f"{method} has no {', '.join(lost)} on {probe}" + ("" if attack == "none" else f" under {attack}"))
         return list(found.values())
 
-    def _per_picture(self, part: Part, method: str, concept: str, probe: str, attack: str) -> list[tuple[Asked, np.ndarray]]:
-        """For each erasure seed the pictures and what the part's rule makes of their scores."""
+    def per_picture(self, part: Part, method: str, concept: str, probe: str, attack: str) -> list[tuple[Asked, np.ndarray]]:
+        """For each erasure seed the pictures and what the part's rule makes of their scores. Raises Missing."""
         made, names = [], [name.partition(".")[2] for name in part.columns]  # a star stands for the cell's own column
         for cells in zip(*self._found(part, method, concept, probe, attack), strict=True):
             columns = [cell.column if "*" in name else name for cell, name in zip(cells, names, strict=True)]

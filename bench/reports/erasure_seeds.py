@@ -1,0 +1,64 @@
+"""Jobs that differ in nothing but the erasure seed are one row: its value is the mean over seeds, its interval holds their spread."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from bench.reports.pictures import WORST, Pictures
+from bench.statistics.headline import seeds_interval  # TEMPORARY
+
+PLACE = ["model", "sampler", "protocol", "concept", "method"]
+QUESTION = [*PLACE, "probe", "attack", "metric", "column", "judge"]
+BOUNDS = ["ci_low", "ci_high", "diff_low", "diff_high"]
+FIRST = ("seed", "key", "n", "groups", "ladder_at")  # of numbers, those that are not averaged
+
+
+def merged(frame: pd.DataFrame, pictures: Pictures | None) -> pd.DataFrame:
+    """One job per method and concept, with the number of its `seeds`; a job whose cells come from several commands is one too.
+
+    Each question keeps one cell, the mean over erasure seeds. Without `pictures` the mean of several has no interval.
+    """
+    done = frame[frame["status"] == "done"]
+    seeds = done.groupby(PLACE, dropna=False)["seed"].nunique()
+    owner = frame.groupby(PLACE, dropna=False)["key"].transform("first")
+    count = frame[PLACE].merge(seeds.rename("seeds").reset_index(), on=PLACE, how="left")["seeds"].fillna(1).astype(int).to_numpy()
+    frame = frame.assign(seeds=count)
+    asked = frame["metric"].notna() & frame.duplicated(QUESTION, keep=False)
+    if not asked.any():
+        return frame.assign(key=owner)
+    alone = frame[~asked]
+    rows = []
+    for _, cells in frame[asked].groupby(QUESTION, dropna=False, sort=False):
+        cells = cells.drop_duplicates("seed")
+        rows.append(cells.iloc[0] if len(cells) == 1 else _mean(cells, frame, pictures))
+    together = pd.DataFrame(rows).astype(frame.dtypes.to_dict())
+    whole = pd.concat([alone, together]).sort_index(kind="stable")
+    return whole.assign(key=owner.loc[whole.index])
+
+
+def _mean(cells: pd.DataFrame, frame: pd.DataFrame, pictures: Pictures | None) -> pd.Series:
+    row = cells.iloc[0].copy()
+    numbers = [name for name in cells.select_dtypes("number") if name not in (*FIRST, *BOUNDS, "seeds")]
+    row[numbers] = cells[numbers].mean()
+    row[BOUNDS] = np.nan
+    row["leads"] = bool(cells["leads"].all())
+    row["cell_flags"] = ",".join(dict.fromkeys(flag for text in cells["cell_flags"].fillna("") for flag in text.split(",") if flag))
+    means = _by_prompt(cells, pictures)
+    if means is None:
+        return row
+    rate = set(np.unique(means[~np.isnan(means)])) <= {0.0, 1.0} or row["column"] in ("present", "seen")
+    row["value"], row["ci_low"], row["ci_high"] = seeds_interval(means, rate)
+    base = frame[(frame["method"] == "original") & (frame[QUESTION] == row[QUESTION]).drop(columns="method").all(axis=1)]
+    theirs = None if base.empty or row["attack"] == WORST else _by_prompt(base.iloc[:1], pictures)
+    if theirs is not None and theirs.shape[1] == means.shape[1]:
+        row["diff"], row["diff_low"], row["diff_high"] = seeds_interval(means - theirs, False)
+    return row
+
+
+def _by_prompt(cells: pd.DataFrame, pictures: Pictures | None) -> np.ndarray | None:
+    """(seeds, prompts) means; None of measures of whole sets, and where the seeds were asked different prompts."""
+    read = [pictures.values(c.score, c.images, c.column) for c in cells.itertuples()] if pictures else [None]
+    if any(found is None or found[0] is not read[0][0] or found[1].dtype == object for found in read):
+        return None
+    return np.stack([asked.means(values) for asked, values in read])
