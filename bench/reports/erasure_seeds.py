@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 
 from bench.reports.pictures import WORST, Pictures
-from bench.statistics.headline import seeds_interval  # TEMPORARY
+from bench.statistics.intervals import seeds_interval, yes_or_no
 
 PLACE = ["model", "sampler", "protocol", "concept", "method"]
 QUESTION = [*PLACE, "probe", "attack", "metric", "column", "judge"]
+REST = [name for name in QUESTION if name != "method"]
 BOUNDS = ["ci_low", "ci_high", "diff_low", "diff_high"]
 FIRST = ("seed", "key", "n", "groups", "ladder_at")  # of numbers, those that are not averaged
 
@@ -44,21 +45,26 @@ def _mean(cells: pd.DataFrame, frame: pd.DataFrame, pictures: Pictures | None) -
     row[BOUNDS] = np.nan
     row["leads"] = bool(cells["leads"].all())
     row["cell_flags"] = ",".join(dict.fromkeys(flag for text in cells["cell_flags"].fillna("") for flag in text.split(",") if flag))
-    means = _by_prompt(cells, pictures)
-    if means is None:
+    answers = _answers(cells, pictures)
+    if answers is None:
         return row
-    rate = set(np.unique(means[~np.isnan(means)])) <= {0.0, 1.0} or row["column"] in ("present", "seen")
+    means, rate, repeats = answers
     row["value"], row["ci_low"], row["ci_high"] = seeds_interval(means, rate)
-    base = frame[(frame["method"] == "original") & (frame[QUESTION] == row[QUESTION]).drop(columns="method").all(axis=1)]
-    theirs = None if base.empty or row["attack"] == WORST else _by_prompt(base.iloc[:1], pictures)
-    if theirs is not None and theirs.shape[1] == means.shape[1]:
-        row["diff"], row["diff_low"], row["diff_high"] = seeds_interval(means - theirs, False)
+    base = frame[(frame["method"] == "original") & (frame[REST] == row[REST]).all(axis=1)]
+    theirs = None if row["attack"] == WORST else _answers(base.iloc[:1], pictures)
+    if theirs is not None and theirs[0].shape[1] == means.shape[1]:
+        row["diff"], row["diff_low"], row["diff_high"] = seeds_interval(means - theirs[0], rate, True, repeats)
     return row
 
 
-def _by_prompt(cells: pd.DataFrame, pictures: Pictures | None) -> np.ndarray | None:
-    """(seeds, prompts) means; None of measures of whole sets, and where the seeds were asked different prompts."""
-    read = [pictures.values(c.score, c.images, c.column) for c in cells.itertuples()] if pictures else [None]
-    if any(found is None or found[0] is not read[0][0] or found[1].dtype == object for found in read):
+def _answers(cells: pd.DataFrame, pictures: Pictures | None) -> tuple[np.ndarray, bool, float] | None:
+    """((seeds, prompts) means, whether they are of yes and no, images per prompt); None of measures of whole sets, and where the
+    seeds were asked different prompts."""
+    read = [pictures.values(c.score, c.images, c.column) for c in cells.itertuples()] if pictures else []
+    if not read or any(found is None or found[0] is not read[0][0] or found[1].dtype == object for found in read):
         return None
-    return np.stack([asked.means(values) for asked, values in read])
+    asked = read[0][0]
+    values = np.stack([values for _, values in read])
+    means = np.stack([asked.means(each) for each in values])
+    whole = ~np.isnan(means).any(0)
+    return (means[:, whole], yes_or_no(values), values.shape[1] / asked.groups) if whole.any() else None

@@ -97,7 +97,8 @@ def estimate(found: Estimate, best: bool = False) -> Cell:
 def _no_score(scores: Headlines | None, concepts: list[str]) -> list[str]:
     if scores is None:
         return []
-    found = [f"No score on {concept}: {scores.why_not[concept]}." for concept in concepts if concept in scores.why_not]
+    why_not = {concept: why.removeprefix("no score: ") for concept, why in scores.why_not.items()}
+    found = [f"No score on {concept}: {why_not[concept]}." for concept in concepts if concept in why_not]
     for concept in (c for c in concepts if c not in scores.why_not):
         found += [f"{concept}: {part} is no part of the score: {why}." for part, why in scores.of("original", concept).left_out.items()]
     return found
@@ -153,7 +154,7 @@ def _share(values: Values, methods: list[str], concepts: list[str]) -> dict[str,
 
 def _number(values: Values, methods: list[str], concepts: list[str]) -> dict[str, Cell]:
     means = {m: _mean(values, m, concepts) for m in methods}
-    return {m: Cell(f"{x:.3g}", x) for m, x in means.items() if x is not None}
+    return {m: Cell("0" if abs(x) < 1e-6 else f"{x:.3g}", x) for m, x in means.items() if x is not None}
 
 
 def _leaks(frame: pd.DataFrame) -> Values:

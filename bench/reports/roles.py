@@ -7,6 +7,7 @@ import pandas as pd
 from bench.prompts import ROLES
 
 ERASED_ROLES = ("target", "alias")  # presence of the concept is a failure
+NAMING_ROLES = (*ERASED_ROLES, "scene", "background")  # prompts that name the concept
 
 
 def role_of(probe: str, role: str | None = None) -> str:
