@@ -1,9 +1,11 @@
 """The leaderboard and gallery from a small made-up store whose right answers are known."""
 
 import json
+import re
+import shutil
 
 import pytest
-from made_results import cell, write_record
+from made_results import cell, specification, write_record
 
 from bench import cli
 from bench.reports import gallery, leaderboard, plots, render, results
@@ -242,3 +244,76 @@ def test_many_attacks_stand_in_a_table_of_their_own_and_one_reason_is_said_once(
 def test_composites_that_were_not_measured_are_named_with_their_reason(places):
     text = printed(places, composites=True).split("## Published composite scores")[1]
     assert "not measured: " in text
+
+
+def seeded(places, shares=(0.1, 0.3, 0.2)):
+    """Three erasures of one method that differ in nothing but the seed."""
+    records, store = places
+    for seed, share in enumerate(shares):
+        spec = specification("dog", "seeded", seed=seed)
+        cells = [cell(store, f"seed{seed}", "seeded", p, "none", s, False) for p, s in (("target", share), ("others", 1.0))]
+        write_record(records, "dog", "seeded", cells, seed=seed, key=f"dog-seeded-{seed}", specification=spec)
+
+
+def test_erasure_seeds_are_one_row_whose_interval_holds_their_spread(places):
+    seeded(places)
+    text = printed(places).split("## dog (object)")[1]
+    main, by_question = text.split("### dog: by question")
+    assert main.count("| seeded") == 1 and by_question.split("###")[0].count("| seeded") == 1
+    row = row_of(main, "seeded (3 seeds)")
+    assert row.split("|")[5].strip().startswith("80 ["), "erased: 0.9, 0.7 and 0.8"
+    target = row_of(by_question, "seeded (3 seeds)").split("|")[2]
+    value, low, high = map(int, re.match(r" (\d+) \[(\d+), (\d+)\]", target).groups())
+    assert value == 20
+    for file in places[0].glob("dog-seeded-*.json"):
+        file.unlink()
+    for folder in ("images", "score"):
+        for seed in range(3):
+            for made in (places[1] / folder).glob(f"seed{seed}-*"):
+                shutil.rmtree(made)
+    seeded(places, (0.2, 0.2, 0.2))
+    same = row_of(printed(places).split("### dog: by question")[1], "seeded (3 seeds)").split("|")[2]
+    _, narrow, wide = map(int, re.match(r" (\d+) \[(\d+), (\d+)\]", same).groups())
+    assert high - low > wide - narrow, "seeds that differ say less than seeds that agree"
+    csv = printed(places, "csv")
+    assert sum(line.startswith("dog-seeded-") for line in csv.splitlines()) == 6, "a row per job and cell stays in csv"
+
+
+def test_a_column_never_mixes_two_judges(places):
+    records, store = places
+    for method, share in (("original", 1.0), ("good", 0.5)):
+        file = records / f"dog-{method}.json"
+        record = json.loads(file.read_text())
+        record["cells"].append(cell(store, "second", method, "target", "none", share, False) | {"judge": "other"})
+        file.write_text(json.dumps(record))
+    text = printed(places)
+    dog = text.split("### dog: by question")[1].split("##")[0]
+    heads = [head.strip() for head in dog.split("| method")[1].split("\n")[0].split("|")[1:-1]]
+    assert heads[:2] == ["target ↓ (judge) n=10", "target ↓ (other) n=10"]
+    good = [part.split("[")[0].strip(" *") for part in row_of(dog, "good").split("|")[2:4]]
+    assert good == ["10", "50"] and "n/a" in row_of(dog, "blunt").split("|")[3]
+    erased = row_of(text.split("## dog (object)")[1], "good").split("|")[5].strip()
+    assert erased.startswith("90"), "the score rests on the judge of most cells"
+
+
+def test_flags_stand_under_the_table_with_their_methods(places):
+    records, _ = places
+    file = records / "dog-good.json"
+    record = json.loads(file.read_text())
+    record["cells"][2]["flags"] = ["nan_images"]
+    file.write_text(json.dumps(record))
+    text = printed(places)
+    assert "- Flag nan_images: good (dog). `vestige ls flags nan_images` says what it means." in text
+    assert "- Flag nothing_changed: idle (car, dog)." in text and text.count("Flag nan_images") == 1
+
+
+def test_the_cost_of_an_erasure_is_counted_in_rows_where_records_have_them(places):
+    for file in places[0].glob("*.json"):
+        record = json.loads(file.read_text())
+        rows = {"erase_forward_rows": 640, "erase_cpu_seconds": 3.5, "load": 1.5}
+        rows |= {"rows_per_image": 30 if record["method"] == "blunt" else 20}
+        file.write_text(json.dumps(record | {"cost": record["cost"] | rows}))
+    text = printed(places)
+    assert "| erasing, rows ↓ |" in text and "| 640 |" in row_of(text.split("## dog (object)")[1], "good")
+    cost = text.split("## Cost")[1]
+    assert "erasing, denoiser rows ↓" in cost and "| 640 | 3.5 | 2.0 | 1.5 | 1.50 | 1.00 |" in row_of(cost, "blunt")

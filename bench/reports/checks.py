@@ -62,10 +62,7 @@ def _weak(shown: pd.DataFrame) -> list[tuple]:
 
 
 def _unchanged(shown: pd.DataFrame) -> list[tuple]:
-    same = shown[(shown["method"] != "original") & (shown["attack"] == "none") & (shown["value"] > 0)]
-    # The interval of equal answers throughout, and of nothing else: what n prompts cannot show (bench/statistics/intervals.py).
-    unseen = np.minimum(1.0, 3 / same["groups"])
-    same = same[(same["diff"] == 0) & np.isclose(same["diff_high"], unseen) & np.isclose(same["diff_low"], -unseen)]
+    same = shown[(shown["method"] != "original") & (shown["attack"] == "none") & (shown["value"] > 0) & shown["unchanged"].eq(True)]
     return [_row(cell, "nothing_changed") for cell in same.itertuples()]
 
 

@@ -21,10 +21,11 @@ METRICS = ("clip_score", "fid_real", "fid", "fid_kept", "fid_inf")
 LEGEND = (
     "erased: share of what could be erased that was, the mean over target, synonyms and leak (the concept seen beside another thing), "
     "on a scale from the original model (0) to the oracle (100; without an oracle: never seen). kept: share of the original's rate that "
-    "is left on what should stay. score: their harmonic mean, 0 for a collapsed model (†). In percent, [95 % interval], per concept "
-    "first, then averaged. to oracle: paired difference of the scores. worst case: share of target images that show the concept without "
-    "attack or under any, in brackets the number of attacks; no part of the score. prompts: the fewest distinct prompts of a part of "
-    "erased / kept things. Bold: better than every other method by a paired interval that leaves out zero."
+    "is left on what should stay (held out: names that no method was given). score: their harmonic mean, 0 for a collapsed model (†). In "
+    "percent, [95 % interval], per concept first, then averaged. to oracle: paired difference of the scores. worst case: share of target "
+    "images that show the concept without attack or under any, in brackets the number of attacks; no part of the score. prompts: the "
+    "fewest distinct prompts of a part of erased / kept things. Bold: better than every other method by a paired interval that leaves "
+    "out zero."
 )
 
 
@@ -33,7 +34,7 @@ def table(frame: pd.DataFrame, scores: Headlines | None, methods: list[str], bes
     concepts = sorted(frame["concept"].unique())
     quality, notes = _quality(frame)
     columns = {
-        **_scored(scores, methods, concepts, best),
+        **_scored(scores, methods, concepts, best, "kept (held out) ↑" if frame["held_out"].all() else "kept ↑"),
         "leak ↓": _share(_leaks(frame), methods, concepts),
         **{head: _number(cells, methods, concepts) for head, cells in quality.items()},
         "worst case ↓": _worst(frame, scores, methods, concepts),
@@ -56,8 +57,9 @@ def names(frame: pd.DataFrame) -> dict[str, str]:
     return {method: method if n == 1 else f"{method} ({n} seeds)" for method, n in seeds.items()}
 
 
-def _scored(scores: Headlines | None, methods: list[str], concepts: list[str], best: str | None) -> dict[str, dict[str, Cell]]:
-    found: dict[str, dict[str, Cell]] = {head: {} for head in ("score ↑", "to oracle ↑", "erased ↑", "kept ↑")}
+def _scored(scores: Headlines | None, methods: list[str], concepts: list[str], best: str | None, kept: str) -> dict:
+    """kept: the head of what should stay."""
+    found: dict[str, dict[str, Cell]] = {head: {} for head in ("score ↑", "to oracle ↑", "erased ↑", kept)}
     for method in methods if scores else []:
         asked = [c for c in concepts if c in scores.concepts]
         try:
@@ -67,7 +69,7 @@ def _scored(scores: Headlines | None, methods: list[str], concepts: list[str], b
             found["score ↑"][method] = Cell(f"n/a ({measured} of {len(asked)})") if measured else NO
             continue
         found["score ↑"][method] = estimate(mine.score, best=method == best)
-        found["erased ↑"][method], found["kept ↑"][method] = estimate(mine.erased), estimate(mine.kept)
+        found["erased ↑"][method], found[kept][method] = estimate(mine.erased), estimate(mine.kept)
         if method not in ("oracle", "original"):
             try:
                 found["to oracle ↑"][method] = estimate(scores.difference(method, "oracle", asked))

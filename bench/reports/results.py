@@ -50,9 +50,9 @@ def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
     (`worst_attacks`; over all of a method's own: `own_value`, `own_low`, `own_high`, `own_attacks`); `diff`, `diff_low`,
     `diff_high`: the paired difference to the original model on the same prompts and seeds; and for attacked presence `before`
     (without attack), `either` (before or after: the field's post-ASR), `failed_before` (number of pictures) and `after_failing`
-    (share of those that the attack brings back: the attackable ASR). `collapsed` says why a method's numbers on a concept come from
-    a broken model (bench/reports/guards.py); `leads` marks a value that is better than every other method's with a paired interval
-    that leaves out zero, original, oracle and collapsed ones aside.
+    (share of those that the attack brings back: the attackable ASR). `unchanged`: every answer equals the original's. `collapsed`
+    says why a method's numbers on a concept come from a broken model (bench/reports/guards.py); `leads` marks a value that is better
+    than every other method's with a paired interval that leaves out zero, original, oracle and collapsed ones aside.
     A `Pictures` in place of the folder keeps what was read for further questions.
     """
     records = [json.loads(file.read_text()) for file in sorted(Path(records).glob("*.json"))]
@@ -60,7 +60,7 @@ def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
     frame = _cells(records, pictures)
     if pictures is None or frame.empty:
         numbers = dict.fromkeys((*DIFFERENCE, *RATES, *worst_case.OWN), float("nan"))
-        return frame.assign(**numbers, **dict.fromkeys((*worst_case.NAMED, "collapsed")), leads=False)
+        return frame.assign(**numbers, **dict.fromkeys((*worst_case.NAMED, "collapsed")), leads=False, unchanged=False)
     frame = with_collapse(_with_worst_case(frame, pictures), pictures)
     return _with_attack_rates(_compared(frame, pictures), pictures)
 
@@ -75,7 +75,7 @@ def _cells(records: list[dict], pictures: Pictures | None) -> pd.DataFrame:
         vocabulary = record.get("specification", {}).get("model", {}).get("vocabulary")
         judge, code = record.get("specification", {}).get("attack_judge"), (record.get("provenance") or {}).get("commit")
         head = (*map(record.get, JOB), "+".join(record["concepts"]), sampler, vocabulary, judge, code, record.get("reason"))
-        head += (record.get("protocol") or "", *map(cost.get, COST))
+        head += (record.get("protocol") or "", _held_out(record), *map(cost.get, COST))
         for cell in record["cells"] or [{}]:
             # What an attack cost, for the whole prompt set: denoiser evaluations times batch, pictures, seconds.
             spent = map((cell.get("budget") or {}).get, SPENT.values())
@@ -87,7 +87,8 @@ def _cells(records: list[dict], pictures: Pictures | None) -> pd.DataFrame:
             names = told.attack(cell.get("attack")), told.metric(probe, metric, judge), told.judge(probe, metric, judge)
             roles = cell.get("roles") or (pictures.roles(cell.get("images")) if pictures else ())
             labels.append((told.model, told.method, told.concept, told.protocol, *names, role_of(probe, roles)))
-    columns = [*JOB, "concept", "sampler", "vocabulary", "attack_judge", "code", "job_reason", "protocol", *COST, *CELL, *SPENT]
+    columns = [*JOB, "concept", "sampler", "vocabulary", "attack_judge", "code", "job_reason", "protocol", "held_out"]
+    columns += [*COST, *CELL, *SPENT]
     columns += ["cell_flags", "control_of", "ladder_of", "ladder_at", "found_at"]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
     frame = frame.assign(**{name: pd.to_numeric(frame[name]) for name in NUMBERS})
@@ -95,6 +96,12 @@ def _cells(records: list[dict], pictures: Pictures | None) -> pd.DataFrame:
     frame = frame.assign(**{f"{name}_name": frame[name] for name in LABELLED})
     told = pd.DataFrame(labels, columns=[*LABELLED, "judge", "role"], dtype=object, index=frame.index)
     return _without_unfinished(frame.assign(**{name: told[name] for name in told}))
+
+
+def _held_out(record: dict) -> bool:
+    """Whether what is asked as kept was given to no method."""
+    concepts = record.get("specification", {}).get("concepts") or [{}]
+    return all(isinstance(c, dict) and c.get("held_out") is not None for c in concepts)
 
 
 def _without_unfinished(frame: pd.DataFrame) -> pd.DataFrame:
@@ -208,6 +215,7 @@ def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     diff = np.full((len(frame), 3), np.nan)
     method, metric, score, images, column = (frame[n].tolist() for n in ("method", "metric", "score", "images", "column"))
     better, role, leads = frame["higher_is_better"].tolist(), frame["role"].tolist(), np.zeros(len(frame), bool)
+    unchanged = np.zeros(len(frame), bool)
     aside = set(np.flatnonzero(frame["method"].isin(REFERENCES) | frame["collapsed"].notna()))
     questions: dict[tuple, list[int]] = {}
     for row, question in enumerate(zip(*(frame[name].tolist() for name in QUESTION), strict=True)):
@@ -225,6 +233,7 @@ def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
                 answered.append(row)
                 differences.append(ours[1] - theirs[1])
                 answers = answers and yes_or_no(ours[1], theirs[1])
+                unchanged[row] = np.array_equal(ours[1], theirs[1], equal_nan=True)
         if differences:
             means = asked.means(np.stack(differences, axis=1))
             whole = ~np.isnan(means).any(0)
@@ -238,7 +247,7 @@ def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
                 best = _leader(means[:, rivals] * (1 if up else -1), [method[row] for row in kept[rivals]], answers, repeats)
                 if best is not None:
                     leads[kept[rivals][best]] = True
-    return frame.assign(**{name: diff[:, k] for k, name in enumerate(DIFFERENCE)}, leads=leads)
+    return frame.assign(**{name: diff[:, k] for k, name in enumerate(DIFFERENCE)}, leads=leads, unchanged=unchanged)
 
 
 def _leader(means: np.ndarray, methods: list[str], rate: bool, repeats: float) -> int | None:
