@@ -45,11 +45,14 @@ def test_the_table_sorts_by_the_better_end_first_and_back(browser, places, tmp_p
 
     assert order() == ["original", "oracle", "good", "blunt", "idle"]
     heads = {head.text.rstrip(" ▴▾"): head for head in table.find_elements("css selector", "th button")}
-    heads["net ↑"].click()
+    assert [head.text.rstrip(" ▴▾") for head in table.find_elements("css selector", "th button")][2:6] == [
+        *("score ↑", "to oracle ↑", "erased ↑", "kept ↑"),
+    ]
+    heads["score ↑"].click()
     assert order()[:2] == ["oracle", "good"]
-    heads["target ↓"].click()
+    heads["worst case ↓"].click()
     assert order()[0] == "oracle" and set(order()[-2:]) == {"original", "idle"}
-    heads["target ↓"].click()
+    heads["worst case ↓"].click()
     assert order()[-1] == "oracle"
     heads["method"].click()
     assert order() == sorted(order())

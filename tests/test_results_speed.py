@@ -75,9 +75,9 @@ def pace() -> float:
     return max(1.0, (time.thread_time() - begun) / PACE)
 
 
-def test_a_thousand_records_make_a_leaderboard_in_two_seconds(thousand):
+def test_a_thousand_records_make_a_leaderboard_in_five_seconds(thousand):
     (first, text), (second, again) = printed(*thousand), printed(*thousand)
     assert text == again and "concepts are resampled" in text
     assert text.index("| m49 |") < text.index("| m05 |"), "the best first"
-    limit = 2.0 * pace()
+    limit = 5.0 * pace()
     assert min(first, second) < limit, f"{first:.2f} s and {second:.2f} s of processor time, allowed {limit:.2f}"

@@ -9,13 +9,17 @@ guards              a model that draws nothing has not erased well: marked, neve
 checks              believability flags found in records (bench/flags.py has those that stages raise, and what each means)
 composites          what a composite score is: a formula of parts
 views               composites evaluated on stored scores, with intervals and draws
-standing            who leads on one composite, and how sure that is
+roles               what the rows of a probe are asked for
+headlines           the headline score: which images its parts rest on
+standing            who leads on the score, and how sure that is
+erasure_seeds       jobs that differ in their seed alone, as one row
 judges_compared     agreement of judges, rates without the judges' own errors
 attack_grid         attacked cells by place, with zero points and luck of equal budget
 budget_curves       success against an attack's budget, relearning gaps
 robustness          attack x method, raw and calibrated, worst case by access
 
 leaderboard         `vestige table`
+main_table          its first table, at most twelve columns
 robustness_report   `vestige robustness`
 gallery             `vestige gallery`
 plots               `vestige plot`

@@ -33,6 +33,7 @@ class Headlines:
 
     views: Views
     _made: dict[tuple[str, str], Headline | Missing] = field(default_factory=dict, repr=False)
+    _means: dict[tuple, Headline] = field(default_factory=dict, repr=False)
     _units: dict[tuple, tuple[list[str], np.ndarray, float]] = field(default_factory=dict, repr=False)
 
     def of(self, method: str, concept: str) -> Headline:
@@ -60,7 +61,7 @@ class Headlines:
                 found[concept] = reason
         return found
 
-    @property
+    @cached_property
     def concepts(self) -> list[str]:
         """On which a score is defined."""
         return [concept for concept in self.views.concepts if concept not in self.why_not]
@@ -69,8 +70,12 @@ class Headlines:
         """Over concepts; never over fewer than asked. Raises Missing."""
         if not concepts:
             raise Missing("no concept has a score")
-        each = [self.of(method, concept) for concept in concepts]
-        return each[0] if len(each) == 1 else headline.over_concepts(each, self.views.bootstrap)
+        if len(concepts) == 1:
+            return self.of(method, concepts[0])
+        key = method, *concepts
+        if key not in self._means:
+            self._means[key] = headline.over_concepts([self.of(method, concept) for concept in concepts], self.views.bootstrap)
+        return self._means[key]
 
     def difference(self, a: str, b: str, concepts: list[str]) -> Estimate:
         """Of the scores of two methods, paired. Raises Missing."""
@@ -107,10 +112,12 @@ class Headlines:
     def _make(self, method: str, concept: str) -> Headline:
         parts = self._rates(method, concept)
         kept = parts.pop("kept")
-        frame = self.views.frame
-        mine = frame[(frame["method"] == method) & (frame["concept"] == concept)]
-        broken = "collapsed" in mine and bool(mine["collapsed"].notna().any())
-        return headline.headline_interval(parts, kept, self.views.bootstrap, concept, method, broken)
+        return headline.headline_interval(parts, kept, self.views.bootstrap, concept, method, (method, concept) in self._collapsed)
+
+    @cached_property
+    def _collapsed(self) -> set[tuple[str, str]]:
+        broken = self.views.frame.dropna(subset=["collapsed"])
+        return set(zip(broken["method"], broken["concept"], strict=True))
 
     def _rates(self, method: str, concept: str) -> dict[str, Rates]:
         """Every part that was asked for this concept."""
@@ -161,14 +168,19 @@ class Headlines:
 
     def _probes(self, roles: tuple[str, ...], column: str, concept: str) -> list[str]:
         """Probes with rows of these roles that any method was asked for this concept and that have the column."""
-        asked = {
-            probe
-            for (_, other), cells in self.views.cells.items()
-            if other == concept
-            for (probe, attack), columns in cells.items()
-            if attack == "none" and column in columns
-        }
+        asked = self._asked.get((concept, column), set())
         return sorted(probe for probe in asked - set(ATTACKS) if self.views.roles.get(probe) in roles)
+
+    @cached_property
+    def _asked(self) -> dict[tuple[str, str], set[str]]:
+        """(concept, column) -> probes that any method was asked, without an attack."""
+        found: dict[tuple[str, str], set[str]] = {}
+        for (_, concept), cells in self.views.cells.items():
+            for (probe, attack), columns in cells.items():
+                for column in (PRESENT, SEEN) if attack == "none" else ():
+                    if column in columns:
+                        found.setdefault((concept, column), set()).add(probe)
+        return found
 
 
 def _per_thing(names: list[str], means: np.ndarray) -> tuple[list[str], np.ndarray]:

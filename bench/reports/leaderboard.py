@@ -142,11 +142,12 @@ def _collapsed(frame: pd.DataFrame) -> list[str]:
 def _job_notes(part: pd.DataFrame, methods: list[str]) -> list[str]:
     """What a job says of itself: that it did not finish, its limits, that it collapsed."""
     notes, broken = [], _broken(part)
-    for method, name, job in _jobs(part, methods):
-        if job[0].status != "done":
-            notes.append(f"{name}: {job[0].status}: {job[0].job_reason}")
-        if job[0].limits and f"{method}: {job[0].limits}." not in notes:
-            notes.append(f"{method}: {job[0].limits}.")
+    jobs = part[["method", "key", "seed", "status", "job_reason", "limits"]].drop_duplicates("key")
+    for method, name, (job,) in _jobs(jobs[(jobs["status"] != "done") | (jobs["limits"].fillna("") != "")], methods):
+        if job.status != "done":
+            notes.append(f"{name}: {job.status}: {job.job_reason}")
+        if job.limits and f"{method}: {job.limits}." not in notes:
+            notes.append(f"{method}: {job.limits}.")
     return notes + [f"{method}† collapsed. {why}." for method, why in broken.items()]
 
 
@@ -359,6 +360,10 @@ def _composites(views: Views, methods: list[str]) -> list[Block]:
     return ["Views on the stored scores per picture: per concept first, then averaged.", Table(["method", *arrows], rows, notes)]
 
 
+# What the tables show of a cell, a tenth of what a frame has.
+SHOWN = ["method", "key", "seed", "status", "job_reason", "limits", "probe", "attack", "access", "metric", "column", "judge", "reason"]
+SHOWN += ["value", "ci_low", "ci_high", "diff_low", "diff_high", "leads", "before", "either", "failed_before", "after_failing"]
+SHOWN += ["attack_unet_rows"]
 COSTS = {  # column of the frame -> (head, format, divided by)
     "erase_forward_rows": ("erasing, denoiser rows ↓", "{:.0f}", 1),
     "erase_cpu_seconds": ("erasing, CPU s ↓", "{:.1f}", 1),
@@ -382,9 +387,9 @@ def _cost(frame: pd.DataFrame, methods: list[str]) -> Table:
         base = means[name].get("original") if name in means else None
         means[made] = means[name] / base if not lost(base) and base else float("nan")
     shown = [name for name in COSTS if name in means and means[name].notna().any()]
-    rows = []
+    rows, means = [], means[shown].to_dict("index")
     for method in methods:
-        values = [(means.loc[method, name] / COSTS[name][2], COSTS[name][1]) for name in shown]
+        values = [(means[method][name] / COSTS[name][2], COSTS[name][1]) for name in shown]
         rows.append([method, *(Cell("n/a" if lost(value) else form.format(value), value) for value, form in values)])
     return Table(["method", *(COSTS[name][0] for name in shown)], rows)
 
@@ -392,7 +397,7 @@ def _cost(frame: pd.DataFrame, methods: list[str]) -> Table:
 def _jobs(part: pd.DataFrame, methods: list[str]):
     """(method, name, cells) of every job, methods in the given order."""
     jobs: dict[tuple[str, str], list] = {}
-    for cell in part.itertuples(index=False):
+    for cell in part[[name for name in SHOWN if name in part]].itertuples(index=False):
         jobs.setdefault((cell.method, cell.key), []).append(cell)
     labels, several = main_table.names(part), part.groupby("method")["key"].nunique().to_dict()
     place = {method: k for k, method in enumerate(methods)}

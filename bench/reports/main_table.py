@@ -18,6 +18,8 @@ from bench.statistics.headline import FEW_THINGS, Estimate
 NO = Cell("n/a")
 PROBES = ("captions", "others", "siblings", "scenes", "background")  # where quality is read, the first that was measured
 METRICS = ("clip_score", "fid_real", "fid", "fid_kept", "fid_inf")
+NEEDED = ["method", "concept", "key", "mechanism", "seeds", "collapsed", "held_out", "probe", "role", "attack", "metric", "column", "judge"]
+NEEDED += ["value", "n", "score", "erase_seconds", "erase_forward_rows"]
 LEGEND = (
     "erased: share of what could be erased that was, the mean over target, synonyms and leak (the concept seen beside another thing), "
     "on a scale from the original model (0) to the oracle (100; without an oracle: never seen). kept: share of the original's rate that "
@@ -31,6 +33,7 @@ LEGEND = (
 
 def table(frame: pd.DataFrame, scores: Headlines | None, methods: list[str], best: str | None = None) -> Table:
     """frame: one job per method and concept (bench/reports/erasure_seeds.py); methods: in order; best: the one that leads alone."""
+    frame = frame[[name for name in NEEDED if name in frame]]  # of some seventy columns: filters copy them all
     concepts = sorted(frame["concept"].unique())
     quality, notes = _quality(frame)
     columns = {
@@ -43,7 +46,7 @@ def table(frame: pd.DataFrame, scores: Headlines | None, methods: list[str], bes
     }
     # What nobody measured has no column; the score always has one, with the reason below.
     columns = {head: cells for head, cells in columns.items() if cells or head == "score ↑"}
-    labels, intervention = names(frame), frame.groupby("method")["mechanism"].first()
+    labels, intervention = names(frame), frame.groupby("method")["mechanism"].first().to_dict()
     broken = set(frame.dropna(subset=["collapsed"])["method"])
     rows = []
     for m in sorted(methods, key=broken.__contains__):
@@ -165,11 +168,11 @@ def _leaks(frame: pd.DataFrame) -> Values:
 
 
 def _worst(frame: pd.DataFrame, scores: Headlines | None, methods: list[str], concepts: list[str]) -> dict[str, Cell]:
-    cells = _first_judges(present(frame)[present(frame)["attack"] == WORST])
+    cells = _first_judges(present(frame[frame["attack"] == WORST]))
     found, attacks = _share(_values(cells), methods, concepts), {}
-    for cell in cells.itertuples() if scores else ():
+    for cell in cells[["method", "score"]].itertuples() if scores else ():
         attacks.setdefault(cell.method, set()).update(scores.views.pictures.attacks_of(cell.score) - {"none"})
-    return {m: Cell(f"{cell.text} ({len(attacks[m])})" if m in attacks else cell.text, cell.value) for m, cell in found.items()}
+    return {m: Cell(f"{cell.text} ({len(attacks[m])})" if attacks.get(m) else cell.text, cell.value) for m, cell in found.items()}
 
 
 def _first_judges(cells: pd.DataFrame) -> pd.DataFrame:
@@ -213,5 +216,5 @@ def _cost(frame: pd.DataFrame, methods: list[str]) -> dict[str, dict[str, Cell]]
     """Of one erasure: denoiser rows where the records count them, else seconds."""
     rows = frame["erase_forward_rows"].notna().any() if "erase_forward_rows" in frame else False
     name, head = ("erase_forward_rows", "erasing, rows ↓") if rows else ("erase_seconds", "erasing, s ↓")
-    means = frame.drop_duplicates("key").groupby("method")[name].mean()
+    means = frame.drop_duplicates("key").groupby("method")[name].mean().to_dict()
     return {head: {m: Cell(f"{means[m]:.0f}" if rows else f"{means[m]:.1f}", means[m]) for m in methods if not lost(means.get(m))}}

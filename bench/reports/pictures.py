@@ -109,7 +109,8 @@ class Pictures:
         self._worst[name] = asked, values, attacks
 
     def attacks_of(self, name: str) -> frozenset[str]:
-        return self._worst[name][2]
+        """Of the worst case `name`; none of one that another `Pictures` remembers."""
+        return self._worst[name][2] if name in self._worst else frozenset()
 
     def roles(self, images) -> tuple[str, ...]:
         """The distinct roles of the prompts behind a set of pictures, sorted; () where they are not known."""

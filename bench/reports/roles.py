@@ -19,5 +19,5 @@ def roles_of(frame: pd.DataFrame) -> dict[str, str]:
     """Probe -> role, of a frame of results.load; its column `role` counts where there is one."""
     if "role" not in frame:
         return {probe: role_of(probe) for probe in frame["probe"].dropna().unique()}
-    known = frame.dropna(subset=["probe"]).sort_values("role", na_position="last", kind="stable").drop_duplicates("probe")
-    return {probe: role_of(probe, role) for probe, role in zip(known["probe"], known["role"], strict=True)}
+    known = frame[["probe", "role"]].drop_duplicates().dropna(subset=["probe"]).sort_values("role", na_position="last", kind="stable")
+    return {probe: role_of(probe, role) for probe, role in list(zip(known["probe"], known["role"], strict=True))[::-1]}

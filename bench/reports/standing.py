@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
 import pandas as pd
 
@@ -13,6 +11,7 @@ from bench.reports.views import Missing
 from bench.statistics.headline import Headline
 from bench.statistics.permutation import holm
 from bench.statistics.ranks import letters, pareto, rank_distribution
+from bench.statistics.resampling import LEVEL
 
 
 def standing(scores: Headlines) -> pd.DataFrame:
@@ -34,7 +33,7 @@ def standing(scores: Headlines) -> pd.DataFrame:
     if fit:
         table.loc[fit] = rank_distribution(stack[:, : len(fit)], fit)
     table[["value", "ci_low", "ci_high"]] = [tuple(found[m].score) for m in names]
-    table["group"] = [*letters(_apart(scores, fit, concepts)), *[""] * (len(names) - len(fit))]
+    table["group"] = [*letters(_apart(stack[:, : len(fit)])), *[""] * (len(names) - len(fit))]
     table[["behind", "behind_low", "behind_high"]] = [(0.0, 0.0, 0.0), *(scores.difference(m, names[0], concepts) for m in names[1:])]
     table["p"] = [np.nan, *(np.nan if m in broken else scores.p_difference(m, names[0], concepts) for m in names[1:])]
     table["p_holm"] = holm(table["p"].to_numpy())
@@ -78,10 +77,10 @@ def collapsed(scores: Headlines) -> dict[str, str]:
     return frame.dropna(subset=["collapsed"]).groupby("method")["collapsed"].first().to_dict()
 
 
-def _apart(scores: Headlines, methods: list[str], concepts: list[str]) -> np.ndarray:
-    """(methods, methods) bool: the interval of the paired difference leaves out zero."""
-    apart = np.zeros((len(methods), len(methods)), bool)
-    for i, j in combinations(range(len(methods)), 2):
-        _, low, high = scores.difference(methods[i], methods[j], concepts)
-        apart[i, j] = apart[j, i] = low > 0 or high < 0
+def _apart(draws: np.ndarray) -> np.ndarray:
+    """(methods, methods) bool: the interval of the paired difference leaves out zero. draws (resamples, methods)."""
+    apart = np.zeros((draws.shape[1],) * 2, bool)
+    for k in range(draws.shape[1] - 1):
+        low, high = np.quantile(draws[:, k + 1 :] - draws[:, [k]], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+        apart[k, k + 1 :] = apart[k + 1 :, k] = (low > 0) | (high < 0)
     return apart
