@@ -173,3 +173,28 @@ def test_own_probes_count_by_the_role_of_their_rows(tmp_path):
     frame = frame.assign(role=frame["probe"].map({"mine": "target", "stay": "other"}))
     scores = Headlines(Views(frame, pictures))
     assert score_of(scores, what="erased") == pytest.approx(0.6) and score_of(scores, what="kept") == 1
+
+
+def test_the_thing_cut_out_of_single_objects_is_nearly_a_perfect_erasure(tmp_path):
+    """On the emoji model: what a local removal leaves blank is no collapse, and what it leaves alone is kept."""
+    from hydra import compose, initialize_config_dir
+
+    from bench import config
+    from bench.run import run_job
+
+    config.register_resolvers()
+    sizes = {"target": 6, "synonyms": 4, "others": 8}
+    words = [f"probe.{name}.{what}" for name, rows in sizes.items() for what in (f"rows={rows}", "repeats=1")]
+    words += ["concept=dog", "probe=[target,synonyms,others]"]
+    words += [f"runtime.{name}={tmp_path / name}" for name in ("store", "records")]
+    for method in ("original", "painted_over"):
+        with initialize_config_dir(str(config.CONF), version_base="1.3"):
+            tree = compose("run", [*words, f"method={method}"], return_hydra_config=True)
+        record = run_job(config.build_job(tree))
+        assert record["status"] == "done", record["error"]
+        assert record["flags"] == ["few_prompts"]
+    pictures = Pictures(tmp_path / "store")
+    frame = results.load(tmp_path / "records", pictures)
+    scores = Headlines(Views(frame, pictures))
+    assert score_of(scores, "painted_over") > 0.9 and score_of(scores, "original") == 0
+    assert frame["collapsed"].isna().all()

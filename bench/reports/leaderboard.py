@@ -17,6 +17,7 @@ from bench.reports.results import REFERENCES, erased_together, higher_is_better,
 from bench.reports.roles import ERASED_ROLES, roles_of
 from bench.reports.standing import plane, standing
 from bench.reports.views import Views
+from bench.statistics.headline import Estimate
 from bench.statistics.resampling import FEW_CONCEPTS
 
 PLACE = ["model", "sampler", "protocol"]  # numbers of different places never share a table
@@ -253,10 +254,11 @@ def _standing(rank: pd.DataFrame, scores: Headlines) -> Table:
         on_front = "" if on is None or lost(on.p_front) else f"{'yes' if on.on_front else 'no'} ({100 * on.p_front:.0f} %)"
         ranks = "" if broken else f"{r.median_rank:g} [{r.rank_low:g}, {r.rank_high:g}]"
         best = Cell("" if broken else f"{100 * r.p_best:.0f} %", r.p_best)
-        behind = "" if method == rank.index[0] else f"{100 * r.behind:.0f} [{100 * r.behind_low:.0f}, {100 * r.behind_high:.0f}]"
+        behind = Estimate(r.behind, r.behind_low, r.behind_high)
+        behind = Cell("", 0.0) if method == rank.index[0] else main_table.estimate(behind)
         p = "" if lost(r.p_holm) else ("<0.001" if r.p_holm < 0.001 else f"{r.p_holm:.3f}")
         value = share(r.value, r.ci_low, r.ci_high, best=method == _leader(rank))
-        rows.append([method + ("†" if broken else ""), value, r.group, Cell(ranks, r.median_rank), best, Cell(behind, r.behind)])
+        rows.append([method + ("†" if broken else ""), value, r.group, Cell(ranks, r.median_rank), best, behind])
         rows[-1] += [Cell(p, r.p_holm), Cell(on_front, None if on is None else on.p_front)]
     return Table(["method", "score ↑", "group", "rank ↓", "P(best) ↑", "behind ↑", "p (Holm)", "front ↑"], rows)
 

@@ -95,8 +95,8 @@ def estimate(found: Estimate, best: bool = False) -> Cell:
     """In percent, with its interval."""
     if lost(found.value):
         return NO
-    spread = "" if lost(found.low) else f" [{100 * found.low:.0f}, {100 * found.high:.0f}]"
-    return Cell(f"{100 * found.value:.0f}{spread}", found.value, best)
+    value, low, high = (None if lost(x) else round(100 * x) for x in found)  # whole numbers know no -0
+    return Cell(f"{value}" if low is None else f"{value} [{low}, {high}]", found.value, best)
 
 
 def _no_score(scores: Headlines | None, concepts: list[str]) -> list[str]:
