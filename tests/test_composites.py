@@ -263,3 +263,12 @@ def test_each_probe_keeps_its_own_judge(places):
     cells += table_cells(store, "original", "siblings", "presence", {"present": [1.0] * 10}, judge="words")
     got = measured(places, {"original": cells}, ["hub_target", "hub_pinpoint"], "hub")["original"]
     assert got["hub_target"] == pytest.approx(0.5) and got["hub_pinpoint"] == 1
+
+
+def test_groups_say_what_the_paired_differences_of_scores_say(views):
+    scores = Headlines(views)
+    rank = standing(scores)
+    for one in rank.index:
+        for two in rank.index:
+            _, low, high = scores.difference(one, two, scores.concepts)
+            assert (low > 0 or high < 0) != bool(set(rank.loc[one, "group"]) & set(rank.loc[two, "group"]))

@@ -84,7 +84,7 @@ def test_drawing_the_concept_in_half_of_the_scenes_is_worse_than_six_percent_of_
         "leaking": {"target": 0.0, "synonyms": 0.0, "leak": 0.5, "kept": 1.0},
         "clean": {"target": 0.06, "synonyms": 0.0, "leak": 0.0, "kept": 0.96},
     }
-    frame, scores = loaded(tmp_path, rates)
+    _, scores = loaded(tmp_path, rates)
     leaking = (1 + 1 + 0.5 / 0.88) / 3
     assert score_of(scores, "leaking", "erased") == pytest.approx(leaking)
     assert score_of(scores, "clean", "erased") == pytest.approx((0.94 + 1 + 1) / 3)
@@ -156,7 +156,7 @@ def test_a_method_that_lacks_a_part_has_no_score(tmp_path):
     write_record(records, "dog", "some", cells_of(store, "some", **GONE)[:2])
     pictures = Pictures(store)
     scores = Headlines(Views(results.load(records, pictures), pictures))
-    with pytest.raises(Missing, match="some has no answers.seen on scenes"):
+    with pytest.raises(Missing, match=r"some has no answers\.seen on scenes"):
         scores.of("some", "dog")
     assert standing(scores).index.tolist() == ["whole"]
 

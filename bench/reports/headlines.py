@@ -34,7 +34,7 @@ class Headlines:
     views: Views
     _made: dict[tuple[str, str], Headline | Missing] = field(default_factory=dict, repr=False)
     _means: dict[tuple, Headline] = field(default_factory=dict, repr=False)
-    _units: dict[tuple, tuple[list[str], np.ndarray, float]] = field(default_factory=dict, repr=False)
+    _units: dict[tuple, tuple[list[str], np.ndarray]] = field(default_factory=dict, repr=False)
 
     def of(self, method: str, concept: str) -> Headline:
         """Raises Missing where the method, or the original model, was not measured on some part."""
@@ -130,41 +130,39 @@ class Headlines:
 
     def _part(self, roles: tuple[str, ...], column: str, method: str, concept: str, by_thing: bool = False) -> Rates:
         asked = roles, column, concept, by_thing
-        names, rates, repeats = self._read(method, *asked)
-        base_names, base, _ = self._read("original", *asked)
+        names, rates = self._read(method, *asked)
+        base_names, base = self._read("original", *asked)
         if names != base_names:
             raise Missing(f"{method} was not asked the same prompts as the original model")
         oracle = None
         if not by_thing and ("oracle", concept) in self.views.cells:
             try:
-                oracle_names, answers, _ = self._read("oracle", *asked)
+                oracle_names, answers = self._read("oracle", *asked)
                 oracle = answers.mean(0) if oracle_names == names else None
             except Missing:
                 pass
-        return Rates(rates, base.mean(0), oracle, repeats)
+        return Rates(rates, base.mean(0), oracle)
 
-    def _read(self, method: str, roles: tuple[str, ...], column: str, concept: str, by_thing: bool) -> tuple:
-        """(names of the units, (seeds, units) means, images per unit)."""
+    def _read(self, method: str, roles: tuple[str, ...], column: str, concept: str, by_thing: bool) -> tuple[list[str], np.ndarray]:
+        """(names of the units, (seeds, units) means)."""
         key = method, roles, column, concept
         if key not in self._units:
             self._units[key] = self._measure(*key, by_thing)
         return self._units[key]
 
-    def _measure(self, method: str, roles: tuple[str, ...], column: str, concept: str, by_thing: bool) -> tuple:
-        names, means, images = [], [], 0
+    def _measure(self, method: str, roles: tuple[str, ...], column: str, concept: str, by_thing: bool) -> tuple[list[str], np.ndarray]:
+        names, means = [], []
         for probe in self._probes(roles, column, concept):
             seeds = self.views.per_picture(Part((probe,), (column,)), method, concept, probe, "none")
             asked = seeds[0][0]
             if any(other is not asked for other, _ in seeds):
                 raise Missing(f"the erasure seeds of {method} were asked different prompts on {probe}")
             names += asked.things if by_thing else [f"{probe}/{k}" for k in range(asked.groups)]
-            images += len(asked.place)
             means.append(np.stack([asked.means(values) for _, values in seeds]))
         if len({len(each) for each in means}) > 1:
             raise Missing(f"{method} has other erasure seeds on some probes")
         table = np.concatenate(means, axis=1)
-        units, rates = _per_thing(names, table) if by_thing else (names, table)
-        return units, rates, images / len(units)
+        return _per_thing(names, table) if by_thing else (names, table)
 
     def _probes(self, roles: tuple[str, ...], column: str, concept: str) -> list[str]:
         """Probes with rows of these roles that any method was asked for this concept and that have the column."""

@@ -33,7 +33,7 @@ def standing(scores: Headlines) -> pd.DataFrame:
     if fit:
         table.loc[fit] = rank_distribution(stack[:, : len(fit)], fit)
     table[["value", "ci_low", "ci_high"]] = [tuple(found[m].score) for m in names]
-    table["group"] = [*letters(_apart(stack[:, : len(fit)])), *[""] * (len(names) - len(fit))]
+    table["group"] = [*letters(_apart([found[m] for m in fit])), *[""] * (len(names) - len(fit))]
     table[["behind", "behind_low", "behind_high"]] = [(0.0, 0.0, 0.0), *(scores.difference(m, names[0], concepts) for m in names[1:])]
     table["p"] = [np.nan, *(np.nan if m in broken else scores.p_difference(m, names[0], concepts) for m in names[1:])]
     table["p_holm"] = holm(table["p"].to_numpy())
@@ -77,10 +77,15 @@ def collapsed(scores: Headlines) -> dict[str, str]:
     return frame.dropna(subset=["collapsed"]).groupby("method")["collapsed"].first().to_dict()
 
 
-def _apart(draws: np.ndarray) -> np.ndarray:
-    """(methods, methods) bool: the interval of the paired difference leaves out zero. draws (resamples, methods)."""
-    apart = np.zeros((draws.shape[1],) * 2, bool)
-    for k in range(draws.shape[1] - 1):
-        low, high = np.quantile(draws[:, k + 1 :] - draws[:, [k]], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-        apart[k, k + 1 :] = apart[k + 1 :, k] = (low > 0) | (high < 0)
+def _apart(found: list[Headline]) -> np.ndarray:
+    """(methods, methods) bool: the interval of the paired difference of scores leaves out zero, as `headline.difference` says, for all
+    pairs of a method at once."""
+    apart = np.zeros((len(found),) * 2, bool)
+    values = np.array([h.score.value for h in found])
+    lower, upper = (np.stack([h.bounds["score"][side] for h in found], axis=1) if found else None for side in range(2))
+    for k in range(len(found) - 1):
+        low = np.quantile(lower[:, [k]] - upper[:, k + 1 :], (1 - LEVEL) / 2, axis=0)
+        high = np.quantile(upper[:, [k]] - lower[:, k + 1 :], (1 + LEVEL) / 2, axis=0)
+        gap = values[k] - values[k + 1 :]
+        apart[k, k + 1 :] = apart[k + 1 :, k] = (np.minimum(low, gap) > 0) | (np.maximum(high, gap) < 0)
     return apart
