@@ -32,7 +32,7 @@ class PaintedOver(Method):
         if model.vocabulary != "emoji":
             return "painted_over needs drawings on a plain ground: choose model=emoji. For photographs give entangled_d cleaned pictures."
         labels = [concept.slug for concept in concepts]
-        if lost := refusal(judges.check, self.judge) or judges.refusal_of_labels(self.judge, model.vocabulary, concepts, labels):
+        if lost := refusal(judges.check, self.judge) or judges.refusal_of_labels(self.judge, model.vocabulary, [], labels):
             return f"painted_over: {lost}"
         return super().supports(model, concepts)
 

@@ -1,5 +1,7 @@
 """Controls that erase nothing: other noise, and the thing painted over."""
 
+import dataclasses
+
 import torch
 from conftest import tiny_spec
 
@@ -14,6 +16,12 @@ def test_another_seed_draws_something_else_and_again_the_same(tiny, sampler):
         once, again = (pipe(["a dog"] * 2, [1, 2], sampler).pixels for _ in range(2))
     assert torch.equal(once, again) and not torch.equal(once, before) and not torch.equal(once[0], once[1])
     assert torch.equal(tiny(["a dog"] * 2, [1, 2], sampler).pixels, before)
+
+
+def test_what_the_judge_does_not_know_is_not_painted_over(concept):
+    emoji = dataclasses.replace(tiny_spec(), vocabulary="emoji")
+    assert PaintedOver("emoji_b", 0.15).supports(emoji, [concept("dog")]) is None
+    assert "judge='emoji_b' has no label for 'dragon'" in PaintedOver("emoji_b", 0.15).supports(emoji, [concept("dragon")])
 
 
 def test_the_thing_is_painted_over_where_the_judge_sees_it(monkeypatch, tiny, concept):

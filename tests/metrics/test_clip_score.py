@@ -57,6 +57,19 @@ def test_accuracy_asks_whether_the_expected_name_is_the_nearest_of_the_candidate
     assert found.meta["candidates"] == {"object": 5}, "chance is one in five"
 
 
+def test_a_name_with_capitals_or_of_another_slug_is_the_same_candidate(monkeypatch, tmp_path, concept):
+    """A label is a slug: taken for a word of its own, "ada one" competed with Ada One and was judged among things."""
+    places = {"x": 0, "photo of Ada One": 0, "photo of Bea Two": 60, "photo of Cy": 120, "photo of church": 200}
+    clip = type("Clip", (), {"text": lambda self, texts: on_circle([places[text] for text in texts])})
+    monkeypatch.setattr(clip_models, "load_clip", lambda which: clip())
+    seen = lambda images, extractor: on_circle([0, 60, 120])  # noqa: E731
+    erased = concept("celebrity_1", "celebrity", name="Ada One", siblings=["Bea Two", "Cy"], others=["church"])
+    pictures = in_memory(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), tmp_path, prompt="x", expect=["celebrity_1", "bea_two", "bea_two"])
+    found = ClipScore("some/clip", "photo of {}", "{}").score(pictures, Material([erased], "photo", None, seen))
+    assert found.per_image["clip_accuracy"].tolist() == [1, 1, 0]
+    assert found.meta["candidates"] == {"celebrity": 3, "object": 1}
+
+
 def test_missing_weights_are_named(concept):
     why_not = ClipScore("ViT-B-32/no_such_weights", "photo of {}", "{}").supports(None, [concept()])
     assert "Known weights" in why_not

@@ -246,7 +246,7 @@ def test_a_reference_folder_enters_the_key_by_its_bytes(tmp_path):
     before = Fid("clip_emoji", str(tmp_path)).inputs()
     Image.new("RGB", (8, 8), (1, 0, 0)).save(tmp_path / "a.png", compress_level=0)
     assert before["reference"] != Fid("clip_emoji", str(tmp_path)).inputs()["reference"]
-    assert Fid("clip_emoji", "original").inputs() == {}
+    assert "reference" not in Fid("clip_emoji", "original").inputs()
 
 
 def test_what_cannot_work_is_refused_before_a_model_is_loaded(tmp_path):
@@ -289,7 +289,7 @@ def test_dino_reads_the_class_token_of_the_middle_square(tmp_path):
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     direct = net(pixel_values=(pixels[..., 16:240, 16:240] / 255 - mean) / std)
     assert torch.allclose(got, direct.pooler_output, atol=1e-5)
-    assert features.inputs(name)["weights"] and features.inputs("clip_emoji") == {}
+    assert features.inputs(name)["weights"] not in ("", features.inputs("clip_emoji")["weights"])
 
 
 def test_short_names_keep_what_changes_a_value_and_leave_places_out():

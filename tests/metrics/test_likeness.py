@@ -49,6 +49,7 @@ def test_labels_make_the_worlds_own_captions():
 
 def test_missing_captioners_are_named():
     assert "no folder" in Likeness("clip_emoji", "/nowhere", "emoji").supports(tiny_spec(), [])
+    assert "list of labels, and clip:emoji has none" in Likeness("clip_emoji", "labels:clip:emoji", "emoji").supports(tiny_spec(), [])
 
 
 ANSWERS = {"Yes.": True, "yes, a snoopy": True, "Now that is none": False, "No": False, "idk": False, "": False}
