@@ -11,6 +11,7 @@ from bench import cli, config, flags, listing
 from bench.contract import build
 from bench.reports import budget_curves, checks, plots, results, robustness, robustness_report
 from bench.reports.pictures import Pictures
+from bench.reports.views import Views
 
 # rates of the target under: no attack, random seeds, a strong attack; how often a made-up thing that this attack is fed with comes back
 RATES = {
@@ -542,3 +543,19 @@ def test_the_rungs_of_two_commands_make_one_ladder(attacked):
     (attacked[0] / "later.json").write_text(json.dumps(record | {"cells": second, "key": "later"}))
     curves = budget_curves.ladders(*again(attacked, lambda method, record: None))
     assert next(c for c in curves if c.method == "good").spent.tolist() == [0, 2, 4, 8]
+
+
+def test_the_budget_figure_is_of_one_judge_and_averages_seeds_before_concepts(attacked):
+    """hidden: 90 % in one erasure and 40 % in another; a blind judge that sees the concept everywhere stays out."""
+    from matplotlib import pyplot
+
+    def change(method, record):
+        record["cells"] += [c | {"judge": "blind", "value": 1.0} for c in record["cells"] if c["attack"] == "strong"]
+
+    replicate(attacked, "hidden", 1, {"strong": "good"})
+    frame, pictures = again(attacked, change)
+    figure = pyplot.figure()
+    assert plots.budget(figure, Views(frame, pictures))
+    lines = {line.get_label(): sorted(line.get_xdata()) for line in figure.axes[0].get_lines()}
+    pyplot.close(figure)
+    assert lines["hidden"] == pytest.approx([10, 65]) and lines["good"] == pytest.approx([10, 40])
