@@ -1,4 +1,5 @@
-# make test: the test suite. make demo: the main job on the embedded model. make bench: timings. Each sets up .venv by itself.
+# make test: the test suite. make demo: the main job on the embedded model. make bench: timings, and how often
+# intervals hold. Each sets up .venv by itself.
 PYTHON ?= python3
 VESTIGE = .venv/bin/vestige
 export TOKENIZERS_PARALLELISM = false
@@ -21,6 +22,7 @@ demo: .venv/installed
 bench: .venv/installed
 	.venv/bin/python -m benchmarks.closed_form
 	.venv/bin/python -m benchmarks.attack_batching
+	.venv/bin/python -m benchmarks.coverage --out results/bench/coverage.md
 
 lint: .venv/installed
 	.venv/bin/ruff check .
