@@ -1,5 +1,5 @@
-# make test: the test suite. make demo: the main job on the embedded model. make bench: timings. make mutants: 40 small
-# faults in the code, and how many of them the tests catch (an hour or more). Each sets up .venv by itself.
+# make test: the test suite. make demo: the main job on the embedded model. make bench: timings, and how often intervals hold. make
+# mutants: 40 small faults in the code, and how many of them the tests catch (an hour or more). Each sets up .venv by itself.
 PYTHON ?= python3
 VESTIGE = .venv/bin/vestige
 export TOKENIZERS_PARALLELISM = false
@@ -22,6 +22,7 @@ demo: .venv/installed
 bench: .venv/installed
 	.venv/bin/python -m benchmarks.closed_form
 	.venv/bin/python -m benchmarks.attack_batching
+	.venv/bin/python -m benchmarks.coverage --out results/bench/coverage.md
 
 mutants: .venv/installed
 	HF_HUB_OFFLINE=1 .venv/bin/python -m benchmarks.mutants --count 40 --out results/mutants.json

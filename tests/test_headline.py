@@ -79,6 +79,11 @@ def test_a_part_with_nothing_to_erase_is_left_out_and_none_left_is_no_score():
     assert "nothing of what should stay" in made((0, 0, 0), ORIGINAL, kept=(0.0, 0.0)).reason
 
 
+def test_a_span_of_exactly_a_fifth_counts():
+    assert headline.erased(0.1, 0.3, 0.1) == 1, "0.3 - 0.1 is less than 0.2 by rounding"
+    assert np.isnan(headline.erased(0.1, 0.29, 0.1))
+
+
 def test_eight_equal_answers_have_an_unseen_side_and_differ_by_nothing_sure():
     bootstrap = Bootstrap(1000)
     one, two = (made((0, 0, 0), ORIGINAL, kept=(0.9, 0.9), units=8, things=8, name=name, bootstrap=bootstrap) for name in ("uce", "esd"))
@@ -104,8 +109,9 @@ def test_prompts_that_a_judge_could_not_judge_are_left_out_for_all_models():
     assert found.erased.value == 0.5 and found.units == 2
     with pytest.raises(ValueError, match="same units"):
         Rates(np.zeros(3), np.zeros(4)).judged()
-    with pytest.raises(ValueError, match="nothing to compare"):
-        Rates(np.array([np.nan]), np.zeros(1)).judged()
+    never = Rates(np.array([np.nan, 1.0]), np.array([1.0, np.nan]))
+    lost = headline_interval({"leak": never}, Rates(np.ones(8), np.ones(8)), Bootstrap(300))
+    assert lost.reason == "no score: leak: no prompt was judged for every model" and np.isnan(lost.score.value)
 
 
 def test_seeds_that_differ_widen_the_interval():

@@ -103,9 +103,12 @@ def test_the_mean_over_erasure_seeds_is_covered_and_one_seed_claims_no_more_than
     assert np.mean([low <= 0.1 <= high for _, low, high in shift]) >= 0.93
 
 
-def test_seeds_that_agree_add_nothing():
+def test_seeds_that_agree_add_nothing_and_a_prompt_that_one_seed_lacks_is_left_out():
     means = np.random.default_rng(13).integers(0, 2, (1, 12)).repeat(3, axis=0).astype(float)
     assert seeds_interval(means)[1:] == tuple(map(float, rate_interval(means[0])))
+    lacking = np.c_[means, [[1.0], [np.nan], [1.0]]]
+    assert seeds_interval(lacking) == seeds_interval(means)
+    assert np.isnan(seeds_interval(lacking[:, -1:])).all()
 
 
 def coverage_over_concepts(concepts, nested, between, trials=400):

@@ -18,7 +18,7 @@ import numpy as np
 from bench.statistics.intervals import seed_spread
 from bench.statistics.resampling import FEW_CONCEPTS, LEVEL, Bootstrap, quantile
 
-SPAN = 0.2  # least o - z that a part may rest on: below it there was nothing to erase
+SPAN = 0.2 - 1e-9  # least o - z that a part may rest on, but for rounding: below it there was nothing to erase
 FEW_THINGS = 8  # below it the interval of kept rests on too few kept things to speak for others
 PSEUDO = 0.25  # units that always show the thing, and as many that never do, added to what each model drew of each question
 
@@ -44,17 +44,19 @@ class Rates:
     original: np.ndarray
     oracle: np.ndarray | None = None
 
-    def judged(self) -> Rates:
-        """Without the units that lack an answer; `method` as (seeds, units). ValueError: not aligned, or nothing left."""
-        method, original = np.atleast_2d(np.asarray(self.method, float)), np.asarray(self.original, float)
-        oracle = None if self.oracle is None else np.asarray(self.oracle, float)
-        sizes = [method.shape[1], len(original), *([] if oracle is None else [len(oracle)])]
-        if len(set(sizes)) > 1:
+    def shared(self) -> np.ndarray:
+        """(units,) bool: answered by every model. ValueError: not aligned."""
+        models = [np.atleast_2d(np.asarray(x, float)) for x in (self.method, self.original, self.oracle) if x is not None]
+        if len({m.shape[1] for m in models}) > 1:
+            sizes = [m.shape[1] for m in models]
             raise ValueError(f"method, original and oracle must answer the same units (prompts or things); got {sizes} of them.")
-        whole = ~np.isnan(np.vstack([method, original, *([] if oracle is None else [oracle])])).any(0)
-        if not whole.any():
-            raise ValueError("no unit (prompt or thing) was judged for every model, so there is nothing to compare.")
-        return Rates(method[:, whole], original[whole], None if oracle is None else oracle[whole])
+        return ~np.isnan(np.vstack(models)).any(0)
+
+    def judged(self) -> Rates:
+        """Only the units that every model answered; `method` as (seeds, units)."""
+        whole = self.shared()
+        method, original = np.atleast_2d(np.asarray(self.method, float)), np.asarray(self.original, float)
+        return Rates(method[:, whole], original[whole], None if self.oracle is None else np.asarray(self.oracle, float)[whole])
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,15 @@ def headline_interval(
     a place, "original" and "oracle" for these two. One Bootstrap for all methods makes differences paired: models of one name
     share their draws, and all models share those of the prompts.
 
-    Draws are of a multivariate t distribution around each model's rates with the covariance of the units' means, after a
-    picture with the thing and half a picture without it were added for each model (Agresti & Min 2005, Stat. Med. 24, of pairs of
-    answers): eight prompts of one answer have an unseen side too. Several seeds add their own spread, with Student's t of as many.
-    With one seed the interval is about this erased model, and says nothing about another run of the method.
+    Draws are of a multivariate t distribution around each model's rates with the covariance of the units' means, after a quarter of
+    a unit with the thing and a quarter without it were added for each model (as Agresti & Min 2005, Stat. Med. 24, add halves to
+    pairs of answers; how much was chosen by benchmarks/coverage.py): eight prompts of one answer have an unseen side too. Several
+    seeds add their own spread, with Student's t of as many. With one seed the interval is about this erased model, and says nothing
+    about another run of the method.
     """
+    unjudged = [part for part, rates in {**parts, "what should stay": things}.items() if not rates.shared().any()]
+    if unjudged:
+        return Headline(NOTHING, NOTHING, NOTHING, {}, {}, 0, 0, f"no score: {unjudged[0]}: no prompt was judged for every model")
     drawn = {part: _Drawn(rates.judged(), bootstrap, place, part, name) for part, rates in parts.items()}
     left_out = {part: _nothing_to_erase(d) for part, d in drawn.items() if d.original.value - d.oracle.value < SPAN}
     shown = {part: d for part, d in drawn.items() if part not in left_out}

@@ -110,7 +110,7 @@ def paired_intervals(means: np.ndarray, rate: bool = True, repeats: float = 1.0)
     """
     if not rate:
         return measure_interval(means)
-    if np.abs(means).max() > 1 + 1e-9:
+    if np.abs(means).max(initial=0) > 1 + 1e-9:
         raise ValueError("differences of rates lie within -1 and 1; these are differences of a measure, which need rate=False.")
     n, added = len(means), 0.4 / repeats
     total = n + 2 * added
@@ -139,10 +139,14 @@ def seed_spread(means: np.ndarray) -> float:
 def seeds_interval(means: np.ndarray, rate: bool = True, difference: bool = False, repeats: float = 1.0) -> tuple[float, float, float]:
     """(value, low, high) of the mean over erasure seeds and prompts, means (seeds, prompts): the same prompts, from the same noise.
 
-    Prompts' interval and seeds' (Student's t of so few) are squared and added. difference: means are paired differences. With one
-    seed the interval is about this erased model, and says nothing about another run of the method.
+    Prompts' interval and seeds' (Student's t of so few) are squared and added. difference: means are paired differences. Prompts
+    that some seed has no judged image of (NaN) are left out; fewer than two prompts have no interval (NaN). With one seed the
+    interval is about this erased model, and says nothing about another run of the method.
     """
-    means = np.atleast_2d(means)
+    means = np.atleast_2d(np.asarray(means, float))
+    means = means[:, ~np.isnan(means).any(0)]
+    if means.shape[1] < 2:
+        return float(means.mean()) if means.size else math.nan, math.nan, math.nan
     each = means.mean(0)
     low, high = (paired_intervals(each, rate=rate, repeats=repeats) if difference else (rate_interval if rate else measure_interval)(each))
     value, seeds = float(each.mean()), len(means)
