@@ -1,6 +1,7 @@
 """Intervals of one measured number and of a paired difference."""
 
 import math
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -8,6 +9,12 @@ from scipy import stats
 from bench.statistics.resampling import LEVEL, group_means
 
 SYMMETRIC = 1e-6  # skewness that counts as none
+
+
+@cache
+def student(freedom: float) -> float:
+    """Student's t that LEVEL of draws stay within, on both sides."""
+    return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
 
 
 def cluster_interval(values: np.ndarray, groups: np.ndarray, rate: bool = True) -> tuple[float, float] | tuple[None, None]:
@@ -28,7 +35,7 @@ def cluster_interval(values: np.ndarray, groups: np.ndarray, rate: bool = True) 
 
 def yes_or_no(*values: np.ndarray) -> bool:
     """Whether all that was judged is 1 or 0: what tells answers from measures."""
-    return all(np.isin(v[~np.isnan(v)], (0.0, 1.0)).all() for v in map(np.asarray, values))
+    return all(((v == 0) | (v == 1) | np.isnan(v)).all() for v in map(np.asarray, values))
 
 
 def rate_interval(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +49,7 @@ def rate_interval(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     total = n + 2 * added
     centre = (means.sum(0) + added) / total
     squares = ((means - centre) ** 2).sum(0) + added * (centre**2 + (1 - centre) ** 2)
-    half = stats.t.ppf((1 + LEVEL) / 2, 4 * n) * np.sqrt(squares) / total  # 2.04 for 8 prompts; chosen by benchmarks/coverage.py
+    half = student(4 * n) * np.sqrt(squares) / total  # 2.04 for 8 prompts; chosen by benchmarks/coverage.py
     low, high = _rule_of_three(means, np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1), (0, 1))
     return np.minimum(low, means.mean(0)), np.maximum(high, means.mean(0))
 
@@ -58,7 +65,7 @@ def measure_interval(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sd = means.std(0, ddof=1)
     cubed = ((means - mean) ** 3).mean(0) / np.where(sd > 0, means.std(0), 1.0) ** 3
     skew = np.where(np.abs(cubed) < SYMMETRIC, SYMMETRIC, cubed)
-    reach = stats.t.ppf((1 + LEVEL) / 2, n - 1) / np.sqrt(n)
+    reach = student(n - 1) / np.sqrt(n)
     low, high = (mean - sd * 3 / skew * (np.cbrt(1 + skew * (side - skew / (6 * n))) - 1) for side in (reach, -reach))
     return np.clip(low, means.min(0), mean), np.clip(high, mean, means.max(0))
 
@@ -116,7 +123,7 @@ def paired_intervals(means: np.ndarray, rate: bool = True, repeats: float = 1.0)
     total = n + 2 * added
     centre = means.sum(0) / total
     squares = ((means - centre) ** 2).sum(0) + added * ((1 - centre) ** 2 + (1 + centre) ** 2)
-    half = stats.t.ppf((1 + LEVEL) / 2, 2 * n) * np.sqrt(squares) / total
+    half = student(2 * n) * np.sqrt(squares) / total
     return _rule_of_three(means, np.clip(centre - half, -1, 1), np.clip(centre + half, -1, 1), (-1, 0, 1))
 
 
@@ -153,7 +160,7 @@ def seeds_interval(means: np.ndarray, rate: bool = True, difference: bool = Fals
     if seeds == 1:
         return value, float(low), float(high)
     error = seed_spread(means) * math.sqrt(((means.mean(1) - value) ** 2).sum() )
-    reach = stats.t.ppf((1 + LEVEL) / 2, seeds - 1) * error
+    reach = student(seeds - 1) * error
     low, high = value - math.hypot(value - low, reach), value + math.hypot(high - value, reach)
     ends = ((-1, 1) if difference else (0, 1)) if rate else (-math.inf, math.inf)
     return value, float(max(low, ends[0])), float(min(high, ends[1]))
