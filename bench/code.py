@@ -16,18 +16,19 @@ import importlib.util
 import site
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import ROOT
+from bench.types import plain
 
 PACKAGES = ("bench", "methods", "attacks", "metrics")
 # Bookkeeping around results, which decides none of them
 AROUND = ("bench.code", "bench.cost", "bench.fingerprints", "bench.provenance", "bench.store")
 UNNAMED = ("forward", "backward")  # methods that torch calls
 Imports = dict[str, tuple[str, str | None]]  # name -> (module, name there, or None for the module itself)
-Root = tuple[str, str]  # module, and a name in it: "function", "Class" or "Class.method"
+Root = tuple[str, str]  # module, and a name in it: "function", "Class" or "Class.method"; ("", word): methods of this name are called
 
 
 @dataclass
@@ -66,12 +67,12 @@ class Code:
             self.digests[key] = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
         return self.digests[key]
 
-    def reach(self, roots: Iterable[Root]) -> set[Root]:
+    def reach(self, roots: Collection[Root]) -> set[Root]:
         """Everything that the roots may call or read: functions, constants, classes (their fields), and their methods in use."""
         seen: set[Root] = set()
-        words: set[str] = set()
+        words = {name for module, name in roots if not module}
         waiting: dict[str, list[Root]] = {}  # method name -> methods of that name in reached classes that nothing has asked for yet
-        todo = [found for module, name in roots for found in self._rooted(module, name)]
+        todo = [found for module, name in roots if module for found in self._rooted(module, name)]
         while todo:
             here = todo.pop()
             if here in seen:
@@ -185,7 +186,7 @@ class _Reader:
     """Writes a syntax tree down without what does not count, and notes what it mentions."""
 
     def __init__(self, code: Code, module: str, piece: Piece, node: ast.AST) -> None:
-        self.code, self.module, self.piece = code, module, piece
+        self.code, self.module, self.piece, self.top = code, module, piece, node
         self.imports = _imports(module, code._module(module).package, ast.walk(node))  # those inside a function hide the module's names
 
     def text(self, node: ast.AST) -> str:
@@ -225,7 +226,7 @@ class _Reader:
                 self._mention(value)
             elif key in ("type_comment", "type_params", "kind", "ctx", "simple"):
                 continue
-            elif key == "body" and isinstance(node, ast.ClassDef):
+            elif key == "body" and node is self.top and isinstance(node, ast.ClassDef):  # its methods are pieces of their own
                 yield from self._parts([part for part in value if not isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)])
             else:
                 yield from self._parts(value)
@@ -341,8 +342,18 @@ def of(*parts: list[Root]) -> str:
 
 
 def part(plugin: object, method: str) -> list[Root]:
-    """What a plugin's class does in one of its methods."""
-    return [(type(plugin).__module__, f"{type(plugin).__qualname__}.{method}")]
+    """What a plugin's class does in one of its methods, and what another plugin does that it is given (a `_target_` in its settings)."""
+    inner = [tuple(target.rsplit(".", 1)) for target in _targets(plain(plugin))]
+    own = (type(plugin).__module__, type(plugin).__qualname__)
+    return [(module, f"{name}.{method}") for module, name in [own, *inner]]
+
+
+def _targets(settings: object) -> Iterator[str]:
+    if isinstance(settings, dict):
+        yield from [settings["_target_"]] if "_target_" in settings else []
+        settings = list(settings.values())
+    for value in settings if isinstance(settings, list) else []:
+        yield from _targets(value)
 
 
 def judge(judge_id: str | None) -> list[Root]:
@@ -352,4 +363,5 @@ def judge(judge_id: str | None) -> list[Root]:
     if judge_id is None:
         return []
     members = [part for part in judge_id.split("+") if part.partition(":")[0] in judges.MAKES]
-    return [(module, "load") for module in {judges._make(one).__name__ for one in (judge_id, *members)}]
+    made = [(module, "load") for module in {judges._make(one).__name__ for one in (judge_id, *members)}]
+    return [("bench.judges", "load"), *made, *(("", word) for word in ("about", "among", "present"))]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import ROOT, code, config, run, store
+from bench import ROOT, code, config, contract, run, store
 from bench.code import Code, source
 
 UCE = [("bench.model", "load"), ("methods.uce", "UCE.erase")]
@@ -37,6 +37,8 @@ CHANGES = [  # module, old, new, what it changes
     ("metrics._rows", "float(table[name].mean())", "float(table[name].max())", [("metrics.presence", "Presence.score")]),
     ("bench.world.judges", "def forward(", "def forward(_, ", [("bench.judges.emoji", "load")]),  # called by torch, not by name
     ("bench.world.clip_emoji", "def image(", "def image(_, ", [("bench.vision.features", "extract")]),  # imported inside a function
+    ("attacks.ledits", "super().__init__(pipe", "super().__init__(None", [("attacks.ledits", "Ledits.attach")]),  # a class in a function
+    ("bench.judges.presence", "def present(", "def present(_, ", code.judge("emoji_b")),  # asked by the harness for an attack
     ("bench.diffusion", "import torch", "import numpy as torch", [("methods.esd", "ESD.erase")]),  # one name, another package
 ]
 
@@ -110,6 +112,12 @@ def test_a_plugin_of_ones_own_is_followed_into_its_own_modules_and_no_package(tm
     assert {module.split(".")[0] for module, _ in reached} <= {*code.PACKAGES, "my_eraser", "my_numbers"}
     (tmp_path / "my_numbers.py").write_text("N = 2  # more\n")
     assert Code().digest(roots) != before
+
+
+def test_an_eraser_that_is_given_another_one_is_that_one_too():
+    mine = contract.build("method", "sequential_uce")
+    reached = Code().reach(code.part(mine, "erase"))
+    assert {("methods.sequential", "Sequential.erase"), ("methods.uce", "UCE.erase"), ("methods._closed_form", "low_rank_edit")} <= reached
 
 
 def test_a_root_that_is_not_there_is_named():
