@@ -1,6 +1,9 @@
 """Drawing in batches: an interrupted set ends with the same files as one drawn in one go."""
 
+import pandas as pd
+
 from bench import generate
+from bench.types import PromptSet
 
 
 def digests(images) -> dict:
@@ -37,3 +40,11 @@ def test_row_ids_may_contain_dots(tiny, prompts, sampler, tmp_path):
     asked = prompts(2)
     asked.table["row_id"] = ["a.1", "a.2"]
     assert list(generate.draw(tiny, asked, sampler, tmp_path / "dots", 2).index["row_id"]) == ["a.1", "a.2"]
+
+
+def test_of_a_set_that_is_one_sentence_the_pictures_are_the_units(tiny, sampler, tmp_path):
+    rows = [{"row_id": str(k), "prompt": "a dog", "role": "target", "expect": "dog", "names": 1, "group": "s1"} for k in range(2)]
+    alone, two = (pd.DataFrame(rows), pd.DataFrame([rows[0], {**rows[1], "prompt": "a cat", "group": "s2"}]))
+    index = [generate.draw(tiny, PromptSet("t", table, 2), sampler, tmp_path / str(k), 4).index for k, table in enumerate((alone, two))]
+    assert index[0]["group"].tolist() == ["0/0", "0/1", "1/0", "1/1"]
+    assert index[1]["group"].tolist() == ["s1", "s1", "s2", "s2"]
