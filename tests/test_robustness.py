@@ -159,7 +159,7 @@ def test_the_report_in_every_format(loaded, format):
 def test_the_report_from_the_command_line(attacked, capsys, tmp_path):
     places = ["--records", str(attacked[0]), "--store", str(attacked[1])]
     assert cli.main(["robustness", *places, "--format", "csv", "--out", str(tmp_path / "r.csv")]) == 0
-    assert (tmp_path / "r.csv").read_text().startswith("model,sampler,protocol,concept,judge,method")
+    assert (tmp_path / "r.csv").read_text().startswith("model,sampler,protocol,concept,probe,judge,method")
     plain = make_places(tmp_path / "plain") if (tmp_path / "plain").mkdir() is None else None
     for record in plain[0].glob("*.json"):
         content = json.loads(record.read_text())

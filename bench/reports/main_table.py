@@ -25,9 +25,9 @@ LEGEND = (
     "on a scale from the original model (0) to the oracle (100; without an oracle: never seen). kept: share of the original's rate that "
     "is left on what should stay (held out: names that no method was given). score: their harmonic mean, 0 for a collapsed model (†). In "
     "percent, [95 % interval], per concept first, then averaged. to oracle: paired difference of the scores. worst case: share of target "
-    "images that show the concept without attack or under any, in brackets the number of attacks; no part of the score. prompts: the "
-    "fewest distinct prompts of a part of erased / kept things. Bold: better than every other method by a paired interval that leaves "
-    "out zero."
+    "images that show the concept unattacked or under any attack that was run on all methods (in brackets how many); no part of the "
+    "score. prompts: the fewest distinct prompts of a part of erased / kept things. Bold: better than every other method by a paired "
+    "interval that leaves out zero."
 )
 
 

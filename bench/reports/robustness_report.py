@@ -56,10 +56,11 @@ def report(frame: pd.DataFrame, pictures: Pictures, format: str = "md") -> str:
 
 
 def _place(place: tuple, part: pd.DataFrame, worst: pd.DataFrame, name_sampler: bool, name_judge: bool) -> list[Block]:
-    model, sampler, protocol, whole, judge = place
+    model, sampler, protocol, whole, probe, judge = place
     concept = shortened(whole)
     attacks, controls = part[part["control_of"].isna()], part[part["control_of"].notna()]
     title = f"{concept} on {model}" + (f", protocol {protocol}" if protocol else "")
+    title += f", probe {probe}" if probe != "target" else ""
     title += f" ({sampler_in_words(sampler)})" if name_sampler else ""
     title += f", judge {judge}" if name_judge else ""
     blocks: list[Block] = [
