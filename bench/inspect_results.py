@@ -40,8 +40,6 @@ def status(arguments: argparse.Namespace) -> int:
         for name, stage in record["stages"].items():
             if digests.get(stage["key"], stage["digest"]) != stage["digest"]:
                 print(f"changed     {record['key']}: its {name} stage was recomputed with another result since")
-        if record.get("stale"):
-            print(f"stale       {record['key']}: {len(record['stale'])} results made by other code, first {record['stale'][0]}")
     damaged = store.check_all(arguments.verify)
     for why in damaged.values():
         print(f"damaged     {why} It is not used; the next run that needs it makes it again.")

@@ -5,6 +5,7 @@ import pytest
 from test_protocols import PROTOCOLS, composed
 
 from bench import flags
+from bench.prompts import ROLES
 from bench.record import line
 from bench.reports.guards import guard_of, with_collapse
 from bench.reports.pictures import Pictures
@@ -21,10 +22,10 @@ def rules(protocol, model):
     tree = composed(f"protocol={protocol}", f"model={model}")
     found = set()
     for name, probe in tree.probe.items():
-        for metric, settings in probe.metrics.items():
+        for settings in probe.metrics.values():
             kind = settings["_target_"].rpartition(".")[2] if settings else ""
             column = COLUMNS.get(kind, "").format(reference=str(settings.get("reference", "")).rpartition("/")[2] if settings else "")
-            found.add(guard_of(name, None, metric, column))
+            found.add(guard_of(ROLES.get(name), column))
     return found - {None}
 
 
@@ -35,14 +36,14 @@ def test_every_protocol_measures_what_a_broken_model_shows(protocol):
 
 
 def test_kinds_of_measures_are_known_by_their_columns():
-    assert guard_of("captions", None, "fid_real", "fid_inception_tf_coco_val2014") == "fid"
-    assert guard_of("canvas", None, "fid_kept", "fid_clip_emoji_real_n50") == "fid"
-    assert guard_of("others", None, "my_own_name", "fid_inf_net_real") == "fid"
-    assert guard_of("others", None, "fid", "fid_clip_emoji_original") is None, "a distance to the original's own images has no scale"
-    for probe in ("others", "siblings", "captions", "scenes", "anything"):
-        assert guard_of(probe, None, "clip_score_vitl14", "clip_cos") == "clip"
-    assert guard_of("target", None, "clip_score", "clip_cos") is None and guard_of("mine", "alias", "clip_score", "clip_cos") is None
-    assert guard_of("target", None, "answers", "content") == "content"
+    assert guard_of("other", "fid_inception_tf_coco_val2014") == "fid"
+    assert guard_of("free", "fid_clip_emoji_real_n50") == "fid"
+    assert guard_of(None, "fid_inf_net_real") == "fid"
+    assert guard_of("other", "fid_clip_emoji_original") is None, "a distance to the original's own images has no scale"
+    for role in ("other", "sibling", "scene", "background", "free", None):
+        assert guard_of(role, "clip_cos") == "clip"
+    assert guard_of("target", "clip_cos") is None and guard_of("alias", "clip_cos") is None
+    assert guard_of("target", "content") == "content"
 
 
 def frame(rows, **over):
@@ -52,6 +53,7 @@ def frame(rows, **over):
         for method, value in zip(("original", "method"), values, strict=True):
             cell = {"model": "sd14", "sampler": "s", "protocol": "p", "concept": "dog", "method": method, "mechanism": "weights"}
             cell |= {"key": method, "attack": "none", "probe": probe, "metric": metric, "column": column, "value": value, "judge": None}
+            cell["role"] = ROLES.get(probe)
             made.append(cell | {"vocabulary": PHOTO, "n": 100, "blank": 0.0, "withheld": 0.0, "score": None, "images": None})
             made[-1] |= over if method == "method" else {}
     return pd.DataFrame(made)

@@ -12,6 +12,7 @@ from made_results import MODEL, SAMPLER, cell, specification, write_record
 from bench import cli, config
 from bench.reports import concept_curves, gallery, identity, leaderboard, results
 from bench.reports.pictures import WORST, Pictures
+from bench.reports.roles import role_of
 from bench.run import run_job
 
 LABELS = ["model", "sampler", "protocol", "concept", "method", "probe", "attack", "metric", "column", "judge"]
@@ -339,7 +340,7 @@ def test_rows_are_erased_or_kept_by_their_role_whatever_the_probe_is_called(tmp_
     ],
 )
 def test_the_role_of_a_probe_is_that_of_its_prompts_and_by_name_only_where_they_have_none(probe, roles, role):
-    assert results.role_of(probe, roles) == role
+    assert role_of(probe, roles) == role
 
 
 def test_a_record_can_carry_the_roles_for_tables_without_a_store(places):

@@ -53,6 +53,19 @@ def test_packing_twice_gives_the_same_bytes_without_pictures_or_places_of_this_m
     assert names and all(name.endswith(".csv") for name in names) and len(files[packed.NAME]) < 20_000
 
 
+STUDIES = [folder.parent for folder in sorted((ROOT / "results").glob("*/records")) if folder.parent.name != "records"]
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_a_committed_table_comes_again_from_its_records_byte_for_byte(study, tmp_path):
+    nowhere, tables = tmp_path / "no_store", {"leaderboard.md": "md", "leaderboard.csv": "csv", "cells.csv": "csv"}
+    found = [name for name in tables if (study / name).exists()]
+    for name in found:
+        words = "table", "--records", study / "records", "--store", nowhere, "--format", tables[name]
+        assert written(tmp_path / name, *words) == (study / name).read_bytes(), name
+    assert found or not (study / "records" / packed.NAME).exists(), "records without the tables that rest on them"
+
+
 def test_a_score_that_is_gone_is_named(both, capsys):
     records, store = both
     shutil.rmtree(store / "score" / "dog-good-target-none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bench.reports.packed import Packed, is_packed
+from bench.store import text_of
 
 WORST = "worst case"
 WHICH = ("row_id", "rep", "group", "seed", "expect", "role")  # what of an index makes two pictures answers to one question
@@ -125,11 +127,8 @@ class Pictures:
                 if found is not None:
                     return found
                 continue
-            try:
-                with open(f"{place}/{reference}/{name}", newline="") as handle:
-                    return handle.read()
-            except FileNotFoundError:
-                continue
+            with suppress(FileNotFoundError):
+                return text_of(Path(place) / reference, name)
         return None
 
     def _table(self, reference: str, name: str) -> tuple[list[str], list[list[str]]] | None:

@@ -12,6 +12,7 @@ from bench.prompts import ROLES
 from bench.reports import identity, worst_case
 from bench.reports.guards import with_collapse
 from bench.reports.pictures import WORST, Pictures
+from bench.reports.roles import ERASED_ROLES, role_of
 from bench.statistics.intervals import paired_intervals, yes_or_no
 
 REFERENCES = ("original", "oracle", "oracle_seed1")  # what methods are measured against; the last is the noise of the second
@@ -35,9 +36,6 @@ SPENT = {
 }
 NUMBERS = ["value", "ci_low", "ci_high", "n", "groups", "blank", "withheld", "ladder_at", *SPENT, *COST]
 DIFFERENCE = ("diff", "diff_low", "diff_high")
-ERASED_ROLES, KEPT_ROLES = ("target", "alias"), ("sibling", "other", "scene", "background")  # of prompts
-MIXED = "mixed"  # the role of a cell whose prompts are partly of erased and partly of kept roles
-ERASED = tuple(name for name, role in ROLES.items() if role in ERASED_ROLES)  # shipped probes on which presence is a failure
 # Columns whose better direction does not depend on the probe
 ALWAYS = {"content": True, "seen": False, "empty_mask": False, "entangled_s_background": True, "entangled_d_background": True}
 RATES = ("before", "either", "failed_before", "after_failing")
@@ -125,22 +123,6 @@ def replicates(frame: pd.DataFrame) -> pd.DataFrame:
         (*names, tuple(sorted(part["seed"].unique())), tuple(sorted(part["key"]))) for names, part in jobs.groupby(IDENTITY, dropna=False)
     ]
     return pd.DataFrame(rows, columns=[*IDENTITY, "seeds", "keys"])
-
-
-def role_of(probe: str | None, roles: tuple[str, ...] | list[str]) -> str | None:
-    """What a probe's prompts are there for, by their roles; by the name of a shipped probe where the prompts have none (`free`).
-
-    Roles that are all of what is erased, or all of what is kept, count as one of them; a probe of both is "mixed" and counts for
-    neither, because its rate is of neither: ask them under two names (`prompts.csv?role=target`).
-    """
-    known = set(roles) - {"free"}
-    if not known or "free" in roles:
-        return ROLES.get(probe, MIXED if known else "free" if roles else None)
-    if known <= set(ERASED_ROLES):
-        return "target" if "target" in known else "alias"
-    if known <= set(KEPT_ROLES):
-        return next(iter(known)) if len(known) == 1 else "other"
-    return MIXED
 
 
 def relatives(attack: str | None) -> tuple[str | None, str | None, float | None]:

@@ -7,17 +7,28 @@ import pandas as pd
 from bench.prompts import ROLES
 
 ERASED_ROLES = ("target", "alias")  # presence of the concept is a failure
+KEPT_ROLES = ("sibling", "other", "scene", "background")
 NAMING_ROLES = (*ERASED_ROLES, "scene", "background")  # prompts that name the concept
+MIXED = "mixed"  # the role of a cell whose prompts are partly of erased and partly of kept roles
 
 
-def role_of(probe: str, role: str | None = None) -> str:
-    """`role` where it is known, else what a shipped probe's name says; "free" otherwise."""
-    return role if isinstance(role, str) and role else ROLES.get(probe, "free")
+def role_of(probe: str | None, roles: tuple[str, ...] | list[str]) -> str | None:
+    """What a probe's prompts are there for, by their roles; by the name of a shipped probe where the prompts have none (`free`).
+
+    Roles that are all of what is erased, or all of what is kept, count as one of them; a probe of both is "mixed" and counts for
+    neither, because its rate is of neither: ask them under two names (`prompts.csv?role=target`).
+    """
+    known = set(roles) - {"free"}
+    if not known or "free" in roles:
+        return ROLES.get(probe, MIXED if known else "free" if roles else None)
+    if known <= set(ERASED_ROLES):
+        return "target" if "target" in known else "alias"
+    if known <= set(KEPT_ROLES):
+        return next(iter(known)) if len(known) == 1 else "other"
+    return MIXED
 
 
 def roles_of(frame: pd.DataFrame) -> dict[str, str]:
-    """Probe -> role, of a frame of results.load; its column `role` counts where there is one."""
-    if "role" not in frame:
-        return {probe: role_of(probe) for probe in frame["probe"].dropna().unique()}
-    known = frame[["probe", "role"]].drop_duplicates().dropna(subset=["probe"]).sort_values("role", na_position="last", kind="stable")
-    return {probe: role_of(probe, role) for probe, role in list(zip(known["probe"], known["role"], strict=True))[::-1]}
+    """Probe -> role, of a frame of results.load."""
+    known = frame[["probe", "role"]].dropna().drop_duplicates("probe")
+    return dict(zip(known["probe"], known["role"], strict=True))
