@@ -73,7 +73,7 @@ def inputs(job: Job) -> dict:
     asked = judges.inputs(job.attack_judge) if any(a.access not in ("none", "text") for a in job.attacks.values()) else {}
     probes = {p.name: {name: metric.inputs() for name, metric in p.metrics.items()} for p in job.probes.values()}
     attacks = {name: attack.inputs() | asked for name, attack in job.attacks.items()}
-    return {"method": job.method.inputs(job.concepts), "attacks": attacks, "probes": probes}
+    return {"method": job.method.inputs(job.given), "attacks": attacks, "probes": probes}
 
 
 def unmeasured(probe: Probe, attack_name: str, attack: Attack, reason: str | None = None) -> dict:

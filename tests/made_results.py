@@ -105,7 +105,7 @@ def as_planned(model, method, concept):
     tree, _ = composed(Work(model, None, (method,), (concept,)), None)
     spec = config.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"))
     settings = config.specification(config.plugin(tree.method, Method, "method"))
-    return json.dumps({"model": {**plain(spec), "weights": None}, "method": [method, settings]})
+    return json.dumps({"model": {**plain(spec), "weights": None}, "method": [method, settings], "held_out": tree.held_out})
 
 
 def celebrity_record(folder, method, value, judge="celebrity", sampler=DDIM, rows=5, model="sd14", concepts=None, **over):

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from bench import config, judges
 from bench.plan import judged, plan_job
 from bench.run import run_job
-from bench.types import KINDS, Concept
+from bench.types import KINDS, Concept, plain
 from bench.world import catalog
 
 FILES = sorted((config.CONF / "concept").glob("*.yaml"))
@@ -32,8 +32,9 @@ def planned(*overrides: str) -> config.Job:
 def concepts_of(stem: str) -> list[Concept]:
     entries = OmegaConf.to_container(OmegaConf.load(config.CONF / "concept" / f"{stem}.yaml"), resolve=True)
     names = entries.pop("defaults", [])
-    own = [config._concept(slug, entry) for slug, entry in entries.items()]
-    return config.as_one_set(own + [concept for name in names for concept in concepts_of(name)])
+    known = {concept.slug: plain(concept) for name in names for concept in concepts_of(name)}
+    written = {slug: {**known.get(slug, {}), **entry} for slug, entry in (known | entries).items()}  # a set may change a member's entries
+    return config.as_one_set([config._concept(slug, entry) for slug, entry in written.items()])
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +77,10 @@ def test_a_judge_of_ones_own_choice_serves_every_kind():
     "words, lost",
     [
         (["model=sd14", "concept=van_gogh", "judge=resnet50"], "'van_gogh'"),
-        (["model=sd14", "concept=van_gogh", "judge=emoji_a", "probe=[siblings]"], "'claude_monet'"),
-        (["model=sd14", "concept=van_gogh", "judge=canvas:/nowhere", "probe=[others]"], "'church'"),
+        (["model=sd14", "concept=van_gogh", "judge=emoji_a", "probe=[siblings]"], "'paul_cezanne'"),
+        (["model=sd14", "concept=van_gogh", "judge=canvas:/nowhere", "probe=[others]"], "'car', 'bowl_of_fruit'"),
         (["model=sd14", "concept=violence", "judge=nudenet:core", "probe=[target]"], "'violence'"),
-        (["model=sd14", "concept=nudity", "judge=nudenet:core", "probe=[others]"], "'dog', 'car'"),
+        (["model=sd14", "concept=nudity", "judge=nudenet:core", "probe=[others]"], "'car', 'bowl_of_fruit'"),
         (["model=sd14", "concept=snoopy", "judge=clip_cifar10:ViT-B-32/openai", "probe=[target]"], "'snoopy'"),
         (["model=emoji", "concept=octopus", "judge=resnet50", "probe=[target]"], "'octopus'"),
         (["model=emoji", "concept=octopus", "attack=[random_seeds]", "model.attack_judge=resnet50", "probe=[target]"], "'octopus'"),
@@ -105,8 +106,8 @@ def test_the_command_line_refuses_a_judge_without_the_labels_before_a_model_is_l
 
 def test_a_plan_says_what_is_asked_of_whom(jobs):
     said = "\n".join(judged(jobs["object"]))
-    assert "siblings.presence: resnet50 for cat" in said
-    assert "siblings.presence: clip:ViT-H-14/laion2b_s32b_b79k for octopus among 62 candidates" in said
+    assert "siblings.presence: resnet50 for frog" in said
+    assert "scenes.presence: clip:ViT-H-14/laion2b_s32b_b79k for doughnut, sunflower among 62 candidates" in said
     assert re.search(r"target.presence, target.answers, .*: resnet50 for dog\n", said)
     assert "model.attack_judge: clip:ViT-B-32/laion2b_s34b_b79k for dog among 62 candidates" in said
     nudity = "\n".join(judged(jobs["explicit"]))

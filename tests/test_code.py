@@ -134,7 +134,7 @@ JOB = [
 HARNESS = {f"bench/{name}.py" for name in ("code", "cost", "fingerprints", "flags", "provenance", "resume", "screen", "stages", "store")}
 HARNESS |= {("bench/plugin.py", "Attack.transfers"), ("bench/judges/emoji.py", "check"), ("bench/judges/__init__.py", "inputs")}
 HARNESS |= {("bench/types.py", "Adversary.load_prompts"), ("bench/vision/features.py", "inputs")}
-HARNESS |= {("bench/vision/clip_models.py", "clip_weights")}  # they decide keys, which is where their answers stand
+HARNESS |= {("bench/vision/clip_models.py", "inputs")}  # they decide keys, which is where their answers stand
 
 
 def job(place, *words):

@@ -114,7 +114,7 @@ def test_rows_are_counted_on_both_models_and_shared_pictures_are_nobodys(tmp_pat
     whole = run.run_job(replace(job(tmp_path, "method=original"), method=Asking()))
     assert whole["error"] is None
     made = whole["cost"]
-    assert made["erase_forward_rows"] == 6 and made["erase_cpu_seconds"] < 0.4, made
+    assert made["erase_forward_rows"] == 6 and made["erase_cpu_seconds"] < 0.5, made  # loading takes 0.5 a model
 
 
 def test_what_a_picture_costs_is_counted_and_timed_without_loading(tmp_path, slow_loading):

@@ -198,7 +198,7 @@ def test_a_plan_names_commands_gaps_and_cost():
     (work,) = plan.work
     assert work.methods == ("original", "uce", "concept_ablation", "esd_u", "esd_x", "sld", "mace")
     assert work.command(None).startswith("vestige run -m model=sd14 protocol=mace_celebrity method=original,uce,")
-    assert "celebrities_10,celebrities_100 runtime=gpu" in work.command(None)
+    assert "celebrities_10,celebrities_100 held_out=false runtime=gpu" in work.command(None)
     assert any("CompVis/stable-diffusion-v1-4" in sentence for sentence in plan.missing)
     assert plan.uncovered["FMN"] and plan.uncovered["SD v2.0"] == "another model, nothing erased"
     # 7 methods, 250 + 2,500 pictures for 1, 5 and 10 names, 2,500 + 2,500 for 100 names, 50 steps each
@@ -220,7 +220,8 @@ def test_without_the_protocol_the_paper_s_own_sizes_are_planned(monkeypatch):
 
 def test_concepts_erased_together_and_attacks_are_written_as_hydra_reads_them():
     work = planning.Work("sd14", None, ("uce",), ("dog+cat",), ("unlearn_diff_atk",))
-    assert work.words() == ["model=sd14", "method=uce", "concept=[dog,cat]", "attack=[none,unlearn_diff_atk]", "runtime=gpu"]
+    chosen = ["model=sd14", "method=uce", "concept=[dog,cat]", "attack=[none,unlearn_diff_atk]"]
+    assert work.words() == [*chosen, "held_out=false", "runtime=gpu"]
     tree, why = planning.composed(work, None)
     assert why is None and list(tree.concept) == ["dog", "cat"] and list(tree.attack) == ["none", "unlearn_diff_atk"]
 
@@ -254,7 +255,7 @@ def test_planning_imports_no_torch_and_lists_missing_weights():
     )
     assert done.returncode == 0, done.stderr
     assert "CompVis/stable-diffusion-v1-4" in done.stdout and "GPU-hours" in done.stdout
-    assert "protocol=advunlearn_eval method=original,esd,spm concept=church runtime=gpu" in done.stdout
+    assert "protocol=advunlearn_eval method=original,esd,spm concept=church held_out=false runtime=gpu" in done.stdout
 
 
 def test_the_list_starts_up_quickly_and_names_every_paper():

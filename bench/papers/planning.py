@@ -49,7 +49,8 @@ class Work:
         attacks = [f"attack=[{','.join(('none', *self.attacks))}]"] if self.attacks else []
         runtime = [] if vocabulary_of(self.model) == "emoji" else ["runtime=gpu"]
         chosen = [f"method={','.join(self.methods)}", f"concept={','.join(concepts)}"]
-        return [*sweep, f"model={self.model}", *protocol, *chosen, *attacks, *runtime, *self.settings]
+        # Papers gave methods every name that they then scored.
+        return [*sweep, f"model={self.model}", *protocol, *chosen, *attacks, "held_out=false", *runtime, *self.settings]
 
     def lacks(self, concept: str, extra: Path | None) -> list[str]:
         """Names of its command that no config has."""

@@ -125,7 +125,7 @@ def test_the_aesthetic_head_is_one_affine_map_of_unit_features(images, material,
     weights |= {f"layers.{k}.bias": torch.randn(after, generator=draw) for k, after, _ in sizes}
     torch.save(weights, tmp_path / "head.pth")
     metric = Aesthetic("clip_emoji", str(tmp_path / "head.pth"))
-    assert metric.supports(contract.TINY, []) is None and set(metric.inputs()) == {"head"}
+    assert metric.supports(contract.TINY, []) is None and set(metric.inputs()) == {"head", "weights"}
     got = metric.score(images, material).per_image["aesthetic"].tolist()
     x = torch.nn.functional.normalize(features.extract(images, "clip_emoji"), dim=-1)
     for k, _, _ in sizes:
