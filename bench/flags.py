@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-FEW = 30  # prompts
+FEW = 20  # prompts: with fewer an interval of a difference of rates is too wide to say much, +- 16 to 31 points at 20
 BLANK = 0.01  # share of pictures
 UNJUDGED = 0.05  # share of images
 ORIGINAL_SHOWS = 0.8  # share of target images, of a concept that is there to be erased

@@ -6,6 +6,7 @@ import json
 
 import pandas as pd
 
+from bench.flags import FEW
 from bench.papers.composites import CATALOGUE
 from bench.reports import checks, main_table, results
 from bench.reports.erasure_seeds import merged
@@ -24,7 +25,6 @@ PLACE = ["model", "sampler", "protocol"]  # numbers of different places never sh
 MANY_ATTACKS = 8  # more would make a table too wide to read: their rates stand below it and in `vestige robustness`
 CELL = ["probe", "metric", "column", "judge", "attack"]
 PROBES = ("target", "synonyms", "implicit", "multilingual", "adversarial", "siblings", "others", "scenes", "background")
-ENOUGH_PROMPTS = 20  # for an interval of a difference of rates narrow enough to say something: +- 16 to 31 points at 20
 LEAK = ("scenes", "others")
 SHARES = {("presence", "present"), ("answers", "seen")}  # (metric, column) that a leaderboard shows as shares
 LEGEND = (
@@ -280,9 +280,9 @@ def _presence(part: pd.DataFrame, methods: list[str]) -> Table:
         notes += [f"{name}, {', '.join(heads)}: {reason}" for reason, heads in unmeasured.items()]
         rows.append([name + ("†" if method in broken else ""), *shown])
     fewest = _asked(part)["groups"].min()
-    if fewest < ENOUGH_PROMPTS:
+    if fewest < FEW:
         notes.append(
-            f"Some columns rest on {fewest:.0f} prompts. With fewer than {ENOUGH_PROMPTS} intervals hold but are wide, "
+            f"Some columns rest on {fewest:.0f} prompts. With fewer than {FEW} intervals hold but are wide, "
             "so ≈ says little there (docs/results.md)."
         )
     # Collapsed methods stand below all others.
