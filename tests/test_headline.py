@@ -134,3 +134,15 @@ def test_few_concepts_are_given_and_many_are_a_sample():
         assert found.score.low < found.score.value < found.score.high
     spread = np.std([h.score.value for h in each], ddof=1) / 10**0.5
     assert (many.score.high - many.score.low) / 2 == pytest.approx(2.26 * spread, rel=0.15)
+
+
+def test_a_difference_reaches_no_further_than_the_two_intervals():
+    """A method of 0.9 beside one of 1 cannot lead by more than the 0 to 0.1 that its interval leaves."""
+    bootstrap, n = Bootstrap(), 20
+    asked = {"target": Rates((np.arange(n) < 2).astype(float), np.ones(n), np.zeros(n))}
+    best = {"target": Rates(np.zeros(n), np.ones(n), np.zeros(n))}
+    things = Rates(np.ones(8), np.ones(8))
+    one, two = (headline_interval(parts, things, bootstrap, name=name) for parts, name in ((asked, "one"), (best, "oracle")))
+    gap = difference(one, two)
+    assert two.score.value == 1 and gap.value < 0
+    assert one.score.low - two.score.high <= gap.low <= gap.value <= gap.high <= one.score.high - two.score.low <= 0.1

@@ -148,12 +148,16 @@ def headline_interval(
 
 
 def difference(a: Headline, b: Headline, what: str = "score") -> Estimate:
-    """Paired difference a - b (`what`: score, erased or kept) of two methods on the same concept, or of their means over concepts."""
+    """Paired difference a - b (`what`: score, erased or kept) of two methods on the same concept, or of their means over concepts.
+
+    Never further than the two intervals reach: no difference leads above 100 %.
+    """
     if a.reason or b.reason:
         return NOTHING
     (a_low, a_high), (b_low, b_high) = a.bounds[what], b.bounds[what]
-    value = getattr(a, what).value - getattr(b, what).value
-    return estimate(value, a_low - b_high, a_high - b_low, -1.0)
+    one, two = getattr(a, what), getattr(b, what)
+    found = estimate(one.value - two.value, a_low - b_high, a_high - b_low, -1.0)
+    return Estimate(found.value, max(found.low, one.low - two.high), min(found.high, one.high - two.low))
 
 
 def over_concepts(each: list[Headline], bootstrap: Bootstrap) -> Headline:
