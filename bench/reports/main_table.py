@@ -55,9 +55,11 @@ def table(frame: pd.DataFrame, scores: Headlines | None, methods: list[str], bes
 
 
 def names(frame: pd.DataFrame) -> dict[str, str]:
-    """Method -> its name in a table, with the number of erasure seeds where there are several."""
-    seeds = frame.groupby("method")["seeds"].max() if "seeds" in frame else frame.groupby("method").size() * 0 + 1
-    return {method: method if n == 1 else f"{method} ({n} seeds)" for method, n in seeds.items()}
+    """Method -> its name in a table, with the number of erasure seeds where there are several (1-3: not on every concept as many)."""
+    if "seeds" not in frame:
+        return {method: method for method in frame["method"].unique()}
+    seeds = frame.groupby("method")["seeds"].agg(["min", "max"]).itertuples()
+    return {method: method if n == 1 else f"{method} ({n if n == least else f'{least}-{n}'} seeds)" for method, least, n in seeds}
 
 
 def _scored(scores: Headlines | None, methods: list[str], concepts: list[str], best: str | None, kept: str) -> dict:
