@@ -6,11 +6,9 @@ import numpy as np
 import pandas as pd
 
 from bench.reports.pictures import WORST, Pictures
+from bench.reports.results import IDENTITY, QUESTION
 from bench.statistics.intervals import seeds_interval, yes_or_no
 
-PLACE = ["model", "sampler", "protocol", "concept", "method"]
-QUESTION = [*PLACE, "probe", "attack", "metric", "column", "judge"]
-REST = [name for name in QUESTION if name != "method"]
 BOUNDS = ["ci_low", "ci_high", "diff_low", "diff_high"]
 FIRST = ("seed", "key", "n", "groups", "ladder_at")  # of numbers, those that are not averaged
 
@@ -21,16 +19,16 @@ def merged(frame: pd.DataFrame, pictures: Pictures | None) -> pd.DataFrame:
     Each question keeps one cell, the mean over erasure seeds. Without `pictures` the mean of several has no interval.
     """
     done = frame[frame["status"] == "done"]
-    seeds = done.groupby(PLACE, dropna=False)["seed"].nunique()
-    owner = frame.groupby(PLACE, dropna=False)["key"].transform("first")
-    count = frame[PLACE].merge(seeds.rename("seeds").reset_index(), on=PLACE, how="left")["seeds"].fillna(1).astype(int).to_numpy()
+    seeds = done.groupby(IDENTITY, dropna=False)["seed"].nunique()
+    owner = frame.groupby(IDENTITY, dropna=False)["key"].transform("first")
+    count = frame[IDENTITY].merge(seeds.rename("seeds").reset_index(), on=IDENTITY, how="left")["seeds"].fillna(1).astype(int).to_numpy()
     frame = frame.assign(seeds=count)
-    asked = frame["metric"].notna() & frame.duplicated(QUESTION, keep=False)
+    asked = frame["metric"].notna() & frame.duplicated(["method", *QUESTION], keep=False)
     if not asked.any():
         return frame.assign(key=owner)
     alone = frame[~asked]
     rows = []
-    for _, cells in frame[asked].groupby(QUESTION, dropna=False, sort=False):
+    for _, cells in frame[asked].groupby(["method", *QUESTION], dropna=False, sort=False):
         cells = cells.drop_duplicates("seed")
         rows.append(cells.iloc[0] if len(cells) == 1 else _mean(cells, frame, pictures))
     together = pd.DataFrame(rows).astype(frame.dtypes.to_dict())
@@ -50,7 +48,7 @@ def _mean(cells: pd.DataFrame, frame: pd.DataFrame, pictures: Pictures | None) -
         return row
     means, rate, repeats = answers
     row["value"], row["ci_low"], row["ci_high"] = seeds_interval(means, rate)
-    base = frame[(frame["method"] == "original") & (frame[REST] == row[REST]).all(axis=1)]
+    base = frame[(frame["method"] == "original") & (frame[QUESTION] == row[QUESTION]).all(axis=1)]
     theirs = None if row["attack"] == WORST else _answers(base.iloc[:1], pictures)
     if theirs is not None and theirs[0].shape[1] == means.shape[1]:
         row["diff"], row["diff_low"], row["diff_high"] = seeds_interval(means - theirs[0], rate, True, repeats)
