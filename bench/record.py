@@ -83,9 +83,11 @@ def unmeasured(probe: Probe, attack_name: str, attack: Attack, reason: str | Non
     return {**head, **blank, "reason": reason, "budget": {}, "flags": [], "found_at": None, "code": {}}
 
 
-def cells(probe: Probe, attack_name: str, attack: Attack, metric_name: str, metric: Metric, images: Stage, scored: Stage) -> list[dict]:
-    """One per column that the metric gave."""
-    scores, index = Scores.load(scored.path), generate.load(images.path).index
+def cells(
+    probe: Probe, attack_name: str, attack: Attack, metric_name: str, metric: Metric, images: Stage, scored: Stage, scores: Scores
+) -> list[dict]:
+    """One per column that the metric gave. scores: what lies in the stage `scored`."""
+    index = generate.load(images.path).index
     base = unmeasured(probe, attack_name, attack) | {"metric": metric_name, "score": scored.reference, "images": images.reference}
     base |= {"candidates": ",".join(sorted(key for lists in candidates(scores.meta).values() for key in lists)) or None}
     base |= {"judge": getattr(metric, "judge", None), "n": len(index), "groups": int(index["group"].nunique())}
@@ -109,9 +111,9 @@ def candidates(told: dict) -> dict[str, dict[str, dict[str, list[str]]]]:
     return found
 
 
-def note_candidates(record: dict, scored: Stage, adversary: Stage | None) -> None:
+def note_candidates(record: dict, scores: Scores, adversary: Stage | None) -> None:
     """Add to the record the lists that zero-shot judges chose from, each once; its cells name them by their hash."""
-    told = [Scores.load(scored.path).meta]
+    told = [scores.meta]
     told += [adversary.meta["facts"]["judge"]] if adversary and "judge" in adversary.meta["facts"] else []
     for meta in told:
         for judge, lists in candidates(meta).items():

@@ -11,6 +11,7 @@ from bench.plugin import Attack
 from bench.prompts import NothingToAsk
 from bench.stages import Stages
 from bench.store import Busy, Stale
+from bench.types import Scores
 
 
 def run_job(job: Job) -> dict:
@@ -71,10 +72,11 @@ def fill(made: dict, stages: Stages) -> None:
             for metric_name, metric in (probe.metrics | null_of(attack)).items():
                 scored = stages.score(metric, metric_name, images, asked, again, partial(stages.in_force, erased, attack, adversary))
                 with stages.store.reading(images), stages.store.reading(scored):
-                    cells = record.cells(probe, attack_name, attack, metric_name, metric, images, scored)
+                    scores = Scores.load(scored.path)
+                    cells = record.cells(probe, attack_name, attack, metric_name, metric, images, scored, scores)
                 by = {"code": record.code_of(erase=erased, attack=adversary, images=images, score=scored)}
                 made["cells"] += [cell | facts | by | {"flags": cell["flags"] + facts["flags"]} for cell in cells]
-                record.note_candidates(made, scored, adversary)
+                record.note_candidates(made, scores, adversary)
     plain = record.unattacked(made["cells"], stages.drawn)
     made["cost"] |= record.speed(plain)
     made["code"] |= record.code_of_images(plain)
