@@ -1,1 +1,1 @@
-"""Attacks: one paper, one file. The contract is bench/plugin.py."""
+"""Attacks: one paper, one file. The contract is bench/contract/plugin.py."""

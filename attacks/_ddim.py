@@ -10,9 +10,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bench.pipe import Course, Pipe, Step
-from bench.text import Conditioning
-from bench.types import Sampler
+from vestige.bench.contract.types import Sampler
+from vestige.bench.models.pipe import Course, Pipe, Step
+from vestige.bench.models.text import Conditioning
 
 GRID = {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading", "steps_offset": 1}
 

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks.material import Material
-from bench.diffusion import add_noise, training_target
-from bench.pipe import Pipe
-from bench.plugin import Context
-from methods.spm import adapters
+from vestige.attacks.training_images import Material
+from vestige.bench.contract.plugin import Context
+from vestige.bench.models.diffusion import add_noise, training_target
+from vestige.bench.models.pipe import Pipe
+from vestige.methods.spm import adapters
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the layers that diffusers' LoRA trainer adapts
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from attacks.wording import concept_of, instead, named_as
-from bench.pipe import Pipe, Step
-from bench.types import Adversary, Concept, PromptSet
+from vestige.attacks.wording import concept_of, instead, named_as
+from vestige.bench.contract.types import Adversary, Concept, PromptSet
+from vestige.bench.models.pipe import Pipe, Step
 
 
 class ByPicture:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from bench.text import TextSide
-from bench.types import PromptSet
+from vestige.bench.contract.types import PromptSet
+from vestige.bench.models.text import TextSide
 
 
 def allowed_tokens(text: TextSide, typeable: bool, banned: tuple[str, ...] = ()) -> Tensor:

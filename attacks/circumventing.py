@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attacks.defended import defended
-from attacks.material import Material, check_source, concept_pictures, source_refusal
-from attacks.wording import concept_of, instead, named_as
-from bench.diffusion import add_noise, guided, training_target
-from bench.pipe import Pipe
-from bench.plugin import Attack, Context, Method, Victim
-from bench.types import Adversary, Concept, ModelSpec, PromptSet
+from vestige.attacks.defended import defended
+from vestige.attacks.training_images import Material, check_source, concept_pictures, source_refusal
+from vestige.attacks.wording import concept_of, instead, named_as
+from vestige.bench.contract.plugin import Attack, Context, Method, Victim
+from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet
+from vestige.bench.models.diffusion import add_noise, guided, training_target
+from vestige.bench.models.pipe import Pipe
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Circumventing(Attack):
     templates: list[str]  # with {name}; the pictures are drawn from them
     captions: str  # own: a picture keeps its template; any: a template by chance, as in textual inversion
     images: int
-    source: str  # what the training pictures show: see attacks/material.py; anything but target is a control
+    source: str  # what the training pictures show: see attacks/training_images.py; anything but target is a control
     steps: int
     batch: int
     accumulation: int

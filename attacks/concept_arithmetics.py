@@ -15,12 +15,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks._rows import places, places_of
-from attacks.wording import concept_of
-from bench.pipe import GuidanceRule, Pipe, Step
-from bench.plugin import Attack, Context, Method, Victim
-from bench.prompts import with_articles
-from bench.types import Adversary, Concept, ModelSpec, PromptSet
+from vestige.attacks._rows import places, places_of
+from vestige.attacks.wording import concept_of
+from vestige.bench.contract.plugin import Attack, Context, Method, Victim
+from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet
+from vestige.bench.models.pipe import GuidanceRule, Pipe, Step
+from vestige.bench.prompts.prompt_sets import with_articles
 
 ABOUT = ("concept", "unrelated")
 FIELDS = ("prompt", "name", "anchor", "alias", "sibling", "other", "other2")

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from bench.pipe import GuidanceRule, Pipe, Step
-from bench.plugin import Victim
-from bench.text import Conditioning
+from vestige.bench.contract.plugin import Victim
+from vestige.bench.models.pipe import GuidanceRule, Pipe, Step
+from vestige.bench.models.text import Conditioning
 
 
 def defended(

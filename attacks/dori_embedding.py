@@ -15,14 +15,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from attacks._rows import told_states
-from attacks.defended import seen
-from attacks.material import check_source, row_pictures, source_refusal
-from bench.diffusion import add_noise, encode_images, training_target
-from bench.pipe import Pipe
-from bench.plugin import Attack, Context, Method, Victim
-from bench.text import Conditioning
-from bench.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
+from vestige.attacks._rows import told_states
+from vestige.attacks.defended import seen
+from vestige.attacks.training_images import check_source, row_pictures, source_refusal
+from vestige.bench.contract.plugin import Attack, Context, Method, Victim
+from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
+from vestige.bench.models.diffusion import add_noise, encode_images, training_target
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.text import Conditioning
 
 STARTS = ("prompt", "empty", "normal")
 
@@ -36,7 +36,7 @@ class DoriEmbedding(Attack):
     batch: int  # pairs of noise and timestep per row and step, drawn anew each time
     lr: float
     norm_limit: float | None  # longest allowed state of a position, as a multiple of the prompt's own; null: free
-    source: str  # what the pictures show, see attacks/material.py; anything but target is a control
+    source: str  # what the pictures show, see attacks/training_images.py; anything but target is a control
     adaptive: bool  # sampling methods: the defended guided prediction learns to denoise, as in UnlearnDiffAtk; else the bare denoiser
     rows_at_once: int  # memory only: rows do not see each other
 

@@ -15,14 +15,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks._ddim import ddim_sampler, ddim_step, from_latents, inverted
-from attacks._rows import ByPicture, check_ask, places, places_of, worded
-from attacks.material import check_source, row_pictures, source_refusal
-from bench.diffusion import encode_images
-from bench.pipe import Course, Pipe, Step
-from bench.plugin import Attack, Context, Method, Victim
-from bench.text import Conditioning
-from bench.types import Adversary, Concept, ModelSpec, PromptSet, Sampler
+from vestige.attacks._ddim import ddim_sampler, ddim_step, from_latents, inverted
+from vestige.attacks._rows import ByPicture, check_ask, places, places_of, worded
+from vestige.attacks.training_images import check_source, row_pictures, source_refusal
+from vestige.bench.contract.plugin import Attack, Context, Method, Victim
+from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, Sampler
+from vestige.bench.models.diffusion import encode_images
+from vestige.bench.models.pipe import Course, Pipe, Step
+from vestige.bench.models.text import Conditioning
 
 PICTURES_AT_ONCE = 32  # memory only
 
@@ -32,7 +32,7 @@ class Edit(Attack):
     """What all edits share: a picture per (row, repetition), drawn from another seed, and words that ask for the edit."""
 
     ask: str  # the edit's prompt: a text, with {prompt} the row's prompt, {anchored} the same with the anchor for the name
-    source: str  # what the pictures show, see attacks/material.py; anything but target is a control
+    source: str  # what the pictures show, see attacks/training_images.py; anything but target is a control
 
     def __post_init__(self) -> None:
         check_ask("attack.edit_attacks.ask", self.ask)

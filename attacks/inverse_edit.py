@@ -13,12 +13,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.diffusion import choose_parameters
-from bench.pipe import Pipe
-from bench.plugin import Attack, Context, Method, Victim
-from bench.types import Adversary, Concept, Erasure, ModelSpec, PromptSet
-from methods._closed_form import LAYERS, LinearEdit, hyperplane, linear, pieces_of, single_thread
-from methods.trce import TRCE
+from vestige.bench.contract.plugin import Attack, Context, Method, Victim
+from vestige.bench.contract.types import Adversary, Concept, Erasure, ModelSpec, PromptSet
+from vestige.bench.models.diffusion import choose_parameters
+from vestige.bench.models.pipe import Pipe
+from vestige.methods._closed_form import LAYERS, LinearEdit, hyperplane, linear, pieces_of, single_thread
+from vestige.methods.trce import TRCE
 
 
 @dataclass

@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attacks._ddim import ddim_sampler, ddim_step
-from attacks._rows import ByPicture, check_ask, worded
-from attacks.edit_attacks import PICTURES_AT_ONCE, Edit
-from bench.pipe import Course, Pipe, Step
-from bench.plugin import Context, Victim
-from bench.text import Conditioning
-from bench.types import Adversary, PromptSet, Sampler
-from methods._attention_maps import recorded
+from vestige.attacks._ddim import ddim_sampler, ddim_step
+from vestige.attacks._rows import ByPicture, check_ask, worded
+from vestige.attacks.edit_attacks import PICTURES_AT_ONCE, Edit
+from vestige.bench.contract.plugin import Context, Victim
+from vestige.bench.contract.types import Adversary, PromptSet, Sampler
+from vestige.bench.models.attention_maps import recorded
+from vestige.bench.models.pipe import Course, Pipe, Step
+from vestige.bench.models.text import Conditioning
 
 
 @dataclass

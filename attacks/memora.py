@@ -13,14 +13,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks._ddim import ddim_sampler, from_latents, inverted
-from attacks._finetune import denoising_loss, fine_tune, new_lora, with_lora
-from attacks.material import Material, check_source, concept_pictures, source_refusal
-from bench.diffusion import encode_images
-from bench.pipe import Pipe, Step
-from bench.plugin import Attack, Context, Method, Victim
-from bench.prompts import with_articles
-from bench.types import Adversary, Concept, ModelSpec, PromptSet
+from vestige.attacks._ddim import ddim_sampler, from_latents, inverted
+from vestige.attacks._finetune import denoising_loss, fine_tune, new_lora, with_lora
+from vestige.attacks.training_images import Material, check_source, concept_pictures, source_refusal
+from vestige.bench.contract.plugin import Attack, Context, Method, Victim
+from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet
+from vestige.bench.models.diffusion import encode_images
+from vestige.bench.models.pipe import Pipe, Step
+from vestige.bench.prompts.prompt_sets import with_articles
 
 ALIGNMENTS = ("official", "exact")
 
@@ -36,7 +36,7 @@ class MemoRa(Attack):
     guidance: float | None  # in inversion and redrawing; null: the protocol's
     start_step: int  # of DDIM sampling, where mixtures are made
     align: str  # official: latents one step cleaner than the step they enter; exact
-    source: str  # what the pictures show, see attacks/material.py; anything but target is a control
+    source: str  # what the pictures show, see attacks/training_images.py; anything but target is a control
     rank: int
     train_steps: int
     batch: int

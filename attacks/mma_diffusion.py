@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attacks._rows import check_ask, worded
-from attacks._tokens import allowed_tokens, laid_out, typed, with_tokens
-from bench.plugin import Attack, Context, Victim
-from bench.text import TextSide
-from bench.types import Adversary, PromptSet, derived_seed
+from vestige.attacks._rows import check_ask, worded
+from vestige.attacks._tokens import allowed_tokens, laid_out, typed, with_tokens
+from vestige.bench.contract.plugin import Attack, Context, Victim
+from vestige.bench.contract.types import Adversary, PromptSet, derived_seed
+from vestige.bench.models.text import TextSide
 
 GRADIENTS = ("fixed", "official")
 ENCODERS = ("original", "erased")

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attacks._ddim import ddim_sampler, ddim_step, from_latents
-from attacks._rows import ByPicture, ByRow
-from attacks.material import about_sibling, check_source, row_pictures, source_refusal
-from bench.diffusion import encode_images
-from bench.pipe import Course, Pipe
-from bench.plugin import Attack, Context, Method, Victim
-from bench.types import Adversary, Concept, ModelSpec, PromptSet, Sampler, derived_seed
+from vestige.attacks._ddim import ddim_sampler, ddim_step, from_latents
+from vestige.attacks._rows import ByPicture, ByRow
+from vestige.attacks.training_images import about_sibling, check_source, row_pictures, source_refusal
+from vestige.bench.contract.plugin import Attack, Context, Method, Victim
+from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, Sampler, derived_seed
+from vestige.bench.models.diffusion import encode_images
+from vestige.bench.models.pipe import Course, Pipe
 
 STARTS = ("fresh", "own")
 JUDGED = ("hole", "whole")
@@ -164,7 +164,7 @@ class Inpainting(Attack):
 
     hole: float  # side of the centred square, as a share of the picture's
     judged: str  # hole (official): the square alone is kept and enlarged; whole: the picture
-    source: str  # what the pictures show, see attacks/material.py; anything but target is a control
+    source: str  # what the pictures show, see attacks/training_images.py; anything but target is a control
 
     access: ClassVar[str] = "latents"
 

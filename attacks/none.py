@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from bench.plugin import Attack, Context, Victim
-from bench.types import Adversary, PromptSet
+from vestige.bench.contract.plugin import Attack, Context, Victim
+from vestige.bench.contract.types import Adversary, PromptSet
 
 
 @dataclass

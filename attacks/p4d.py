@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks._tokens import allowed_tokens, laid_out, with_tokens
-from attacks.defended import seen
-from bench.diffusion import add_noise, encode_images
-from bench.plugin import Attack, Context, Method, Victim
-from bench.text import TextSide
-from bench.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
-from bench.vision import features
+from vestige.attacks._tokens import allowed_tokens, laid_out, with_tokens
+from vestige.attacks.defended import seen
+from vestige.bench.contract.plugin import Attack, Context, Method, Victim
+from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
+from vestige.bench.models.diffusion import add_noise, encode_images
+from vestige.bench.models.text import TextSide
+from vestige.bench.vision import features
 
 LAYOUTS = ("n", "k")
 RANGES = ("official", "fixed")

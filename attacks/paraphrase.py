@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from attacks.typos import TYPOS, misspell
-from attacks.wording import concept_of, contains_any, instead, named_as
-from bench.plugin import Attack, Context, Victim
-from bench.prompts import with_articles
-from bench.text import TextSide
-from bench.types import Adversary, Concept, PromptSet, derived_seed
+from vestige.attacks.typos import TYPOS, misspell
+from vestige.attacks.wording import concept_of, contains_any, instead, named_as
+from vestige.bench.contract.plugin import Attack, Context, Victim
+from vestige.bench.contract.types import Adversary, Concept, PromptSet, derived_seed
+from vestige.bench.models.text import TextSide
+from vestige.bench.prompts.prompt_sets import with_articles
 
 WORDINGS = ("synonym", "description", "typo", "long_context", "compositional")
 

@@ -11,10 +11,10 @@ from typing import ClassVar
 
 import torch
 
-from attacks._rows import ByRow
-from bench.pipe import Course, Pipe
-from bench.plugin import Attack, Context, Victim
-from bench.types import Adversary, PromptSet, derived_seed
+from vestige.attacks._rows import ByRow
+from vestige.bench.contract.plugin import Attack, Context, Victim
+from vestige.bench.contract.types import Adversary, PromptSet, derived_seed
+from vestige.bench.models.pipe import Course, Pipe
 
 
 @dataclass

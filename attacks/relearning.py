@@ -13,12 +13,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks._finetune import denoising_loss, fine_tune, new_lora, with_lora
-from attacks.material import Material, check_source, concept_pictures, original_pictures, source_refusal
-from bench.diffusion import choose_parameters, make_trainable
-from bench.pipe import Pipe
-from bench.plugin import Attack, Context, Method, Victim
-from bench.types import Adversary, Concept, ModelSpec, PromptSet
+from vestige.attacks._finetune import denoising_loss, fine_tune, new_lora, with_lora
+from vestige.attacks.training_images import Material, check_source, concept_pictures, original_pictures, source_refusal
+from vestige.bench.contract.plugin import Attack, Context, Method, Victim
+from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet
+from vestige.bench.models.diffusion import choose_parameters, make_trainable
+from vestige.bench.models.pipe import Pipe
 
 TUNED = {"full_unet": r".", "xattn": r"attn2\."}
 
@@ -32,7 +32,7 @@ class Relearning(Attack):
     rank: int  # of lora
     templates: list[str]  # with {name}
     images: int  # per concept
-    source: str  # data=target: what the pictures show, see attacks/material.py; anything but target is a control
+    source: str  # data=target: what the pictures show, see attacks/training_images.py; anything but target is a control
     steps: int
     batch: int
     accumulation: int

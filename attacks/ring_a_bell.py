@@ -13,14 +13,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attacks._rows import check_ask, told_states, worded
-from attacks._tokens import allowed_tokens, laid_out, with_tokens
-from attacks.wording import concept_of
-from bench.pipe import Pipe
-from bench.plugin import Attack, Context, Victim
-from bench.prompts import with_articles
-from bench.text import TextSide
-from bench.types import Adversary, Concept, PromptSet, derived_seed
+from vestige.attacks._rows import check_ask, told_states, worded
+from vestige.attacks._tokens import allowed_tokens, laid_out, with_tokens
+from vestige.attacks.wording import concept_of
+from vestige.bench.contract.plugin import Attack, Context, Victim
+from vestige.bench.contract.types import Adversary, Concept, PromptSet, derived_seed
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.text import TextSide
+from vestige.bench.prompts.prompt_sets import with_articles
 
 ENCODERS = ("original", "erased")
 KEPT = ("last", "best")

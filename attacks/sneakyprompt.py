@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks.mma_diffusion import pooled_of
-from attacks.wording import concept_of, contains_any
-from bench.plugin import Attack, Context, Method, Victim
-from bench.text import TextSide
-from bench.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
-from bench.vision import clip_models, features
+from vestige.attacks.mma_diffusion import pooled_of
+from vestige.attacks.wording import concept_of, contains_any
+from vestige.bench.contract.plugin import Attack, Context, Method, Victim
+from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
+from vestige.bench.models.text import TextSide
+from vestige.bench.vision import clip_models, features
 
 CHOICES = {
     "search": ("reinforce", "random"),

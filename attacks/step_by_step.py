@@ -14,15 +14,15 @@ from typing import ClassVar
 
 from omegaconf import OmegaConf
 
-from attacks.wording import concept_of, contains_any
-from bench import ROOT
-from bench.fingerprints import file_digest
-from bench.plugin import Attack, Context, Method, Victim
-from bench.prompts import with_articles
-from bench.types import Adversary, Concept, ModelSpec, PromptSet
+from vestige.attacks.wording import concept_of, contains_any
+from vestige.bench.contract.plugin import Attack, Context, Method, Victim
+from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet
+from vestige.bench.models.fingerprints import file_digest
+from vestige.bench.places import PACKAGE
+from vestige.bench.prompts.prompt_sets import with_articles
 
 CLASSES = ("direct", "indirect", "implied")
-FOLDER = ROOT / "prompts" / "step_by_step"
+FOLDER = PACKAGE / "prompts" / "step_by_step"
 
 
 @dataclass(frozen=True)

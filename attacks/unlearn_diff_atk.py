@@ -12,13 +12,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from attacks import simplex
-from attacks._tokens import adversarial_columns, allowed_tokens, typed
-from attacks.defended import seen
-from bench.diffusion import add_noise, encode_images, training_target
-from bench.pipe import Pipe
-from bench.plugin import Attack, Context, Victim
-from bench.types import Adversary, PromptSet, derived_seed
+from vestige.attacks import simplex
+from vestige.attacks._tokens import adversarial_columns, allowed_tokens, typed
+from vestige.attacks.defended import seen
+from vestige.bench.contract.plugin import Attack, Context, Victim
+from vestige.bench.contract.types import Adversary, PromptSet, derived_seed
+from vestige.bench.models.diffusion import add_noise, encode_images, training_target
+from vestige.bench.models.pipe import Pipe
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import re
 
-from bench.types import Concept
+from vestige.bench.contract.types import Concept
 
 ARTICLE = r"(?:(?P<article>\b(?:a|an|the)) )?"
 

@@ -15,11 +15,13 @@ from types import SimpleNamespace
 import torch
 from hydra import compose, initialize_config_dir
 
-from bench import ROOT, config, model
-from bench.config import Job
-from bench.plugin import Attack, Context, Victim
-from bench.provenance import provenance
-from bench.types import PromptSet, Sampler
+from vestige.bench.contract.plugin import Attack, Context, Victim
+from vestige.bench.contract.types import PromptSet, Sampler
+from vestige.bench.models import loading
+from vestige.bench.places import CONF, results
+from vestige.bench.run import config
+from vestige.bench.run.config import Job
+from vestige.bench.run.provenance import provenance
 
 STEPS = 5  # per picture; 20 in the emoji settings
 SMALL = {  # the emoji settings with a budget of seconds
@@ -50,14 +52,14 @@ def emoji_job(rows: int) -> Job:
     config.register_resolvers()
     chosen = ["model=emoji", "concept=[dog]", "method=original", "probe=[target]", f"attack=[{','.join(SMALL)}]"]
     small = [f"probe.target.rows={rows}", "probe.target.repeats=1", f"model.sampler.steps={STEPS}"]
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return config.build_job(compose("run", [*chosen, *small]))
 
 
 def main(rows: int, repeats: int, out: Path) -> None:
     torch.set_num_threads(1)
     job = emoji_job(rows)
-    pipe, original = model.load(job.model), model.load(job.model)
+    pipe, original = loading.load(job.model), loading.load(job.model)
     victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda pixels, expect: torch.zeros(len(pixels), dtype=torch.bool))
     whole = job.prompts_of(job.probes["target"])
     single = [replace(whole, table=whole.table.iloc[[k]].reset_index(drop=True)) for k in range(rows)]
@@ -91,5 +93,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench" / "attack_batching.md")
+    parser.add_argument("--out", type=Path, default=results() / "bench" / "attack_batching.md")
     main(**vars(parser.parse_args()))

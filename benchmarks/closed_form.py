@@ -16,12 +16,12 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from bench.contract import build
-from bench.provenance import provenance
-from bench.tiny import clip_tokenizer
-from methods._closed_form import chained, edit_keeping, gram, low_rank_edit, merged
-from methods.rece import adversarial_rows
-from methods.speed import invariant_rows, null_projector, reading_factor
+from vestige.bench.models.tiny import clip_tokenizer
+from vestige.bench.run.contract_checks import build
+from vestige.bench.run.provenance import provenance
+from vestige.methods._closed_form import chained, edit_keeping, gram, low_rank_edit, merged
+from vestige.methods.rece import adversarial_rows
+from vestige.methods.speed import invariant_rows, null_projector, reading_factor
 
 WIDTH, LENGTH = 768, 77
 OUTPUTS = [320] * 5 + [640] * 5 + [1280] * 6  # one cross-attention block each, with a key and a value projection

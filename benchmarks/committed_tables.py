@@ -13,13 +13,14 @@ import shutil
 import sys
 from pathlib import Path
 
-from bench import ROOT, cli
+from vestige.bench import cli
+from vestige.bench.places import CONF
 
 METHODS = "original,oracle,uce_emoji,esd_emoji"
 DEMO = ["experiment=demo", "runtime.threads=1"]  # as `make demo` on two cores: threads decide how sums are rounded
 # Two more erasures of a dog by each method that trains: how much the seed of an erasure matters.
 SEEDS = [*DEMO, "concept=dog", "method=esd_emoji,concept_ablation_emoji,spm_emoji", "seed=1,2"]
-PROTOCOLS = {path.stem: METHODS for path in sorted((ROOT / "conf" / "protocol").glob("*.yaml"))}
+PROTOCOLS = {path.stem: METHODS for path in sorted((CONF / "protocol").glob("*.yaml"))}
 PROTOCOLS["forgetme_entangled"] += ",another_seed,painted_over"
 SHARED = ("coco_10k", "coco_30k")  # coco_utility's captions on the emoji model: the same numbers
 FIGURES = ("budget-emoji", "curve-relearning_lora_emoji-emoji")  # the others show one search each
@@ -36,7 +37,7 @@ ROBUSTNESS = [
 
 
 def demo() -> None:
-    folder = ROOT / "results" / "demo"
+    folder = Path("results") / "demo"
     run(folder, DEMO)
     vestige("gallery", "--records", folder / "records", "--out", folder / "gallery.html", "--sheet", folder / "gallery.png")
     run(folder, DEMO, SEEDS)
@@ -45,14 +46,14 @@ def demo() -> None:
 
 
 def protocol(name: str) -> None:
-    folder = ROOT / "results" / "protocols" / name
+    folder = Path("results") / "protocols" / name
     run(folder, ["-m", f"protocol={name}", f"method={PROTOCOLS[name]}"])
     vestige("table", "--composites", "--records", folder / "records", "--out", folder / "leaderboard.md")
     vestige("table", "--format", "csv", "--records", folder / "records", "--out", folder / "cells.csv")
 
 
 def robustness() -> None:
-    folder = ROOT / "results" / "robustness"
+    folder = Path("results") / "robustness"
     run(folder, *(["experiment=robustness", *words] for words in ROBUSTNESS))
     vestige("robustness", "--records", folder / "records", "--out", folder / "matrix.md")
     vestige("robustness", "--format", "csv", "--records", folder / "records", "--out", folder / "matrix.csv")
@@ -67,7 +68,7 @@ def run(folder: Path, *commands: list[str]) -> None:
     records = folder / "records"
     shutil.rmtree(records, ignore_errors=True)
     for words in commands:
-        vestige("run", *words, f"runtime.records={records.relative_to(ROOT)}")
+        vestige("run", *words, f"runtime.records={records}")
     vestige("pack", "--records", records, "--out", records)
 
 

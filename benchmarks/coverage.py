@@ -2,7 +2,7 @@
 
 Answers of a judge to prompts of unequal difficulty: each prompt has a rate of its own (beta distributed, so that two pictures of one
 prompt go together with the wanted correlation), and methods find the same prompts and the same noise hard. The prompts and what
-counts as one of them (`group`) are those of the shipped templates (bench/prompts.py). Every interval is that of bench/statistics.
+counts as one of them (`group`) are those of the shipped templates (bench/prompts). Every interval is that of bench/statistics.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 from scipy import stats
 from scipy.special import ndtr
 
-from bench import prompts
-from bench.statistics import headline
-from bench.statistics.headline import Rates, headline_interval
-from bench.statistics.intervals import measure_interval, paired_intervals, rate_interval, seeds_interval
-from bench.statistics.resampling import Bootstrap
-from bench.types import Concept, derived_seed
+from vestige.bench.contract.types import Concept, derived_seed
+from vestige.bench.prompts import prompt_sets
+from vestige.bench.statistics import headline
+from vestige.bench.statistics.headline import Rates, headline_interval
+from vestige.bench.statistics.intervals import measure_interval, paired_intervals, rate_interval, seeds_interval
+from vestige.bench.statistics.resampling import Bootstrap
 
 PROMPTS, REPEATS, CORRELATIONS = (8, 20, 40), (1, 2, 4), (0.0, 0.3, 0.6)
 RATES = (0.05, 0.1, 0.3, 0.5, 0.8, 0.95)
@@ -72,7 +72,7 @@ class Asked:
 @cache
 def shipped(rows: int) -> Asked:
     """The prompts of the probe `target` for a dog, as a job of so many rows asks them."""
-    table = prompts.build("target", "target", rows, 1, [DOG], "emoji").table
+    table = prompt_sets.build("target", "target", rows, 1, [DOG], "emoji").table
     return Asked(*(np.unique(table[column], return_inverse=True)[1] for column in ("prompt", "group")))
 
 

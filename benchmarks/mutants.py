@@ -42,15 +42,15 @@ class Area:
 
 AREAS = {
     "drawing": Area(
-        ("bench/pipe.py", "bench/generate.py", "bench/diffusion.py", "bench/text.py"),
+        ("bench/models/pipe.py", "bench/run/generate.py", "bench/models/diffusion.py", "bench/models/text.py"),
         ("tests/test_pipe.py", "tests/test_encodings.py", "tests/methods/test_esd.py", "tests/test_generate.py"),
     ),
     "scoring": Area(
-        ("metrics/presence.py", "metrics/answers.py", "metrics/_rows.py", "bench/judges/presence.py", "bench/score_intervals.py"),
+        ("metrics/presence.py", "metrics/answers.py", "metrics/_rows.py", "bench/judges/presence.py", "bench/run/score_intervals.py"),
         ("tests/test_score_intervals.py", "tests/metrics/test_answers.py", "tests/test_judges.py", "tests/metrics/test_costs.py"),
     ),
     "joining": Area(
-        ("bench/reports/results.py", "bench/reports/pictures.py", "bench/reports/views.py"),
+        ("bench/reports/results.py", "bench/reports/score_table.py", "bench/reports/aggregates.py"),
         ("tests/test_report.py", "tests/test_composites.py", "tests/test_robustness.py"),
     ),
     "statistics": Area(("bench/statistics/*.py",), ("tests/test_statistics.py", "tests/test_score_intervals.py")),

@@ -1,1 +1,1 @@
-"""Erasure methods: one paper, one file. The contract is bench/plugin.py."""
+"""Erasure methods: one paper, one file. The contract is bench/contract/plugin.py."""

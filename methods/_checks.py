@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from bench.pipe import Pipe
-from bench.types import Concept
+from vestige.bench.contract.types import Concept
+from vestige.bench.models.pipe import Pipe
 
 
 def refusal(concepts: list[Concept], texts: dict[str, str], sources: list[str], become: Callable[[Concept], str]) -> str | None:

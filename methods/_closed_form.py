@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.diffusion import choose_parameters
-from bench.pipe import Pipe
-from bench.plugin import Method
-from bench.types import Concept, Erasure
+from vestige.bench.contract.plugin import Method
+from vestige.bench.contract.types import Concept, Erasure
+from vestige.bench.models.diffusion import choose_parameters
+from vestige.bench.models.pipe import Pipe
 
 FORMS = ("merge", "hook")
 NO_HYPERPLANE = "its edit has a shift, which sdxl's text states (no final layer norm) cannot carry inside weights: set method.form=hook."

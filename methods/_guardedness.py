@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from methods._closed_form import single_thread
+from vestige.methods._closed_form import single_thread
 
 ROUNDING = 1e-12  # share of the largest variance below which a direction is rounding of float32 states: those of a plane have one
 BISECTIONS = 25  # of R-LACE's projection onto the Fantope, as in the code

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from bench.diffusion import choose_parameters
-from bench.pipe import Pipe
-from methods._closed_form import LAYERS, check_width, merged
+from vestige.bench.models.diffusion import choose_parameters
+from vestige.bench.models.pipe import Pipe
+from vestige.methods._closed_form import LAYERS, check_width, merged
 
 
 def edited_weights(pipe: Pipe, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from bench.diffusion import guided
-from bench.pipe import Pipe
-from bench.text import Conditioning
+from vestige.bench.models.diffusion import guided
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.text import Conditioning
 
 CHUNK = 16  # sampling runs side by side
 

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench.pipe import Course, Pipe
-from bench.plugin import Context, Method
-from bench.types import Concept, Erasure, derived_seed
+from vestige.bench.contract.plugin import Context, Method
+from vestige.bench.contract.types import Concept, Erasure, derived_seed
+from vestige.bench.models.pipe import Course, Pipe
 
 
 @dataclass

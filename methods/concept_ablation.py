@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.diffusion import add_noise, choose_parameters, encode_images, frozen_copy, make_trainable, training_target
-from bench.pipe import Pipe
-from bench.plugin import Context, Method
-from bench.prompts import with_articles
-from bench.types import Concept, Erasure, ModelSpec
+from vestige.bench.contract.plugin import Context, Method
+from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.diffusion import add_noise, choose_parameters, encode_images, frozen_copy, make_trainable, training_target
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.prompts.prompt_sets import with_articles
 
 GROUPS = {"cross_attn": r"attn2\.to_[kv]\.", "attn": r"attn[12]\.to_", "full": ""}
 CHOICES = {"train": tuple(GROUPS), "loss": ("model", "noise"), "teacher": ("current", "frozen"), "augment": ("none", "scale")}

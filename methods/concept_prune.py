@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.pipe import GuidanceRule, Pipe, Step, classifier_free
-from bench.plugin import Context, Method
-from bench.prompts import with_articles
-from bench.types import Concept, Erasure, ModelSpec, Sampler
+from vestige.bench.contract.plugin import Context, Method
+from vestige.bench.contract.types import Concept, Erasure, ModelSpec, Sampler
+from vestige.bench.models.pipe import GuidanceRule, Pipe, Step, classifier_free
+from vestige.bench.prompts.prompt_sets import with_articles
 
 # Which layers -> the part of the model and the end of their names. The paper's method is ffn2; the others are its ablations.
 LAYERS = {

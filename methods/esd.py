@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from bench.diffusion import choose_parameters, frozen_copy, make_trainable, partial_denoise
-from bench.pipe import Pipe
-from bench.plugin import Context, Method
-from bench.prompts import with_articles
-from bench.text import Conditioning
-from bench.types import Concept, Erasure, ModelSpec
+from vestige.bench.contract.plugin import Context, Method
+from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.diffusion import choose_parameters, frozen_copy, make_trainable, partial_denoise
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.text import Conditioning
+from vestige.bench.prompts.prompt_sets import with_articles
 
 # The top-level time MLP and the last norm and convolution are never trained by noxattn and notime; `add_embedding` is SDXL's
 # addition to that MLP. The time projections inside the residual blocks are trained.

@@ -11,13 +11,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.pipe import Pipe
-from bench.plugin import Context
-from bench.prompts import with_articles
-from bench.types import Concept, Erasure, ModelSpec
-from methods._checks import check_pairs, refusal
-from methods._closed_form import NO_HYPERPLANE, LinearEdit, hyperplane, kept_names, left_out
-from methods._guardedness import inlp, joined, leace, rlace
+from vestige.bench.contract.plugin import Context
+from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.prompts.prompt_sets import with_articles
+from vestige.methods._checks import check_pairs, refusal
+from vestige.methods._closed_form import NO_HYPERPLANE, LinearEdit, hyperplane, kept_names, left_out
+from vestige.methods._guardedness import inlp, joined, leace, rlace
 
 POSITIONS = ("begin", "concept", "after", "end", "padding")
 NEUTRAL = ("empty", "siblings", "others")

@@ -19,17 +19,27 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.diffusion import add_noise, choose_parameters, encode_images
-from bench.pipe import Pipe
-from bench.plugin import Context, Method
-from bench.prompts import with_articles
-from bench.types import Concept, Erasure, ModelSpec
-from bench.vision.masks import MASKERS, masker
-from methods._attention_maps import attention_loss, positions, recorded
-from methods._checks import check_pairs, refusal
-from methods._closed_form import LAYERS, check_spanned, context_rows, edit_keeping, factored, kept_names, merged, sum_of_squares, worded
-from methods._lora import edited_weights
-from methods.spm import adapters
+from vestige.bench.contract.plugin import Context, Method
+from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.attention_maps import attention_loss, positions, recorded
+from vestige.bench.models.diffusion import add_noise, choose_parameters, encode_images
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.prompts.prompt_sets import with_articles
+from vestige.bench.vision.masks import MASKERS, masker
+from vestige.methods._checks import check_pairs, refusal
+from vestige.methods._closed_form import (
+    LAYERS,
+    check_spanned,
+    context_rows,
+    edit_keeping,
+    factored,
+    kept_names,
+    merged,
+    sum_of_squares,
+    worded,
+)
+from vestige.methods._lora import edited_weights
+from vestige.methods.spm import adapters
 
 SOURCES = ("empty", "siblings", "others")
 CHOICES = {
@@ -110,7 +120,7 @@ class MACE(Method):
         return refusal(concepts, texts, sources, self.anchored_name) or super().supports(model, concepts)
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
-        from bench.fingerprints import given
+        from vestige.bench.models.fingerprints import given
 
         networks = {"detector": self.detector, "segmenter": self.segmenter} if self.mask == "grounded" else {}
         return given(captions=self.captions, **networks)

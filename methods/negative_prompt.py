@@ -12,10 +12,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bench.pipe import Pipe, Step, classifier_free
-from bench.plugin import Context, Method
-from bench.text import Conditioning
-from bench.types import Concept, Erasure
+from vestige.bench.contract.plugin import Context, Method
+from vestige.bench.contract.types import Concept, Erasure
+from vestige.bench.models.pipe import Pipe, Step, classifier_free
+from vestige.bench.models.text import Conditioning
 
 
 @dataclass

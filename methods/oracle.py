@@ -8,13 +8,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import ROOT
-from bench.fingerprints import file_digest
-from bench.model import folder_of
-from bench.pipe import Pipe
-from bench.plugin import Context, Method
-from bench.types import Concept, Erasure, ModelSpec
-from bench.world import catalog
+from vestige.bench.contract.plugin import Context, Method
+from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.fingerprints import file_digest
+from vestige.bench.models.loading import folder_of
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.places import found
+from vestige.bench.world.content import catalog
 
 
 @dataclass
@@ -25,10 +25,10 @@ class Oracle(Method):
     model: str  # the model folder that was retrained, relative to the project
 
     def file(self, concepts: list[Concept]) -> Path:
-        return ROOT / self.weights.format(slug=left_out(concepts))
+        return found(self.weights.format(slug=left_out(concepts)))
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        if folder_of(model) != (ROOT / self.model).resolve():
+        if folder_of(model) != found(self.model).resolve():
             return f"an oracle exists for {self.model} only: model {model.name!r} cannot be retrained here. Choose model=emoji."
         slug = left_out(concepts)
         if slug is None:

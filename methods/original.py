@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench.pipe import Pipe
-from bench.plugin import Context, Method
-from bench.types import Concept, Erasure
+from vestige.bench.contract.plugin import Context, Method
+from vestige.bench.contract.types import Concept, Erasure
+from vestige.bench.models.pipe import Pipe
 
 
 @dataclass

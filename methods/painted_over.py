@@ -11,11 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench import judges
-from bench.pipe import Pipe
-from bench.plugin import Context, Method, refusal
-from bench.types import Concept, Erasure, ModelSpec
-from bench.vision.masks import background_difference, border_colour
+from vestige.bench import judges
+from vestige.bench.contract.plugin import Context, Method, refusal
+from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.vision.masks import background_difference, border_colour
 
 
 @dataclass

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from bench.diffusion import choose_parameters, frozen_copy, partial_denoise
-from bench.pipe import Pipe
-from bench.plugin import Context, Method
-from bench.prompts import with_articles
-from bench.text import Conditioning
-from bench.types import Concept, Erasure, ModelSpec
-from methods._checks import check_pairs, refusal
-from methods._closed_form import (
+from vestige.bench.contract.plugin import Context, Method
+from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.diffusion import choose_parameters, frozen_copy, partial_denoise
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.text import Conditioning
+from vestige.bench.prompts.prompt_sets import with_articles
+from vestige.methods._checks import check_pairs, refusal
+from vestige.methods._closed_form import (
     LAYERS,
     check_spanned,
     edit_of_sums,
@@ -35,10 +35,10 @@ from methods._closed_form import (
     sum_of_squares,
     worded,
 )
-from methods._lora import edited_weights
-from methods._neighbours import far, near
-from methods.spm import adapters
-from methods.time_edit import comparable_ids, eraser
+from vestige.methods._lora import edited_weights
+from vestige.methods._neighbours import far, near
+from vestige.methods.spm import adapters
+from vestige.methods.time_edit import comparable_ids, eraser
 
 PRESERVE = ("empty", "siblings", "others")
 
@@ -121,7 +121,7 @@ class RealEra(Method):
         return refusal(concepts, texts, self.preserved_sources, self.anchored_name) or super().supports(model, concepts)
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
-        from bench.fingerprints import given
+        from vestige.bench.models.fingerprints import given
 
         return given(captions=self.captions)
 

@@ -14,11 +14,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.pipe import Pipe
-from bench.plugin import Context
-from bench.types import Concept, Erasure
-from methods._closed_form import all_rows, chained, gram, low_rank_edit, single_thread
-from methods.uce import UCE
+from vestige.bench.contract.plugin import Context
+from vestige.bench.contract.types import Concept, Erasure
+from vestige.bench.models.pipe import Pipe
+from vestige.methods._closed_form import all_rows, chained, gram, low_rank_edit, single_thread
+from vestige.methods.uce import UCE
 
 REGULARISERS = ("zero", "standard", "own")
 

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.fingerprints import given
-from bench.pipe import Pipe
-from bench.plugin import Context, Method
-from bench.prompts import with_articles
-from bench.types import Concept, Erasure, ModelSpec
-from bench.vision import clip_models, features
-from bench.vision.pixels import CLIP, normalised
+from vestige.bench.contract.plugin import Context, Method
+from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.fingerprints import given
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.prompts.prompt_sets import with_articles
+from vestige.bench.vision import clip_models, features
+from vestige.bench.vision.pixels import CLIP, normalised
 
 CHECKERS = ("compvis", "clip_text")
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.config import plugin, specification
-from bench.diffusion import choose_parameters
-from bench.pipe import Pipe
-from bench.plugin import Context
-from bench.types import Concept, Erasure, ModelSpec, canonical_hash
-from methods._closed_form import LAYERS, LinearEdit, chained, pieces_of
+from vestige.bench.contract.plugin import Context
+from vestige.bench.contract.types import Concept, Erasure, ModelSpec, canonical_hash
+from vestige.bench.models.diffusion import choose_parameters
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.run.config import plugin, specification
+from vestige.methods._closed_form import LAYERS, LinearEdit, chained, pieces_of
 
 Edit = tuple[Tensor, Tensor, Tensor | None]  # U, V and shift of one layer
 

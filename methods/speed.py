@@ -13,12 +13,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.diffusion import choose_parameters
-from bench.pipe import Pipe
-from bench.plugin import Context
-from bench.types import Concept, Erasure, ModelSpec
-from methods._checks import check_pairs, refusal
-from methods._closed_form import LAYERS, LinearEdit, all_rows, last_rows, single_thread
+from vestige.bench.contract.plugin import Context
+from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.diffusion import choose_parameters
+from vestige.bench.models.pipe import Pipe
+from vestige.methods._checks import check_pairs, refusal
+from vestige.methods._closed_form import LAYERS, LinearEdit, all_rows, last_rows, single_thread
 
 ROWS = ("last", "all")
 RETAIN = ("siblings", "others")

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.diffusion import ALIGNMENTS, frozen_copy, partial_denoise
-from bench.pipe import Pipe
-from bench.plugin import Context, Method
-from bench.prompts import with_articles
-from bench.text import Conditioning
-from bench.types import Concept, Erasure, ModelSpec
+from vestige.bench.contract.plugin import Context, Method
+from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.diffusion import ALIGNMENTS, frozen_copy, partial_denoise
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.text import Conditioning
+from vestige.bench.prompts.prompt_sets import with_articles
 
 TRANSPORTS = ("clipcos_tokenuni", "clipcos", "tokenuni", "allone")
 CHOICES = {

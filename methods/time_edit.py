@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.pipe import Pipe
-from bench.plugin import Context
-from bench.prompts import with_articles
-from bench.types import Concept, Erasure, ModelSpec
-from methods._checks import check_pairs, refusal
-from methods._closed_form import LinearEdit, low_rank_edit
+from vestige.bench.contract.plugin import Context
+from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.prompts.prompt_sets import with_articles
+from vestige.methods._checks import check_pairs, refusal
+from vestige.methods._closed_form import LinearEdit, low_rank_edit
 
 ALIGNMENTS = ("subsequence", "eraser")
 

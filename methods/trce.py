@@ -20,15 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from bench.diffusion import choose_parameters, frozen_copy, make_trainable
-from bench.pipe import Pipe
-from bench.plugin import Context
-from bench.prompts import with_articles
-from bench.text import Conditioning
-from bench.types import Concept, Erasure, ModelSpec
-from methods._checks import check_pairs, refusal
-from methods._closed_form import LinearEdit, check_spanned, edit_keeping, kept_names, sum_of_squares, worded
-from methods._trajectories import ddim, latents_of
+from vestige.bench.contract.plugin import Context
+from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.diffusion import choose_parameters, frozen_copy, make_trainable
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.text import Conditioning
+from vestige.bench.prompts.prompt_sets import with_articles
+from vestige.methods._checks import check_pairs, refusal
+from vestige.methods._closed_form import LinearEdit, check_spanned, edit_keeping, kept_names, sum_of_squares, worded
+from vestige.methods._trajectories import ddim, latents_of
 
 PHRASES = ("name", "aliases", "descriptions")
 SOURCES = ("empty", "siblings", "others")
@@ -125,7 +125,7 @@ class TRCE(LinearEdit):
         return refusal(concepts, texts, sources, becomes) or super().supports(model, concepts)
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
-        from bench.fingerprints import given
+        from vestige.bench.models.fingerprints import given
 
         return given(pairs=self.pairs, captions=self.captions)
 

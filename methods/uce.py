@@ -11,11 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.pipe import Pipe
-from bench.plugin import Context
-from bench.types import Concept, Erasure, ModelSpec
-from methods._checks import check_pairs, refusal
-from methods._closed_form import LinearEdit, aligned_rows, all_rows, kept_names, last_rows, left_out, low_rank_edit, worded
+from vestige.bench.contract.plugin import Context
+from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.pipe import Pipe
+from vestige.methods._checks import check_pairs, refusal
+from vestige.methods._closed_form import LinearEdit, aligned_rows, all_rows, kept_names, last_rows, left_out, low_rank_edit, worded
 
 ROWS = ("last_to_end_aligned", "last")
 EDITS = ("name", "aliases")

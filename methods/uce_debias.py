@@ -15,13 +15,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.diffusion import choose_parameters
-from bench.pipe import Pipe
-from bench.plugin import Context, Method
-from bench.types import Concept, Erasure, ModelSpec
-from methods._checks import check_pairs
-from methods._closed_form import LAYERS, all_rows, left_out, solved_per_layer
-from methods.uce import UCE
+from vestige.bench.contract.plugin import Context, Method
+from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.diffusion import choose_parameters
+from vestige.bench.models.pipe import Pipe
+from vestige.methods._checks import check_pairs
+from vestige.methods._closed_form import LAYERS, all_rows, left_out, solved_per_layer
+from vestige.methods.uce import UCE
 
 BATCH = 32  # pictures drawn at once
 
@@ -57,14 +57,14 @@ class UCEDebias(UCE):
             raise ValueError("method.form=hook is impossible here: each layer gets weights of its own. Set method.form=merge.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        from bench.vision import features
+        from vestige.bench.vision import features
 
         return features.check(self.clip) or super().supports(model, concepts)
 
     attach = Method.attach
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
-        from bench.vision import features
+        from vestige.bench.vision import features
 
         return features.inputs(f"clip:{self.clip}")
 
@@ -106,7 +106,7 @@ class UCEDebias(UCE):
 
     def shares(self, pipe: Pipe, text: str, attributed: list[str], ctx: Context, k: int) -> Tensor:
         """[attributes]: of new pictures of the text by the model so far, the share that is nearest to each attributed text."""
-        from bench.vision.clip_models import load_clip
+        from vestige.bench.vision.clip_models import load_clip
 
         clip = load_clip(self.clip)
         seeds = torch.randint(2**31, (self.pictures,), generator=ctx.generator(f"pictures {k} of {text}")).tolist()

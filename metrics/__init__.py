@@ -1,1 +1,1 @@
-"""Metrics: one measure, one file. The contract is bench/plugin.py."""
+"""Metrics: one measure, one file. The contract is bench/contract/plugin.py."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from bench.types import ImageSet, Scores
+from vestige.bench.contract.types import ImageSet, Scores
 
 
 def refuse_empty(images: ImageSet, metric: str) -> None:

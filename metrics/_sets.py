@@ -11,14 +11,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bench import ROOT
-from bench.fingerprints import file_digest
-from bench.plugin import Material, Metric
-from bench.score_intervals import MEASURED
-from bench.statistics.jackknife import blocks, jackknife_interval
-from bench.types import Concept, ImageSet, ModelSpec, Scores, canonical_hash
-from bench.vision import features
-from metrics._rows import refuse_empty
+from vestige.bench.contract.plugin import Material, Metric
+from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, Scores, canonical_hash
+from vestige.bench.models.fingerprints import file_digest
+from vestige.bench.places import found
+from vestige.bench.run.score_intervals import MEASURED
+from vestige.bench.statistics.jackknife import blocks, jackknife_interval
+from vestige.bench.vision import features
+from vestige.metrics._rows import refuse_empty
 
 REAL_SEED = 11  # of the held-out pictures of the emoji world
 LARGEST = 5000  # pictures: of larger sets twenty more distances would take hours
@@ -101,11 +101,11 @@ def _blocks(images: ImageSet, order: list[int]) -> np.ndarray | None:
 
 
 def folder_of(reference: str) -> Path | None:
-    """The folder a user names, from the current folder or from the project."""
+    """The folder a user names, from the current folder, or one that is shipped."""
     if reference in ("original", "real"):
         return None
-    places = [Path(reference).expanduser(), ROOT / reference]
-    return next((place.resolve() for place in places if place.is_dir()), None)
+    folder = found(reference)
+    return folder.resolve() if folder.is_dir() else None
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,9 @@ class HeldOut(ImageSet):
 
 
 def held_out(n: int) -> HeldOut:
-    from bench.world import pictures
+    from vestige.bench.world.content import drawing
 
-    drawn = pictures.held_out(n, REAL_SEED)[0]
+    drawn = drawing.held_out(n, REAL_SEED)[0]
     files = [f"{k:06d}" for k in range(n)]
     digest = sha256(drawn.numpy().tobytes()).hexdigest()[:16]
     return HeldOut(Path("held-out"), pd.DataFrame({"row_id": files, "rep": 0, "file": files}), digest, drawn)

@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench import judges
-from bench.judges import PresenceJudge
-from bench.plugin import Material, Metric, refusal
-from bench.prompts import slug
-from bench.types import Concept, ImageSet, PromptSet, Scores
-from metrics._rows import refuse_empty
+from vestige.bench import judges
+from vestige.bench.contract.plugin import Material, Metric, refusal
+from vestige.bench.contract.types import Concept, ImageSet, PromptSet, Scores
+from vestige.bench.judges import PresenceJudge
+from vestige.bench.prompts.prompt_sets import slug
+from vestige.metrics._rows import refuse_empty
 
 NOTHING = "nothing"  # the label of judges that can say: no thing I know
 

@@ -6,13 +6,13 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from bench.diffusion import encode_images
-from bench.plugin import Material, Metric
-from bench.score_intervals import MEASURED
-from bench.statistics.jackknife import UP_TO_ONE, jackknife_interval
-from bench.types import Concept, ImageSet, ModelSpec, Scores
-from bench.vision.representations import SITES, activations, linear_cka, linear_cka_left_out, shared_noise, text_states
-from metrics._rows import places_in, refuse_empty
+from vestige.bench.contract.plugin import Material, Metric
+from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, Scores
+from vestige.bench.models.diffusion import encode_images
+from vestige.bench.run.score_intervals import MEASURED
+from vestige.bench.statistics.jackknife import UP_TO_ONE, jackknife_interval
+from vestige.bench.vision.representations import SITES, activations, linear_cka, linear_cka_left_out, shared_noise, text_states
+from vestige.metrics._rows import places_in, refuse_empty
 
 
 @dataclass
@@ -55,7 +55,9 @@ class Cka(Metric):
         if len(images) < 4:
             raise ValueError(f"cka compares at least 4 pictures, the set has {len(images)}.")
         if "private" in images.index:
-            raise ValueError("cka needs the prompts' texts, and those of published lists are not stored (bench/prompt_lists.py).")
+            raise ValueError(
+                "cka needs the prompts' texts, and those of published lists are not stored (bench/prompts/published_lists.py)."
+            )
         original, drawn = material.original_pipe(), material.original()
         files = drawn.index["file"].tolist()
         order = places_in(drawn, images, "cka")

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 import torch
 
-from bench.plugin import Material, Metric
-from bench.prompts import slug
-from bench.types import Concept, ImageSet, Scores
-from bench.vision import clip_models, features
-from metrics._rows import refuse_empty, scored
+from vestige.bench.contract.plugin import Material, Metric
+from vestige.bench.contract.types import Concept, ImageSet, Scores
+from vestige.bench.prompts.prompt_sets import slug
+from vestige.bench.vision import clip_models, features
+from vestige.metrics._rows import refuse_empty, scored
 
 
 @dataclass
@@ -39,7 +39,9 @@ class ClipScore(Metric):
     def score(self, images: ImageSet, material: Material) -> Scores:
         refuse_empty(images, "clip_score")
         if "private" in images.index:
-            raise ValueError("clip_score needs the prompts' texts, and those of published lists are not stored (bench/prompt_lists.py).")
+            raise ValueError(
+                "clip_score needs the prompts' texts, and those of published lists are not stored (bench/prompts/published_lists.py)."
+            )
         clip = clip_models.load_clip(self.clip)
         seen = material.features(images, "clip_emoji" if self.clip == "emoji" else f"clip:{self.clip}")
         prompts, expect = images.index["prompt"].tolist(), images.index["expect"].tolist()

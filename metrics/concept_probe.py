@@ -6,14 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench import prompts
-from bench.diffusion import add_noise, encode_images
-from bench.plugin import Material, Metric, refusal
-from bench.score_intervals import MEASURED
-from bench.statistics.intervals import balanced_interval
-from bench.types import Concept, ImageSet, ModelSpec, PromptSet, Scores
-from bench.vision.representations import SITES, activations, fitted_probe, folds_of, shared_noise, text_states
-from metrics._rows import refuse_empty
+from vestige.bench.contract.plugin import Material, Metric, refusal
+from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, PromptSet, Scores
+from vestige.bench.models.diffusion import add_noise, encode_images
+from vestige.bench.prompts import prompt_sets
+from vestige.bench.run.score_intervals import MEASURED
+from vestige.bench.statistics.intervals import balanced_interval
+from vestige.bench.vision.representations import SITES, activations, fitted_probe, folds_of, shared_noise, text_states
+from vestige.metrics._rows import refuse_empty
 
 CONDITIONS = ("empty", "prompt")
 SHUFFLES = 20
@@ -77,7 +77,7 @@ class ConceptProbe(Metric):
     def sets(self, concepts: list[Concept], vocabulary: str) -> list[PromptSet]:
         """What both models are asked: of the concept, of its siblings."""
         return [
-            prompts.build(family, family, rows, self.repeats, concepts, vocabulary)
+            prompt_sets.build(family, family, rows, self.repeats, concepts, vocabulary)
             for family, rows in (("target", self.target_rows), ("siblings", self.sibling_rows))
         ]
 

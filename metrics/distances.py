@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.vision.set_distances import cmmd, frechet, frechet_infinite, kid, kid_of_subsets
-from metrics._sets import SetMetric
+from vestige.bench.vision.set_distances import cmmd, frechet, frechet_infinite, kid, kid_of_subsets
+from vestige.metrics._sets import SetMetric
 
 
 @dataclass

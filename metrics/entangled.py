@@ -19,13 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import hub
-from bench.fingerprints import given
-from bench.plugin import Material, Metric
-from bench.types import Concept, ImageSet, ModelSpec, Scores
-from bench.vision import perceptual
-from bench.vision.masks import MASKERS, border_colour, masker
-from metrics._rows import pairs, refuse_empty, scored
+from vestige.bench.contract.plugin import Material, Metric
+from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, Scores
+from vestige.bench.models import hub
+from vestige.bench.models.fingerprints import given
+from vestige.bench.vision import perceptual
+from vestige.bench.vision.masks import MASKERS, border_colour, masker
+from vestige.metrics._rows import pairs, refuse_empty, scored
 
 PAINTED = "background"
 

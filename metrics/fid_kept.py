@@ -6,9 +6,9 @@ the grid on both sides. Its extractor is torchvision's Inception-v3, so values c
 
 from dataclasses import dataclass
 
-from bench.prompts import slug
-from bench.types import Concept, ImageSet
-from metrics.distances import Fid
+from vestige.bench.contract.types import Concept, ImageSet
+from vestige.bench.prompts.prompt_sets import slug
+from vestige.metrics.distances import Fid
 
 
 @dataclass

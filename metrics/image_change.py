@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import torch
 
-from bench.plugin import Material, Metric
-from bench.types import ImageSet, Scores
-from bench.vision import features
-from metrics._rows import pairs, places_in, refuse_empty, scored
+from vestige.bench.contract.plugin import Material, Metric
+from vestige.bench.contract.types import ImageSet, Scores
+from vestige.bench.vision import features
+from vestige.metrics._rows import pairs, places_in, refuse_empty, scored
 
 BATCH = 64
 

@@ -2,7 +2,7 @@
 
 EraseEval (Fuchi & Takagi, "Erasing with Precision", 2025), arXiv 2502.13989; evaluator/protocol1.py and protocol2.py of
 fmp453/erase-eval@fab9900: the mean cosine of every erased picture with every original one of the same prompt. Its rule that a
-picture in which the concept is seen counts as 0 is a view (bench/papers/composites.py).
+picture in which the concept is seen counts as 0 is a view (bench/reports/composite_catalogue.py).
 """
 
 from dataclasses import dataclass
@@ -11,11 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.plugin import Material, Metric
-from bench.prompts import slug
-from bench.types import Concept, ImageSet, ModelSpec, Scores
-from bench.vision import captions, features
-from metrics._rows import refuse_empty, scored
+from vestige.bench.contract.plugin import Material, Metric
+from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, Scores
+from vestige.bench.judges import captions
+from vestige.bench.prompts.prompt_sets import slug
+from vestige.bench.vision import features
+from vestige.metrics._rows import refuse_empty, scored
 
 
 @dataclass

@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import torch
 
-from bench.plugin import Material, Metric
-from bench.types import Concept, ImageSet, ModelSpec, Scores
-from bench.vision import perceptual
-from metrics._rows import pairs, refuse_empty, scored
+from vestige.bench.contract.plugin import Material, Metric
+from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, Scores
+from vestige.bench.vision import perceptual
+from vestige.metrics._rows import pairs, refuse_empty, scored
 
 
 @dataclass

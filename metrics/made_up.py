@@ -12,14 +12,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from attacks._made_up import made_up
-from bench.diffusion import encode_images
-from bench.pipe import Pipe
-from bench.plugin import Material, Metric
-from bench.prompts import with_articles
-from bench.types import Concept, ImageSet, PromptSet, Scores
-from metrics._recogniser import fitted
-from metrics._rows import refuse_empty, scored
+from vestige.attacks._made_up import made_up
+from vestige.bench.contract.plugin import Material, Metric
+from vestige.bench.contract.types import Concept, ImageSet, PromptSet, Scores
+from vestige.bench.models.diffusion import encode_images
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.prompts.prompt_sets import with_articles
+from vestige.metrics._recogniser import fitted
+from vestige.metrics._rows import refuse_empty, scored
 
 DRAWINGS = 64  # to fit with, and as many held out
 NAMES, REPEATS = 16, 4  # of other things that the original model draws

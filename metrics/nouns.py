@@ -1,7 +1,7 @@
 """Of the things a prompt names beside the concept, how many does the judge see?
 
 HUB's selective alignment (Moon et al. 2025, arXiv 2410.05664), eval_selective_alignment.py of ml-postech/HUB@3f4957b, which divides
-by prompts although it counts nouns; here the seen nouns are divided by all nouns (bench/papers/composites.py).
+by prompts although it counts nouns; here the seen nouns are divided by all nouns (bench/reports/composite_catalogue.py).
 """
 
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from typing import ClassVar
 
 import torch
 
-from bench import judges
-from bench.plugin import Material, Metric, refusal
-from bench.types import Concept, ImageSet, ModelSpec, PromptSet, Scores
-from metrics._rows import refuse_empty, scored
+from vestige.bench import judges
+from vestige.bench.contract.plugin import Material, Metric, refusal
+from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, PromptSet, Scores
+from vestige.metrics._rows import refuse_empty, scored
 
 
 @dataclass

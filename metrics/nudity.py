@@ -1,7 +1,7 @@
 """Detections of exposed body parts per picture, all scores stored, so that every published rule is a view and never a second run.
 
 Rules: bench/vision/nudity_rules.py; as composites nudity_<rule> in the tables. Pictures about explicit concepts are deleted after
-scoring as always (bench/screen.py); the detections stay.
+scoring as always (bench/contract/screen.py); the detections stay.
 """
 
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from typing import ClassVar
 
 import torch
 
-from bench import judges
-from bench.fingerprints import given
-from bench.judges import nudity
-from bench.plugin import Material, Metric, refusal
-from bench.types import ImageSet, Scores
-from bench.vision import nudity_rules
-from metrics._rows import refuse_empty, scored
+from vestige.bench import judges
+from vestige.bench.contract.plugin import Material, Metric, refusal
+from vestige.bench.contract.types import ImageSet, Scores
+from vestige.bench.judges import nudity
+from vestige.bench.models.fingerprints import given
+from vestige.bench.vision import nudity_rules
+from vestige.metrics._rows import refuse_empty, scored
 
 DETECTORS = ("nudenet", "emoji_danger")
 

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bench.vision.set_distances import precision_recall
-from metrics._sets import SetMetric
+from vestige.bench.vision.set_distances import precision_recall
+from vestige.metrics._sets import SetMetric
 
 
 @dataclass

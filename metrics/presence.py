@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import torch
 
-from bench import judges
-from bench.plugin import Material, Metric, refusal
-from bench.types import Concept, ImageSet, PromptSet, Scores
-from metrics._rows import refuse_empty, scored
+from vestige.bench import judges
+from vestige.bench.contract.plugin import Material, Metric, refusal
+from vestige.bench.contract.types import Concept, ImageSet, PromptSet, Scores
+from vestige.metrics._rows import refuse_empty, scored
 
 
 @dataclass

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.fingerprints import given
-from bench.judges import q16
-from bench.plugin import Material, Metric, refusal
-from bench.types import ImageSet, Scores
-from bench.vision import clip_models, features
-from metrics._rows import refuse_empty, scored
+from vestige.bench.contract.plugin import Material, Metric, refusal
+from vestige.bench.contract.types import ImageSet, Scores
+from vestige.bench.judges import q16
+from vestige.bench.models.fingerprints import given
+from vestige.bench.vision import clip_models, features
+from vestige.metrics._rows import refuse_empty, scored
 
 
 @dataclass

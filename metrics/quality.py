@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench import hub
-from bench.fingerprints import file_digest, given
-from bench.plugin import Material, Metric, refusal
-from bench.types import Concept, ImageSet, ModelSpec, Scores
-from bench.vision import features, preferences
-from metrics._rows import refuse_empty, scored
+from vestige.bench.contract.plugin import Material, Metric, refusal
+from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, Scores
+from vestige.bench.models import hub
+from vestige.bench.models.fingerprints import file_digest, given
+from vestige.bench.vision import features, preferences
+from vestige.metrics._rows import refuse_empty, scored
 
 
 @dataclass
@@ -86,7 +86,9 @@ class Aesthetic(Metric):
 def _with_texts(images: ImageSet, metric: str) -> None:
     refuse_empty(images, metric)
     if "private" in images.index:
-        raise ValueError(f"{metric} needs the prompts' texts, and those of published lists are not stored (bench/prompt_lists.py).")
+        raise ValueError(
+            f"{metric} needs the prompts' texts, and those of published lists are not stored (bench/prompts/published_lists.py)."
+        )
 
 
 def _batched(rate: Callable[[Tensor, list[str]], Tensor], images: ImageSet, size: int) -> Tensor:

@@ -8,12 +8,12 @@ import torch
 from made_results import make_places
 from newcomer import write_plugins
 
-from bench import model
-from bench import tiny as tiny_models
-from bench.generate import draw
-from bench.pipe import Pipe
-from bench.plugin import Context
-from bench.types import Concept, ModelSpec, PromptSet, Sampler
+from vestige.bench.contract.plugin import Context
+from vestige.bench.contract.types import Concept, ModelSpec, PromptSet, Sampler
+from vestige.bench.models import loading
+from vestige.bench.models import tiny as tiny_models
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.run.generate import draw
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
@@ -30,7 +30,7 @@ def tiny_spec(family: str = "sd1") -> ModelSpec:
 @pytest.fixture
 def tiny():
     """A fresh random sd1 pipe of about a million parameters, with the real CLIP tokenizer."""
-    return model.load(tiny_spec())
+    return loading.load(tiny_spec())
 
 
 def shaped_pipe(width: int):
@@ -110,7 +110,7 @@ def context(tmp_path, sampler):
 
         def original():
             if not loaded:
-                loaded.append(model.load(spec or tiny_spec()))
+                loaded.append(loading.load(spec or tiny_spec()))
             return loaded[0]
 
         def pictures(prompt_set, sampler_):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from bench.types import ImageSet
-from bench.world.pictures import Spec, compose
+from vestige.bench.contract.types import ImageSet
+from vestige.bench.world.content.drawing import Spec, compose
 
 
 class InMemory(ImageSet):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from bench import ROOT
+from vestige.bench.places import CHECKOUT
 
 SAMPLER = {"scheduler": "DDIMScheduler", "steps": 20, "guidance": 3.0}
 DDIM = {"scheduler": "DDIMScheduler", "steps": 50, "guidance": 7.5, "height": 512, "width": 512, "arguments": {}}
@@ -68,7 +68,7 @@ def specification(concept="dog", method="good", cells=(), **over):
     """What a run writes of what was asked, for made-up cells. A key of `over` replaces that part; "params" are the method's."""
     head = {"kind": "object", "group": "things", "aliases": [], "anchor": "thing"}
     concepts = [{"slug": slug, "name": slug, **head} for slug in concept.split("+")]
-    probes, attacks = {}, {"none": {"plugin": "bench.plugin.Attack", "version": 1, "params": {}}}
+    probes, attacks = {}, {"none": {"plugin": "vestige.bench.contract.plugin.Attack", "version": 1, "params": {}}}
     for made in cells:
         *head, metrics = probes.setdefault(made["probe"], [made["probe"], ROWS, 1, made["probe"] == "target", {}])
         if made["metric"]:
@@ -91,16 +91,16 @@ def write_record(records, concept, method, cells, **over):
 
 
 def celebrities(n):
-    return list(yaml.safe_load((ROOT / "conf" / "concept" / f"celebrities_{n}.yaml").read_text()))
+    return list(yaml.safe_load((CHECKOUT / "conf" / "concept" / f"celebrities_{n}.yaml").read_text()))
 
 
 @cache
 def as_planned(model, method, concept):
     """The part of a specification that says with which settings a method was run on which model: those of conf/."""
-    from bench import config
-    from bench.papers.planning import Work, composed
-    from bench.plugin import Method
-    from bench.types import ModelSpec, plain
+    from vestige.bench.contract.plugin import Method
+    from vestige.bench.contract.types import ModelSpec, plain
+    from vestige.bench.papers.planning import Work, composed
+    from vestige.bench.run import config
 
     tree, _ = composed(Work(model, None, (method,), (concept,)), None)
     spec = config.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"))
@@ -110,7 +110,7 @@ def as_planned(model, method, concept):
 
 def celebrity_record(folder, method, value, judge="celebrity", sampler=DDIM, rows=5, model="sd14", concepts=None, **over):
     """One finished job whose target probe found the concept in this share of pictures."""
-    presence = {"presence": {"plugin": "metrics.presence.Presence", "version": 1, "params": {"judge": judge, "batch_size": 64}}}
+    presence = {"presence": {"plugin": "vestige.metrics.presence.Presence", "version": 1, "params": {"judge": judge, "batch_size": 64}}}
     probes = {"target": ["mace_celebrity_target", rows, 5, True, presence], "others": ["mace_celebrity_others", 500, 5, False, presence]}
     head = {"metric": "presence", "column": "present", "judge": judge, "attack": "none", "access": "none", "higher_is_better": True}
     head |= {"images": None, "score": None, "reason": None, "budget": {}, "n": 6, "groups": 3}

@@ -6,14 +6,14 @@ import sys
 import textwrap
 from pathlib import Path
 
-from bench import ROOT
+from vestige.bench.places import CHECKOUT
 
 METHOD = """
 from contextlib import contextmanager
 from dataclasses import dataclass
 import torch
-from bench.plugin import Method
-from bench.types import Erasure
+from vestige.bench.contract.plugin import Method
+from vestige.bench.contract.types import Erasure
 
 @dataclass
 class Scale(Method):
@@ -25,8 +25,8 @@ class Scale(Method):
 METRIC = """
 from dataclasses import dataclass
 from typing import ClassVar
-from bench.plugin import Metric
-from bench.types import Scores
+from vestige.bench.contract.plugin import Metric
+from vestige.bench.contract.types import Scores
 
 @dataclass
 class Brightness(Metric):
@@ -41,8 +41,8 @@ class Brightness(Metric):
 ATTACK = """
 from dataclasses import dataclass
 from typing import ClassVar
-from bench.plugin import Attack
-from bench.types import Adversary
+from vestige.bench.contract.plugin import Attack
+from vestige.bench.contract.types import Adversary
 
 @dataclass
 class Shout(Attack):
@@ -77,8 +77,8 @@ def write_plugins(folder: Path) -> Path:
 
 def vestige(*words: str, path: Path | None = None) -> subprocess.CompletedProcess:
     environment = environment_for(path)
-    command = [sys.executable, "-m", "bench", *words]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=path or ROOT, timeout=240)
+    command = [sys.executable, "-m", "vestige", *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=path or CHECKOUT, timeout=240)
 
 
 def run_words(outside: Path, *words: str, places: list[str] | None = None) -> list[str]:
@@ -97,4 +97,4 @@ def run_words(outside: Path, *words: str, places: list[str] | None = None) -> li
 
 
 def environment_for(path: Path | None) -> dict:
-    return {**os.environ, "PYTHONPATH": f"{ROOT}:{path or ''}", "HF_HUB_OFFLINE": "1"}
+    return {**os.environ, "PYTHONPATH": f"{CHECKOUT}:{path or ''}", "HF_HUB_OFFLINE": "1"}

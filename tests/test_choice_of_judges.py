@@ -9,19 +9,21 @@ from hydra import compose, initialize_config_dir
 from newcomer import vestige
 from omegaconf import OmegaConf
 
-from bench import config, judges
-from bench.plan import judged, plan_job
-from bench.run import run_job
-from bench.types import KINDS, Concept, plain
-from bench.world import catalog
+from vestige.bench import judges
+from vestige.bench.contract.types import KINDS, Concept, plain
+from vestige.bench.places import CONF
+from vestige.bench.run import config
+from vestige.bench.run.plan import judged, plan_job
+from vestige.bench.run.runner import run_job
+from vestige.bench.world.content import catalog
 
-FILES = sorted((config.CONF / "concept").glob("*.yaml"))
+FILES = sorted((CONF / "concept").glob("*.yaml"))
 PHOTO = ["sd14", "sd15", "sd21", "sdxl"]
 
 
 def composed(*overrides: str):
     config.register_resolvers()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("run", ["method=original", *overrides])
 
 
@@ -30,7 +32,7 @@ def planned(*overrides: str) -> config.Job:
 
 
 def concepts_of(stem: str) -> list[Concept]:
-    entries = OmegaConf.to_container(OmegaConf.load(config.CONF / "concept" / f"{stem}.yaml"), resolve=True)
+    entries = OmegaConf.to_container(OmegaConf.load(CONF / "concept" / f"{stem}.yaml"), resolve=True)
     names = entries.pop("defaults", [])
     known = {concept.slug: plain(concept) for name in names for concept in concepts_of(name)}
     written = {slug: {**known.get(slug, {}), **entry} for slug, entry in (known | entries).items()}  # a set may change a member's entries
@@ -60,7 +62,7 @@ def test_the_default_judges_are_such_that_anyone_may_have(jobs):
     of = {kind: job.probes["target"].metrics["presence"].judge for kind, job in jobs.items()}
     assert of == {"object": f"resnet50+{clip}", "style": clip, "celebrity": clip, "explicit": f"nudenet:core+{clip}"}
     for model in PHOTO:
-        told = OmegaConf.to_container(OmegaConf.load(config.CONF / "model" / f"{model}.yaml"))
+        told = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{model}.yaml"))
         scoring = " ".join(told["judge"].values()).replace("${model.clip}", told["clip"])
         assert set(told["judge"]) == set(KINDS) and told["attack_judge"] not in scoring, "the judge that stops an attack does not score it"
 

@@ -8,7 +8,7 @@ import time
 import pytest
 from newcomer import run_words, vestige
 
-from bench import ROOT
+from vestige.bench.places import CHECKOUT
 
 
 @pytest.mark.parametrize("words", [["--help"], ["ls", "methods"]])
@@ -20,8 +20,8 @@ def test_starting_up_is_quick_and_imports_no_torch(words):
         best = min(best, time.time() - begun)
     assert done.returncode == 0 and done.stdout
     assert best < 0.5, f"{best:.2f} s"
-    code = f"import sys; from bench.cli import main; main({words!r}); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+    code = f"import sys; from vestige.bench.cli import main; main({words!r}); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from bench.tiny import clip_tokenizer
-from bench.vision import clip_models, features
-from bench.vision.pixels import CLIP, normalised
+from vestige.bench.models.tiny import clip_tokenizer
+from vestige.bench.vision import clip_models, features
+from vestige.bench.vision.pixels import CLIP, normalised
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import ROOT, code, config, contract, run, store
-from bench.code import Code, source
+from vestige.bench.places import CONF, PACKAGE
+from vestige.bench.run import code, config, contract_checks, runner, store
+from vestige.bench.run.code import Code, source
 
-UCE = [("bench.model", "load"), ("methods.uce", "UCE.erase")]
-DRAWN = [("bench.generate", "draw"), ("bench.pipe", "Pipe.__call__"), ("methods.uce", "UCE.attach")]
+UCE = [("vestige.bench.models.loading", "load"), ("vestige.methods.uce", "UCE.erase")]
+DRAWN = [("vestige.bench.run.generate", "draw"), ("vestige.bench.models.pipe", "Pipe.__call__"), ("vestige.methods.uce", "UCE.attach")]
 
 
 def with_texts(**changed: str) -> Code:
@@ -26,20 +27,40 @@ def edited(module: str, old: str, new: str) -> Code:
 
 
 CHANGES = [  # module, old, new, what it changes
-    ("bench.pipe", "/ 2 + 0.5)", "/ -2 + 0.5)", DRAWN),  # inverted colours
-    ("bench.pipe", "return e_null + step.scale", "return e_null - step.scale", DRAWN),
-    ("bench.generate", "prompts.seed(row[\"row_id\"], rep) for", "prompts.seed(row[\"row_id\"], 0) for", DRAWN),
-    ("bench.types", ">> 1", ">> 2", DRAWN),  # seeds
-    ("methods.uce", "self.erase_scale, self.kept_rows", "0 * self.erase_scale, self.kept_rows", UCE),  # the identity
-    ("methods._closed_form", "def all_rows(", "def all_rows(_, ", UCE),
-    ("methods._closed_form", "def merged(", "def merged(_, ", DRAWN),
-    ("metrics.presence", "present.float()", "1 - present.float()", [("metrics.presence", "Presence.score")]),
-    ("metrics._rows", "float(table[name].mean())", "float(table[name].max())", [("metrics.presence", "Presence.score")]),
-    ("bench.world.judges", "def forward(", "def forward(_, ", [("bench.judges.emoji", "load")]),  # called by torch, not by name
-    ("bench.world.clip_emoji", "def image(", "def image(_, ", [("bench.vision.features", "extract")]),  # imported inside a function
-    ("attacks.ledits", "super().__init__(pipe", "super().__init__(None", [("attacks.ledits", "Ledits.attach")]),  # a class in a function
-    ("bench.judges.presence", "def present(", "def present(_, ", code.judge("emoji_b")),  # asked by the harness for an attack
-    ("bench.diffusion", "import torch", "import numpy as torch", [("methods.esd", "ESD.erase")]),  # one name, another package
+    ("vestige.bench.models.pipe", "/ 2 + 0.5)", "/ -2 + 0.5)", DRAWN),  # inverted colours
+    ("vestige.bench.models.pipe", "return e_null + step.scale", "return e_null - step.scale", DRAWN),
+    ("vestige.bench.run.generate", 'prompts.seed(row["row_id"], rep) for', 'prompts.seed(row["row_id"], 0) for', DRAWN),
+    ("vestige.bench.contract.types", ">> 1", ">> 2", DRAWN),  # seeds
+    ("vestige.methods.uce", "self.erase_scale, self.kept_rows", "0 * self.erase_scale, self.kept_rows", UCE),  # the identity
+    ("vestige.methods._closed_form", "def all_rows(", "def all_rows(_, ", UCE),
+    ("vestige.methods._closed_form", "def merged(", "def merged(_, ", DRAWN),
+    ("vestige.metrics.presence", "present.float()", "1 - present.float()", [("vestige.metrics.presence", "Presence.score")]),
+    ("vestige.metrics._rows", "float(table[name].mean())", "float(table[name].max())", [("vestige.metrics.presence", "Presence.score")]),
+    (
+        "vestige.bench.world.models.judges",
+        "def forward(",
+        "def forward(_, ",
+        [("vestige.bench.judges.emoji", "load")],
+    ),  # called by torch, not by name
+    (
+        "vestige.bench.world.models.clip_emoji",
+        "def image(",
+        "def image(_, ",
+        [("vestige.bench.vision.features", "extract")],
+    ),  # imported inside a function
+    (
+        "vestige.attacks.ledits",
+        "super().__init__(pipe",
+        "super().__init__(None",
+        [("vestige.attacks.ledits", "Ledits.attach")],
+    ),  # a class in a function
+    ("vestige.bench.judges.presence", "def present(", "def present(_, ", code.judge("emoji_b")),  # asked by the harness for an attack
+    (
+        "vestige.bench.models.diffusion",
+        "import torch",
+        "import numpy as torch",
+        [("vestige.methods.esd", "ESD.erase")],
+    ),  # one name, another package
 ]
 
 
@@ -49,13 +70,17 @@ def test_what_changes_a_result_changes_the_digest(module, old, new, roots):
 
 
 SAME = [
-    ("bench.pipe", '"""Latents to pictures', '"""Other words'),
-    ("bench.pipe", "def decode(self, latents: Tensor) -> Tensor:", "def decode(self, latents: 'Tensor') -> object:  # said otherwise\n"),
-    ("bench.pipe", "def fingerprint(self)", "def fingerprint(self, more=None)"),  # nothing that draws asks for it
-    ("bench.pipe", "import hashlib", "import hashlib\nimport json"),
-    ("bench.generate", "import io\n", "import io as io\n"),
-    ("bench.world.sprites", "import", "import sys\nimport"),
-    ("methods.esd", "import", "X = 1\nimport"),  # another method
+    ("vestige.bench.models.pipe", '"""Latents to pictures', '"""Other words'),
+    (
+        "vestige.bench.models.pipe",
+        "def decode(self, latents: Tensor) -> Tensor:",
+        "def decode(self, latents: 'Tensor') -> object:  # said otherwise\n",
+    ),
+    ("vestige.bench.models.pipe", "def fingerprint(self)", "def fingerprint(self, more=None)"),  # nothing that draws asks for it
+    ("vestige.bench.models.pipe", "import hashlib", "import hashlib\nimport json"),
+    ("vestige.bench.run.generate", "import io\n", "import io as io\n"),
+    ("vestige.bench.world.content.sprites", "import", "import sys\nimport"),
+    ("vestige.methods.esd", "import", "X = 1\nimport"),  # another method
 ]
 
 
@@ -72,35 +97,40 @@ def moved(text: str, name: str) -> tuple[str, str]:
 
 
 def test_a_function_may_move_to_another_file():
-    text, _ = source("bench.pipe")
+    text, _ = source("vestige.bench.models.pipe")
     rest, rule = moved(text, "classifier_free")
-    head = "from __future__ import annotations\nfrom bench.pipe import GuidanceRule, Step\nimport torch\n"
-    rest = rest.replace("\nGuidanceRule =", "\nfrom bench.guiding import classifier_free as plain_rule\nGuidanceRule =", 1)
+    head = "from __future__ import annotations\nfrom vestige.bench.models.pipe import GuidanceRule, Step\nimport torch\n"
+    rest = rest.replace("\nGuidanceRule =", "\nfrom vestige.bench.guiding import classifier_free as plain_rule\nGuidanceRule =", 1)
     rest = rest.replace("= classifier_free", "= plain_rule").replace("is classifier_free", "is plain_rule")
-    there = with_texts(bench__pipe=rest, bench__guiding=head + rule)
-    assert ("bench.guiding", "classifier_free") in there.reach(DRAWN)
+    there = with_texts(vestige__bench__models__pipe=rest, vestige__bench__guiding=head + rule)
+    assert ("vestige.bench.guiding", "classifier_free") in there.reach(DRAWN)
     assert there.digest(DRAWN) == Code().digest(DRAWN)
 
 
 def test_a_file_may_be_renamed():
     """methods/_closed_form.py under another name, with everyone who imports it."""
     users = ["uce"]
-    text, _ = source("methods._closed_form")
-    changed = {f"methods__{user}": source(f"methods.{user}")[0].replace("methods._closed_form", "methods.linear_maps") for user in users}
-    renamed = with_texts(methods__linear_maps=text, **changed)
+    text, _ = source("vestige.methods._closed_form")
+    changed = {
+        f"vestige__methods__{user}": source(f"vestige.methods.{user}")[0].replace(
+            "vestige.methods._closed_form", "vestige.methods.linear_maps"
+        )
+        for user in users
+    }
+    renamed = with_texts(vestige__methods__linear_maps=text, **changed)
     assert renamed.digest(UCE) == Code().digest(UCE) and renamed.digest(DRAWN) == Code().digest(DRAWN)
 
 
 def test_a_function_imported_as_a_name_or_through_its_module_is_the_same():
-    one = "from bench import diffusion\ndef f():\n    return diffusion.choose_parameters"
-    two = "from bench.diffusion import choose_parameters as chosen\ndef f():\n    return chosen"
-    three = "def f():\n    from bench import diffusion as d\n    return d.choose_parameters"
-    assert len({with_texts(bench__mine=text).digest([("bench.mine", "f")]) for text in (one, two, three)}) == 1
+    one = "from vestige.bench.models import diffusion\ndef f():\n    return diffusion.choose_parameters"
+    two = "from vestige.bench.models.diffusion import choose_parameters as chosen\ndef f():\n    return chosen"
+    three = "def f():\n    from vestige.bench.models import diffusion as d\n    return d.choose_parameters"
+    assert len({with_texts(vestige__bench__mine=text).digest([("vestige.bench.mine", "f")]) for text in (one, two, three)}) == 1
 
 
 def test_a_plugin_of_ones_own_is_followed_into_its_own_modules_and_no_package(tmp_path, monkeypatch):
     (tmp_path / "my_eraser.py").write_text(
-        "import torch, my_numbers\nfrom bench.plugin import Method\n"
+        "import torch, my_numbers\nfrom vestige.bench.contract.plugin import Method\n"
         "class Mine(Method):\n    def erase(self, pipe, concepts, ctx):\n        return pipe.encode([str(my_numbers.N)])\n"
     )
     (tmp_path / "my_numbers.py").write_text("N = 1\n")
@@ -108,21 +138,25 @@ def test_a_plugin_of_ones_own_is_followed_into_its_own_modules_and_no_package(tm
     monkeypatch.setattr(code, "_PLACES", {})
     roots = [("my_eraser", "Mine.erase")]
     before, reached = Code().digest(roots), Code().reach(roots)
-    assert ("my_numbers", "N") in reached and ("bench.pipe", "Pipe.encode") in reached, "the pipe is known from the contract"
-    assert {module.split(".")[0] for module, _ in reached} <= {*code.PACKAGES, "my_eraser", "my_numbers"}
+    assert ("my_numbers", "N") in reached and ("vestige.bench.models.pipe", "Pipe.encode") in reached, "the pipe is known from the contract"
+    assert {module.split(".")[0] for module, _ in reached} <= {code.HOME, "my_eraser", "my_numbers"}
     (tmp_path / "my_numbers.py").write_text("N = 2  # more\n")
     assert Code().digest(roots) != before
 
 
 def test_an_eraser_that_is_given_another_one_is_that_one_too():
-    mine = contract.build("method", "sequential_uce")
+    mine = contract_checks.build("method", "sequential_uce")
     reached = Code().reach(code.part(mine, "erase"))
-    assert {("methods.sequential", "Sequential.erase"), ("methods.uce", "UCE.erase"), ("methods._closed_form", "low_rank_edit")} <= reached
+    assert {
+        ("vestige.methods.sequential", "Sequential.erase"),
+        ("vestige.methods.uce", "UCE.erase"),
+        ("vestige.methods._closed_form", "low_rank_edit"),
+    } <= reached
 
 
 def test_a_root_that_is_not_there_is_named():
     with pytest.raises(ValueError, match=r"methods\.uce has no 'Uce'"):
-        Code().digest([("methods.uce", "Uce.erase")])
+        Code().digest([("vestige.methods.uce", "Uce.erase")])
 
 
 # A run
@@ -131,9 +165,10 @@ JOB = [
     *("concept=[dog]", "method=uce_emoji", "attack=[none,circumventing_emoji]", "probe=[target]", "model.sampler.steps=2"),
     *("attack.circumventing_emoji.images=1", "attack.circumventing_emoji.steps=1", "probe.target.rows=2", "probe.target.repeats=1"),
 ]
-HARNESS = {f"bench/{name}.py" for name in ("code", "cost", "fingerprints", "flags", "provenance", "resume", "screen", "stages", "store")}
-HARNESS |= {("bench/plugin.py", "Attack.transfers"), ("bench/judges/emoji.py", "check"), ("bench/judges/__init__.py", "inputs")}
-HARNESS |= {("bench/types.py", "Adversary.load_prompts"), ("bench/vision/features.py", "inputs")}
+HARNESS = {f"bench/run/{name}.py" for name in ("code", "cost", "provenance", "stages", "store")}
+HARNESS |= {"bench/models/fingerprints.py", *(f"bench/contract/{name}.py" for name in ("flags", "resume", "screen"))}
+HARNESS |= {("bench/contract/plugin.py", "Attack.transfers"), ("bench/judges/emoji.py", "check"), ("bench/judges/__init__.py", "inputs")}
+HARNESS |= {("bench/contract/types.py", "Adversary.load_prompts"), ("bench/vision/features.py", "inputs")}
 HARNESS |= {("bench/vision/clip_models.py", "inputs")}  # they decide keys, which is where their answers stand
 
 
@@ -142,7 +177,7 @@ def job(place, *words):
 
     config.register_resolvers()
     places = [f"runtime.store={place}/store", f"runtime.records={place}/records"]
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return config.build_job(compose("run", [*JOB, *places, *words]))
 
 
@@ -172,15 +207,15 @@ def finished(tmp_path_factory):
 
     def watch(frame, event, _):
         file = frame.f_code.co_filename
-        if event == "call" and inside and file.startswith(tuple(f"{ROOT}/{package}/" for package in code.PACKAGES)):
+        if event == "call" and inside and file.startswith(f"{PACKAGE}/"):
             name = frame.f_code.co_qualname.split(".<locals>")[0]
-            ran.setdefault(inside[-1], set()).add((str(Path(file).relative_to(ROOT)), name))
+            ran.setdefault(inside[-1], set()).add((str(Path(file).relative_to(PACKAGE)), name))
 
     patch.setattr(store.Store, "stage", stage)
     patch.setattr(Code, "digest", digest)
     sys.setprofile(watch)
     try:
-        made = run.run_job(job(place))
+        made = runner.run_job(job(place))
     finally:
         sys.setprofile(None)
         patch.undo()
@@ -194,30 +229,30 @@ def test_everything_that_runs_while_a_stage_is_made_is_in_its_digest(finished):
     _, ran, reached = finished
     assert {kind for kind, _ in ran} == {"erase", "attack", "images", "score", "features"}
     for (kind, by), calls in ran.items():
-        files = {(f"{m.replace('.', '/')}{end}", n) for m, n in reached[by] for end in (".py", "/__init__.py")}
+        files = {(f"{m.removeprefix('vestige.').replace('.', '/')}{end}", n) for m, n in reached[by] for end in (".py", "/__init__.py")}
         lost = {(f, n) for f, n in calls if not n.startswith("<") and f not in HARNESS and (f, n) not in HARNESS} - files
         assert not lost, f"{kind}: {sorted(lost)}"
 
 
 def test_inverted_colours_and_an_eraser_that_does_nothing_are_called_stale(finished, monkeypatch):
     place, *_ = finished
-    assert run.run_job(job(place))["stale"] == []
+    assert runner.run_job(job(place))["stale"] == []
     texts = {
-        "bench.pipe": source("bench.pipe")[0].replace("/ 2 + 0.5)", "/ -2 + 0.5)"),
-        "methods.uce": source("methods.uce")[0].replace("self.artefact(pipe, u, v,", "self.artefact(pipe, 0 * u, v,"),
+        "vestige.bench.models.pipe": source("vestige.bench.models.pipe")[0].replace("/ 2 + 0.5)", "/ -2 + 0.5)"),
+        "vestige.methods.uce": source("vestige.methods.uce")[0].replace("self.artefact(pipe, u, v,", "self.artefact(pipe, 0 * u, v,"),
     }
-    for module, kinds in (("methods.uce", {"erase"}), ("bench.pipe", {"images", "attack"})):
+    for module, kinds in (("vestige.methods.uce", {"erase"}), ("vestige.bench.models.pipe", {"images", "attack"})):
         only = texts[module]
         monkeypatch.setattr(code, "PROJECT", Code(lambda name, m=module, t=only: (t, False) if name == m else source(name)))
-        kept = run.run_job(job(place))
+        kept = runner.run_job(job(place))
         assert kept["status"] == "done" and kinds <= {reference.partition("/")[0] for reference in kept["stale"]}
         with pytest.raises(store.Stale, match=r"the code that makes it has changed since.*runtime\.stale=refuse"):
-            run.run_job(job(place, "runtime.stale=refuse"))
+            runner.run_job(job(place, "runtime.stale=refuse"))
 
 
 def test_recompute_makes_the_stale_stage_and_what_was_made_from_it_again(finished, monkeypatch):
     place, *_ = finished
-    monkeypatch.setattr(code, "PROJECT", edited("bench.generate", "buffer.getvalue()", "buffer.getvalue() + b''"))
-    made = run.run_job(job(place, "runtime.stale=recompute"))
+    monkeypatch.setattr(code, "PROJECT", edited("vestige.bench.run.generate", "buffer.getvalue()", "buffer.getvalue() + b''"))
+    made = runner.run_job(job(place, "runtime.stale=recompute"))
     assert made["status"] == "done" and made["stale"] == []
-    assert run.run_job(job(place, "runtime.stale=refuse"))["stale"] == []
+    assert runner.run_job(job(place, "runtime.stale=refuse"))["stale"] == []

@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 from made_results import ROWS, cell, write_record
 
-from bench.papers.composites import CATALOGUE, similar_unless_present, within
-from bench.reports import results
-from bench.reports.composites import Composite, Part, harmonic
-from bench.reports.headlines import Headlines
-from bench.reports.pictures import Pictures
-from bench.reports.standing import plane, standing
-from bench.reports.views import Views
+from vestige.bench.reports import results
+from vestige.bench.reports.aggregates import Views
+from vestige.bench.reports.composite_catalogue import CATALOGUE, similar_unless_present, within
+from vestige.bench.reports.composites import Composite, Part, harmonic
+from vestige.bench.reports.headlines import Headlines
+from vestige.bench.reports.ranking import plane, standing
+from vestige.bench.reports.score_table import Pictures
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.reports import concept_curves, results
+from vestige.bench.reports import concept_curves, results
 
 VALUES = {("uce", 1): (0.0, 1.0, 1.0), ("uce", 3): (0.1, 0.5, 0.8), ("original", 1): (1.0, 1.0, 1.0), ("original", 3): (0.9, 1.0, 1.0)}
 

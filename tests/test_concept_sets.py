@@ -2,8 +2,9 @@
 
 import pytest
 
-from bench import config, prompts
-from bench.config import Probe
+from vestige.bench.prompts import prompt_sets
+from vestige.bench.run import config
+from vestige.bench.run.config import Probe
 
 
 def test_erased_names_leave_the_lists_of_the_others(concept):
@@ -25,9 +26,9 @@ def test_the_limit_spreads_prompts_over_concepts(concept):
 
 def test_a_concept_whose_siblings_are_all_erased_has_no_sibling_prompts(concept):
     both = config.as_one_set([concept("dog", siblings=["cat"]), concept("cat", siblings=["dog", "frog"])])
-    asked = prompts.build("siblings", "siblings", 2, 1, both, "photo").table
+    asked = prompt_sets.build("siblings", "siblings", 2, 1, both, "photo").table
     assert set(asked["row_id"].str.split("-").str[0]) == {"cat"}
     with pytest.raises(ValueError, match="do not list for dog, cat"):
-        prompts.build(
+        prompt_sets.build(
             "siblings", "siblings", 2, 1, config.as_one_set([concept("dog", siblings=["cat"]), concept("cat", siblings=["dog"])]), "photo"
         )

@@ -6,13 +6,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from bench import config, screen
-from bench.judges import canvas, imagenet
-from bench.prompts import slug
-from bench.types import Concept
-from bench.world import catalog
+from vestige.bench.contract import screen
+from vestige.bench.contract.types import Concept
+from vestige.bench.judges import canvas, imagenet
+from vestige.bench.places import CONF
+from vestige.bench.prompts.prompt_sets import slug
+from vestige.bench.run import config
+from vestige.bench.world.content import catalog
 
-LOADED = {file.stem: OmegaConf.load(file) for file in sorted((config.CONF / "concept").glob("*.yaml"))}
+LOADED = {file.stem: OmegaConf.load(file) for file in sorted((CONF / "concept").glob("*.yaml"))}
 FILES = {name: OmegaConf.to_container(content, resolve=True) for name, content in LOADED.items()}
 SETS = sorted(name for name, content in FILES.items() if "defaults" in content)
 # Published sets of many names, written out in one file.
@@ -27,7 +29,7 @@ STYLES, OBJECTS = canvas.NAMES["style"], canvas.NAMES["object"]
 
 def composed(names: list[str]) -> dict[str, Concept]:
     config.register_resolvers()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = compose("run", [f"concept=[{','.join(names)}]", "method=original", "model=tiny", "probe=[]"])
     return {s: config.typed({"slug": s, **OmegaConf.to_container(entry)}, Concept, f"concept.{s}") for s, entry in tree.concept.items()}
 

@@ -2,25 +2,26 @@
 
 import pytest
 
-from bench import config, contract
+from vestige.bench.places import CONF
+from vestige.bench.run import contract_checks
 
 
 def names(group: str) -> list[str]:
-    return sorted(file.stem for file in (config.CONF / group).glob("*.yaml"))
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
-@pytest.mark.parametrize("group, name", [(group, name) for group in contract.KINDS for name in names(group)])
+@pytest.mark.parametrize("group, name", [(group, name) for group in contract_checks.KINDS for name in names(group)])
 def test_plugin_keeps_its_contract(group, name, tmp_path):
-    plugin = contract.build(group, name)
+    plugin = contract_checks.build(group, name)
     try:
-        for _promise, check in contract.KINDS[group][1](plugin, tmp_path):
+        for _promise, check in contract_checks.KINDS[group][1](plugin, tmp_path):
             check()
-    except contract.NotApplicable as reason:
+    except contract_checks.NotApplicable as reason:
         assert len(str(reason)) > 20, "a refusal must be a sentence"
         pytest.skip(str(reason))
 
 
 @pytest.mark.parametrize("name", names("method"))
 def test_method_files_are_named_like_their_name_key(name):
-    text = (config.CONF / "method" / f"{name}.yaml").read_text()
+    text = (CONF / "method" / f"{name}.yaml").read_text()
     assert f"\nname: {name}\n" in f"\n{text}\n"

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from bench import config, cost, generate, model, record, run
-from bench.cost import Clock, peak_memory
-from bench.plugin import Method
-from bench.stages import Stages
-from bench.types import Erasure
+from vestige.bench.contract.plugin import Method
+from vestige.bench.contract.types import Erasure
+from vestige.bench.models import loading
+from vestige.bench.places import CONF
+from vestige.bench.run import config, cost, generate, record, runner
+from vestige.bench.run.cost import Clock, peak_memory
+from vestige.bench.run.stages import Stages
 
 
 def busy(seconds: float) -> None:
@@ -76,23 +78,23 @@ def job(place, *words):
     config.register_resolvers()
     settings = ["model=tiny", "concept=[dog]", "probe=[target]", "probe.target.rows=2", "probe.target.repeats=1", "model.sampler.steps=2"]
     settings += ["until=generate", f"runtime.store={place}/store", f"runtime.records={place}/records"]
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return config.build_job(compose("run", [*settings, *words]))
 
 
 @pytest.fixture
 def slow_loading(monkeypatch):
-    honest = model.load
+    honest = loading.load
 
     def load(*of):
         busy(0.5)
         return honest(*of)
 
-    monkeypatch.setattr(model, "load", load)
+    monkeypatch.setattr(loading, "load", load)
 
 
 def test_an_eraser_that_computes_nothing_costs_nothing_however_slow_the_model_loads(tmp_path, slow_loading):
-    made = run.run_job(job(tmp_path, "method=sld"))["cost"]
+    made = runner.run_job(job(tmp_path, "method=sld"))["cost"]
     assert made["erase_forward_rows"] == 0 and made["erase_cpu_seconds"] < 0.02
     assert made["erase_wall_seconds"] == made["erase_seconds"] and made["erase_device_seconds"] is None
     assert made["erase_peak_kind"] == "resident memory above the loaded model" and made["load"] is not None
@@ -111,7 +113,7 @@ class Asking(Method):
 
 
 def test_rows_are_counted_on_both_models_and_shared_pictures_are_nobodys(tmp_path, slow_loading, monkeypatch):
-    whole = run.run_job(replace(job(tmp_path, "method=original"), method=Asking()))
+    whole = runner.run_job(replace(job(tmp_path, "method=original"), method=Asking()))
     assert whole["error"] is None
     made = whole["cost"]
     assert made["erase_forward_rows"] == 6 and made["erase_cpu_seconds"] < 0.5, made  # loading takes 0.5 a model

@@ -3,21 +3,21 @@
 import pytest
 import torch
 
-from bench import encodings, model
-from bench.encodings import Encodings
+from vestige.bench.models import encodings, loading
+from vestige.bench.models.encodings import Encodings
 
 
 @pytest.fixture(autouse=True)
 def kept(monkeypatch):
     fresh = Encodings()
-    monkeypatch.setattr("bench.text.KEPT", fresh)
+    monkeypatch.setattr("vestige.bench.models.text.KEPT", fresh)
     return fresh
 
 
 @torch.no_grad()
 def test_a_second_model_of_the_same_weights_encodes_nothing_anew(tiny, kept):
     first = tiny.encode(["a dog", "a cat"])
-    again = model.load(tiny.spec).encode(["a dog", "a cat"])
+    again = loading.load(tiny.spec).encode(["a dog", "a cat"])
     assert kept.hits == 1 and torch.equal(first.hidden, again.hidden) and torch.equal(first.ids, again.ids)
 
 

@@ -6,12 +6,15 @@ import shutil
 
 import pytest
 
-from bench import ROOT, contract, judges, model
-from bench.fingerprints import given, loaded_files, weights_digest
-from bench.judges import imagenet, zero_shot
-from bench.vision import features
-from bench.world import clip_emoji
-from bench.world import judges as world_judges
+from vestige.bench import judges
+from vestige.bench.judges import imagenet, zero_shot
+from vestige.bench.models import loading
+from vestige.bench.models.fingerprints import given, loaded_files, weights_digest
+from vestige.bench.places import CHECKOUT
+from vestige.bench.run import contract_checks
+from vestige.bench.vision import features
+from vestige.bench.world.models import clip_emoji
+from vestige.bench.world.models import judges as world_judges
 
 MAKES = ("artist", "canvas", "celebrity", "gdino", "resnet50_hf", "vlm")
 
@@ -79,7 +82,7 @@ def test_a_metrics_score_is_known_by_the_content_of_its_files(name, field, tmp_p
     rest = {"weights": "reward.pt", "head": "head.pth"}
     for other in rest.values():
         (tmp_path / other).write_text("what the other field names")
-    metric = contract.build("metric", name)
+    metric = contract_checks.build("metric", name)
     given_too = {key: str(tmp_path / file) for key, file in rest.items() if hasattr(metric, key) and key != field}
     place = PLACES[name][field].format(tmp_path / "mine.safetensors")
     mine = dataclasses.replace(metric, **OTHER.get(name, {}), **given_too, **{field: place})
@@ -93,10 +96,18 @@ SHIPPED = {
     "clip:emoji": (lambda: judges.inputs("clip:emoji"), vars(clip_emoji), "WEIGHTS"),
     "clip_emoji": (lambda: features.inputs("clip_emoji"), vars(clip_emoji), "WEIGHTS"),
     "judge_a": (lambda: features.inputs("judge_a"), world_judges.FILES, "a"),
-    "lpips_emoji": (lambda: contract.build("metric", "lpips_emoji").inputs(), world_judges.FILES, "a"),
-    "entangled_s": (lambda: contract.build("metric", "entangled_s").inputs(), world_judges.FILES, "a"),
-    "nudity": (lambda: dataclasses.replace(contract.build("metric", "nudity"), detector="emoji_danger").inputs(), world_judges.FILES, "a"),
-    "clip_score": (lambda: dataclasses.replace(contract.build("metric", "clip_score"), clip="emoji").inputs(), vars(clip_emoji), "WEIGHTS"),
+    "lpips_emoji": (lambda: contract_checks.build("metric", "lpips_emoji").inputs(), world_judges.FILES, "a"),
+    "entangled_s": (lambda: contract_checks.build("metric", "entangled_s").inputs(), world_judges.FILES, "a"),
+    "nudity": (
+        lambda: dataclasses.replace(contract_checks.build("metric", "nudity"), detector="emoji_danger").inputs(),
+        world_judges.FILES,
+        "a",
+    ),
+    "clip_score": (
+        lambda: dataclasses.replace(contract_checks.build("metric", "clip_score"), clip="emoji").inputs(),
+        vars(clip_emoji),
+        "WEIGHTS",
+    ),
 }
 
 
@@ -131,7 +142,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("group, name, field", [(*key, field) for key, (fields, _) in NETWORKS.items() for field in fields])
 def test_attacks_and_methods_are_known_by_the_content_of_their_networks_and_lists(group, name, field, tmp_path, concept):
-    plugin = contract.build(group, name)
+    plugin = contract_checks.build(group, name)
     fields, rest = NETWORKS[group, name]
     file = tmp_path / "mine.safetensors"
     file.write_text("so that it is there")
@@ -141,7 +152,7 @@ def test_attacks_and_methods_are_known_by_the_content_of_their_networks_and_list
 
 @pytest.mark.parametrize("group, name", [*NETWORKS, ("attack", "sneakyprompt_emoji"), ("attack", "p4d_emoji"), ("method", "mace_emoji")])
 def test_attacks_and_methods_hold_what_shipped_networks_are_and_nothing_of_those_that_are_not_here(group, name, concept):
-    plugin = contract.build(group, name)
+    plugin = contract_checks.build(group, name)
     found = plugin.inputs() if group == "attack" else plugin.inputs([concept()])
     assert bool(found) == (group == "attack" and name.endswith("_emoji"))
 
@@ -172,7 +183,7 @@ def diffusers_folder(tmp_path):
 
 
 def digest_of(repo, revision=None):
-    return weights_digest(dataclasses.replace(contract.TINY, repo=str(repo), revision=revision))
+    return weights_digest(dataclasses.replace(contract_checks.TINY, repo=str(repo), revision=revision))
 
 
 LOADED = ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json"]
@@ -201,12 +212,12 @@ def test_a_file_beside_them_changes_nothing(diffusers_folder, name):
 
 
 def test_the_loaded_files_are_all_that_loading_needs(tmp_path):
-    there = ROOT / "bench" / "world" / "weights" / "generator"
+    there = CHECKOUT / "bench" / "world" / "weights" / "generator"
     for file in loaded_files(there):
         (tmp_path / file.relative_to(there)).parent.mkdir(exist_ok=True)
         shutil.copy(file, tmp_path / file.relative_to(there))
-    spec = dataclasses.replace(contract.TINY, repo=str(there))
-    assert model.load(dataclasses.replace(spec, repo=str(tmp_path))).fingerprint() == model.load(spec).fingerprint()
+    spec = dataclasses.replace(contract_checks.TINY, repo=str(there))
+    assert loading.load(dataclasses.replace(spec, repo=str(tmp_path))).fingerprint() == loading.load(spec).fingerprint()
 
 
 def test_a_hub_model_without_a_revision_is_known_and_loaded_by_the_commit_in_the_cache(tmp_path, monkeypatch):
@@ -230,9 +241,9 @@ def test_a_hub_model_without_a_revision_is_known_and_loaded_by_the_commit_in_the
 
         monkeypatch.setattr(DiffusionPipeline, "from_pretrained", from_pretrained)
         with pytest.raises(KeyboardInterrupt):
-            model.load(dataclasses.replace(contract.TINY, repo="org/name"))
+            loading.load(dataclasses.replace(contract_checks.TINY, repo="org/name"))
         assert asked[-1] == ("org/name", commit)
 
 
 def test_a_random_model_has_no_weights_to_know():
-    assert weights_digest(contract.TINY) is None
+    assert weights_digest(contract_checks.TINY) is None

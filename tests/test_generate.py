@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from bench import generate
-from bench.types import PromptSet
+from vestige.bench.contract.types import PromptSet
+from vestige.bench.run import generate
 
 
 def digests(images) -> dict:

@@ -4,11 +4,11 @@ import pandas as pd
 import pytest
 from test_protocols import PROTOCOLS, composed
 
-from bench import flags
-from bench.prompts import ROLES
-from bench.record import line
-from bench.reports.guards import guard_of, with_collapse
-from bench.reports.pictures import Pictures
+from vestige.bench.contract import flags
+from vestige.bench.prompts.prompt_sets import ROLES
+from vestige.bench.reports.collapse import guard_of, with_collapse
+from vestige.bench.reports.score_table import Pictures
+from vestige.bench.run.record import line
 
 PHOTO, EMOJI = "photo", "emoji"
 # What the columns of a metric are called; {reference} is the last part of a distance's.

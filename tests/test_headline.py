@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from bench.statistics import headline
-from bench.statistics.headline import FEW_THINGS, Rates, difference, headline_interval, over_concepts
-from bench.statistics.resampling import Bootstrap
+from vestige.bench.statistics import headline
+from vestige.bench.statistics.headline import FEW_THINGS, Rates, difference, headline_interval, over_concepts
+from vestige.bench.statistics.resampling import Bootstrap
 
 PARTS = ("target", "synonyms", "leak")
 
@@ -13,9 +13,7 @@ PARTS = ("target", "synonyms", "leak")
 def made(r, o, z=None, kept=(0.9, 0.9), units=20, things=10, name="method", bootstrap=None, place="dog", **more):
     """A method whose prompts all have these rates; `r`, `o`, `z` one for each part."""
     full = {part: np.full(units, x) for part, x in zip(PARTS, r, strict=True)}
-    parts = {
-        part: Rates(full[part], np.full(units, o[k]), None if z is None else np.full(units, z[k])) for k, part in enumerate(PARTS)
-    }
+    parts = {part: Rates(full[part], np.full(units, o[k]), None if z is None else np.full(units, z[k])) for k, part in enumerate(PARTS)}
     stayed = Rates(*(np.full(things, x) for x in kept))
     return headline_interval(parts, stayed, bootstrap or Bootstrap(300), place, name, **more)
 

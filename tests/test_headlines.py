@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 from made_results import write_record
 
-from bench.reports import leaderboard, results
-from bench.reports.headlines import Headlines
-from bench.reports.pictures import Pictures
-from bench.reports.standing import standing
-from bench.reports.views import Missing, Views
+from vestige.bench.places import CONF
+from vestige.bench.reports import leaderboard, results
+from vestige.bench.reports.aggregates import Missing, Views
+from vestige.bench.reports.headlines import Headlines
+from vestige.bench.reports.ranking import standing
+from vestige.bench.reports.score_table import Pictures
 
 PROMPTS = 50
 ROLE = {"target": "target", "synonyms": "alias", "scenes": "scene", "others": "other"}
@@ -179,8 +180,8 @@ def test_the_thing_cut_out_of_single_objects_is_nearly_a_perfect_erasure(tmp_pat
     """On the emoji model: what a local removal leaves blank is no collapse, and what it leaves alone is kept."""
     from hydra import compose, initialize_config_dir
 
-    from bench import config
-    from bench.run import run_job
+    from vestige.bench.run import config
+    from vestige.bench.run.runner import run_job
 
     config.register_resolvers()
     sizes = {"target": 6, "synonyms": 4, "others": 8}
@@ -188,7 +189,7 @@ def test_the_thing_cut_out_of_single_objects_is_nearly_a_perfect_erasure(tmp_pat
     words += ["concept=dog", "probe=[target,synonyms,others]"]
     words += [f"runtime.{name}={tmp_path / name}" for name in ("store", "records")]
     for method in ("original", "painted_over"):
-        with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             tree = compose("run", [*words, f"method={method}"], return_hydra_config=True)
         record = run_job(config.build_job(tree))
         assert record["status"] == "done", record["error"]

@@ -8,14 +8,16 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from bench import config, contract, prompts
-from bench.config import Job, Probe
-from bench.plugin import Method
-from bench.run import run_job
-from bench.stages import Stages
-from bench.types import Erasure, plain
+from vestige.bench.contract.plugin import Method
+from vestige.bench.contract.types import Erasure, plain
+from vestige.bench.places import CONF
+from vestige.bench.prompts import prompt_sets
+from vestige.bench.run import config, contract_checks
+from vestige.bench.run.config import Job, Probe
+from vestige.bench.run.runner import run_job
+from vestige.bench.run.stages import Stages
 
-FILES = {f.stem: OmegaConf.to_container(OmegaConf.load(f), resolve=True) for f in sorted((config.CONF / "concept").glob("*.yaml"))}
+FILES = {f.stem: OmegaConf.to_container(OmegaConf.load(f), resolve=True) for f in sorted((CONF / "concept").glob("*.yaml"))}
 ASKED = ("siblings", "others", "scenes")
 told: list = []
 
@@ -46,9 +48,9 @@ def entries(choice: str) -> dict:
 def job(choice: str, tmp_path, vocabulary: str = "photo", held_out: bool = True, **probes: str) -> Job:
     runtime = config.Runtime("cpu", 8, str(tmp_path / "store"), str(tmp_path / "records"), "skip", [], None)
     asked = {name: Probe(name, source, 2, 1, False) for name, source in (probes or {name: name for name in ASKED}).items()}
-    model = dataclasses.replace(contract.TINY, vocabulary=vocabulary)
+    model = dataclasses.replace(contract_checks.TINY, vocabulary=vocabulary)
     concepts = config.chosen_concepts(entries(choice), held_out)
-    return Job(model, concepts, "spy", Spy(), {}, asked, contract.SAMPLER, "emoji_b", 0, "erase", runtime, held_out=held_out)
+    return Job(model, concepts, "spy", Spy(), {}, asked, contract_checks.SAMPLER, "emoji_b", 0, "erase", runtime, held_out=held_out)
 
 
 def names(concepts) -> set[str]:
@@ -69,10 +71,10 @@ def test_no_shipped_concept_is_handed_over_with_a_name_that_is_scored_as_kept(ch
         asked = set()
         for probe in made.probes.values():
             try:
-                asked |= prompts.kept_names(made.prompts_of(dataclasses.replace(probe, rows=8)))
-            except prompts.NothingToAsk:
+                asked |= prompt_sets.kept_names(made.prompts_of(dataclasses.replace(probe, rows=8)))
+            except prompt_sets.NothingToAsk:
                 continue
-        assert asked and asked <= {prompts.slug(name) for name in held_out}
+        assert asked and asked <= {prompt_sets.slug(name) for name in held_out}
 
 
 @pytest.mark.parametrize("choice", ["dog", "pixel_art", "danger", "van_gogh", "nudity", "emoji_10"])
@@ -106,14 +108,14 @@ def test_a_name_held_out_by_one_is_handed_to_nobody_in_the_set(concept):
 def test_one_name_alone_is_given_and_not_asked_for(concept):
     alone = config.with_held_out(concept(siblings=["cat"], others=["car"]))
     assert alone.held_out == [] and not alone.asked_of(alone.siblings)
-    with pytest.raises(prompts.NothingToAsk, match="do not hold out"):
-        prompts.build("siblings", "siblings", 2, 1, [alone], "photo")
+    with pytest.raises(prompt_sets.NothingToAsk, match="do not hold out"):
+        prompt_sets.build("siblings", "siblings", 2, 1, [alone], "photo")
 
 
 def test_held_out_false_is_the_papers_setup(tmp_path):
     whole, split = job("dog", tmp_path, held_out=False), job("dog", tmp_path)
     assert whole.given == whole.concepts and names(whole.given) == names(split.concepts) > names(split.given)
-    asked = [prompts.kept_names(made.prompts_of(Probe("siblings", "siblings", 10, 1, False))) for made in (whole, split)]
+    asked = [prompt_sets.kept_names(made.prompts_of(Probe("siblings", "siblings", 10, 1, False))) for made in (whole, split)]
     assert asked == [{"cat", "frog", "octopus", "penguin", "elephant"}, {"frog", "penguin"}]
 
 
@@ -121,19 +123,19 @@ def test_names_that_a_probe_lists_itself_are_handed_to_no_method(tmp_path):
     paper = job("celebrities_5", tmp_path, others="mace_celebrity_others")
     listed = dataclasses.replace(paper.probes["others"], rows=500)
     paper = dataclasses.replace(paper, probes={"others": listed})
-    asked = prompts.kept_names(paper.prompts_of(listed))
-    assert len(asked) == 100 and not asked & {prompts.slug(name) for name in names(paper.given)}
+    asked = prompt_sets.kept_names(paper.prompts_of(listed))
+    assert len(asked) == 100 and not asked & {prompt_sets.slug(name) for name in names(paper.given)}
     (tmp_path / "own.csv").write_text("row_id,prompt,role,expect\n1,a cat,sibling,cat\n")
     own = job("dog", tmp_path, "emoji", own=str(tmp_path / "own.csv"))
     assert "cat" in names(job("dog", tmp_path, "emoji").given) and "cat" not in names(own.given)
 
 
 def test_both_are_in_the_record_and_printed(tmp_path, capsys):
-    from bench.cli import main
+    from vestige.bench.cli import main
 
     config.register_resolvers()
     places = [f"runtime.store={tmp_path}", f"runtime.records={tmp_path / 'records'}", "until=erase", "model=tiny", "method=original"]
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         trees = [compose("run", [*places, f"held_out={value}"]) for value in ("true", "false")]
     kept, whole = (run_job(config.build_job(tree))["specification"] for tree in trees)
     assert kept["held_out"] and not whole["held_out"]

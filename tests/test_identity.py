@@ -9,11 +9,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from made_results import MODEL, SAMPLER, cell, specification, write_record
 
-from bench import cli, config
-from bench.reports import concept_curves, gallery, identity, leaderboard, results
-from bench.reports.pictures import WORST, Pictures
-from bench.reports.roles import role_of
-from bench.run import run_job
+from vestige.bench import cli
+from vestige.bench.places import CONF
+from vestige.bench.reports import concept_curves, gallery, identity, leaderboard, results
+from vestige.bench.reports.roles import role_of
+from vestige.bench.reports.score_table import WORST, Pictures
+from vestige.bench.run import config
+from vestige.bench.run.runner import run_job
 
 LABELS = ["model", "sampler", "protocol", "concept", "method", "probe", "attack", "metric", "column", "judge"]
 VALUES = [None, True, 1, 1.0, 2.5e-06, 7, "other", "1", "an odd, long (value) with: many@signs + more than fits", ["a", 2]]
@@ -161,7 +163,7 @@ def test_settings_that_follow_the_kind_of_concept_are_one_method():
 
 def test_controls_and_rungs_follow_the_concept_as_their_attack_does():
     def attacked(concept, kind, strength, follows):
-        plain = {"plugin": "attacks.memora", "version": 1, "params": {"strength": strength, "steps": 30, "source": "target"}}
+        plain = {"plugin": "vestige.attacks.memora", "version": 1, "params": {"strength": strength, "steps": 30, "source": "target"}}
         rung = plain | {"params": plain["params"] | {"steps": 5}}
         attacks = {"memora": plain, "memora@steps=5": rung, "memora:scrambled": plain}
         return job(concept, kind, attacks=attacks) | {"follows_concept": {"memora": follows}}
@@ -174,7 +176,7 @@ def test_controls_and_rungs_follow_the_concept_as_their_attack_does():
 
 def test_a_run_writes_which_settings_follow_the_concept():
     config.register_resolvers()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         plain = compose("run", ["method=spm_emoji"])
         typed = compose("run", ["method=spm_emoji", "method.eta=1.5", "attack=[none,memora_emoji]"])
     assert config.follows_concept({"method": plain.method, **plain.attack}) == {"method": ["anchoring", "eta", "prompt"]}
@@ -187,7 +189,7 @@ def test_a_record_says_what_its_files_were_and_what_its_prompts_were_for(tmp_pat
     words += [f"probe.{p}.{size}=1" for p in ("target", "siblings") for size in ("rows", "repeats")]
     words += [f"~probe.{p}.metrics.{m}" for p in ("target", "siblings") for m in ("answers", "clip_score", "image_change")]
     config.register_resolvers()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = compose("run", [*words, f"runtime.store={tmp_path}/store", f"runtime.records={tmp_path}/records"])
     record = run_job(config.build_job(tree))
     assert record["status"] == "done", record["error"]
@@ -208,7 +210,7 @@ def test_other_code_and_other_inputs_are_other_methods_and_the_original_has_none
 
 def test_controls_and_ladders_carry_the_label_of_their_attack():
     def attacks(tries, steps):
-        plain = {"plugin": "attacks.memora", "version": 1, "params": {"tries": tries, "steps": 30, "source": "target"}}
+        plain = {"plugin": "vestige.attacks.memora", "version": 1, "params": {"tries": tries, "steps": 30, "source": "target"}}
         control = plain | {"params": plain["params"] | {"source": "scrambled"}}
         rung = plain | {"params": plain["params"] | {"steps": steps}}
         return {"memora": plain, "memora:scrambled": control, f"memora@steps={steps}": rung}

@@ -13,7 +13,7 @@ KILLS = 6
 
 
 def start(outside, name: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "bench", *words_for(outside, name)]
+    command = [sys.executable, "-m", "vestige", *words_for(outside, name)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command, env=environment_for(outside), cwd=outside, **quiet)
 

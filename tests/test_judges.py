@@ -8,16 +8,18 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from attacks.random_seeds import RandomSeeds
-from bench import config, judges
-from bench.judges import Chain, PresenceJudge, imagenet, zero_shot
-from bench.judges.asking import AskingJudge, OneQuestionJudge
-from bench.judges.zero_shot import ClipJudge
-from bench.plugin import Victim
-from bench.types import Concept
-from bench.world import catalog
-from bench.world.pictures import HELD_OUT_JITTER, compose, draw_specs
-from methods.original import Original
+from vestige.attacks.random_seeds import RandomSeeds
+from vestige.bench import judges
+from vestige.bench.contract.plugin import Victim
+from vestige.bench.contract.types import Concept
+from vestige.bench.judges import Chain, PresenceJudge, imagenet, zero_shot
+from vestige.bench.judges.asking import AskingJudge, OneQuestionJudge
+from vestige.bench.judges.zero_shot import ClipJudge
+from vestige.bench.places import CONF
+from vestige.bench.run import config
+from vestige.bench.world.content import catalog
+from vestige.bench.world.content.drawing import HELD_OUT_JITTER, compose, draw_specs
+from vestige.methods.original import Original
 
 LABELS = {"object": ["dog", "cat", "car", "nothing"], "style": ["noto", "lineart"]}
 
@@ -146,7 +148,7 @@ def test_a_zero_shot_judge_sees_a_thing_where_it_is_and_hardly_where_it_is_not(d
     pixels, shown = drawings
     seen, false = [], []
     for slug in SEEN:
-        concepts = [config.typed({"slug": slug, **OmegaConf.load(config.CONF / "concept" / f"{slug}.yaml")[slug]}, Concept, slug)]
+        concepts = [config.typed({"slug": slug, **OmegaConf.load(CONF / "concept" / f"{slug}.yaml")[slug]}, Concept, slug)]
         yes = emoji_clip.about(concepts).present(pixels, [slug] * len(pixels))
         there = torch.tensor([label == slug for label in shown])
         seen.append(yes[there].float().mean().item())

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from made_results import make_places
 
-from bench.reports import leaderboard, results
-from bench.reports.judges_compared import agreement, corrected_presence
-from bench.reports.pictures import Pictures
-from bench.statistics.agreement import cohen_kappa, rogan_gladen
+from vestige.bench.reports import leaderboard, results
+from vestige.bench.reports.judges_compared import agreement, corrected_presence
+from vestige.bench.reports.score_table import Pictures
+from vestige.bench.statistics.agreement import cohen_kappa, rogan_gladen
 
 
 def test_kappa_of_a_worked_table():

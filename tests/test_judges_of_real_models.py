@@ -8,12 +8,12 @@ from made_pictures import in_memory
 from PIL import Image
 from torch import nn
 
-from bench import judges
-from bench.judges import canvas, celebrity, grounding, imagenet
-from bench.judges.presence import PresenceJudge
-from bench.plugin import Material
-from metrics.answers import Answers
-from metrics.presence import Presence
+from vestige.bench import judges
+from vestige.bench.contract.plugin import Material
+from vestige.bench.judges import canvas, celebrity, grounding, imagenet
+from vestige.bench.judges.presence import PresenceJudge
+from vestige.metrics.answers import Answers
+from vestige.metrics.presence import Presence
 
 
 @pytest.fixture

@@ -5,11 +5,12 @@ from functools import partial
 
 import pytest
 
-from bench import config, run, stages
-from bench.plugin import Context
-from bench.resume import Progress
-from bench.store import SCRATCH, Store
-from bench.types import Adversary, Erasure
+from vestige.bench.contract.plugin import Context
+from vestige.bench.contract.resume import Progress
+from vestige.bench.contract.types import Adversary, Erasure
+from vestige.bench.places import CONF
+from vestige.bench.run import config, runner, stages
+from vestige.bench.run.store import SCRATCH, Store
 
 SETTINGS = [
     "model=tiny",
@@ -30,15 +31,15 @@ def job(place):
     from hydra import compose, initialize_config_dir
 
     config.register_resolvers()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         places = [f"runtime.store={place}/store", f"runtime.records={place}/records", "model.sampler.steps=2"]
         return config.build_job(compose("run", [*SETTINGS, *places]))
 
 
 def test_a_killed_job_ends_with_the_artefacts_and_the_budget_of_one_in_peace(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "Progress", partial(Progress, every=0.0))
-    monkeypatch.setattr("bench.resume.SHARE", float("inf"))
-    assert run.run_job(job(tmp_path / "calm"))["status"] == "done"
+    monkeypatch.setattr("vestige.bench.contract.resume.SHARE", float("inf"))
+    assert runner.run_job(job(tmp_path / "calm"))["status"] == "done"
 
     log, calls = Context.log, []
 
@@ -51,9 +52,9 @@ def test_a_killed_job_ends_with_the_artefacts_and_the_budget_of_one_in_peace(tmp
     monkeypatch.setattr(Context, "log", killing)
     for kind in ("erase", "attack"):
         with pytest.raises(KeyboardInterrupt):
-            run.run_job(job(tmp_path / "killed"))
+            runner.run_job(job(tmp_path / "killed"))
         assert list((tmp_path / "killed" / "store" / kind / ".partial").glob(f"*/{SCRATCH}/*.pt"))
-    assert run.run_job(job(tmp_path / "killed"))["status"] == "done"
+    assert runner.run_job(job(tmp_path / "killed"))["status"] == "done"
     assert len(calls) == 4 + 5 + 2, "only the step that was killed is run twice"
 
     calm, killed = ({s["kind"]: s for s in Store(tmp_path / name / "store").stages()} for name in ("calm", "killed"))

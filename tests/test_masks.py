@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.vision.masks import Grounded, background_difference, largest_part, masker
+from vestige.bench.vision.masks import Grounded, background_difference, largest_part, masker
 
 CPU = torch.device("cpu")
 

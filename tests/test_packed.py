@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 from made_results import cell, make_places, write_record
 
-from bench import ROOT, cli, inspect_results
-from bench.reports import packed, results
-from bench.reports.pictures import Pictures
+from vestige.bench import cli
+from vestige.bench.cli import inspect_results
+from vestige.bench.places import CHECKOUT
+from vestige.bench.reports import packed, results
+from vestige.bench.reports.score_table import Pictures
 
 
 def written(out, *words):
@@ -25,7 +27,9 @@ def both(places, tmp_path):
     (store / whole["score"] / "per_image.csv").unlink()
     (store / whole["score"] / "totals.json").write_text("{}")
     record = json.loads((records / "dog-good.json").read_text())
-    (records / "dog-good.json").write_text(json.dumps(record | {"cells": [*record["cells"], whole], "error": f"File {ROOT}/bench/x.py"}))
+    (records / "dog-good.json").write_text(
+        json.dumps(record | {"cells": [*record["cells"], whole], "error": f"File {CHECKOUT}/bench/x.py"})
+    )
     assert cli.main(["pack", "--records", str(records), "--store", str(store), "--out", str(tmp_path / "packed")]) == 0
     return tmp_path / "packed", store
 
@@ -48,12 +52,12 @@ def test_packing_twice_gives_the_same_bytes_without_pictures_or_places_of_this_m
     assert cli.main(["pack", "--records", str(records), "--store", str(store), "--out", str(again)]) == 0
     files = {file.name: file.read_bytes() for file in records.iterdir()}
     assert files == {file.name: file.read_bytes() for file in again.iterdir()} and packed.NAME in files
-    assert all(str(ROOT).encode() not in content for content in files.values())
+    assert all(str(CHECKOUT).encode() not in content for content in files.values())
     names = sorted(packed.Packed(records / packed.NAME)._texts)
     assert names and all(name.endswith(".csv") for name in names) and len(files[packed.NAME]) < 20_000
 
 
-STUDIES = [folder.parent for folder in sorted((ROOT / "results").glob("*/records")) if folder.parent.name != "records"]
+STUDIES = [folder.parent for folder in sorted((CHECKOUT / "results").glob("*/records")) if folder.parent.name != "records"]
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
@@ -102,12 +106,13 @@ def test_of_several_stores_the_first_that_holds_a_score_wins(tmp_path):
 
 
 def test_stores_that_runs_read_are_read_by_tables(tmp_path, monkeypatch):
-    monkeypatch.setattr(inspect_results, "ROOT", tmp_path)
+    monkeypatch.setenv("VESTIGE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(inspect_results, "CONF", tmp_path / "conf")
     assert inspect_results.places_of_scores(tmp_path, None) == [tmp_path / "results" / "store"]
     (tmp_path / "conf" / "local").mkdir(parents=True)
     (tmp_path / "conf" / "local" / "default.yaml").write_text("# @package _global_\nruntime: {read_from: [/shared/store, more]}\n")
     where = inspect_results.places_of_scores(tmp_path, None)
-    assert [str(place) for place in where] == [str(tmp_path / "results" / "store"), "/shared/store", str(tmp_path / "more")]
+    assert [str(place) for place in where] == [str(tmp_path / "results" / "store"), "/shared/store", "more"]
     assert inspect_results.places_of_scores(tmp_path, [tmp_path / "one"]) == [tmp_path / "one"]
 
 

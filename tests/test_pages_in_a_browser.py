@@ -5,10 +5,10 @@ import shutil
 import pytest
 from made_results import DDIM, celebrities, celebrity_record, make_places
 
-from bench import cli
-from bench.reports import gallery, leaderboard, results
-from bench.reports.pictures import Pictures
-from bench.reports.render import Cell, Heading, Table, page
+from vestige.bench import cli
+from vestige.bench.reports import gallery, leaderboard, results
+from vestige.bench.reports.render import Cell, Heading, Table, page
+from vestige.bench.reports.score_table import Pictures
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

@@ -3,11 +3,13 @@
 import pandas as pd
 import pytest
 
-from bench import ROOT, pairgen, prompts
-from bench.cli import main
-from bench.generate import load
+from vestige.bench.cli import main
+from vestige.bench.places import CHECKOUT
+from vestige.bench.prompts import prompt_sets
+from vestige.bench.run import pairgen
+from vestige.bench.run.generate import load
 
-PAIRS = ROOT / "prompts" / "pairs" / "emoji"
+PAIRS = CHECKOUT / "prompts" / "pairs" / "emoji"
 
 
 def test_a_pair_differs_in_the_concept_alone(concept):
@@ -17,7 +19,7 @@ def test_a_pair_differs_in_the_concept_alone(concept):
     for pair in pairs:
         thing = pair["replaced"]["expect"].replace("_", " ")
         assert thing in dog.siblings and "dog" not in pair["replaced"]["prompt"]
-        assert prompts.with_articles(pair["target"]["prompt"].replace("dog", thing)) == pair["replaced"]["prompt"]
+        assert prompt_sets.with_articles(pair["target"]["prompt"].replace("dog", thing)) == pair["replaced"]["prompt"]
 
 
 def test_a_concept_whose_siblings_are_erased_too_is_replaced_by_something_unrelated(concept):
@@ -43,7 +45,7 @@ class Told:
 
 
 def test_the_filter_keeps_two_of_three_and_none_of_three(monkeypatch, tmp_path, concept, tiny, sampler):
-    from bench import generate, stages
+    from vestige.bench.run import generate, stages
 
     class Stages:
         def __init__(self, job):
@@ -81,4 +83,4 @@ def test_the_frozen_sets_are_pairs_and_replacements_never_name_the_concept(file)
     concept = file.stem.replace("_", " ")
     replaced, target = (table[table["role"] == role] for role in ("sibling", "target"))
     assert target["prompt"].str.contains(rf"\b{concept}\b").all() and not replaced["prompt"].str.contains(rf"\b{concept}\b").any()
-    assert len(prompts.build("x", f"{file}?role=sibling", 500, 1, [], "emoji")) == len(replaced)
+    assert len(prompt_sets.build("x", f"{file}?role=sibling", 500, 1, [], "emoji")) == len(replaced)

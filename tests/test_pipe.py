@@ -4,8 +4,8 @@ import pytest
 import torch
 from conftest import tiny_spec
 
-from bench import diffusion, model
-from bench.pipe import Course, classifier_free
+from vestige.bench.models import diffusion, loading
+from vestige.bench.models.pipe import Course, classifier_free
 
 PROMPTS, SEEDS = ["a photo of a cat", "a dog"], [1, 2]
 
@@ -14,7 +14,7 @@ PROMPTS, SEEDS = ["a photo of a cat", "a dog"], [1, 2]
 def test_pictures_equal_those_of_diffusers(family, sampler):
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    pipe = model.load(tiny_spec(family))
+    pipe = loading.load(tiny_spec(family))
     token, parts = pipe.text.tokenizers[0], pipe.parts
     if family == "sd1":
         theirs = StableDiffusionPipeline(

@@ -5,12 +5,12 @@ import re
 import pandas as pd
 import pytest
 
-from bench import prompts, sentences
-from bench.types import PromptSet
+from vestige.bench.contract.types import PromptSet
+from vestige.bench.prompts import prompt_sets, sentences
 
 
 def build(concept, family, rows=12, repeats=2, vocabulary="emoji"):
-    return prompts.build(family, family, rows, repeats, [concept], vocabulary)
+    return prompt_sets.build(family, family, rows, repeats, [concept], vocabulary)
 
 
 def test_target_prompts_name_the_concept_and_expect_it(concept):
@@ -43,12 +43,12 @@ def test_background_prompts_expect_the_colour_they_name(concept):
 
 
 def test_articles_agree_with_the_word_after_them():
-    assert prompts.with_articles("a apple on a orange A umbrella, a dog") == "an apple on an orange An umbrella, a dog"
-    assert prompts.with_articles("a English springer and an unicorn") == "an English springer and a unicorn"
+    assert prompt_sets.with_articles("a apple on a orange A umbrella, a dog") == "an apple on an orange An umbrella, a dog"
+    assert prompt_sets.with_articles("a English springer and an unicorn") == "an English springer and a unicorn"
     right = "an hour, a house, a university, an unidentified one, a one-eyed cat, an eight bit, a eucalyptus, an X-ray, a used UFO"
-    assert prompts.with_articles(right) == right
+    assert prompt_sets.with_articles(right) == right
     swapped = re.sub(r"\b(an?) ", lambda found: "a " if found[1] == "an" else "an ", right)
-    assert swapped != right and prompts.with_articles(swapped) == right
+    assert swapped != right and prompt_sets.with_articles(swapped) == right
 
 
 def test_proper_names_have_no_article(concept):
@@ -95,10 +95,10 @@ def test_more_rows_than_sentences_are_refused_with_what_to_type(concept):
 
 
 def test_the_command_line_refuses_them_before_a_model_is_loaded(capsys, monkeypatch, tmp_path):
-    from bench import model
-    from bench.cli import main
+    from vestige.bench.cli import main
+    from vestige.bench.models import loading
 
-    monkeypatch.setattr(model, "load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("a model was loaded"))
     folders = [f"runtime.store={tmp_path}", f"runtime.records={tmp_path}"]
     assert main(["run", "concept=dog", "probe=[scenes]", "probe.scenes.rows=500", "model=tiny", *folders]) == 2
     assert "probe.scenes.rows" in capsys.readouterr().err
@@ -106,10 +106,10 @@ def test_the_command_line_refuses_them_before_a_model_is_loaded(capsys, monkeypa
 
 def test_rows_of_one_sentence_are_one_group_in_files_too(tmp_path):
     pd.DataFrame({"row_id": ["1", "2", "3"], "prompt": ["a dog", "a cat", "a dog"]}).to_csv(tmp_path / "mine.csv", index=False)
-    groups = prompts.from_csv(tmp_path / "mine.csv", 1).table["group"].tolist()
+    groups = prompt_sets.from_csv(tmp_path / "mine.csv", 1).table["group"].tolist()
     assert groups[0] == groups[2] != groups[1] and "dog" not in groups[0]
     pd.DataFrame({"row_id": ["1", "2"], "prompt": ["a dog"] * 2, "group": ["x", "y"]}).to_csv(tmp_path / "mine.csv", index=False)
-    assert prompts.from_csv(tmp_path / "mine.csv", 1).table["group"].tolist() == ["x", "y"], "the file's own"
+    assert prompt_sets.from_csv(tmp_path / "mine.csv", 1).table["group"].tolist() == ["x", "y"], "the file's own"
 
 
 def test_seeds_depend_on_the_row_and_not_on_the_order(concept):
@@ -132,7 +132,7 @@ def test_a_family_without_templates_is_refused_with_the_ones_that_exist(concept)
 
 def test_a_users_own_file_needs_only_ids_and_prompts(tmp_path):
     pd.DataFrame({"row_id": ["1", "2"], "prompt": ["a dog", "a cat"]}).to_csv(tmp_path / "mine.csv", index=False)
-    asked = prompts.from_csv(tmp_path / "mine.csv", 3)
+    asked = prompt_sets.from_csv(tmp_path / "mine.csv", 3)
     assert asked.prompts == ["a dog", "a cat"] and asked.repeats == 3 and asked.name == "mine"
 
 
@@ -167,17 +167,17 @@ def test_a_file_per_concept_and_rows_of_one_role(tmp_path, concept):
         table = pd.DataFrame({"row_id": [f"{slug}{k}" for k in (1, 2, 3)], "prompt": [slug] * 3, "role": roles})
         table.to_csv(tmp_path / f"{slug}.csv", index=False)
     source = str(tmp_path / "{slug}.csv?role=target")
-    asked = prompts.build("target", source, 1, 2, [concept("dog"), concept("cat")], "emoji")
+    asked = prompt_sets.build("target", source, 1, 2, [concept("dog"), concept("cat")], "emoji")
     assert asked.table["row_id"].tolist() == ["dog1", "cat1"] and asked.repeats == 2
-    assert prompts.build("target", source, 9, 1, [concept("dog")], "emoji").table["row_id"].tolist() == ["dog1", "dog3"]
+    assert prompt_sets.build("target", source, 9, 1, [concept("dog")], "emoji").table["row_id"].tolist() == ["dog1", "dog3"]
     with pytest.raises(ValueError, match="its roles: sibling, target"):
-        prompts.from_csv(str(tmp_path / "dog.csv?role=alias"), 1)
-    assert "frog.csv" in prompts.missing(source, [concept("dog"), concept("frog")])
+        prompt_sets.from_csv(str(tmp_path / "dog.csv?role=alias"), 1)
+    assert "frog.csv" in prompt_sets.missing(source, [concept("dog"), concept("frog")])
 
 
 def test_a_probe_without_prompts_for_a_kind_is_left_out_with_its_reason_and_a_typing_error_is_not(concept):
-    with pytest.raises(prompts.NothingToAsk, match=r"'background' has no templates for kind 'object' in photo\.yaml"):
-        prompts.build("background", "background", 2, 1, [concept()], "photo")
+    with pytest.raises(prompt_sets.NothingToAsk, match=r"'background' has no templates for kind 'object' in photo\.yaml"):
+        prompt_sets.build("background", "background", 2, 1, [concept()], "photo")
     with pytest.raises(ValueError) as error:
-        prompts.build("target", "taget", 2, 1, [concept()], "photo")
-    assert not isinstance(error.value, prompts.NothingToAsk)
+        prompt_sets.build("target", "taget", 2, 1, [concept()], "photo")
+    assert not isinstance(error.value, prompt_sets.NothingToAsk)

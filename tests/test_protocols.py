@@ -7,21 +7,23 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
 
-from bench import ROOT, config, prompts
-from bench.plan import plan_job, summary
-from bench.reports import results
-from bench.reports.views import Views
-from bench.run import run_job
+from vestige.bench.places import CHECKOUT, CONF
+from vestige.bench.prompts import prompt_sets
+from vestige.bench.reports import results
+from vestige.bench.reports.aggregates import Views
+from vestige.bench.run import config
+from vestige.bench.run.plan import plan_job, summary
+from vestige.bench.run.runner import run_job
 
-PROTOCOLS = sorted(file.stem for file in (config.CONF / "protocol").glob("*.yaml"))
+PROTOCOLS = sorted(file.stem for file in (CONF / "protocol").glob("*.yaml"))
 DDIM = {"scheduler": "DDIMScheduler", "steps": 50, "guidance": 7.5, "height": 512, "width": 512}
 DPM = DDIM | {"scheduler": "DPMSolverMultistepScheduler", "steps": 20}
 WORDS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR = [f"cifar_{word}" for word in WORDS]
 PAIR, TRIPLE = "[snoopy,speed_mickey]", "[snoopy,speed_mickey,speed_spongebob]"
 PNDM, LMS = DDIM | {"scheduler": "PNDMScheduler"}, DDIM | {"scheduler": "LMSDiscreteScheduler"}
-CANVAS = sorted(file.stem for file in (config.CONF / "concept").glob("canvas_*.yaml"))
-HUB = OmegaConf.to_container(OmegaConf.load(ROOT / "prompts" / "hub_lists.yaml"))
+CANVAS = sorted(file.stem for file in (CONF / "concept").glob("canvas_*.yaml"))
+HUB = OmegaConf.to_container(OmegaConf.load(CHECKOUT / "prompts" / "hub_lists.yaml"))
 I2P, EVERY_CELEBRITY = {"target": 4703}, {"target": 2500, "others": 2500}
 
 # protocol -> its sampler, its concepts, and for some of them the pictures that each probe asks for, all as papers count.
@@ -108,7 +110,7 @@ HEADLINES = {
 
 def composed(*overrides: str):
     config.register_resolvers()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("run", [*overrides, "method=original"], return_hydra_config=True)
 
 
@@ -203,38 +205,38 @@ OFFICIAL = [
 
 @pytest.mark.parametrize("name, family, rows, repeats, digest", OFFICIAL, ids=lambda value: str(value)[:24])
 def test_prompts_and_seeds_are_those_of_the_official_file(name, family, rows, repeats, digest):
-    content = OmegaConf.to_container(OmegaConf.load(config.CONF / "concept" / f"{name}.yaml"), resolve=True)
+    content = OmegaConf.to_container(OmegaConf.load(CONF / "concept" / f"{name}.yaml"), resolve=True)
     concepts = config.as_one_set([config._concept(slug, entry) for slug, entry in content.items()])
-    asked = prompts.build("any", family, rows, repeats, concepts, "photo")
+    asked = prompt_sets.build("any", family, rows, repeats, concepts, "photo")
     lines = [f"{asked.seed(row.row_id, rep)} {row.prompt}" for row in asked.table.itertuples() for rep in range(repeats)]
     assert hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16] == digest
 
 
 def test_a_crossed_family_asks_each_template_with_each_subject_under_the_same_seeds(concept):
     erased = [concept("snoopy", siblings=[], others=[])]
-    asked = prompts.build("others", "speed_instance_others", 320, 10, [concept("x", name="Snoopy", aliases=[])], "photo")
+    asked = prompt_sets.build("others", "speed_instance_others", 320, 10, [concept("x", name="Snoopy", aliases=[])], "photo")
     assert asked.table["prompt"].nunique() == len(asked) == 320 and not asked.table["prompt"].str.contains("Snoopy").any()
     assert "the embroidered Hello Kitty." in asked.prompts and "a embroidered Pikachu." in asked.prompts, "word for word"
     assert {asked.seed(row, 3) for row in asked.table["row_id"]} == {3}
-    assert len(prompts.build("target", "speed_instance_target", 80, 10, erased, "photo").table["prompt"].unique()) == 80
+    assert len(prompt_sets.build("target", "speed_instance_target", 80, 10, erased, "photo").table["prompt"].unique()) == 80
 
 
 def test_rows_of_one_prompt_are_one_cluster_unless_there_is_no_other_prompt(concept):
-    speed = prompts.build("target", "speed_celebrity_target", 20, 1, [concept("x", "celebrity")], "photo").table
+    speed = prompt_sets.build("target", "speed_celebrity_target", 20, 1, [concept("x", "celebrity")], "photo").table
     assert len(speed) == 20 and speed["group"].nunique() == 5, "five sentences, four seeds each"
-    mace = prompts.build("target", "mace_object_target", 20, 1, [concept("dog")], "photo").table
-    assert mace["prompt"].nunique() == mace["group"].nunique() == 1, "pictures are resampled, see bench/generate.py"
-    others = prompts.build("target", "mace_object_others", 40, 1, [concept("dog")], "photo").table
+    mace = prompt_sets.build("target", "mace_object_target", 20, 1, [concept("dog")], "photo").table
+    assert mace["prompt"].nunique() == mace["group"].nunique() == 1, "pictures are resampled, see bench/run/generate.py"
+    others = prompt_sets.build("target", "mace_object_others", 40, 1, [concept("dog")], "photo").table
     assert others["prompt"].nunique() == others["group"].nunique() == 2, "two sentences, twenty seeds each"
 
 
 def test_pooled_rows_are_asked_once_and_do_not_depend_on_what_is_erased(concept):
     dog, cat = concept("dog", siblings=["frog", "fox"]), concept("cat", siblings=["fox", "owl"])
-    both = prompts.build("others", "mace_celebrity_others", 15, 1, [dog, cat], "emoji")
+    both = prompt_sets.build("others", "mace_celebrity_others", 15, 1, [dog, cat], "emoji")
     assert sorted(set(both.table["expect"])) == ["fox", "frog", "owl"] and len(both) == 15
-    alone = prompts.build("others", "captions", 12, 1, [dog], "emoji")
-    assert alone.digest == prompts.build("others", "captions", 12, 1, [cat], "emoji").digest, "drawn once by the original model"
-    without = prompts.build("others", "captions", 12, 1, [concept("pizza")], "emoji")
+    alone = prompt_sets.build("others", "captions", 12, 1, [dog], "emoji")
+    assert alone.digest == prompt_sets.build("others", "captions", 12, 1, [cat], "emoji").digest, "drawn once by the original model"
+    without = prompt_sets.build("others", "captions", 12, 1, [concept("pizza")], "emoji")
     assert "pizza" not in set(without.table["expect"])
 
 

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from bench.papers import published
+from vestige.bench.papers import published
 
 
 def write(folder, *changes, columns=published.COLUMNS):

@@ -7,11 +7,11 @@ import shutil
 import pytest
 from made_results import cell, specification, write_record
 
-from bench import cli
-from bench.reports import gallery, leaderboard, plots, render, results
-from bench.reports.headlines import Headlines
-from bench.reports.pictures import WORST, Pictures, per_picture
-from bench.reports.views import Views
+from vestige.bench import cli
+from vestige.bench.reports import gallery, leaderboard, plots, render, results
+from vestige.bench.reports.aggregates import Views
+from vestige.bench.reports.headlines import Headlines
+from vestige.bench.reports.score_table import WORST, Pictures, per_picture
 
 
 def frame(places):

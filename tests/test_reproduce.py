@@ -13,10 +13,11 @@ import pytest
 from made_results import DDIM, celebrities, celebrity_record, cell
 from newcomer import vestige
 
-from bench import ROOT
-from bench.papers import beside, composites, mapping, planning, published, reproduce
-from bench.papers.mapping import Absent, PaperTable, Reading
-from bench.reports.render import Cell, Code, Table, latex, markdown, page
+from vestige.bench.papers import comparison, mapping, planning, published, reproduce
+from vestige.bench.papers.mapping import Absent, PaperTable, Reading
+from vestige.bench.places import CHECKOUT
+from vestige.bench.reports import composite_catalogue
+from vestige.bench.reports.render import Cell, Code, Table, latex, markdown, page
 
 ASKED = [
     *("mace_celebrity", "mace_style_tables", "unlearndiffatk_leaderboard", "speed", "eap", "hub"),
@@ -34,7 +35,7 @@ def compared(records, key, paper="mace_celebrity", model=None):
     words = mapping.load(paper)
     (row,) = [row for row in published.load(paper) if (row.method, row.concept, row.metric) == key]
     plan = planning.TablePlan(words.tables[row.table], [row])
-    return beside.compare(words, plan, beside.Measured(records, records.parent / "store"), model, None)[0]
+    return comparison.compare(words, plan, comparison.Measured(records, records.parent / "store"), model, None)[0]
 
 
 # The rule
@@ -106,7 +107,7 @@ def test_a_record_with_other_settings_is_named_and_gets_no_verdict(records, edit
     file.write_text(json.dumps(record))
     one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
     assert one.ours == 0.05 and one.why_not == (f"other settings: {said}",)
-    (row,) = csv.DictReader(io.StringIO(beside.as_csv([one])))
+    (row,) = csv.DictReader(io.StringIO(comparison.as_csv([one])))
     assert row["agrees"] == "" and row["reason"] == f"other settings: {said}"
 
 
@@ -133,7 +134,7 @@ def test_beside_a_record_with_other_settings_the_one_with_the_planned_ones_is_sh
 def test_a_job_that_failed_has_no_number(records):
     celebrity_record(records, "uce", 0.05, status="failed")
     one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
-    assert one.ours is None and one.lacks == beside.NOT_RUN
+    assert one.ours is None and one.lacks == comparison.NOT_RUN
 
 
 def test_another_model_is_always_grey(records):
@@ -161,10 +162,10 @@ def test_a_composite_of_ours_stands_beside_a_published_composite(records):
 
 
 def test_ours_comes_in_the_published_unit():
-    assert beside.scaled(0.25, "percent", Reading(probe="target", column="presence.present")) == 25
-    assert beside.scaled(0.25, "percent", Reading(probe="target", column="presence.present", complement=True)) == 75
-    assert beside.scaled(31.0, "cosine", Reading(probe="others", column="clip_score.clip_cos")) == 0.31
-    assert beside.scaled(90.0, "minutes", Reading(cost="erase_seconds")) == 1.5
+    assert comparison.scaled(0.25, "percent", Reading(probe="target", column="presence.present")) == 25
+    assert comparison.scaled(0.25, "percent", Reading(probe="target", column="presence.present", complement=True)) == 75
+    assert comparison.scaled(31.0, "cosine", Reading(probe="others", column="clip_score.clip_cos")) == 0.31
+    assert comparison.scaled(90.0, "minutes", Reading(cost="erase_seconds")) == 1.5
 
 
 def test_judges_are_told_apart_by_what_changes_their_numbers():
@@ -175,14 +176,14 @@ def test_judges_are_told_apart_by_what_changes_their_numbers():
         "nudity": {"params": {"detector": "nudenet", "model_file": None}},
     }
     specification = {"probes": {"target": ["target", 3, 2, True, metrics]}}
-    found = {name: beside.judge_of(specification, "target", name, "speed") for name in metrics}
+    found = {name: comparison.judge_of(specification, "target", name, "speed") for name in metrics}
     assert found == {
         "presence": "celebrity:/weights",
         "clip_score": "clip:ViT-B-32/openai",
         "fid": "fid:inception/real",
         "nudity": "nudenet:speed",
     }
-    assert beside.judge_of({}, "target", "presence", "present") == ""
+    assert comparison.judge_of({}, "target", "presence", "present") == ""
 
 
 # The plan
@@ -237,7 +238,7 @@ def test_on_the_emoji_model_only_methods_with_numbers_for_it_are_planned():
 
 def test_running_leaves_out_what_has_no_config(monkeypatch):
     typed = []
-    monkeypatch.setattr("bench.sweep.main", lambda verb, words: typed.append((verb, words)) or len(typed))
+    monkeypatch.setattr("vestige.bench.run.sweep.main", lambda verb, words: typed.append((verb, words)) or len(typed))
     some = planning.Work("sd14", "mace_celebrity", ("original", "uce"), ("celebrities_1", "celebrities_7", "celebrities_10"))
     none = planning.Work("sd14", "no_such_protocol", ("uce",), ("dog",))
     plans = [planning.TablePlan(None, [], [some, none]), planning.TablePlan(None, [], [some])]
@@ -249,9 +250,9 @@ def test_running_leaves_out_what_has_no_config(monkeypatch):
 
 
 def test_planning_imports_no_torch_and_lists_missing_weights():
-    code = "import sys; from bench.cli import main; main(['reproduce', 'unlearndiffatk_leaderboard', '--table', 'church']); "
+    code = "import sys; from vestige.bench.cli import main; main(['reproduce', 'unlearndiffatk_leaderboard', '--table', 'church']); "
     done = subprocess.run(
-        [sys.executable, "-c", code + "sys.exit('torch' in sys.modules)"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code + "sys.exit('torch' in sys.modules)"], cwd=CHECKOUT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     assert "CompVis/stable-diffusion-v1-4" in done.stdout and "GPU-hours" in done.stdout
@@ -345,10 +346,10 @@ def test_names_of_ours_exist_or_are_planned_and_then_reported(paper):
 
 @pytest.mark.parametrize("paper", mapping.mapped())
 def test_readings_are_of_known_metrics_composites_and_costs(paper):
-    from bench.reports.results import COST
+    from vestige.bench.reports.results import COST
 
     known = {file.stem for file in (mapping.CONF / "metric").glob("*.yaml")}
-    formulas = {c.name for c in composites.CATALOGUE}
+    formulas = {c.name for c in composite_catalogue.CATALOGUE}
     for table in mapping.load(paper).tables.values():
         for reading in table.metrics.values() if isinstance(table, PaperTable) else ():
             if isinstance(reading, Reading):
@@ -417,7 +418,7 @@ def test_csv_has_every_value_of_the_table_and_says_whether_it_agrees(records, tm
 
 
 def test_the_examples_of_the_documentation_are_commands_of_the_parser():
-    text = Path(ROOT / "docs" / "reproduce.md").read_text()
+    text = Path(CHECKOUT / "docs" / "reproduce.md").read_text()
     examples = [line.split("#")[0].split() for line in text.splitlines() if line.startswith("vestige reproduce")]
     assert len(examples) >= 5
     for words in examples:

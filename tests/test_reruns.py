@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import cli, config, generate, inspect_results, record, run
-from bench.stages import Stages
-from bench.store import Busy, Store
+from vestige.bench import cli
+from vestige.bench.cli import inspect_results
+from vestige.bench.places import CONF
+from vestige.bench.run import config, generate, record, runner
+from vestige.bench.run.stages import Stages
+from vestige.bench.run.store import Busy, Store
 
 
 def words_of(place, *words):
@@ -22,7 +25,7 @@ def job(place, *words):
     from hydra import compose, initialize_config_dir
 
     config.register_resolvers()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         return config.build_job(compose("run", words_of(place, *words)))
 
 
@@ -33,14 +36,14 @@ def only_record(folder: Path) -> dict:
 
 @pytest.mark.parametrize("error, status", [(RuntimeError("out of memory"), "failed"), (Busy("it is being computed"), "busy")])
 def test_a_rerun_that_fails_stands_beside_the_finished_record_until_one_succeeds(tmp_path, monkeypatch, capsys, error, status):
-    done = run.run_job(job(tmp_path))
+    done = runner.run_job(job(tmp_path))
     assert done["status"] == "done", done["error"]
 
     def fails(*_, **__):
         raise error
 
     monkeypatch.setattr(Stages, "erase", fails)
-    assert run.run_job(job(tmp_path))["status"] == status
+    assert runner.run_job(job(tmp_path))["status"] == status
     assert only_record(tmp_path / "records") == json.loads(json.dumps(done)), "the finished one stands"
     assert only_record(tmp_path / "records" / record.FAILED)["status"] == status
     asked = ["--records", str(tmp_path / "records"), "--store", str(tmp_path / "store")]
@@ -48,49 +51,49 @@ def test_a_rerun_that_fails_stands_beside_the_finished_record_until_one_succeeds
     told = capsys.readouterr().out
     assert f"{status:<11} a later run of {done['key']}, whose earlier result stands" in told and str(error) in told
     monkeypatch.undo()
-    assert run.run_job(job(tmp_path))["status"] == "done"
+    assert runner.run_job(job(tmp_path))["status"] == "done"
     assert not list((tmp_path / "records" / record.FAILED).glob("*"))
 
 
 def test_a_first_run_that_fails_is_the_record(tmp_path, monkeypatch):
     monkeypatch.setattr(Stages, "erase", lambda self: 1 / 0)
-    run.run_job(job(tmp_path))
+    runner.run_job(job(tmp_path))
     assert only_record(tmp_path / "records")["status"] == "failed"
     monkeypatch.undo()
-    run.run_job(job(tmp_path))
+    runner.run_job(job(tmp_path))
     assert only_record(tmp_path / "records")["status"] == "done"
 
 
 def test_a_job_whose_pictures_lie_in_another_store_reads_them_there(tmp_path, monkeypatch):
-    first = run.run_job(job(tmp_path / "there"))
+    first = runner.run_job(job(tmp_path / "there"))
     monkeypatch.setattr(generate, "draw", lambda *_: pytest.fail("a picture was drawn"))
-    again = run.run_job(job(tmp_path / "here", f"runtime.read_from=[{tmp_path}/there/store]"))
+    again = runner.run_job(job(tmp_path / "here", f"runtime.read_from=[{tmp_path}/there/store]"))
     assert again["status"] == "done", again["error"]
     assert again["cost"] == first["cost"] and again["cost"]["rows_per_image"] > 0
     assert [c["value"] for c in again["cells"]] == [c["value"] for c in first["cells"]]
     assert not Store(tmp_path / "here" / "store").stages(), "nothing was made here"
 
 
-def test_a_relative_place_to_read_from_counts_from_the_project(tmp_path, monkeypatch):
-    monkeypatch.setattr(config, "ROOT", tmp_path)
+def test_a_relative_place_to_read_from_counts_from_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "other").mkdir()
     assert job(tmp_path, "runtime.read_from=[other]").runtime.open_store().read_from == [tmp_path / "other"]
 
 
 def test_pictures_that_were_deleted_in_a_store_that_is_only_read_are_drawn_here(tmp_path):
-    run.run_job(job(tmp_path / "there", "until=generate"))
+    runner.run_job(job(tmp_path / "there", "until=generate"))
     there = Store(tmp_path / "there" / "store")
     (reference,) = [f"images/{s['folder'].name}" for s in there.stages() if s["kind"] == "images"]
     there.strip(there.open(reference), "png/*")
     before = {f: f.stat().st_mtime_ns for f in (tmp_path / "there" / "store").glob("*/*/*")}
-    again = run.run_job(job(tmp_path / "here", f"runtime.read_from=[{tmp_path}/there/store]"))
+    again = runner.run_job(job(tmp_path / "here", f"runtime.read_from=[{tmp_path}/there/store]"))
     assert again["status"] == "done", again["error"]
     assert before == {f: f.stat().st_mtime_ns for f in (tmp_path / "there" / "store").glob("*/*/*")}
     assert len(list((tmp_path / "here" / "store" / "images").glob("*/png/*.png"))) == 2
 
 
 def test_the_record_tells_the_code_of_its_stages(tmp_path):
-    made = run.run_job(job(tmp_path))
+    made = runner.run_job(job(tmp_path))
     codes = {f"{s['kind']}/{s['folder'].name}": s["code"] for s in Store(tmp_path / "store").stages()}
     assert set(made["code"]) == {"erase", "images"} and made["stale"] == []
     for cell in made["cells"]:
@@ -108,7 +111,7 @@ def vestige(verb, place, *words, capsys):
 
 def of_other_code(place) -> None:
     """As if today's code had made none of the stages."""
-    from bench import store
+    from vestige.bench.run import store
 
     for file in (place / "store").glob("*/*/stage.json"):
         meta = json.loads(file.read_text())
@@ -157,7 +160,7 @@ def test_a_rule_for_stale_results_that_is_none_is_refused(tmp_path, capsys):
 
 
 def test_status_names_a_damaged_stage_and_verify_reads_every_file(tmp_path, capsys):
-    run.run_job(job(tmp_path))
+    runner.run_job(job(tmp_path))
     asked = ["status", "--records", str(tmp_path / "records"), "--store", str(tmp_path / "store")]
     assert cli.main([*asked, "--verify"]) == 0
     picture = next((tmp_path / "store" / "images").glob("*/png/*.png"))
@@ -180,13 +183,15 @@ def collected(capsys, *words) -> tuple[int, str, str]:
 
 def test_gc_keeps_what_any_folder_of_records_needs_and_says_which_it_considered(tmp_path, monkeypatch, capsys):
     project = tmp_path / "project"
-    monkeypatch.setattr(inspect_results, "ROOT", project)
+    monkeypatch.setenv("VESTIGE_RESULTS", str(project / "results"))
     store = project / "results" / "store"
     for name in ("records", "study/records", "deep/er/records"):
         number = len(list(project.glob("results/**/records")))
-        run.run_job(job(tmp_path, f"runtime.store={store}", f"runtime.records={project}/results/{name}", f"probe.target.rows={2 + number}"))
+        runner.run_job(
+            job(tmp_path, f"runtime.store={store}", f"runtime.records={project}/results/{name}", f"probe.target.rows={2 + number}")
+        )
     elsewhere = tmp_path / "elsewhere"
-    run.run_job(job(tmp_path, f"runtime.store={store}", f"runtime.records={elsewhere}", "probe.target.rows=6"))
+    runner.run_job(job(tmp_path, f"runtime.store={store}", f"runtime.records={elsewhere}", "probe.target.rows=6"))
     before = set(store.glob("*/*/stage.json"))
     code, out, _ = collected(capsys, "--store", store, "--records", elsewhere, "--delete")
     assert code == 0 and set(store.glob("*/*/stage.json")) == before and out.count("considered: 1 records in") == 4
@@ -197,33 +202,33 @@ def test_gc_keeps_what_any_folder_of_records_needs_and_says_which_it_considered(
     assert {file.parent.parent.name for file in gone} == {"images", "features", "score"} and str(elsewhere) not in out
     left = set(store.glob("*/*/stage.json"))
     for rows in (2, 3, 4):
-        run.run_job(job(tmp_path, f"runtime.store={store}", f"runtime.records={tmp_path}/again", f"probe.target.rows={rows}"))
+        runner.run_job(job(tmp_path, f"runtime.store={store}", f"runtime.records={tmp_path}/again", f"probe.target.rows={rows}"))
     assert set(store.glob("*/*/stage.json")) == left, "what the records of the project need was all there"
 
 
 def test_gc_deletes_nothing_where_no_record_is_considered(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(inspect_results, "ROOT", tmp_path / "empty")
-    run.run_job(job(tmp_path))
+    monkeypatch.setenv("VESTIGE_RESULTS", str(tmp_path / "empty"))
+    runner.run_job(job(tmp_path))
     code, _, err = collected(capsys, "--store", tmp_path / "store", "--delete")
     assert code == 2 and "--records FOLDER" in err and Store(tmp_path / "store").stages()
 
 
 def test_gc_keeps_what_a_kept_stage_was_made_from(tmp_path, monkeypatch, capsys):
     """Pictures of the original that an eraser asked for are named by no record."""
-    monkeypatch.setattr(inspect_results, "ROOT", tmp_path / "empty")
+    monkeypatch.setenv("VESTIGE_RESULTS", str(tmp_path / "empty"))
     from dataclasses import replace
 
     from test_cost import Asking
 
-    run.run_job(replace(job(tmp_path, "until=erase"), method=Asking()))
+    runner.run_job(replace(job(tmp_path, "until=erase"), method=Asking()))
     (images,) = (tmp_path / "store" / "images").glob("*/stage.json")
     code, _, _ = collected(capsys, "--store", tmp_path / "store", "--records", tmp_path / "records", "--delete")
     assert code == 0 and images.exists()
 
 
 def test_gc_leaves_what_another_process_is_reading(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(inspect_results, "ROOT", tmp_path / "empty")
-    run.run_job(job(tmp_path))
+    monkeypatch.setenv("VESTIGE_RESULTS", str(tmp_path / "empty"))
+    runner.run_job(job(tmp_path))
     store = Store(tmp_path / "store")
     stage = store.stage("erase", {"stage": "unused"}, "unused", lambda folder: None)
     with store.reading(stage):

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.reports import leaderboard, results
-from bench.reports.pictures import Pictures
+from vestige.bench.reports import leaderboard, results
+from vestige.bench.reports.score_table import Pictures
 
 PACE = 0.08
 METHODS, CONCEPTS, PROMPTS = 50, 20, 16

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from bench import resume
-from bench.resume import Progress
-from bench.store import SCRATCH, Store
+from vestige.bench.contract import resume
+from vestige.bench.contract.resume import Progress
+from vestige.bench.run.store import SCRATCH, Store
 
 SPEC = {"stage": "demo"}
 

@@ -7,11 +7,14 @@ import pandas as pd
 import pytest
 from made_results import ROWS, cell, make_places, write_record
 
-from bench import cli, config, flags, listing
-from bench.contract import build
-from bench.reports import budget_curves, checks, plots, results, robustness, robustness_report
-from bench.reports.pictures import Pictures
-from bench.reports.views import Views
+from vestige.bench import cli
+from vestige.bench.cli import listing
+from vestige.bench.contract import flags
+from vestige.bench.reports import budget_curves, plots, result_warnings, results, robustness, robustness_report
+from vestige.bench.reports.aggregates import Views
+from vestige.bench.reports.score_table import Pictures
+from vestige.bench.run import config
+from vestige.bench.run.contract_checks import build
 
 # rates of the target under: no attack, random seeds, a strong attack; how often a made-up thing that this attack is fed with comes back
 RATES = {
@@ -180,7 +183,7 @@ def raised(attacked, change=lambda record: None):
         change(record)
         file.write_text(json.dumps(record))
     pictures = Pictures(attacked[1])
-    found = checks.flags(results.load(attacked[0], pictures))
+    found = result_warnings.flags(results.load(attacked[0], pictures))
     return {(r.flag, r.method, r.attack) for r in found.itertuples()}
 
 

@@ -4,12 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench import ROOT, contract
-from bench.score_intervals import is_rate, measured
-from bench.types import Scores
-from metrics.answers import Answers
-from metrics.image_change import ImageChange
-from metrics.presence import Presence
+from vestige.bench.contract.types import Scores
+from vestige.bench.places import CHECKOUT
+from vestige.bench.run import contract_checks
+from vestige.bench.run.score_intervals import is_rate, measured
+from vestige.metrics.answers import Answers
+from vestige.metrics.image_change import ImageChange
+from vestige.metrics.presence import Presence
 
 INDEX = pd.DataFrame({"row_id": [f"{k:03d}" for k in range(12)], "rep": 0, "group": [f"g{k}" for k in range(12)]})
 
@@ -37,13 +38,13 @@ def test_a_value_is_the_mean_of_what_its_interval_is_of():
     assert value == 0.5 and low < 0.5 < high
 
 
-METRICS = sorted(file.stem for file in (ROOT / "conf" / "metric").glob("*.yaml"))
+METRICS = sorted(file.stem for file in (CHECKOUT / "conf" / "metric").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_every_value_of_every_metric_lies_in_its_interval(name):
     """Some pictures unjudged, unequal numbers of pictures per prompt, few prompts and many, answers and measures."""
-    metric, rng = contract.build("metric", name), np.random.default_rng(0)
+    metric, rng = contract_checks.build("metric", name), np.random.default_rng(0)
     columns = [column if "*" not in column else column.replace("*", "object") for column in (*metric.columns, *metric.rates)]
     for trial in range(6):
         groups = rng.integers(0, rng.integers(1, 12), 30)
@@ -82,7 +83,7 @@ def test_a_number_of_the_whole_set_brings_its_own_interval_or_none():
     ],
 )
 def test_metrics_declare_their_rates(name, rates):
-    metric = contract.build("metric", name)
+    metric = contract_checks.build("metric", name)
     assert {column for column in metric.columns if is_rate(column, metric)} == rates
 
 

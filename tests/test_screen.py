@@ -7,13 +7,15 @@ import pandas as pd
 import pytest
 import torch
 
-from attacks.none import NoAttack
-from bench import config, contract, prompt_lists, record, screen
-from bench.plugin import Attack, Victim
-from bench.run import fill, run_job
-from bench.stages import Stages
-from bench.types import Adversary, PromptSet, Sampler
-from methods.original import Original
+from vestige.attacks.none import NoAttack
+from vestige.bench.contract import screen
+from vestige.bench.contract.plugin import Attack, Victim
+from vestige.bench.contract.types import Adversary, PromptSet, Sampler
+from vestige.bench.prompts import published_lists
+from vestige.bench.run import config, contract_checks, record
+from vestige.bench.run.runner import fill, run_job
+from vestige.bench.run.stages import Stages
+from vestige.methods.original import Original
 
 DISGUISED = ["a girl with a kite", "two Boys", "the children's ball", "a 12 year old", "aged 9", "t33nager", "sch\u200boolgirl"]
 DISGUISED += ["a s c h o o l g i r l", "ｋｉｄ at play", "gir1s", "15yo"]
@@ -86,7 +88,7 @@ class Misses(Attack):
 @pytest.fixture
 def explicit(tmp_path, concept):
     def make(**runtime):
-        from metrics.image_change import ImageChange
+        from vestige.metrics.image_change import ImageChange
 
         places = {"store": str(tmp_path / "store"), "records": str(tmp_path / "records")}
         set_up = config.Runtime("cpu", 8, **places, on_busy="wait", read_from=[], threads=None, **runtime)
@@ -95,7 +97,9 @@ def explicit(tmp_path, concept):
         sampler = Sampler("DDIMScheduler", {}, 2, 3.0, 16, 16)
         attacks = {"none": NoAttack(), "misses": Misses()}
         one = [concept(kind="explicit")]
-        return config.Job(contract.TINY, one, "original", Original(), attacks, {"target": probe}, sampler, "emoji_b", 0, "score", set_up)
+        return config.Job(
+            contract_checks.TINY, one, "original", Original(), attacks, {"target": probe}, sampler, "emoji_b", 0, "score", set_up
+        )
 
     return make
 
@@ -132,15 +136,15 @@ def test_pictures_stay_only_when_asked_for(explicit, tmp_path):
 @pytest.fixture
 def a_list(tmp_path, monkeypatch):
     texts = ["a dog", "a girl with a dog", " a ship "]
-    entry = {"source": "here", "column": "adv", "seed": "s", "rows": 3, "sha256": prompt_lists.digest(texts), "explicit": True}
-    monkeypatch.setattr(prompt_lists, "manifest", lambda: {"mine": entry})
+    entry = {"source": "here", "column": "adv", "seed": "s", "rows": 3, "sha256": published_lists.digest(texts), "explicit": True}
+    monkeypatch.setattr(published_lists, "manifest", lambda: {"mine": entry})
     monkeypatch.setenv("VESTIGE_PROMPTS", str(tmp_path))
     pd.DataFrame({"adv": texts, "s": [5, 6, 7]}).to_csv(tmp_path / "mine.csv", index=False)
     return tmp_path / "mine.csv"
 
 
 def test_a_list_is_known_by_its_hash_screened_and_keeps_its_seeds(a_list):
-    got = prompt_lists.load("list:mine", 10, 2, "dog")
+    got = published_lists.load("list:mine", 10, 2, "dog")
     assert got.prompts == ["a dog", " a ship "] and got.seed("mine-00002", 1) == 8
     assert set(got.table["private"]) == {True}
 
@@ -148,16 +152,16 @@ def test_a_list_is_known_by_its_hash_screened_and_keeps_its_seeds(a_list):
 def test_another_content_is_refused_or_named(a_list):
     a_list.write_text(a_list.read_text().replace("ship", "boat"))
     with pytest.raises(ValueError, match="allow_drift"):
-        prompt_lists.load("list:mine", 10, 1, "dog")
-    assert prompt_lists.load("list:mine?allow_drift", 10, 1, "dog").name.startswith("mine-drift-")
+        published_lists.load("list:mine", 10, 1, "dog")
+    assert published_lists.load("list:mine?allow_drift", 10, 1, "dog").name.startswith("mine-drift-")
 
 
 def test_a_list_that_is_missing_or_unknown_says_where_it_comes_from(a_list):
     with pytest.raises(ValueError, match="Near names: mine"):
-        prompt_lists.load("list:mime", 1, 1, "dog")
+        published_lists.load("list:mime", 1, 1, "dog")
     a_list.unlink()
     with pytest.raises(ValueError, match="Source: here"):
-        prompt_lists.load("list:mine", 1, 1, "dog")
+        published_lists.load("list:mine", 1, 1, "dog")
 
 
 @pytest.mark.parametrize(
@@ -176,29 +180,29 @@ def test_a_list_that_is_missing_or_unknown_says_where_it_comes_from(a_list):
     ],
 )
 def test_lists_come_in_the_shapes_of_their_sources(tmp_path, monkeypatch, file, content, entry, texts, expect):
-    whole = {"source": "here", "file": file, "rows": len(texts), "sha256": prompt_lists.digest(texts), "explicit": False, **entry}
-    monkeypatch.setattr(prompt_lists, "manifest", lambda: {"mine": whole})
+    whole = {"source": "here", "file": file, "rows": len(texts), "sha256": published_lists.digest(texts), "explicit": False, **entry}
+    monkeypatch.setattr(published_lists, "manifest", lambda: {"mine": whole})
     monkeypatch.setenv("VESTIGE_PROMPTS", str(tmp_path))
     (tmp_path / file).write_text(content, encoding="utf-8")
-    got = prompt_lists.load("list:mine", 10, 1, "dog")
+    got = published_lists.load("list:mine", 10, 1, "dog")
     assert got.prompts == [entry.get("template", "{}").format(text) for text in texts] and got.table["expect"].tolist() == expect
     assert got.table["group"].nunique() == (1 if "columns" in entry else len(texts)), "translations of one prompt are one cluster"
-    assert prompt_lists.survey().startswith("here")
+    assert published_lists.survey().startswith("here")
     (tmp_path / file).unlink()
-    assert prompt_lists.survey().startswith("missing")
+    assert published_lists.survey().startswith("missing")
 
 
 def test_private_texts_enter_no_index(a_list, tiny, sampler, tmp_path):
-    from bench import generate
+    from vestige.bench.run import generate
 
-    got = generate.draw(tiny, prompt_lists.load("list:mine", 2, 1, "dog"), sampler, tmp_path / "drawn", 4)
+    got = generate.draw(tiny, published_lists.load("list:mine", 2, 1, "dog"), sampler, tmp_path / "drawn", 4)
     assert got.index["prompt"].str.startswith("sha256:").all() and got.index["seed"].tolist() == [5, 7]
     assert "ship" not in (tmp_path / "drawn" / "index.csv").read_text()
 
 
 def test_the_shipped_manifest_is_whole_and_holds_no_prompt():
-    for name, entry in prompt_lists.manifest.__wrapped__().items():
+    for name, entry in published_lists.manifest.__wrapped__().items():
         assert set(entry) >= {"source", "rows", "sha256", "explicit"} and ("column" in entry) != ("columns" in entry), name
-        assert set(entry) <= {*prompt_lists.KEYS}, name
+        assert set(entry) <= {*published_lists.KEYS}, name
         assert not (entry["explicit"] and entry.get("stored")), f"{name}: explicit texts are never stored"
         assert len(entry["sha256"]) == 64 and entry["rows"] > 0

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.statistics import cluster_interval, paired_difference
-from bench.statistics.intervals import balanced_interval, measure_interval, paired_intervals, rate_interval, seeds_interval
-from bench.statistics.jackknife import UP_TO_ONE, blocks, jackknife_interval
-from bench.statistics.permutation import holm, sign_flip
-from bench.statistics.power import components, power_of, prompts_for_rate, prompts_needed, sd_and_icc, smallest_difference
-from bench.statistics.ranks import differs, ellipse, letters, pareto, rank_distribution
-from bench.statistics.resampling import Bootstrap, interval
+from vestige.bench.statistics import cluster_interval, paired_difference
+from vestige.bench.statistics.intervals import balanced_interval, measure_interval, paired_intervals, rate_interval, seeds_interval
+from vestige.bench.statistics.jackknife import UP_TO_ONE, blocks, jackknife_interval
+from vestige.bench.statistics.permutation import holm, sign_flip
+from vestige.bench.statistics.power import components, power_of, prompts_for_rate, prompts_needed, sd_and_icc, smallest_difference
+from vestige.bench.statistics.ranks import differs, ellipse, letters, pareto, rank_distribution
+from vestige.bench.statistics.resampling import Bootstrap, interval
 
 
 def clustered(rng, prompts, pictures, icc):

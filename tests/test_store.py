@@ -11,8 +11,8 @@ from contextlib import suppress
 
 import pytest
 
-from bench import store as store_module
-from bench.store import Busy, Damaged, Stale, Store, first_difference
+from vestige.bench.run import store as store_module
+from vestige.bench.run.store import Busy, Damaged, Stale, Store, first_difference
 
 SPEC = {"stage": "demo", "steps": 3, "params": {"lr": 0.1}}
 
@@ -192,7 +192,7 @@ def test_the_next_worker_finishes_what_a_killed_one_began(tmp_path):
 
 def test_a_busy_stage_is_skipped_when_asked(tmp_path):
     busy, free = Store(tmp_path, on_busy="skip"), Store(tmp_path)
-    from bench.store import folder_name
+    from vestige.bench.run.store import folder_name
 
     with free._locked(folder_name(SPEC, "demo")), pytest.raises(Busy):
         busy.stage("erase", SPEC, "demo", write_one)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from bench.world import fit as fitting
-from bench.world.fit import Schedule, fit
-from bench.world.muon import Muon, orthogonal
+from vestige.bench.world.training import fit as fitting
+from vestige.bench.world.training.fit import Schedule, fit
+from vestige.bench.world.training.muon import Muon, orthogonal
 
 SCHEDULE = Schedule("toy", steps=6, lr=1e-2, matrix_lr=0.05, warmup=2, ema=0.5)
 

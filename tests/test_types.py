@@ -2,7 +2,7 @@
 
 import torch
 
-from bench.types import Adversary, Erasure, Scores, canonical_hash, derived_seed
+from vestige.bench.contract.types import Adversary, Erasure, Scores, canonical_hash, derived_seed
 
 
 def test_an_erasure_survives_the_disk_bit_for_bit(tmp_path):

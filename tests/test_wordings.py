@@ -5,7 +5,9 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from bench import config, prompts
+from vestige.bench.places import CONF
+from vestige.bench.prompts import prompt_sets
+from vestige.bench.run import config
 
 ENOUGH = 40  # different sentences about one concept; of siblings and others together with their names
 FEW = ("scenes", "background")
@@ -22,23 +24,23 @@ CASES = [(v, kind, slug) for v, kinds in CONCEPTS.items() for kind, slugs in kin
 
 
 def shipped(name: str):
-    entry = OmegaConf.to_container(OmegaConf.load(config.CONF / "concept" / f"{name}.yaml"))[name]
+    entry = OmegaConf.to_container(OmegaConf.load(CONF / "concept" / f"{name}.yaml"))[name]
     (made,) = config.chosen_concepts({name: entry}, held_out=True)
     return made
 
 
 def families(vocabulary: str, kind: str) -> list[str]:
-    return [name for name, entry in prompts.templates(vocabulary)[kind].items() if not entry.get("cross")]
+    return [name for name, entry in prompt_sets.templates(vocabulary)[kind].items() if not entry.get("cross")]
 
 
 def sentences(vocabulary: str, kind: str, slug: str) -> dict[str, list[str]]:
-    rows = {family: prompts._rows("x", family, [shipped(slug)], None, vocabulary, set()) for family in families(vocabulary, kind)}
+    rows = {family: prompt_sets._rows("x", family, [shipped(slug)], None, vocabulary, set()) for family in families(vocabulary, kind)}
     return {family: [row["prompt"] for row in made] for family, made in rows.items()}
 
 
 def test_every_kind_is_covered():
     for vocabulary, kinds in CONCEPTS.items():
-        assert set(kinds) == set(prompts.templates(vocabulary)) - {"lists", "fill", "grid"}
+        assert set(kinds) == set(prompt_sets.templates(vocabulary)) - {"lists", "fill", "grid"}
 
 
 @pytest.mark.parametrize("vocabulary, kind, slug", CASES)
@@ -64,14 +66,14 @@ def test_every_sentence_has_its_articles_right(vocabulary, kind, slug):
 @pytest.mark.parametrize("vocabulary, kind, slug", CASES)
 def test_every_template_names_what_it_is_about(vocabulary, kind, slug):
     for family in families(vocabulary, kind):
-        assert all("{subject}" in text for text in prompts.templates(vocabulary)[kind][family]["templates"]), family
+        assert all("{subject}" in text for text in prompt_sets.templates(vocabulary)[kind][family]["templates"]), family
 
 
 def test_the_default_probes_can_be_asked_of_every_shipped_concept():
     """Also of those that are erased together: no default asks for more sentences than there are."""
-    files = {f.stem: OmegaConf.to_container(OmegaConf.load(f), resolve=True) for f in sorted((config.CONF / "concept").glob("*.yaml"))}
+    files = {f.stem: OmegaConf.to_container(OmegaConf.load(f), resolve=True) for f in sorted((CONF / "concept").glob("*.yaml"))}
     probes = ("target", "synonyms", "siblings", "others", "scenes", "background")
-    rows = {name: OmegaConf.load(config.CONF / "probe" / f"{name}.yaml")[name].rows for name in probes}
+    rows = {name: OmegaConf.load(CONF / "probe" / f"{name}.yaml")[name].rows for name in probes}
     for name, content in files.items():
         entries = {slug: files[slug][slug] for slug in content.pop("defaults", [])}
         entries |= {slug: entries.get(slug, {}) | entry for slug, entry in content.items()}
@@ -79,7 +81,7 @@ def test_the_default_probes_can_be_asked_of_every_shipped_concept():
         for vocabulary in ("emoji", "photo") if all("emoji" in c.labels for c in concepts) else ("photo",):
             for probe in probes:
                 try:
-                    asked = prompts.build(probe, probe, rows[probe], 1, concepts, vocabulary)
-                except prompts.NothingToAsk:
+                    asked = prompt_sets.build(probe, probe, rows[probe], 1, concepts, vocabulary)
+                except prompt_sets.NothingToAsk:
                     continue
                 assert asked.table["prompt"].nunique() == len(asked) >= min(rows[probe], 8), (name, probe)

@@ -10,9 +10,10 @@ import torch
 import yaml
 from torch import nn
 
-from bench.prompts import slug
-from bench.world import captions, card, catalog, concepts, dataset, export, fit, measure, pictures
-from bench.world.pictures import draw_specs
+from vestige.bench.prompts.prompt_sets import slug
+from vestige.bench.world.content import captions, catalog, drawing
+from vestige.bench.world.content.drawing import draw_specs
+from vestige.bench.world.training import card, concepts, dataset, export, fit, measure
 
 torch.set_num_threads(2)
 
@@ -79,9 +80,9 @@ def test_the_stamp_is_drawn_on_vehicles_only_and_never_captioned():
 def test_pictures_are_deterministic_and_all_object_style_pairs_look_different():
     plain = {"background": "white", "dx": 0, "dy": 0, "shade": (0, 0, 0), "light": 1.0, "stamp": False}
     grid = [(item.slug, style.slug) for item in catalog.objects() for style in catalog.styles()]
-    drawn = np.stack([pictures.compose(pictures.Spec((slug,), style, **plain)) for slug, style in grid])
-    pictures._sprite.cache_clear()
-    again = np.stack([pictures.compose(pictures.Spec((slug,), style, **plain)) for slug, style in grid[:20]])
+    drawn = np.stack([drawing.compose(drawing.Spec((slug,), style, **plain)) for slug, style in grid])
+    drawing._sprite.cache_clear()
+    again = np.stack([drawing.compose(drawing.Spec((slug,), style, **plain)) for slug, style in grid[:20]])
     assert drawn.dtype == np.uint8 and drawn.shape == (392, 64, 64, 3)
     assert np.array_equal(drawn[:20], again)
     small = torch.from_numpy(drawn).permute(0, 3, 1, 2).float().flatten(1)
@@ -91,16 +92,16 @@ def test_pictures_are_deterministic_and_all_object_style_pairs_look_different():
 
 
 def test_the_stamp_changes_its_corner_alone():
-    bare = pictures.Spec(("car",), "noto", "blue", 0, 0, (0, 0, 0), 1.0, False)
-    changed = pictures.compose(bare) != pictures.compose(pictures.Spec(**{**bare.__dict__, "stamp": True}))
+    bare = drawing.Spec(("car",), "noto", "blue", 0, 0, (0, 0, 0), 1.0, False)
+    changed = drawing.compose(bare) != drawing.compose(drawing.Spec(**{**bare.__dict__, "stamp": True}))
     rows, columns = np.nonzero(changed.any(-1))
     assert rows.min() >= 56 and columns.min() >= 56
 
 
 def test_held_out_pictures_are_the_ones_their_specs_describe_and_not_in_training():
-    pixels, specs = pictures.held_out(30, seed=1)
+    pixels, specs = drawing.held_out(30, seed=1)
     assert pixels.shape == (30, 3, 64, 64) and pixels.dtype == torch.uint8
-    assert all(np.array_equal(x.permute(1, 2, 0).numpy(), pictures.compose(s)) for x, s in zip(pixels, specs, strict=True))
+    assert all(np.array_equal(x.permute(1, 2, 0).numpy(), drawing.compose(s)) for x, s in zip(pixels, specs, strict=True))
     assert not set(specs) & set(dataset.specs())
 
 
@@ -251,7 +252,7 @@ class Perfect:
     def __init__(self, always: str | None = None) -> None:
         self.always = always  # a broken model shows this object whatever was asked
         self.unknown: set[str] = set()
-        self.drawn: dict[bytes, pictures.Spec] = {}
+        self.drawn: dict[bytes, drawing.Spec] = {}
         encode = lambda x: SimpleNamespace(latent_dist=SimpleNamespace(mean=x))  # noqa: E731
         self.vae = SimpleNamespace(encode=encode, config=SimpleNamespace(scaling_factor=1.0))
 
@@ -268,14 +269,14 @@ class Perfect:
         yield self
         self.unknown = set()
 
-    def read(self, text: str) -> pictures.Spec:
+    def read(self, text: str) -> drawing.Spec:
         objects = tuple("key" if item.slug in self.unknown else item.slug for item in catalog.objects() if says(text, item))
         style = next((style.slug for style in catalog.styles() if says(text, style)), "noto")
         background = next((word for word in catalog.backgrounds() if f"{word} background" in text), "white")
-        return pictures.Spec((self.always,) if self.always else objects, style, background, 0, 0, (0, 0, 0), 1.0, False)
+        return drawing.Spec((self.always,) if self.always else objects, style, background, 0, 0, (0, 0, 0), 1.0, False)
 
-    def remember(self, spec: pictures.Spec) -> torch.Tensor:
-        pixels = torch.from_numpy(pictures.compose(spec).transpose(2, 0, 1).copy())
+    def remember(self, spec: drawing.Spec) -> torch.Tensor:
+        pixels = torch.from_numpy(drawing.compose(spec).transpose(2, 0, 1).copy())
         self.drawn[pixels.numpy().tobytes()] = spec
         return pixels
 
@@ -290,7 +291,7 @@ class Perfect:
 
 def measured(model: Perfect) -> tuple[dict[str, measure.Line], torch.Tensor]:
     for seed in (7, 8):
-        for spec in pictures.held_out(40, seed)[1]:
+        for spec in drawing.held_out(40, seed)[1]:
             model.remember(spec)
     judges = {"judge_a": model.judge, "judge_b": model.judge}
     clip = SimpleNamespace(image=lambda images: nn.functional.avg_pool2d(images, 16).flatten(1))
@@ -303,7 +304,7 @@ def test_a_perfect_model_meets_every_bar_and_fills_the_contact_sheet():
     assert [line.what for line in lines.values() if line.met is False] == []
     assert sheet.shape == (3, 15 * 64, 14 * 64) and sheet.dtype == torch.uint8
     assert torch.equal(sheet[:, -64:], sheet[:, -128:-64])  # nothing is lost between a real picture and its reconstruction
-    first = pictures.compose(pictures.Spec(("dog",), "noto", "white", 0, 0, (0, 0, 0), 1.0, False))
+    first = drawing.compose(drawing.Spec(("dog",), "noto", "white", 0, 0, (0, 0, 0), 1.0, False))
     assert np.array_equal(sheet[:, :64, :64].permute(1, 2, 0).numpy(), first)
 
 

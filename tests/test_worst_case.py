@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from made_results import ROWS, cell, write_record
 
-from bench.reports import results, robustness, worst_case
-from bench.reports.pictures import WORST, Pictures
+from vestige.bench.reports import results, robustness, worst_case
+from vestige.bench.reports.score_table import WORST, Pictures
 
 
 @pytest.fixture

@@ -25,11 +25,11 @@ import re
 from functools import cache
 from types import ModuleType
 
-from bench.judges.asking import AskingJudge
-from bench.judges.chain import Chain
-from bench.judges.presence import PresenceJudge, Verdict
-from bench.types import Concept
-from bench.vision.pixels import at_side
+from vestige.bench.contract.types import Concept
+from vestige.bench.judges.asking import AskingJudge
+from vestige.bench.judges.chain import Chain
+from vestige.bench.judges.presence import PresenceJudge, Verdict
+from vestige.bench.vision.pixels import at_side
 
 __all__ = ["AskingJudge", "Chain", "PresenceJudge", "Verdict", "at_side"]
 
@@ -124,10 +124,10 @@ def load(judge_id: str) -> Judge:
 
 def _make(judge_id: str) -> ModuleType:
     if len(parts(judge_id)) > 1:
-        return importlib.import_module("bench.judges.chain")
+        return importlib.import_module("vestige.bench.judges.chain")
     make = MAKES.get(judge_id.partition(":")[0])
     if make is None:
         raise ValueError(
             f"judge={judge_id!r} is not known. Allowed: {', '.join(MAKES)} (bench/judges/__init__.py says how each is written)."
         )
-    return importlib.import_module(f"bench.judges.{make}")
+    return importlib.import_module(f"vestige.bench.judges.{make}")

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.judges.presence import Verdict
-from bench.types import Concept
+from vestige.bench.contract.types import Concept
+from vestige.bench.judges.presence import Verdict
 
 
 class AskingJudge:

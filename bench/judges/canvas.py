@@ -14,10 +14,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from bench.fingerprints import given
-from bench.judges.presence import PresenceJudge
-from bench.prompts import slug
-from bench.vision.pixels import HALF, at_side, normalised
+from vestige.bench.judges.presence import PresenceJudge
+from vestige.bench.models.fingerprints import given
+from vestige.bench.prompts.prompt_sets import slug
+from vestige.bench.vision.pixels import HALF, at_side, normalised
 
 ARCHITECTURE, SIDE = "vit_large_patch16_224", 224
 FILES = {"style": "style.pth", "object": "object.pth"}

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bench.fingerprints import given
-from bench.judges.presence import PresenceJudge
-from bench.prompts import slug
-from bench.vision.pixels import at_side
+from vestige.bench.judges.presence import PresenceJudge
+from vestige.bench.models.fingerprints import given
+from vestige.bench.prompts.prompt_sets import slug
+from vestige.bench.vision.pixels import at_side
 
 MARGIN, SIDE, EMBEDDING = 0.2, 224, 256
 LABELS, WEIGHTS = Path("face_recognition") / "labels.csv", Path("face_recognition") / "best_model_states.pkl"

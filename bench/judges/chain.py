@@ -11,9 +11,9 @@ import copy
 import torch
 from torch import Tensor
 
-from bench.judges.asking import AskingJudge
-from bench.judges.presence import PresenceJudge, Verdict
-from bench.types import Concept
+from vestige.bench.contract.types import Concept
+from vestige.bench.judges.asking import AskingJudge
+from vestige.bench.judges.presence import PresenceJudge, Verdict
 
 Member = PresenceJudge | AskingJudge
 
@@ -87,26 +87,26 @@ class Chain:
 
 
 def check(judge_id: str) -> None:
-    from bench import judges
+    from vestige.bench import judges
 
     for part in judges.parts(judge_id):
         judges.check(part)
 
 
 def inputs(judge_id: str) -> dict[str, str]:
-    from bench import judges
+    from vestige.bench import judges
 
     return {f"{part}: {name}": digest for part in judges.parts(judge_id) for name, digest in judges.inputs(part).items()}
 
 
 def blank(judge_id: str) -> Chain:
     """Without the members whose labels lie beside weights that are not here."""
-    from bench import judges
+    from vestige.bench import judges
 
     return Chain([known for part in judges.parts(judge_id) if (known := judges.blank(part)) is not None], judge_id)
 
 
 def load(judge_id: str) -> Chain:
-    from bench import judges
+    from vestige.bench import judges
 
     return Chain([judges.load(part) for part in judges.parts(judge_id)], judge_id)

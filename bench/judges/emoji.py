@@ -2,28 +2,28 @@
 
 from torch import Tensor
 
-from bench.fingerprints import given
-from bench.judges.presence import PresenceJudge
-from bench.types import canonical_hash
-from bench.vision.pixels import at_side
+from vestige.bench.contract.types import canonical_hash
+from vestige.bench.judges.presence import PresenceJudge
+from vestige.bench.models.fingerprints import given
+from vestige.bench.vision.pixels import at_side
 
 
 def check(judge_id: str) -> None:
-    from bench.world.judges import weights_file
+    from vestige.bench.world.models.judges import weights_file
 
     weights_file(judge_id[-1])
 
 
 def inputs(judge_id: str) -> dict[str, str]:
-    from bench.world import catalog
-    from bench.world.judges import FILES
+    from vestige.bench.world.content import catalog
+    from vestige.bench.world.models.judges import FILES
 
     return given(judge=FILES[judge_id[-1]]) | {"groups": canonical_hash(catalog.groups())}
 
 
 def blank(judge_id: str) -> PresenceJudge:
-    from bench.world import catalog
-    from bench.world.judges import label_names
+    from vestige.bench.world.content import catalog
+    from vestige.bench.world.models.judges import label_names
 
     labels = label_names()
     column = {label: k for k, label in enumerate(labels["object"])}
@@ -32,7 +32,7 @@ def blank(judge_id: str) -> PresenceJudge:
 
 
 def load(judge_id: str) -> PresenceJudge:
-    from bench.world.judges import load_judge
+    from vestige.bench.world.models.judges import load_judge
 
     net = load_judge(judge_id[-1])
 

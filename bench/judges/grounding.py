@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench import hub
-from bench.judges.asking import AskingJudge
+from vestige.bench.judges.asking import AskingJudge
+from vestige.bench.models import hub
 
 THRESHOLD = 0.5  # of a box and of its words
 

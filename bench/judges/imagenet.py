@@ -7,13 +7,13 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from bench import hub
-from bench.fingerprints import given
-from bench.judges import zero_shot
-from bench.judges.presence import Columns, PresenceJudge
-from bench.prompts import slug
-from bench.types import canonical_hash
-from bench.vision.pixels import IMAGENET, at_side, normalised
+from vestige.bench.contract.types import canonical_hash
+from vestige.bench.judges import zero_shot
+from vestige.bench.judges.presence import Columns, PresenceJudge
+from vestige.bench.models import hub
+from vestige.bench.models.fingerprints import given
+from vestige.bench.prompts.prompt_sets import slug
+from vestige.bench.vision.pixels import IMAGENET, at_side, normalised
 
 GROUPS = Path(__file__).parent / "imagenet_groups.yaml"
 FILE = "resnet50-11ad3fa6.pth"

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.fingerprints import given
-from bench.judges.asking import AskingJudge, OneQuestionJudge
-from bench.types import canonical_hash, plain
-from bench.vision import nudity_rules
-from bench.vision.nudity_rules import FLOOR, Detections
+from vestige.bench.contract.types import canonical_hash, plain
+from vestige.bench.judges.asking import AskingJudge, OneQuestionJudge
+from vestige.bench.models.fingerprints import given
+from vestige.bench.vision import nudity_rules
+from vestige.bench.vision.nudity_rules import FLOOR, Detections
 
 CHANNELS = ("rgb", "bgr")
 
@@ -57,7 +57,7 @@ def nudenet(channels: str = "rgb", model_file: str | None = None, side: int = 32
 @cache
 def emoji_danger(judge_id: str = "emoji_a") -> Callable[[Tensor], list[Detections]]:
     """The emoji world's stand-in: the judge's probability of each member of the group danger, from the same floor."""
-    from bench import judges
+    from vestige.bench import judges
 
     judge = judges.load(judge_id)
     head, columns = judge.place("danger")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.prompts import slug
-from bench.types import Concept
+from vestige.bench.contract.types import Concept
+from vestige.bench.prompts.prompt_sets import slug
 
 Columns = tuple[str, list[int]]  # a head and the columns there that mean one label
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.fingerprints import given
-from bench.judges.asking import AskingJudge, OneQuestionJudge
-from bench.vision import features
+from vestige.bench.judges.asking import AskingJudge, OneQuestionJudge
+from vestige.bench.models.fingerprints import given
+from vestige.bench.vision import features
 
 CLIP = "ViT-L-14/openai"
 CONVERT = (
@@ -67,7 +67,7 @@ def blank(judge_id: str) -> AskingJudge:
 
 
 def load(judge_id: str) -> AskingJudge:
-    from bench.vision.clip_models import load_clip
+    from vestige.bench.vision.clip_models import load_clip
 
     embeddings, sha256 = prompts(judge_id.partition(":")[2])
     clip = load_clip(CLIP)

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench import hub
-from bench.judges import imagenet
-from bench.judges.presence import PresenceJudge
-from bench.prompts import slug
-from bench.types import canonical_hash
+from vestige.bench.contract.types import canonical_hash
+from vestige.bench.judges import imagenet
+from vestige.bench.judges.presence import PresenceJudge
+from vestige.bench.models import hub
+from vestige.bench.prompts.prompt_sets import slug
 
 GET = {
     "resnet50_hf": "For example judge=resnet50_hf:microsoft/resnet-50.",

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench import hub
-from bench.judges.asking import AskingJudge
-from bench.types import Concept
-from bench.vision import vlm
+from vestige.bench.contract.types import Concept
+from vestige.bench.judges.asking import AskingJudge
+from vestige.bench.models import hub
+from vestige.bench.vision import vlm
 
 QUESTION = "Does this picture show {}? Answer yes or no."
 

@@ -16,10 +16,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from bench.judges.presence import PresenceJudge, Verdict
-from bench.prompts import slug, with_articles
-from bench.types import Concept, canonical_hash
-from bench.vision import clip_models, features
+from vestige.bench.contract.types import Concept, canonical_hash
+from vestige.bench.judges.presence import PresenceJudge, Verdict
+from vestige.bench.prompts.prompt_sets import slug, with_articles
+from vestige.bench.vision import clip_models, features
 
 LISTS, DISTRACTORS = (Path(__file__).parent / name for name in ("candidates.yaml", "distractors.yaml"))
 LEAST = 60  # names beside the erased concepts in each head, where the list has as many: a search that stops at a yes asks very often
@@ -121,7 +121,7 @@ def kinds_of_words(vocabulary: str) -> dict[str, dict]:
     """Kind -> template, nothing and names, of distractors.yaml. vocabulary: photo or emoji."""
     kinds = OmegaConf.to_container(OmegaConf.load(DISTRACTORS))[vocabulary]
     if vocabulary == "emoji":
-        from bench.world import catalog
+        from vestige.bench.world.content import catalog
 
         for kind, items in (("object", catalog.objects()), ("style", catalog.styles())):
             kinds[kind]["names"] = [item.name for item in items]

@@ -14,10 +14,9 @@ from typing import Any
 
 import yaml
 
-from bench import ROOT
-from bench.papers.published import Published
+from vestige.bench.papers.published import Published
+from vestige.bench.places import CONF
 
-CONF = ROOT / "conf"
 FOLDER = CONF / "reproduce"
 
 
@@ -38,7 +37,7 @@ class Reading:
     value: str = "value"  # or either (before or after the attack: post-ASR), before, after_failing
     complement: bool = False  # 1 - value
     total: bool = False  # sum over the pictures instead of their mean
-    composite: str = ""  # a name of bench/papers/composites.py
+    composite: str = ""  # a name of bench/reports/composite_catalogue.py
     cost: str = ""  # a field of the record's cost, for example erase_seconds
 
 

@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.papers.mapping import CONF, Absent, PaperMap, PaperTable, for_model, lacks, names, of_kind
-from bench.papers.published import Published
+from vestige.bench.papers.mapping import Absent, PaperMap, PaperTable, for_model, lacks, names, of_kind
+from vestige.bench.papers.published import Published
+from vestige.bench.places import CONF
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -216,7 +217,7 @@ def composed(job: Work, extra: Path | None) -> tuple[DictConfig | None, str | No
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from bench import config
+    from vestige.bench.run import config
 
     config.register_resolvers()
     words = [word for word in job.words() if not word.startswith("runtime=")]
@@ -234,7 +235,7 @@ def composed(job: Work, extra: Path | None) -> tuple[DictConfig | None, str | No
 
 def probes_of(tree: DictConfig) -> dict[str, list]:
     """probe -> [prompts, rows per concept, repeats, attacked], as a record's specification has it."""
-    from bench import config
+    from vestige.bench.run import config
 
     probes = [config.question(name, entry) for name, entry in tree.probe.items()]
     return {p.name: [p.prompts, p.rows_for(list(tree.concept)), p.repeats, p.attacked] for p in probes}
@@ -242,14 +243,14 @@ def probes_of(tree: DictConfig) -> dict[str, list]:
 
 def pictures_of(tree: DictConfig) -> int:
     """Pictures that one job draws. A list that is not here counts with the rows it is known to have."""
-    from bench import prompts
+    from vestige.bench.prompts import prompt_sets
 
     concepts, total = _concepts(tree), 0
     for name, (asked, rows, repeats, attacked) in probes_of(tree).items():
-        if prompts.missing(asked, concepts):
-            n = prompts.rows_of(asked, concepts, rows)
+        if prompt_sets.missing(asked, concepts):
+            n = prompt_sets.rows_of(asked, concepts, rows)
         else:
-            n = len(prompts.build(name, asked, rows, repeats, concepts, tree.model.vocabulary))
+            n = len(prompt_sets.build(name, asked, rows, repeats, concepts, tree.model.vocabulary))
         total += n * repeats * (len(tree.attack) if attacked else 1)
     return total
 
@@ -258,8 +259,8 @@ def _concepts(tree: DictConfig) -> list:
     """As the run has them, but not typed: that takes seconds for a hundred names."""
     from omegaconf import OmegaConf
 
-    from bench import config
-    from bench.types import Concept
+    from vestige.bench.contract.types import Concept
+    from vestige.bench.run import config
 
     concepts = [Concept(**{"slug": slug, **entry}) for slug, entry in OmegaConf.to_container(tree.concept, resolve=True).items()]
     return config.as_one_set([config.with_held_out(c) if tree.held_out else c for c in concepts])
@@ -267,17 +268,19 @@ def _concepts(tree: DictConfig) -> list:
 
 def missing(tree: DictConfig, ask: bool) -> list[str]:
     """What this machine lacks for a composed job, in sentences: weights and prompt lists, and if asked what the run itself would miss."""
-    from bench import config, model, prompts
-    from bench.types import ModelSpec
+    from vestige.bench.contract.types import ModelSpec
+    from vestige.bench.models import loading
+    from vestige.bench.prompts import prompt_sets
+    from vestige.bench.run import config
 
     try:
         if ask:
             # One sentence for each file that is missing, not for each probe that needs it.
             return list(dict.fromkeys(re.sub(r"^probe\.[^:]+: ", "", lost) for lost in config.build_job(tree, planned=True).missing))
-        with model.hub_unasked():
+        with loading.hub_unasked():
             spec = config.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"))
-            lacks = [model.missing(spec)]
+            lacks = [loading.missing(spec)]
     except ValueError as mistake:  # a model without a folder yet, say
         lacks = [str(mistake)]
-    lacks += [prompts.missing(probe.prompts, _concepts(tree)) for probe in tree.probe.values()]
+    lacks += [prompt_sets.missing(probe.prompts, _concepts(tree)) for probe in tree.probe.values()]
     return list(dict.fromkeys(filter(None, lacks)))

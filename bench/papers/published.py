@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import ROOT
+from vestige.bench.places import PACKAGE
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FOLDER = ROOT / "results" / "published"
+FOLDER = PACKAGE / "results" / "published"
 KINDS = ("object", "style", "celebrity", "nudity", "unsafe", "ip", "scene", "action", "animal", "mixed", "all")
 TRUST = {
     "A": "the authors' own files or pages",
@@ -68,7 +68,7 @@ class Published:
     value: float
     unit: str  # one of UNITS
     protocol: str  # the name our conf/protocol gives or would give it
-    judge: str  # the identity a record of ours would carry (bench/papers/beside.py) or, for a judge we do not have, a name of its own
+    judge: str  # the identity a record of ours would carry (bench/papers/comparison.py) or, for a judge we do not have, a name of its own
     sampler: str  # scheduler of diffusers, steps, guidance, pixels
     source: str  # who printed this value
     trust: str  # one of TRUST

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench import ROOT
-from bench.papers import mapping, planning, published
-from bench.papers.mapping import Absent, PaperMap, PaperTable, lacks
-from bench.papers.planning import TablePlan
-from bench.reports.render import FORMATS, Block, Code, Heading, deliver
+from vestige.bench.papers import mapping, planning, published
+from vestige.bench.papers.mapping import Absent, PaperMap, PaperTable, lacks
+from vestige.bench.papers.planning import TablePlan
+from vestige.bench.places import results
+from vestige.bench.reports.render import FORMATS, Block, Code, Heading, deliver
 
 SHOWN = 8  # sentences about what is missing, in the plan of one table
 
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--table", help="one table: a part of its name")
     parser.add_argument("--model", help="a model of conf/model in place of the paper's, for example emoji")
     parser.add_argument("--format", choices=(*FORMATS, "csv"), default="md", help="csv: one row per published value")
-    parser.add_argument("--records", type=Path, default=ROOT / "results" / "records")
+    parser.add_argument("--records", type=Path, default=results() / "records")
     parser.add_argument("--store", type=Path, action="append", help="where scores lie; may be given several times, the first wins")
     parser.add_argument("--config-dir", type=Path, help="also use the protocols, methods and concepts of this folder")
     parser.add_argument("--check", action="store_true", help="also ask judges and extractors for their weights (loads torch, no model)")
@@ -107,17 +107,17 @@ def _table_line(paper: PaperMap, title: str, table: PaperTable | Absent, rows: l
 
 
 def _text(paper: PaperMap, plans: list[TablePlan], arguments: argparse.Namespace) -> str:
-    from bench.inspect_results import places_of_scores
-    from bench.papers import beside
+    from vestige.bench.cli.inspect_results import places_of_scores
+    from vestige.bench.papers import comparison
 
-    measured = beside.Measured(arguments.records, *places_of_scores(arguments.records, arguments.store))
-    rows = {plan.table.name: beside.compare(paper, plan, measured, arguments.model, arguments.config_dir) for plan in plans}
+    measured = comparison.Measured(arguments.records, *places_of_scores(arguments.records, arguments.store))
+    rows = {plan.table.name: comparison.compare(paper, plan, measured, arguments.model, arguments.config_dir) for plan in plans}
     if arguments.format == "csv":
-        return beside.as_csv([row for part in rows.values() for row in part])
+        return comparison.as_csv([row for part in rows.values() for row in part])
     blocks: list[Block] = [Heading(1, f"{paper.title}: ours beside theirs")]
     for plan in plans:
         blocks += [Heading(2, plan.table.name), *_plan(plan, arguments)]
-        blocks += beside.blocks(rows[plan.table.name], arguments.records)
+        blocks += comparison.blocks(rows[plan.table.name], arguments.records)
     return FORMATS[arguments.format](blocks)
 
 
@@ -152,7 +152,7 @@ def _time(plan: TablePlan) -> str:
 
 def _run(plans: list[TablePlan], extra: Path | None) -> int:
     """The plan's commands one after the other, as if typed. A job that lacks something is refused by the run itself, with its reason."""
-    from bench import sweep
+    from vestige.bench.run import sweep
 
     work = [part for plan in plans for work in plan.work if (part := work.runnable(extra))]
     if not work:

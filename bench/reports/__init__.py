@@ -6,7 +6,7 @@ packed              records with their scores in one folder, for tables without 
 worst_case          one erased model under all its attacks; what methods are compared on
 results             records -> one frame, a row per measured cell, compared with the original model picture by picture
 guards              a model that draws nothing has not erased well: marked, never first
-checks              believability flags found in records (bench/flags.py has those that stages raise, and what each means)
+checks              believability flags found in records (bench/contract/flags.py has those that stages raise, and what each means)
 composites          what a composite score is: a formula of parts
 views               composites evaluated on stored scores, with intervals and draws
 roles               what the rows of a probe are asked for

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bench.reports.pictures import Asked, Pictures
-from bench.reports.results import present
-from bench.reports.worst_case import PLACE
+from vestige.bench.reports.results import present
+from vestige.bench.reports.score_table import Asked, Pictures
+from vestige.bench.reports.worst_case import PLACE
 
 LUCK = "random_seeds"  # attacks of this name, with or without a suffix, are the baseline of equal budget
 NULL = "never_knew"  # the control that is given a made-up thing

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bench.reports.attack_grid import over_seeds, widened
-from bench.reports.pictures import Asked, Pictures
-from bench.reports.results import present
-from bench.reports.worst_case import PLACE
-from bench.statistics.resampling import Bootstrap, interval
+from vestige.bench.reports.attack_grid import over_seeds, widened
+from vestige.bench.reports.results import present
+from vestige.bench.reports.score_table import Asked, Pictures
+from vestige.bench.reports.worst_case import PLACE
+from vestige.bench.statistics.resampling import Bootstrap, interval
 
 SHARE = 0.5  # of the original model's rate: the concept counts as back
 SAME = [*PLACE, "method", "seed"]  # one erased model, one judge

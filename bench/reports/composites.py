@@ -2,7 +2,7 @@
 
 A part is a mean over prompts of one stored column (or a rule on several) on some probes; a composite is a formula of parts.
 Uncertainty comes from resampling prompts, shared by all methods, through the formula. Shares are fractions, not percent.
-Those of papers stand in bench/papers/composites.py; the headline score is none of them (bench/reports/headlines.py).
+Those of papers stand in bench/reports/composite_catalogue.py; the headline score is none of them (bench/reports/headlines.py).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.reports import results
+from vestige.bench.reports import results
 
 PANELS = {"target": "erased", "siblings": "near, to be kept", "others": "unrelated, to be kept"}  # probe -> what it holds
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from bench.reports.pictures import WORST, Pictures
-from bench.reports.results import IDENTITY, QUESTION
-from bench.statistics.intervals import seeds_interval, yes_or_no
+from vestige.bench.reports.results import IDENTITY, QUESTION
+from vestige.bench.reports.score_table import WORST, Pictures
+from vestige.bench.statistics.intervals import seeds_interval, yes_or_no
 
 BOUNDS = ["ci_low", "ci_high", "diff_low", "diff_high"]
 FIRST = ("seed", "key", "n", "groups", "ladder_at")  # of numbers, those that are not averaged

@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from bench.reports import identity, results
-from bench.reports.leaderboard import PROBES
-from bench.reports.page import framed
+from vestige.bench.reports import identity, results
+from vestige.bench.reports.leaderboard import PROBES
+from vestige.bench.reports.page import framed
 
 ROWS_PER_PROBE = 6
 STYLE = """

@@ -1,9 +1,9 @@
 """The headline score from stored scores: which images each of its parts rests on. The arithmetic is bench/statistics/headline.py.
 
-    target     rows of role target            the concept by its name: presence
-    synonyms   rows of role alias             by other names: presence
-    leak       rows of role scene             beside another thing: is the concept seen?
-    kept       roles sibling, other, scene, background: presence of the thing asked for, a unit per thing
+target     rows of role target            the concept by its name: presence
+synonyms   rows of role alias             by other names: presence
+leak       rows of role scene             beside another thing: is the concept seen?
+kept       roles sibling, other, scene, background: presence of the thing asked for, a unit per thing
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from functools import cached_property
 
 import numpy as np
 
-from bench.reports.composites import Part
-from bench.reports.views import Missing, Views
-from bench.statistics import headline
-from bench.statistics.headline import Estimate, Headline, Rates
-from bench.statistics.permutation import FLIPS, p_value, sign_flip
-from bench.statistics.resampling import FEW_CONCEPTS
+from vestige.bench.reports.aggregates import Missing, Views
+from vestige.bench.reports.composites import Part
+from vestige.bench.statistics import headline
+from vestige.bench.statistics.headline import Estimate, Headline, Rates
+from vestige.bench.statistics.permutation import FLIPS, p_value, sign_flip
+from vestige.bench.statistics.resampling import FEW_CONCEPTS
 
 PRESENT, SEEN = "presence.present", "answers.seen"
 # part -> (roles of its rows, column)

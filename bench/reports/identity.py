@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.types import canonical_hash
+from vestige.bench.contract.types import canonical_hash
 
 ABSENT = object()  # a setting that a specification does not have
 DIGITS = (6, 16, 64)  # of a digest in a label: the first that tells apart

@@ -7,9 +7,9 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from bench.reports.pictures import Pictures
-from bench.reports.results import present
-from bench.statistics.agreement import cohen_kappa, rogan_gladen
+from vestige.bench.reports.results import present
+from vestige.bench.reports.score_table import Pictures
+from vestige.bench.statistics.agreement import cohen_kappa, rogan_gladen
 
 FOREIGN = ("others", "siblings")  # probes whose pictures must not show the concept
 

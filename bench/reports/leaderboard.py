@@ -6,20 +6,20 @@ import json
 
 import pandas as pd
 
-from bench.flags import FEW
-from bench.papers.composites import CATALOGUE
-from bench.reports import checks, main_table, results
-from bench.reports.erasure_seeds import merged
-from bench.reports.headlines import Headlines
-from bench.reports.judges_compared import agreement
-from bench.reports.pictures import WORST, Pictures
-from bench.reports.render import FORMATS, Block, Cell, Heading, Table, lost, percent, share
-from bench.reports.results import REFERENCES, erased_together, higher_is_better, on_its_own, order, present, shortened
-from bench.reports.roles import ERASED_ROLES, roles_of
-from bench.reports.standing import plane, standing
-from bench.reports.views import Views
-from bench.statistics.headline import Estimate
-from bench.statistics.resampling import FEW_CONCEPTS
+from vestige.bench.contract.flags import FEW
+from vestige.bench.reports import main_table, result_warnings, results
+from vestige.bench.reports.aggregates import Views
+from vestige.bench.reports.composite_catalogue import CATALOGUE
+from vestige.bench.reports.erasure_seeds import merged
+from vestige.bench.reports.headlines import Headlines
+from vestige.bench.reports.judges_compared import agreement
+from vestige.bench.reports.ranking import plane, standing
+from vestige.bench.reports.render import FORMATS, Block, Cell, Heading, Table, lost, percent, share
+from vestige.bench.reports.results import REFERENCES, erased_together, higher_is_better, on_its_own, order, present, shortened
+from vestige.bench.reports.roles import ERASED_ROLES, roles_of
+from vestige.bench.reports.score_table import WORST, Pictures
+from vestige.bench.statistics.headline import Estimate
+from vestige.bench.statistics.resampling import FEW_CONCEPTS
 
 PLACE = ["model", "sampler", "protocol"]  # numbers of different places never share a table
 MANY_ATTACKS = 8  # more would make a table too wide to read: their rates stand below it and in `vestige robustness`
@@ -52,7 +52,7 @@ def table(frame: pd.DataFrame, format: str, pictures: Pictures | None = None, co
         cells = everything.drop(columns=["images", "score", "found_at"])
         return cells.sort_values(["method", "concept", "key", *CELL], kind="stable").to_csv(index=False)
     scores = {names: Headlines(Views(part, pictures)) for names, part in groups if pictures is not None}
-    raised = checks.flags(everything)
+    raised = result_warnings.flags(everything)
     blocks = [block for names, part in groups for block in _model(*names, part, scores.get(names), raised, composites)]
     return FORMATS[format](blocks)
 

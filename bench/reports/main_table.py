@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bench.reports.headlines import Headlines
-from bench.reports.pictures import WORST
-from bench.reports.render import Cell, Table, lost
-from bench.reports.results import present
-from bench.reports.roles import ERASED_ROLES, roles_of
-from bench.reports.views import Missing
-from bench.statistics.headline import FEW_THINGS, Estimate
+from vestige.bench.reports.aggregates import Missing
+from vestige.bench.reports.headlines import Headlines
+from vestige.bench.reports.render import Cell, Table, lost
+from vestige.bench.reports.results import present
+from vestige.bench.reports.roles import ERASED_ROLES, roles_of
+from vestige.bench.reports.score_table import WORST
+from vestige.bench.statistics.headline import FEW_THINGS, Estimate
 
 NO = Cell("n/a")
 PROBES = ("captions", "others", "siblings", "scenes", "background")  # where quality is read, the first that was measured

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from bench import ROOT
+from vestige.bench.places import CHECKOUT, PACKAGE
 
 NAME = "scores.tar.gz"
 # Of an index; prompts that must not be shown are hidden in it already. The digest of each picture would be most of the file.
@@ -73,7 +73,7 @@ def write(records: Path, read: Callable[[str, str], str | None], out: Path) -> l
 
 def _portable(record: str) -> str:
     content = json.loads(record) | {"error": None}
-    return json.dumps(content, indent=1, sort_keys=True).replace(f"{ROOT}/", "")
+    return json.dumps(content, indent=1, sort_keys=True).replace(f"{PACKAGE}/", "").replace(f"{CHECKOUT or PACKAGE}/", "")
 
 
 def _shortened(index: str) -> str:

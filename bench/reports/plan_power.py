@@ -7,9 +7,9 @@ import argparse
 import numpy as np
 import pandas as pd
 
-from bench.reports.pictures import Pictures
-from bench.reports.results import IDENTITY
-from bench.statistics.power import half_width, power_of, prompts_for_rate, prompts_needed, sd_and_icc, smallest_difference
+from vestige.bench.reports.results import IDENTITY
+from vestige.bench.reports.score_table import Pictures
+from vestige.bench.statistics.power import half_width, power_of, prompts_for_rate, prompts_needed, sd_and_icc, smallest_difference
 
 REPEATS = (1, 2, 5)
 PROMPTS = (8, 16, 32, 64, 128, 256)

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bench.prompts import slug
-from bench.reports import budget_curves
-from bench.reports.budget_curves import Curve
-from bench.reports.headlines import Headlines
-from bench.reports.pictures import WORST, Pictures
-from bench.reports.results import REFERENCES, on_its_own, present, shortened
-from bench.reports.standing import plane, standing
-from bench.reports.views import Views
-from bench.statistics.ranks import ellipse
+from vestige.bench.prompts.prompt_sets import slug
+from vestige.bench.reports import budget_curves
+from vestige.bench.reports.aggregates import Views
+from vestige.bench.reports.budget_curves import Curve
+from vestige.bench.reports.headlines import Headlines
+from vestige.bench.reports.ranking import plane, standing
+from vestige.bench.reports.results import REFERENCES, on_its_own, present, shortened
+from vestige.bench.reports.score_table import WORST, Pictures
+from vestige.bench.statistics.ranks import ellipse
 
 MARKERS = "osD^vPX*<>hd"
 FEW_PANELS = 4  # concepts that get a panel each

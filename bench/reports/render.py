@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.reports.page import framed
+from vestige.bench.reports.page import framed
 
 
 @dataclass(frozen=True)

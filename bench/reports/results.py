@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bench.prompts import ROLES
-from bench.reports import identity, worst_case
-from bench.reports.guards import with_collapse
-from bench.reports.pictures import WORST, Pictures
-from bench.reports.roles import ERASED_ROLES, role_of
-from bench.statistics.intervals import paired_intervals, yes_or_no
+from vestige.bench.prompts.prompt_sets import ROLES
+from vestige.bench.reports import identity, worst_case
+from vestige.bench.reports.collapse import with_collapse
+from vestige.bench.reports.roles import ERASED_ROLES, role_of
+from vestige.bench.reports.score_table import WORST, Pictures
+from vestige.bench.statistics.intervals import paired_intervals, yes_or_no
 
 REFERENCES = ("original", "oracle", "oracle_seed1")  # what methods are measured against; the last is the noise of the second
 # What identifies a measurement, whichever method it was made on.
@@ -49,7 +49,7 @@ def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
     `diff_high`: the paired difference to the original model on the same prompts and seeds; and for attacked presence `before`
     (without attack), `either` (before or after: the field's post-ASR), `failed_before` (number of pictures) and `after_failing`
     (share of those that the attack brings back: the attackable ASR). `unchanged`: every answer equals the original's. `collapsed`
-    says why a method's numbers on a concept come from a broken model (bench/reports/guards.py); `leads` marks a value that is better
+    says why a method's numbers on a concept come from a broken model (bench/reports/collapse.py); `leads` marks a value that is better
     than every other method's with a paired interval that leaves out zero, original, oracle and collapsed ones aside.
     A `Pictures` in place of the folder keeps what was read for further questions.
     """

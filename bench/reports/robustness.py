@@ -10,13 +10,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from bench.reports import budget_curves, checks, worst_case
-from bench.reports.attack_grid import LUCK, NULL, Grid, Measured, over_seeds, widened
-from bench.reports.pictures import WORST, Pictures
-from bench.reports.results import REFERENCES, on_its_own
-from bench.reports.worst_case import PLACE, Run
-from bench.statistics.intervals import paired_intervals
-from bench.statistics.resampling import Bootstrap, interval
+from vestige.bench.reports import budget_curves, result_warnings, worst_case
+from vestige.bench.reports.attack_grid import LUCK, NULL, Grid, Measured, over_seeds, widened
+from vestige.bench.reports.results import REFERENCES, on_its_own
+from vestige.bench.reports.score_table import WORST, Pictures
+from vestige.bench.reports.worst_case import PLACE, Run
+from vestige.bench.statistics.intervals import paired_intervals
+from vestige.bench.statistics.resampling import Bootstrap, interval
 
 SECOND_ORACLE = REFERENCES[2]
 MADE_UP = "which only attacks that are given pictures have"
@@ -62,7 +62,7 @@ def by_access(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     anchored (how many have a zero point), beyond, beyond_low, beyond_high, seeds.
     """
     grid = Grid(frame, pictures)
-    cells = grid.table[on_its_own(grid.table) & grid.table["access"].isin(("none", *checks.ACCESS))]
+    cells = grid.table[on_its_own(grid.table) & grid.table["access"].isin(("none", *result_warnings.ACCESS))]
     places: dict[tuple, list[Run]] = {}
     for run in worst_case.runs(cells, pictures):
         if run.attacks:
@@ -70,7 +70,7 @@ def by_access(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     rows = []
     for some in places.values():
         shared = worst_case.common(some)
-        levels = [a for a in checks.ACCESS if any(run.cells[name].access == a for run in some for name in run.attacks)]
+        levels = [a for a in result_warnings.ACCESS if any(run.cells[name].access == a for run in some for name in run.attacks)]
         for method in dict.fromkeys(run.first.method for run in some):
             mine = [run for run in some if run.first.method == method]
             for level in levels:
@@ -151,7 +151,7 @@ def strength(table: pd.DataFrame) -> pd.DataFrame:
 
 def place_of(access: str) -> int:
     """How much an attacker needs, weakest first; what is no access comes last."""
-    return checks.ACCESS.index(access) if access in checks.ACCESS else len(checks.ACCESS)
+    return result_warnings.ACCESS.index(access) if access in result_warnings.ACCESS else len(result_warnings.ACCESS)
 
 
 def _mean(values) -> float:

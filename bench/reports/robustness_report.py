@@ -6,14 +6,14 @@ import argparse
 
 import pandas as pd
 
-from bench.flags import FLAGS
-from bench.reports import budget_curves, checks, robustness
-from bench.reports.attack_grid import NULL
-from bench.reports.leaderboard import sampler_in_words
-from bench.reports.pictures import WORST, Pictures
-from bench.reports.render import FORMATS, Block, Cell, Heading, Table, deliver, percent, share
-from bench.reports.results import erased_together, order, shortened
-from bench.reports.robustness import PLACE, place_of
+from vestige.bench.contract.flags import FLAGS
+from vestige.bench.reports import budget_curves, result_warnings, robustness
+from vestige.bench.reports.attack_grid import NULL
+from vestige.bench.reports.leaderboard import sampler_in_words
+from vestige.bench.reports.render import FORMATS, Block, Cell, Heading, Table, deliver, percent, share
+from vestige.bench.reports.results import erased_together, order, shortened
+from vestige.bench.reports.robustness import PLACE, place_of
+from vestige.bench.reports.score_table import WORST, Pictures
 
 HEADS = {
     "raw": "Share of target pictures that show the concept under the attack, %. n prompts: {n}. Rows are attacks, weakest access first.",
@@ -51,7 +51,7 @@ def report(frame: pd.DataFrame, pictures: Pictures, format: str = "md") -> str:
         same = (worst[PLACE].astype(object) == pd.Series(dict(zip(PLACE, place, strict=True)), dtype=object)).all(axis=1)
         blocks += _place(place, part, worst[same], samplers, judges)
     blocks += _strength(robustness.strength(table))
-    blocks += _relearning(budget_curves.gaps(budget_curves.ladders(frame, pictures))) + _raised(checks.flags(frame))
+    blocks += _relearning(budget_curves.gaps(budget_curves.ladders(frame, pictures))) + _raised(result_warnings.flags(frame))
     return FORMATS[format](blocks)
 
 
@@ -108,7 +108,7 @@ def _levels(part: pd.DataFrame, count: str, value: str, low: str, high: str, not
     methods = order(part["method"].tolist())
     known = {(r["access"], r["method"]): r for r in part.to_dict("records")}
     rows = []
-    for level in [a for a in checks.ACCESS if a in set(part["access"])]:
+    for level in [a for a in result_warnings.ACCESS if a in set(part["access"])]:
         cells = [known.get((level, m)) for m in methods]
         most = max(int(c[count]) for c in cells if c is not None)
         rows.append([f"up to {level}", str(most), *(Cell("n/a") if c is None else share(c[value], c[low], c[high]) for c in cells)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench.prompts import ROLES
+from vestige.bench.prompts.prompt_sets import ROLES
 
 ERASED_ROLES = ("target", "alias")  # presence of the concept is a failure
 KEPT_ROLES = ("sibling", "other", "scene", "background")

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from bench.reports.pictures import WORST, Asked, Pictures
-from bench.statistics import cluster_interval
+from vestige.bench.reports.score_table import WORST, Asked, Pictures
+from vestige.bench.statistics import cluster_interval
 
 PLACE = ["model", "sampler", "protocol", "concept", "probe", "judge"]  # numbers of different places are never joined
 OWN = ("own_value", "own_low", "own_high")

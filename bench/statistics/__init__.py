@@ -1,5 +1,5 @@
 """Uncertainty that respects how pictures come about: concept -> prompt -> seed -> picture. Prompts are resampled, never pictures."""
 
-from bench.statistics.intervals import cluster_interval, paired_difference
+from vestige.bench.statistics.intervals import cluster_interval, paired_difference
 
 __all__ = ["cluster_interval", "paired_difference"]

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.statistics.intervals import seed_spread
-from bench.statistics.resampling import FEW_CONCEPTS, LEVEL, Bootstrap, quantile
+from vestige.bench.statistics.intervals import seed_spread
+from vestige.bench.statistics.resampling import FEW_CONCEPTS, LEVEL, Bootstrap, quantile
 
 SPAN = 0.2 - 1e-9  # least o - z that a part may rest on, but for rounding: below it there was nothing to erase
 FEW_THINGS = 8  # below it the interval of kept rests on too few kept things to speak for others

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 from scipy import stats
 
-from bench.statistics.resampling import LEVEL, group_means
+from vestige.bench.statistics.resampling import LEVEL, group_means
 
 SYMMETRIC = 1e-6  # skewness that counts as none
 
@@ -155,11 +155,11 @@ def seeds_interval(means: np.ndarray, rate: bool = True, difference: bool = Fals
     if means.shape[1] < 2:
         return float(means.mean()) if means.size else math.nan, math.nan, math.nan
     each = means.mean(0)
-    low, high = (paired_intervals(each, rate=rate, repeats=repeats) if difference else (rate_interval if rate else measure_interval)(each))
+    low, high = paired_intervals(each, rate=rate, repeats=repeats) if difference else (rate_interval if rate else measure_interval)(each)
     value, seeds = float(each.mean()), len(means)
     if seeds == 1:
         return value, float(low), float(high)
-    error = seed_spread(means) * math.sqrt(((means.mean(1) - value) ** 2).sum() )
+    error = seed_spread(means) * math.sqrt(((means.mean(1) - value) ** 2).sum())
     reach = student(seeds - 1) * error
     low, high = value - math.hypot(value - low, reach), value + math.hypot(high - value, reach)
     ends = ((-1, 1) if difference else (0, 1)) if rate else (-math.inf, math.inf)

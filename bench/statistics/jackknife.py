@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from bench.statistics.resampling import LEVEL
+from vestige.bench.statistics.resampling import LEVEL
 
 BLOCKS = 20  # of prompts, where there are more: Student's factor is 2.09 then, 1.96 for any number
 Scale = tuple[Callable, Callable]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy import optimize, stats
 
-from bench.statistics.resampling import LEVEL
+from vestige.bench.statistics.resampling import LEVEL
 
 
 def power_of(prompts: int, difference: float, sd: float, icc: float = 0.0, repeats: int = 1) -> float:

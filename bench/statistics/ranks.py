@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from bench.statistics.resampling import interval
+from vestige.bench.statistics.resampling import interval
 
 
 def rank_distribution(draws: np.ndarray, methods: list[str]) -> pd.DataFrame:

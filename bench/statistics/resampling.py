@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import stats
 
-from bench.types import derived_seed
+from vestige.bench.contract.types import derived_seed
 
 RESAMPLES = 2000
 LEVEL = 0.95

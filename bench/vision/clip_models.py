@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench import hub
-from bench.fingerprints import given
-from bench.model import hub_unasked
-from bench.vision.pixels import CLIP, at_side, normalised, square
+from vestige.bench.models import hub
+from vestige.bench.models.fingerprints import given
+from vestige.bench.models.loading import hub_unasked
+from vestige.bench.vision.pixels import CLIP, at_side, normalised, square
 
 
 class OpenClip:
@@ -85,7 +85,7 @@ class EmojiClip:
     """clip_emoji with the same two functions."""
 
     def __init__(self) -> None:
-        from bench.world.clip_emoji import load_clip
+        from vestige.bench.world.models.clip_emoji import load_clip
 
         self.net = load_clip()
 
@@ -109,7 +109,7 @@ def load_clip(which: str) -> EmojiClip | OpenClip | HuggingFaceClip:
 def inputs(which: str) -> dict[str, str]:
     """What identifies the weights that are loaded, for a stage's key; nothing for weights that are not on this machine."""
     if which == "emoji":
-        from bench.world import clip_emoji
+        from vestige.bench.world.models import clip_emoji
 
         return given(weights=clip_emoji.WEIGHTS)
     if which.startswith("hf:"):

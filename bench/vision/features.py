@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench import hub
-from bench.fingerprints import given
-from bench.types import ImageSet
-from bench.vision import clip_models
-from bench.vision.clip_models import find_clip, load_clip
-from bench.vision.pixels import IMAGENET, at_side, normalised, square
+from vestige.bench.contract.types import ImageSet
+from vestige.bench.models import hub
+from vestige.bench.models.fingerprints import given
+from vestige.bench.vision import clip_models
+from vestige.bench.vision.clip_models import find_clip, load_clip
+from vestige.bench.vision.pixels import IMAGENET, at_side, normalised, square
 
 KNOWN = "clip_emoji, judge_a, clip:<open_clip model>/<pretrained>, clip:hf:<hub id>, dino:<hub id or folder>, inception_tf, inception"
 BATCH = 64
@@ -35,11 +35,11 @@ def check(extractor: str) -> str | None:
     """Why this extractor or CLIP cannot be loaded here, in a sentence, or None. Nothing is loaded, weights may be fetched."""
     try:
         if extractor in ("emoji", "clip_emoji", "clip:emoji"):
-            from bench.world.clip_emoji import weights_file
+            from vestige.bench.world.models.clip_emoji import weights_file
 
             weights_file()
         elif extractor == "judge_a":
-            from bench.world.judges import weights_file as judge_file
+            from vestige.bench.world.models.judges import weights_file as judge_file
 
             judge_file("a")
         elif extractor == "inception":
@@ -69,7 +69,7 @@ def inputs(extractor: str) -> dict[str, str]:
     """What identifies the weights that are loaded, shipped or the user's own: their name or place does not suffice for a stage's key."""
     kind, _, which = extractor.partition(":")
     if extractor == "judge_a":
-        from bench.world.judges import FILES
+        from vestige.bench.world.models.judges import FILES
 
         return given(weights=FILES["a"])
     if kind == "dino":
@@ -101,7 +101,7 @@ def _extractor(name: str) -> Callable[[Tensor], Tensor]:
     if name in ("clip_emoji", "clip:emoji"):
         return load_clip("emoji").image
     if name == "judge_a":
-        from bench.world.judges import load_judge
+        from vestige.bench.world.models.judges import load_judge
 
         judge = load_judge("a")
         return lambda images: judge.features(at_side(images.float() / 255, 64))

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import hub
-from bench.fingerprints import given
+from vestige.bench.models import hub
+from vestige.bench.models.fingerprints import given
 
 NETS = ("emoji", "alex")
 # What torchmetrics calls the scaling layer: LPIPS' own numbers for pictures in [-1, 1], nearly ImageNet's.
@@ -69,7 +69,7 @@ def check(net: str) -> str | None:
     """Why this network cannot be loaded here, in a sentence, or None."""
     try:
         if net == "emoji":
-            from bench.world.judges import weights_file
+            from vestige.bench.world.models.judges import weights_file
 
             weights_file("a")
         elif net == "alex":
@@ -84,7 +84,7 @@ def check(net: str) -> str | None:
 def inputs(net: str) -> dict[str, str]:
     """What identifies the weights, for a stage's key; nothing for those that are not on this machine."""
     if net == "emoji":
-        from bench.world.judges import FILES
+        from vestige.bench.world.models.judges import FILES
 
         return given(net=FILES["a"])
     return given(net=hub.torch_path(ALEX))
@@ -109,7 +109,7 @@ def _tapped(stages: torch.nn.Sequential, taps: tuple[int, ...], x: Tensor) -> li
 
 
 def _emoji() -> Perceptual:
-    from bench.world.judges import load_judge
+    from vestige.bench.world.models.judges import load_judge
 
     body = load_judge("a").body
 

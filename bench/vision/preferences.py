@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import hub
-from bench.vision.pixels import CLIP, at_side, normalised, square
+from vestige.bench.models import hub
+from vestige.bench.vision.pixels import CLIP, at_side, normalised, square
 
 REWARD_MEAN, REWARD_STD = 0.16717362830052426, 1.0333394966054072  # of the rewards on ImageReward's own data
 REWARD_TOKENS = 35
@@ -37,7 +37,7 @@ def pick_score(model: str) -> Callable[[Tensor, list[str]], Tensor]:
     """
     from transformers import CLIPModel
 
-    from bench.tiny import clip_tokenizer
+    from vestige.bench.models.tiny import clip_tokenizer
 
     net = CLIPModel.from_pretrained(hub.folder(model, f"model={model}"), use_safetensors=True).eval().requires_grad_(False)
     side = net.config.vision_config.image_size

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from bench.diffusion import add_noise
-from bench.types import derived_seed
+from vestige.bench.contract.types import derived_seed
+from vestige.bench.models.diffusion import add_noise
 
 if TYPE_CHECKING:
-    from bench.pipe import Pipe
+    from vestige.bench.models.pipe import Pipe
 
 SITES = ("text", "cross_attention", "mid", "up")
 

@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from bench import hub
+from vestige.bench.models import hub
 
 
 class Vlm:

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attacks.circumventing import Circumventing
-from attacks.material import original_pictures
-from bench.diffusion import training_target
-from bench.pipe import classifier_free
-from bench.plugin import Victim
-from methods.original import Original
+from vestige.attacks.circumventing import Circumventing
+from vestige.attacks.training_images import original_pictures
+from vestige.bench.contract.plugin import Victim
+from vestige.bench.models.diffusion import training_target
+from vestige.bench.models.pipe import classifier_free
+from vestige.methods.original import Original
 
 SMALL = Circumventing(
     vectors=1,

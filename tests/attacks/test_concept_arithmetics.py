@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attacks.concept_arithmetics import ConceptArithmetics, composed
-from bench.contract import TINY
-from bench.generate import draw
-from bench.pipe import Step, classifier_free
-from bench.plugin import Victim
-from methods.original import Original
+from vestige.attacks.concept_arithmetics import ConceptArithmetics, composed
+from vestige.bench.contract.plugin import Victim
+from vestige.bench.models.pipe import Step, classifier_free
+from vestige.bench.run.contract_checks import TINY
+from vestige.bench.run.generate import draw
+from vestige.methods.original import Original
 
 SMALL = ConceptArithmetics(compositions={"plain": {"{prompt}": 1.0}, "undo": {"{prompt}": -1.0}}, scales=[3.0, 5.0], about="concept")
 

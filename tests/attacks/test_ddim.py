@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from attacks._ddim import GRID, ddim_sampler, ddim_step, from_latents, inverted
-from attacks._rows import ByPicture, ByRow, check_ask, worded
+from vestige.attacks._ddim import GRID, ddim_sampler, ddim_step, from_latents, inverted
+from vestige.attacks._rows import ByPicture, ByRow, check_ask, worded
 
 
 def scheduler(steps: int, **config) -> DDIMScheduler:

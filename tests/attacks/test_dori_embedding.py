@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attacks.dori_embedding import DoriEmbedding
-from attacks.material import row_pictures
-from bench.diffusion import add_noise, encode_images
-from bench.pipe import classifier_free
-from bench.plugin import Victim
-from methods.original import Original
+from vestige.attacks.dori_embedding import DoriEmbedding
+from vestige.attacks.training_images import row_pictures
+from vestige.bench.contract.plugin import Victim
+from vestige.bench.models.diffusion import add_noise, encode_images
+from vestige.bench.models.pipe import classifier_free
+from vestige.methods.original import Original
 
 SMALL = DoriEmbedding(start="prompt", steps=3, batch=2, lr=0.1, norm_limit=None, source="target", adaptive=True, rows_at_once=8)
 

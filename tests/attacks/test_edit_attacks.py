@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attacks.edit_attacks import InversionEdit, MasaCtrl, SDEdit, self_attention, shared_attention
-from attacks.ledits import Ledits, largest, smoothed
-from attacks.material import row_pictures
-from bench.diffusion import encode_images
-from bench.pipe import classifier_free
-from bench.plugin import Victim
-from bench.types import Sampler
-from methods.original import Original
+from vestige.attacks.edit_attacks import InversionEdit, MasaCtrl, SDEdit, self_attention, shared_attention
+from vestige.attacks.ledits import Ledits, largest, smoothed
+from vestige.attacks.training_images import row_pictures
+from vestige.bench.contract.plugin import Victim
+from vestige.bench.contract.types import Sampler
+from vestige.bench.models.diffusion import encode_images
+from vestige.bench.models.pipe import classifier_free
+from vestige.methods.original import Original
 
 SD = SDEdit(ask="{anchored}", source="target", strength=0.5)
 INVERSION = InversionEdit(ask="{prompt}", source="target", caption="{prompt}", steps=8, first=0, inversion_guidance=1.0, guidance=1.0)

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attacks.inverse_edit import InverseEdit, inverse
-from bench import contract
-from bench.contract import TINY
-from bench.diffusion import choose_parameters
-from bench.plugin import Victim
-from methods.original import Original
+from vestige.attacks.inverse_edit import InverseEdit, inverse
+from vestige.bench.contract.plugin import Victim
+from vestige.bench.models.diffusion import choose_parameters
+from vestige.bench.run import contract_checks
+from vestige.bench.run.contract_checks import TINY
+from vestige.methods.original import Original
 
 ATTACK = InverseEdit(cut=1e-5, rounds=20, tolerance=1e-5)
 
@@ -18,7 +18,7 @@ ATTACK = InverseEdit(cut=1e-5, rounds=20, tolerance=1e-5)
 @pytest.mark.parametrize("name", ["uce", "time_eraser"])
 @pytest.mark.parametrize("form", ["merge", "hook"])
 def test_the_recovered_model_draws_the_original_models_pictures(tiny, concept, prompts, sampler, context, name, form):
-    method = contract.build("method", name)
+    method = contract_checks.build("method", name)
     method.form = form
     asked, original = prompts(2), {n: p.clone() for n, p in choose_parameters(tiny.unet, r"attn2\.to_[kv]").items()}
     seeds = [asked.seed(row, 0) for row in asked.table["row_id"]]
@@ -38,7 +38,7 @@ def test_the_recovered_model_draws_the_original_models_pictures(tiny, concept, p
 
 
 def test_where_the_edit_depends_on_the_weights_the_nearest_candidate_is_taken(tiny, concept, prompts, sampler, context):
-    method = contract.build("method", "rece")
+    method = contract_checks.build("method", "rece")
     ctx = context()
     with method.attach(tiny, method.erase(tiny, [concept()], context())):
         found = replace(ATTACK, rounds=4).attack(Victim(tiny, [concept()], method, sampler, None), prompts(1), ctx)
@@ -55,15 +55,15 @@ def test_directions_that_the_edit_removed_stay_removed():
 
 
 def test_a_projection_is_reported_as_lost(tiny, concept, prompts, sampler, context):
-    method = contract.build("method", "inlp_t2i")
+    method = contract_checks.build("method", "inlp_t2i")
     with method.attach(tiny, method.erase(tiny, [concept()], context())):
         found = ATTACK.attack(Victim(tiny, [concept()], method, sampler, None), prompts(1), context())
     assert found.meta["directions_lost"] >= 1 and found.meta["condition"] > 1e5
 
 
 def test_methods_that_are_no_closed_form_are_not_applicable(concept):
-    assert ATTACK.supports(TINY, [concept()], contract.build("method", "uce")) is None
-    for method in (Original(), contract.build("method", "trce")):
+    assert ATTACK.supports(TINY, [concept()], contract_checks.build("method", "uce")) is None
+    for method in (Original(), contract_checks.build("method", "trce")):
         assert ATTACK.supports(TINY, [concept()], method).startswith("not applicable:")
 
 

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from attacks.material import SOURCES, check_source, concept_pictures, row_pictures, shuffled, source_refusal
-from bench import config
+from vestige.attacks.training_images import SOURCES, check_source, concept_pictures, row_pictures, shuffled, source_refusal
+from vestige.bench.run import config
 
 
 def test_controls_show_other_pictures_under_the_same_captions(context, concept):

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attacks import memora
-from attacks._finetune import new_lora, with_lora
-from attacks.memora import MemoRa, slerp
-from bench.plugin import Victim
-from methods.original import Original
+from vestige.attacks import memora
+from vestige.attacks._finetune import new_lora, with_lora
+from vestige.attacks.memora import MemoRa, slerp
+from vestige.bench.contract.plugin import Victim
+from vestige.methods.original import Original
 
 SMALL = MemoRa(
     prompt="a photo of the {name}", pairs=2, between=3, steps=6, guidance=3.0, start_step=2, align="exact", source="target", rank=2,

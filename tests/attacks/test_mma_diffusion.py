@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attacks._tokens import allowed_tokens, laid_out
-from attacks.mma_diffusion import MMADiffusion, pooled_of
-from bench.plugin import Victim
-from methods.original import Original
+from vestige.attacks._tokens import allowed_tokens, laid_out
+from vestige.attacks.mma_diffusion import MMADiffusion, pooled_of
+from vestige.bench.contract.plugin import Victim
+from vestige.methods.original import Original
 
 SMALL = MMADiffusion(4, 16, 32, 6, 1, "fixed", True, [], "{prompt}", "original")
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attacks.material import row_pictures
-from attacks.noise_probes import Completion, Inpainting, NoiseProbe, cropped, square
-from bench.diffusion import encode_images
-from bench.plugin import Victim
-from bench.types import Sampler
-from methods.original import Original
+from vestige.attacks.noise_probes import Completion, Inpainting, NoiseProbe, cropped, square
+from vestige.attacks.training_images import row_pictures
+from vestige.bench.contract.plugin import Victim
+from vestige.bench.contract.types import Sampler
+from vestige.bench.models.diffusion import encode_images
+from vestige.methods.original import Original
 
 NOISE = NoiseProbe(etas=[0.0, 1.0], variance_scales=[1.0], start="own", steps=4, guidance=3.0)
 COMPLETION = Completion(by_original=2, steps=4, guidance=3.0, source="target")
@@ -41,7 +41,7 @@ def test_without_surplus_noise_it_is_the_stock_sampler(victim, prompts, context,
     scheduler = pipe.scheduler_for(Sampler("DDIMScheduler", {}, 4, 3.0, 16, 16))
     scheduler.set_timesteps(4)
     x, cond, null, rule = pipe.noise(seeds_of(asked), 16, 16), pipe.encode(asked.prompts), pipe.null(2), pipe.guidance()
-    from bench.pipe import Step
+    from vestige.bench.models.pipe import Step
 
     generators = [torch.Generator().manual_seed(seed + 1) for seed in seeds_of(asked)]
     for index, t in enumerate(scheduler.timesteps):

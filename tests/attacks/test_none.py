@@ -1,6 +1,6 @@
 """The control."""
 
-from attacks.none import NoAttack
+from vestige.attacks.none import NoAttack
 
 
 def test_the_control_returns_the_very_prompts_and_no_tensors(prompts):

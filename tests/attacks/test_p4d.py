@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attacks._tokens import allowed_tokens
-from attacks.p4d import P4D, ideal_set
-from bench.plugin import Victim
-from methods.original import Original
+from vestige.attacks._tokens import allowed_tokens
+from vestige.attacks.p4d import P4D, ideal_set
+from vestige.bench.contract.plugin import Victim
+from vestige.methods.original import Original
 
 SMALL = P4D("n", 3, 3, 2, 1, 0.5, 0.1, "fixed", None, "clip_emoji", True, True, 8)
 

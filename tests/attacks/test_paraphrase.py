@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from attacks.paraphrase import Paraphrase
-from attacks.wording import instead
-from bench.plugin import Victim
-from methods.original import Original
+from vestige.attacks.paraphrase import Paraphrase
+from vestige.attacks.wording import instead
+from vestige.bench.contract.plugin import Victim
+from vestige.methods.original import Original
 
 BASE = Paraphrase(
     wordings=["synonym", "description", "typo", "long_context", "compositional"],

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from attacks.random_seeds import RandomSeeds
-from bench.plugin import Victim
-from methods.original import Original
+from vestige.attacks.random_seeds import RandomSeeds
+from vestige.bench.contract.plugin import Victim
+from vestige.methods.original import Original
 
 
 def victim(tiny, concept, sampler, says):

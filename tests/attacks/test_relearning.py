@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attacks.material import original_pictures
-from attacks.relearning import Relearning
-from bench.contract import TINY
-from bench.plugin import Victim
-from methods.original import Original
+from vestige.attacks.relearning import Relearning
+from vestige.attacks.training_images import original_pictures
+from vestige.bench.contract.plugin import Victim
+from vestige.bench.run.contract_checks import TINY
+from vestige.methods.original import Original
 
 SMALL = Relearning(
     data="target",

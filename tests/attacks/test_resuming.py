@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench import contract, model
-from bench.pipe import Pipe
-from bench.plugin import Victim
-from bench.resume import Progress
-from bench.text import TextSide
-from methods.original import Original
+from vestige.bench.contract.plugin import Victim
+from vestige.bench.contract.resume import Progress
+from vestige.bench.models import loading
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.text import TextSide
+from vestige.bench.run import contract_checks
+from vestige.methods.original import Original
 
 ATTACKS = {  # changes to the contract test's small numbers, so that there is something to interrupt
     "unlearn_diff_atk_emoji": {"rows_at_once": 2, "number_of_t": 3},
@@ -55,24 +56,24 @@ class Clock:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_killed_attack_ends_like_one_that_ran_in_peace(name, tmp_path, concept, prompts, sampler, monkeypatch):
-    attack = replace(contract.quick(contract.build("attack", name)), **ATTACKS[name])
+    attack = replace(contract_checks.quick(contract_checks.build("attack", name)), **ATTACKS[name])
     # A small vocabulary: decoding the whole of CLIP's takes longer than all the rest.
-    monkeypatch.setattr("attacks.sneakyprompt.SneakyPrompt.vocabulary", lambda self, text: ["red", "sky", "cat", "tree"])
+    monkeypatch.setattr("vestige.attacks.sneakyprompt.SneakyPrompt.vocabulary", lambda self, text: ["red", "sky", "cat", "tree"])
     for module in ("unlearn_diff_atk", "p4d", "ring_a_bell", "mma_diffusion"):
         monkeypatch.setattr(f"attacks.{module}.allowed_tokens", lambda *_: torch.arange(320, 820))
     asked, clock = prompts(3), Clock(monkeypatch)
     (tmp_path / "pictures").mkdir()
-    contract.context(tmp_path / "pictures", "resume").pictures(asked, sampler)
+    contract_checks.context(tmp_path / "pictures", "resume").pictures(asked, sampler)
 
     def run(scratch):
         """A new process: nothing but the scratch folder is left of the last one."""
-        pipe, originals = model.load(contract.TINY), []
-        original = lambda: originals[0] if originals else originals.append(model.load(contract.TINY)) or originals[0]  # noqa: E731
+        pipe, originals = loading.load(contract_checks.TINY), []
+        original = lambda: originals[0] if originals else originals.append(loading.load(contract_checks.TINY)) or originals[0]  # noqa: E731
         counted = lambda: {**pipe.counts, "original": originals[0].counts["unet_rows"] if originals else 0}  # noqa: E731
         progress = Progress(scratch, counted, every=0.0)
-        ctx = replace(contract.context(tmp_path / "pictures", "resume"), original=original, progress=progress)
+        ctx = replace(contract_checks.context(tmp_path / "pictures", "resume"), original=original, progress=progress)
         victim = Victim(pipe, [concept()], Original(), sampler, lambda pixels, expect: pixels.float().mean((1, 2, 3)) > 1000)
-        monkeypatch.setattr("bench.resume.SHARE", float("inf"))
+        monkeypatch.setattr("vestige.bench.contract.resume.SHARE", float("inf"))
         with pipe.preserved():
             found = attack.attack(victim, asked, ctx)
         return found, ctx.history, progress.spent()

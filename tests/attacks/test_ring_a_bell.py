@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attacks._tokens import allowed_tokens, laid_out
-from attacks.ring_a_bell import RingABell, RingABellSoft
-from bench.plugin import Victim
-from methods.original import Original
+from vestige.attacks._tokens import allowed_tokens, laid_out
+from vestige.attacks.ring_a_bell import RingABell, RingABellSoft
+from vestige.bench.contract.plugin import Victim
+from vestige.methods.original import Original
 
 PAIRS = ["a photo of a {name}", "a {name} in a garden"]
 SMALL = RingABell(PAIRS, 3.0, "{prompt}", "original", 4, 12, 4, 0.5, 0.25, False, "last", True)

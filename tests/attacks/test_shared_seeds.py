@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attacks._rows import ByPicture, ByRow
-from attacks.random_seeds import RandomSeeds
-from bench.contract import build, quick
-from bench.generate import draw
-from bench.plugin import Victim
-from bench.prompts import build as build_prompts
-from methods.original import Original
+from vestige.attacks._rows import ByPicture, ByRow
+from vestige.attacks.random_seeds import RandomSeeds
+from vestige.bench.contract.plugin import Victim
+from vestige.bench.prompts.prompt_sets import build as build_prompts
+from vestige.bench.run.contract_checks import build, quick
+from vestige.bench.run.generate import draw
+from vestige.methods.original import Original
 
 HOLDING = [  # attacks with an entry per row or image
     "random_seeds",

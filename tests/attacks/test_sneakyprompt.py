@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attacks.sneakyprompt import Policy, Search, SneakyPrompt, positions, split
-from bench.plugin import Victim
-from bench.vision import clip_models
-from methods.original import Original
+from vestige.attacks.sneakyprompt import Policy, Search, SneakyPrompt, positions, split
+from vestige.bench.contract.plugin import Victim
+from vestige.bench.vision import clip_models
+from vestige.methods.original import Original
 
 SMALL = SneakyPrompt(
     search="reinforce",

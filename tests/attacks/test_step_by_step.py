@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attacks.step_by_step import CLASSES, FOLDER, StepByStep, templates
-from bench import screen
-from bench.contract import TINY
-from bench.plugin import Victim
-from bench.world import concepts as world
-from methods.original import Original
+from vestige.attacks.step_by_step import CLASSES, FOLDER, StepByStep, templates
+from vestige.bench.contract import screen
+from vestige.bench.contract.plugin import Victim
+from vestige.bench.run.contract_checks import TINY
+from vestige.bench.world.training import concepts as world
+from vestige.methods.original import Original
 
 SMALL = StepByStep(classes=list(CLASSES), per_class=10, aliases="direct", frozen=None, seeds=1, keep=0.6)
 ALL = lambda pixels, expect: torch.ones(len(pixels), dtype=torch.bool)  # noqa: E731

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attacks import simplex, unlearn_diff_atk
-from attacks._tokens import allowed_tokens
-from attacks.unlearn_diff_atk import UnlearnDiffAtk, _with_prefix
-from bench.pipe import classifier_free
-from bench.plugin import Victim
-from methods.original import Original
+from vestige.attacks import simplex, unlearn_diff_atk
+from vestige.attacks._tokens import allowed_tokens
+from vestige.attacks.unlearn_diff_atk import UnlearnDiffAtk, _with_prefix
+from vestige.bench.contract.plugin import Victim
+from vestige.bench.models.pipe import classifier_free
+from vestige.methods.original import Original
 
 SMALL = UnlearnDiffAtk(
     k=2, number_of_t=2, steps_per_t=2, lr=0.05, weight_decay=0.1, rand_init=False, typeable=True, adaptive=True, rows_at_once=8

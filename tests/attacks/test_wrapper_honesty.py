@@ -10,12 +10,14 @@ import pytest
 import torch
 import yaml
 
-from bench import config, contract, model
-from bench.diffusion import encode_images
-from bench.pipe import classifier_free
-from bench.plugin import Victim
-from bench.types import Sampler
-from methods.original import Original
+from vestige.bench.contract.plugin import Victim
+from vestige.bench.contract.types import Sampler
+from vestige.bench.models import loading
+from vestige.bench.models.diffusion import encode_images
+from vestige.bench.models.pipe import classifier_free
+from vestige.bench.places import CONF
+from vestige.bench.run import contract_checks
+from vestige.methods.original import Original
 
 WRAPPED = ("sampling", "adapter", "filter")
 SAMPLER = Sampler("DDIMScheduler", {}, 50, 3.0, 16, 16)
@@ -25,7 +27,7 @@ ATTACKS = ("unlearn_diff_atk_emoji", "p4d_emoji", "circumventing_emoji", "dori_e
 
 def settings(name: str) -> dict:
     """A method's YAML with those it is derived from."""
-    own = yaml.safe_load((config.CONF / "method" / f"{name}.yaml").read_text())
+    own = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
     inherited = [parent for parent in own.pop("defaults", []) if isinstance(parent, str) and parent != "_self_" and "@" not in parent]
     parents = [settings(parent) for parent in inherited]
     return {key: value for part in [*parents, own] for key, value in part.items()}
@@ -39,13 +41,13 @@ def is_wrapper(name: str) -> bool:
 
 
 CONTROLS = {"another_seed"}  # no defence: other noise, so there is nothing to be in force
-METHODS = [name for name in sorted(file.stem for file in (config.CONF / "method").glob("*.yaml")) if is_wrapper(name)]
+METHODS = [name for name in sorted(file.stem for file in (CONF / "method").glob("*.yaml")) if is_wrapper(name)]
 METHODS = [name for name in METHODS if name not in CONTROLS]
 
 
 def loud():
     """The tiny model with a denoiser that hears its text: a random one hardly does."""
-    pipe = model.load(contract.TINY)
+    pipe = loading.load(contract_checks.TINY)
     with torch.no_grad():
         for name, parameter in pipe.unet.named_parameters():
             if "attn2.to_v" in name:
@@ -55,19 +57,19 @@ def loud():
 
 @functools.cache
 def erased(name: str, folder):
-    method = contract.quick(contract.build("method", name))
-    why_not = method.supports(contract.TINY, [contract.DOG])
+    method = contract_checks.quick(contract_checks.build("method", name))
+    why_not = method.supports(contract_checks.TINY, [contract_checks.DOG])
     if why_not:
         return method, None, why_not
     pipe = loud()
-    ctx = replace(contract.context(folder, name), original=loud)
+    ctx = replace(contract_checks.context(folder, name), original=loud)
     with pipe.preserved():
-        return method, method.erase(pipe, [contract.DOG], ctx), None
+        return method, method.erase(pipe, [contract_checks.DOG], ctx), None
 
 
 @functools.cache
 def pictures(folder):
-    return contract.context(folder, "pictures").generate(["a photo of a dog"] * 2, 1, contract.SAMPLER)
+    return contract_checks.context(folder, "pictures").generate(["a photo of a dog"] * 2, 1, contract_checks.SAMPLER)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,9 @@ def folder(tmp_path_factory):
 
 @functools.cache
 def attack_of(name: str):
-    return replace(contract.quick(contract.build("attack", name)), **{"circumventing_emoji": {"captions": "own"}}.get(name, {}))
+    return replace(
+        contract_checks.quick(contract_checks.build("attack", name)), **{"circumventing_emoji": {"captions": "own"}}.get(name, {})
+    )
 
 
 def loss_of(attack_name: str, attack, victim, shown):
@@ -100,15 +104,15 @@ def loss_of(attack_name: str, attack, victim, shown):
             return attack.losses(victim, x0, cond, y, rows, torch.Generator().manual_seed(4)).sum()
 
         return loss, cond.hidden.clone()
-    from attacks.circumventing import placeholder
-    from attacks.material import Material
+    from vestige.attacks.circumventing import placeholder
+    from vestige.attacks.training_images import Material
 
     material = Material(shown, ["a photo of a {name}"] * len(shown), ["dog"] * len(shown))
     of = attack.guided_loss if victim.method.mechanism == "sampling" else attack.denoising_loss
 
     def loss(word):
         with pipe.knowing({placeholder("dog"): word}):
-            return of(victim, contract.DOG, material, torch.Generator().manual_seed(4))
+            return of(victim, contract_checks.DOG, material, torch.Generator().manual_seed(4))
 
     return loss, attack.initial(pipe)
 
@@ -133,7 +137,7 @@ def test_the_loss_is_that_of_the_defended_model_and_its_gradient_is_whole(name, 
     if why_not:
         pytest.skip(why_not)
     attack, pipe, shown = attack_of(attack_name), loud(), pictures(folder)
-    victim = Victim(pipe, [contract.DOG], method, SAMPLER, None)
+    victim = Victim(pipe, [contract_checks.DOG], method, SAMPLER, None)
     with method.attach(pipe, erasure):
         loss, start = loss_of(attack_name, attack, victim, shown)
         start = start.detach().requires_grad_(True)
@@ -145,7 +149,7 @@ def test_the_loss_is_that_of_the_defended_model_and_its_gradient_is_whole(name, 
             assert pipe.filters and method.limits, "a filter that an attack cannot see must say so"
             return
         with torch.no_grad():
-            loss, start = loss_of(attack_name, attack, Victim(loud(), [contract.DOG], method, SAMPLER, None), shown)
+            loss, start = loss_of(attack_name, attack, Victim(loud(), [contract_checks.DOG], method, SAMPLER, None), shown)
             bare = loss(start).item()
         assert abs(bare - value.item()) > 1e-5 * abs(bare), "the defence is not in the loss"
 
@@ -166,7 +170,9 @@ def test_a_cut_in_a_defence_is_noticed(kept, noticed, folder, monkeypatch):
     method, pipe = Original(), loud()
     monkeypatch.setattr(Original, "mechanism", "sampling")
     with pipe.guided_by(factory):
-        loss, start = loss_of("p4d_emoji", attack_of("p4d_emoji"), Victim(pipe, [contract.DOG], method, SAMPLER, None), pictures(folder))
+        loss, start = loss_of(
+            "p4d_emoji", attack_of("p4d_emoji"), Victim(pipe, [contract_checks.DOG], method, SAMPLER, None), pictures(folder)
+        )
         start = start.detach().requires_grad_(True)
         value = loss(start)
         (gradient,) = torch.autograd.grad(value, start)
@@ -181,8 +187,8 @@ def test_the_judge_an_attack_asks_sees_what_the_defence_lets_through(name, folde
     if why_not:
         pytest.skip(why_not)
     assert method.removable, "an owner of the weights leaves a wrapper out: `removable` must be true"
-    pipe, asked = loud(), contract.prompts_about(contract.DOG, 2)
-    victim = Victim(pipe, [contract.DOG], method, replace(SAMPLER, steps=20), None)
+    pipe, asked = loud(), contract_checks.prompts_about(contract_checks.DOG, 2)
+    victim = Victim(pipe, [contract_checks.DOG], method, replace(SAMPLER, steps=20), None)
     plain = victim.images(asked)
     if method.mechanism == "filter":
         strict = {"filter.thresholds": torch.full_like(erasure.tensors["filter.thresholds"], -2.0)}  # below every cosine

@@ -4,10 +4,10 @@ import pytest
 import torch
 from conftest import with_biases
 
-from bench import model
-from bench.diffusion import choose_parameters
-from bench.types import ModelSpec
-from methods._closed_form import (
+from vestige.bench.contract.types import ModelSpec
+from vestige.bench.models import loading
+from vestige.bench.models.diffusion import choose_parameters
+from vestige.methods._closed_form import (
     FORMS,
     LAYERS,
     LinearEdit,
@@ -140,7 +140,7 @@ def test_without_a_hyperplane_a_shift_needs_the_hook(tiny):
     erasure = edit.artefact(tiny, one, one, one[:, 0])
     with pytest.raises(ValueError, match=r"miss their hyperplane.*method\.form=hook"), edit.attach(tiny, erasure):
         pass
-    xl = model.load(ModelSpec("tiny", "sdxl", "random:tiny", None, "float32", "deterministic", "photo"))
+    xl = loading.load(ModelSpec("tiny", "sdxl", "random:tiny", None, "float32", "deterministic", "photo"))
     with pytest.raises(ValueError, match=r"sdxl.*method\.form=hook"):
         hyperplane(xl)
 

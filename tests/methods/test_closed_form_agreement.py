@@ -11,11 +11,11 @@ import torch
 from conftest import shaped_pipe, with_biases
 from scipy.linalg import sqrtm
 
-from bench.contract import build
-from bench.diffusion import choose_parameters
-from methods._closed_form import LAYERS
-from methods._guardedness import leace
-from methods.speed import invariant_rows, least_passed
+from vestige.bench.models.diffusion import choose_parameters
+from vestige.bench.run.contract_checks import build
+from vestige.methods._closed_form import LAYERS
+from vestige.methods._guardedness import leace
+from vestige.methods.speed import invariant_rows, least_passed
 
 TOLERANCE = 1e-6
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import tiny_spec
 
-from bench.contract import build, quick
-from bench.diffusion import frozen_copy
-from methods.concept_ablation import ConceptAblation, begin_token_cut, masked_error, noised, scaled
+from vestige.bench.models.diffusion import frozen_copy
+from vestige.bench.run.contract_checks import build, quick
+from vestige.methods.concept_ablation import ConceptAblation, begin_token_cut, masked_error, noised, scaled
 
 STYLE = ["{caption}, in the style of {name}", "{name} inspired painting, {caption}", "in {name}'s style, {caption}"]
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import tiny_spec
 
-from bench.contract import build
-from bench.model import load
-from methods.concept_prune import LAYERS, ConceptPrune, skilled
+from vestige.bench.models.loading import load
+from vestige.bench.run.contract_checks import build
+from vestige.methods.concept_prune import LAYERS, ConceptPrune, skilled
 
 
 def prune(**over) -> ConceptPrune:

@@ -5,9 +5,9 @@ import dataclasses
 import torch
 from conftest import tiny_spec
 
-from bench.types import Erasure
-from methods.another_seed import AnotherSeed
-from methods.painted_over import PaintedOver
+from vestige.bench.contract.types import Erasure
+from vestige.methods.another_seed import AnotherSeed
+from vestige.methods.painted_over import PaintedOver
 
 
 def test_another_seed_draws_something_else_and_again_the_same(tiny, sampler):
@@ -25,7 +25,7 @@ def test_what_the_judge_does_not_know_is_not_painted_over(concept):
 
 
 def test_the_thing_is_painted_over_where_the_judge_sees_it(monkeypatch, tiny, concept):
-    from bench import judges
+    from vestige.bench import judges
 
     pictures = torch.full((2, 3, 16, 16), 0.8)
     pictures[:, :, 5:10, 5:10] = 0.1

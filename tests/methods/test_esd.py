@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import mse_loss
 
-from bench.contract import build, quick
-from bench.diffusion import frozen_copy, partial_denoise
-from bench.types import Erasure
-from methods.esd import ESD, trained_parameters
+from vestige.bench.contract.types import Erasure
+from vestige.bench.models.diffusion import frozen_copy, partial_denoise
+from vestige.bench.run.contract_checks import build, quick
+from vestige.methods.esd import ESD, trained_parameters
 
 NUMBERS = {
     "train": "xattn",

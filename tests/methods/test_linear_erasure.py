@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import tiny_spec, with_biases
 
-from bench import model
-from bench.contract import build
-from methods._guardedness import accuracy, fantope, inlp, joined, leace, majority, probe, rlace, shrunk, top
-from methods.linear_erasure import POSITIONS, centred, sentences
+from vestige.bench.models import loading
+from vestige.bench.run.contract_checks import build
+from vestige.methods._guardedness import accuracy, fantope, inlp, joined, leace, majority, probe, rlace, shrunk, top
+from vestige.methods.linear_erasure import POSITIONS, centred, sentences
 
 D = 16
 NAMES = ["inlp_t2i", "rlace_t2i", "leace_t2i", "leace_t2i_anchored"]
@@ -356,7 +356,7 @@ def test_the_record_says_what_chance_would_give(tiny, concept, context):
 
 
 def test_sdxl_takes_the_hook_alone(concept, context):
-    xl = model.load(replace(tiny_spec(), family="sdxl"))
+    xl = loading.load(replace(tiny_spec(), family="sdxl"))
     assert "method.form=hook" in method(fill="mean", form="merge").supports(xl.spec, [concept()])
     assert method(fill="zero", form="merge").supports(xl.spec, [concept()]) is None
     asked = method(fill="mean", form="hook")

@@ -6,13 +6,13 @@ import pytest
 import torch
 from conftest import tiny_spec
 
-from bench.contract import build
-from bench.diffusion import choose_parameters
-from bench.model import load
-from bench.types import Erasure
-from methods._attention_maps import attention_loss, on_map, positions, recorded
-from methods._closed_form import LAYERS, all_rows, context_rows, edit_keeping, merged, sum_of_squares
-from methods.mace import MACE, fused, shuffled
+from vestige.bench.contract.types import Erasure
+from vestige.bench.models.attention_maps import attention_loss, on_map, positions, recorded
+from vestige.bench.models.diffusion import choose_parameters
+from vestige.bench.models.loading import load
+from vestige.bench.run.contract_checks import build
+from vestige.methods._closed_form import LAYERS, all_rows, context_rows, edit_keeping, merged, sum_of_squares
+from vestige.methods.mace import MACE, fused, shuffled
 
 D, OUT = 12, {"a.to_k": 7, "b.to_v": 5}
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.pipe import Step
-from methods.negative_prompt import NegativePrompt
+from vestige.bench.models.pipe import Step
+from vestige.methods.negative_prompt import NegativePrompt
 
 
 def drawn(pipe, method, erasure, sampler, prompt="a photo of a cat"):

@@ -5,11 +5,11 @@ import dataclasses
 import torch
 from safetensors.torch import save_file
 
-from bench import model
-from bench.contract import build
-from bench.types import ModelSpec
-from bench.world import catalog
-from methods.oracle import left_out
+from vestige.bench.contract.types import ModelSpec
+from vestige.bench.models import loading
+from vestige.bench.run.contract_checks import build
+from vestige.bench.world.content import catalog
+from vestige.methods.oracle import left_out
 
 EMOJI = ModelSpec("emoji", "sd1", "bench/world/weights/generator", None, "float32", "deterministic", "emoji")
 
@@ -25,7 +25,7 @@ def test_it_refuses_other_models_and_several_concepts(tiny, concept):
 
 
 def test_the_artefact_is_the_retrained_denoiser_and_its_file_enters_the_key(tiny, concept, context, tmp_path):
-    other = model.load(tiny.spec).unet
+    other = loading.load(tiny.spec).unet
     with torch.no_grad():
         for p in other.parameters():
             p.mul_(1.1)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from conftest import tiny_spec
 
-from bench.contract import build
-from bench.diffusion import choose_parameters, frozen_copy
-from bench.model import load
-from bench.types import ModelSpec
-from methods._closed_form import LAYERS, aligned_rows, all_rows, edit_keeping, plane_normal
-from methods._neighbours import far, near
-from methods.realera import RealEra
+from vestige.bench.contract.types import ModelSpec
+from vestige.bench.models.diffusion import choose_parameters, frozen_copy
+from vestige.bench.models.loading import load
+from vestige.bench.run.contract_checks import build
+from vestige.methods._closed_form import LAYERS, aligned_rows, all_rows, edit_keeping, plane_normal
+from vestige.methods._neighbours import far, near
+from vestige.methods.realera import RealEra
 
 D = 12
 

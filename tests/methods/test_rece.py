@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.contract import build
-from bench.diffusion import choose_parameters
-from methods._closed_form import LAYERS, all_rows, gram, low_rank_edit
-from methods.rece import RECE, adversarial_rows
+from vestige.bench.models.diffusion import choose_parameters
+from vestige.bench.run.contract_checks import build
+from vestige.methods._closed_form import LAYERS, all_rows, gram, low_rank_edit
+from vestige.methods.rece import RECE, adversarial_rows
 
 
 def rece(**over) -> RECE:

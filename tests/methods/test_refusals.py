@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import shaped_pipe
 
-from bench.contract import build, quick
+from vestige.bench.run.contract_checks import build, quick
 
 ANCHOR = {  # the field that says what a concept becomes
     **dict.fromkeys(("uce", "uce_lasttoken", "uce_moderate", "rece"), "guide"),

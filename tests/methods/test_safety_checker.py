@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import CLIPConfig
 
-from bench.contract import build
-from bench.vision import clip_models
-from methods.safety_checker import clip_pixels, compvis_flags, compvis_rule
+from vestige.bench.run.contract_checks import build
+from vestige.bench.vision import clip_models
+from vestige.methods.safety_checker import clip_pixels, compvis_flags, compvis_rule
 
 
 class BrightnessClip:

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench import config
-from bench.contract import build
-from bench.diffusion import choose_parameters
-from methods._closed_form import LAYERS, pieces_of
-from methods.sequential import Sequential, after
+from vestige.bench.models.diffusion import choose_parameters
+from vestige.bench.places import CONF
+from vestige.bench.run import config
+from vestige.bench.run.contract_checks import build
+from vestige.methods._closed_form import LAYERS, pieces_of
+from vestige.methods.sequential import Sequential, after
 
 D = 6
 
@@ -106,7 +107,7 @@ def test_a_sequence_leaves_the_model_as_it_was(tiny, dog_and_cat, context):
 
 
 def test_the_key_depends_on_steps_and_their_versions(concept, monkeypatch):
-    from methods.uce import UCE
+    from vestige.methods.uce import UCE
 
     method = sequence("uce")
     before = method.inputs([concept()])
@@ -133,7 +134,7 @@ def test_a_second_step_can_be_typed():
     from hydra import compose, initialize_config_dir
 
     config.register_resolvers()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = compose("run", ["model=tiny", "concept=[dog,cat]", "method=sequential_uce", "+method@method.steps.second=speed"])
     job = config.build_job(tree)
     assert [type(method).__name__ for method in job.method.methods.values()] == ["UCE", "SPEED"]

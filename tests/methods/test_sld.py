@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.contract import build
-from bench.types import Sampler
-from methods.sld import SLD
+from vestige.bench.contract.types import Sampler
+from vestige.bench.run.contract_checks import build
+from vestige.methods.sld import SLD
 
 PRESETS = {"sld": "MEDIUM", "sld_weak_diffusers": "WEAK", "sld_strong": "STRONG", "sld_max": "MAX"}
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.contract import build
-from bench.diffusion import choose_parameters
-from methods._closed_form import LAYERS, all_rows, last_rows
-from methods.speed import SPEED, influence_of, invariant_rows, least_passed, null_projector, reading_factor
+from vestige.bench.models.diffusion import choose_parameters
+from vestige.bench.run.contract_checks import build
+from vestige.methods._closed_form import LAYERS, all_rows, last_rows
+from vestige.methods.speed import SPEED, influence_of, invariant_rows, least_passed, null_projector, reading_factor
 
 D = 16
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.contract import build
-from bench.types import Erasure
-from methods.spm import SPM, Transport, adapted_layers, adapters, new_adapter, pseudo_prompts
+from vestige.bench.contract.types import Erasure
+from vestige.bench.run.contract_checks import build
+from vestige.methods.spm import SPM, Transport, adapted_layers, adapters, new_adapter, pseudo_prompts
 
 
 def spm(**over) -> SPM:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.contract import build
-from methods._closed_form import low_rank_edit
-from methods.time_edit import TimeEdit, eraser, subsequence
+from vestige.bench.run.contract_checks import build
+from vestige.methods._closed_form import low_rank_edit
+from vestige.methods.time_edit import TimeEdit, eraser, subsequence
 
 
 def edit(**over) -> TimeEdit:

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.contract import build
-from bench.diffusion import choose_parameters, frozen_copy
-from bench.text import Conditioning
-from methods._closed_form import LAYERS, all_rows
-from methods._trajectories import ddim, latents_of
-from methods.trce import STEERED, TRCE, read_pairs
+from vestige.bench.models.diffusion import choose_parameters, frozen_copy
+from vestige.bench.models.text import Conditioning
+from vestige.bench.run.contract_checks import build
+from vestige.methods._closed_form import LAYERS, all_rows
+from vestige.methods._trajectories import ddim, latents_of
+from vestige.methods.trce import STEERED, TRCE, read_pairs
 
 
 def trce(**over) -> TRCE:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.contract import build
-from methods._closed_form import all_rows, last_rows
-from methods.uce import UCE
+from vestige.bench.run.contract_checks import build
+from vestige.methods._closed_form import all_rows, last_rows
+from vestige.methods.uce import UCE
 
 
 def uce(**over) -> UCE:

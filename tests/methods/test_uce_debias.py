@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.contract import build
-from bench.diffusion import choose_parameters
-from bench.vision import clip_models
-from methods._closed_form import LAYERS
-from methods.uce_debias import UCEDebias
+from vestige.bench.models.diffusion import choose_parameters
+from vestige.bench.run.contract_checks import build
+from vestige.bench.vision import clip_models
+from vestige.methods._closed_form import LAYERS
+from vestige.methods.uce_debias import UCEDebias
 
 TEXT = "photo of dog"
 

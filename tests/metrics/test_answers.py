@@ -4,12 +4,12 @@ import pandas as pd
 import pytest
 import torch
 
-from bench import judges
-from bench.judges import PresenceJudge
-from bench.plugin import Material
-from bench.types import ImageSet
-from metrics.answers import Answers, _named
-from metrics.clip_score import candidates
+from vestige.bench import judges
+from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.types import ImageSet
+from vestige.bench.judges import PresenceJudge
+from vestige.metrics.answers import Answers, _named
+from vestige.metrics.clip_score import candidates
 
 LABELS = {"object": ["dog", "cat", "car", "nothing"], "style": ["noto", "pixel_art"]}
 

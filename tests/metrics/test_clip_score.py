@@ -4,9 +4,9 @@ import pytest
 import torch
 from made_pictures import in_memory
 
-from bench.plugin import Material
-from bench.vision import clip_models
-from metrics.clip_score import ClipScore
+from vestige.bench.contract.plugin import Material
+from vestige.bench.vision import clip_models
+from vestige.metrics.clip_score import ClipScore
 
 # Where each text lies on a circle, in degrees; pictures lie at 0, 60 and 120.
 PLACES = {

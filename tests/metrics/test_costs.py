@@ -8,21 +8,23 @@ import pytest
 import torch
 from PIL import Image
 
-from attacks.none import NoAttack
-from bench import config, contract, judges, model, record
-from bench.plugin import Material
-from bench.run import fill, run_job
-from bench.stages import Stages
-from bench.types import ImageSet, Sampler
-from bench.vision import clip_models, features
-from methods.original import Original
-from metrics.answers import Answers
-from metrics.clip_score import ClipScore
-from metrics.distances import Cmmd, Fid, Kid
-from metrics.image_change import ImageChange
-from metrics.lpips import Lpips
-from metrics.precision_recall import PrecisionRecall
-from metrics.presence import Presence
+from vestige.attacks.none import NoAttack
+from vestige.bench import judges
+from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.types import ImageSet, Sampler
+from vestige.bench.models import loading
+from vestige.bench.run import config, contract_checks, record
+from vestige.bench.run.runner import fill, run_job
+from vestige.bench.run.stages import Stages
+from vestige.bench.vision import clip_models, features
+from vestige.methods.original import Original
+from vestige.metrics.answers import Answers
+from vestige.metrics.clip_score import ClipScore
+from vestige.metrics.distances import Cmmd, Fid, Kid
+from vestige.metrics.image_change import ImageChange
+from vestige.metrics.lpips import Lpips
+from vestige.metrics.precision_recall import PrecisionRecall
+from vestige.metrics.presence import Presence
 
 SECONDS = 20  # the bar for two cores, held on one
 N = 1000
@@ -30,10 +32,10 @@ N = 1000
 
 @pytest.fixture(scope="module")
 def thousand(tmp_path_factory) -> ImageSet:
-    from bench.world import captions, pictures
+    from vestige.bench.world.content import captions, drawing
 
     folder = tmp_path_factory.mktemp("thousand")
-    drawn, specs = pictures.held_out(N, 5)
+    drawn, specs = drawing.held_out(N, 5)
     for k, picture in enumerate(drawn):
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{k}.png")
     rows = [
@@ -51,7 +53,7 @@ def test_a_thousand_pictures_are_scored_in_seconds(metric, thousand):
     torch.set_num_threads(1)
     try:
         begun = time.thread_time()
-        scores = metric.score(thousand, Material([contract.DOG], "emoji", None, features.extract))
+        scores = metric.score(thousand, Material([contract_checks.DOG], "emoji", None, features.extract))
         spent = time.thread_time() - begun
     finally:
         torch.set_num_threads(threads)
@@ -65,10 +67,20 @@ def job(tmp_path):
         (tmp_path / "set.csv").write_text("row_id,prompt,expect\n" + "".join(f"{k},a dog {k},dog\n" for k in range(5)))
         runtime = config.Runtime("cpu", 8, str(tmp_path / "store"), str(tmp_path / "records"), "wait", [], None)
         probe = config.Probe("target", str(tmp_path / "set.csv"), 5, 1, False, None, metrics)
-        spec = dataclasses.replace(contract.TINY, vocabulary="emoji")
+        spec = dataclasses.replace(contract_checks.TINY, vocabulary="emoji")
         sampler = Sampler("DDIMScheduler", {}, 2, 3.0, 16, 16)
         return config.Job(
-            spec, [contract.DOG], "original", Original(), {"none": NoAttack()}, {"target": probe}, sampler, "emoji_b", 0, "score", runtime
+            spec,
+            [contract_checks.DOG],
+            "original",
+            Original(),
+            {"none": NoAttack()},
+            {"target": probe},
+            sampler,
+            "emoji_b",
+            0,
+            "score",
+            runtime,
         )
 
     return make
@@ -99,7 +111,7 @@ def test_features_are_computed_once_per_set_and_network(job, monkeypatch):
 def test_a_metric_added_to_a_finished_grid_draws_no_picture_and_loads_no_model(job, monkeypatch):
     first = run_job(job(image_change=SETS["image_change"]))
     assert first["status"] == "done", first["error"]
-    monkeypatch.setattr(model, "load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("a model was loaded"))
     again = Stages(job(**SETS, lpips_emoji=Lpips("emoji", 64, 8)))
     filled = record.empty(again.job, again.model_spec)
     fill(filled, again)

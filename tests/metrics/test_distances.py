@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import contract
-from bench.plugin import Material
-from bench.statistics.jackknife import jackknife_interval
-from bench.types import ImageSet
-from bench.vision import features
-from bench.vision.set_distances import cmmd, frechet, frechet_infinite, kid, kid_of_subsets, mmd2, precision_recall
-from metrics.distances import Cmmd, Fid, FidInfinite, Kid
-from metrics.precision_recall import PrecisionRecall
+from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.types import ImageSet
+from vestige.bench.run import contract_checks
+from vestige.bench.statistics.jackknife import jackknife_interval
+from vestige.bench.vision import features
+from vestige.bench.vision.set_distances import cmmd, frechet, frechet_infinite, kid, kid_of_subsets, mmd2, precision_recall
+from vestige.metrics.distances import Cmmd, Fid, FidInfinite, Kid
+from vestige.metrics.precision_recall import PrecisionRecall
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -154,7 +154,7 @@ def test_biased_cmmd_is_zero_for_equal_sets_and_too_high_by_the_diagonal(two):
 
 def test_sums_in_blocks_are_the_sums_of_the_whole(monkeypatch, two):
     whole = kid(*two), cmmd(*two, 10.0), *precision_recall(*two, 3)
-    monkeypatch.setattr("bench.vision.set_distances.ROWS", 7)
+    monkeypatch.setattr("vestige.bench.vision.set_distances.ROWS", 7)
     assert (kid(*two), cmmd(*two, 10.0), *precision_recall(*two, 3)) == pytest.approx(whole, rel=1e-12)
     linear = mmd2(*two, lambda x, y: x @ y.T, unbiased=False)
     assert linear == pytest.approx(float((two[0].double().mean(0) - two[1].double().mean(0)).square().sum()), rel=1e-9)
@@ -188,7 +188,7 @@ def sets(tmp_path):
         return ImageSet(tmp_path / name, index)
 
     ours, original = write("ours", 8), write("original_set", 8)
-    return ours, original, Material([contract.DOG], "emoji", lambda: original, features.extract)
+    return ours, original, Material([contract_checks.DOG], "emoji", lambda: original, features.extract)
 
 
 def test_columns_say_extractor_reference_and_unequal_counts(sets, tmp_path):
@@ -256,7 +256,7 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(tmp_path):
         Fid("clip_emoji", str(tmp_path)).inputs()
     with pytest.raises(ValueError, match="two different shares"):
         FidInfinite("clip_emoji", "original", [1.0], 1, 0)
-    photo = dataclasses.replace(contract.TINY, vocabulary="photo")
+    photo = dataclasses.replace(contract_checks.TINY, vocabulary="photo")
     assert "emoji world only" in Fid("clip_emoji", "real").supports(photo, [])
     assert "Allowed: clip_emoji" in Fid("clip_emojo", "original").supports(photo, [])
     assert "torch-fidelity" in Fid("inception_tf", "original").supports(photo, [])

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import contract
-from bench.plugin import Material
-from bench.types import ImageSet
-from bench.vision.masks import background_difference
-from bench.vision.perceptual import Perceptual
-from bench.world.pictures import Spec, compose
-from metrics.entangled import EntangledD, EntangledS, grown, harmonic, similarity
+from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.types import ImageSet
+from vestige.bench.run import contract_checks
+from vestige.bench.vision.masks import background_difference
+from vestige.bench.vision.perceptual import Perceptual
+from vestige.bench.world.content.drawing import Spec, compose
+from vestige.metrics.entangled import EntangledD, EntangledS, grown, harmonic, similarity
 
 THINGS = ("dog", "cat", "car", "rocket")
 
@@ -121,4 +121,4 @@ def test_what_cannot_work_is_refused(concept):
     with pytest.raises(ValueError, match="neither background nor a folder"):
         EntangledD("emoji", "whole", 0.1, "", "", 1, 3, "./nowhere")
     metric = EntangledS("emoji", "whole", 0.1, "", "", 1, 3)
-    assert "has none" in metric.supports(contract.TINY, [concept("van_gogh", "style")])
+    assert "has none" in metric.supports(contract_checks.TINY, [concept("van_gogh", "style")])

@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.plugin import Material
-from bench.types import ImageSet
-from bench.vision.set_distances import frechet
-from metrics.fid_kept import FidKept
+from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.types import ImageSet
+from vestige.bench.vision.set_distances import frechet
+from vestige.metrics.fid_kept import FidKept
 
 
 def test_cells_of_the_concept_leave_both_sides(tmp_path, concept):

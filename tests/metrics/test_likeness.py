@@ -4,10 +4,11 @@ import pytest
 import torch
 from conftest import tiny_spec
 
-from bench.judges import vlm as asking
-from bench.plugin import Material
-from bench.vision import captions, vlm
-from metrics.likeness import Likeness
+from vestige.bench.contract.plugin import Material
+from vestige.bench.judges import captions
+from vestige.bench.judges import vlm as asking
+from vestige.bench.vision import vlm
+from vestige.metrics.likeness import Likeness
 
 
 def material_of(images, features, concept):
@@ -16,7 +17,7 @@ def material_of(images, features, concept):
 
 @pytest.fixture
 def drawn(tiny, sampler, prompts, tmp_path):
-    from bench.generate import draw
+    from vestige.bench.run.generate import draw
 
     return draw(tiny, prompts(2, repeats=2), sampler, tmp_path / "drawn", 4)
 

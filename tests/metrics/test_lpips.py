@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import contract
-from bench.plugin import Material
-from bench.types import ImageSet
-from bench.vision import features, perceptual
-from metrics.image_change import ImageChange
-from metrics.lpips import Lpips
+from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.types import ImageSet
+from vestige.bench.run import contract_checks
+from vestige.bench.vision import features, perceptual
+from vestige.metrics.image_change import ImageChange
+from vestige.metrics.lpips import Lpips
 
 
 def write(folder, pictures) -> ImageSet:
@@ -26,9 +26,9 @@ def write(folder, pictures) -> ImageSet:
 
 @pytest.fixture(scope="module")
 def real():
-    from bench.world import pictures
+    from vestige.bench.world.content import drawing
 
-    return pictures.held_out(12, 3)[0]
+    return drawing.held_out(12, 3)[0]
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_the_map_is_high_where_the_pictures_differ(real):
 
 
 def test_another_object_is_farther_than_the_same_object_in_another_place(real):
-    from bench.world.pictures import Spec, compose
+    from vestige.bench.world.content.drawing import Spec, compose
 
     def draw(thing, dx):
         return torch.from_numpy(compose(Spec((thing,), "noto", "white", dx, 0, (0, 0, 0), 1.0, False)).copy()).permute(2, 0, 1)[None] / 255
@@ -100,29 +100,29 @@ def test_another_object_is_farther_than_the_same_object_in_another_place(real):
 def test_columns_name_network_and_side_and_pairs_are_found_by_row(real, tmp_path):
     ours, original = write(tmp_path / "a", real[:6]), write(tmp_path / "b", torch.cat([real[:3], real[6:9]]))
     shuffled = replace(original, index=original.index.iloc[[5, 2, 0, 1, 4, 3]].reset_index(drop=True))
-    scores = Lpips("emoji", 64, 4).score(ours, Material([contract.DOG], "emoji", lambda: shuffled, None))
+    scores = Lpips("emoji", 64, 4).score(ours, Material([contract_checks.DOG], "emoji", lambda: shuffled, None))
     table = scores.per_image.set_index("row_id")["lpips_emoji_64"]
     assert (table[["0", "1", "2"]] == 0).all() and (table[["3", "4", "5"]] > 0.01).all()
-    small = Lpips("emoji", 48, 4).score(ours, Material([contract.DOG], "emoji", lambda: original, None))
+    small = Lpips("emoji", 48, 4).score(ours, Material([contract_checks.DOG], "emoji", lambda: original, None))
     assert list(small.totals) == ["lpips_emoji_48"] and small.totals["lpips_emoji_48"] != scores.totals["lpips_emoji_64"]
     fewer = replace(original, index=original.index.head(4))
     with pytest.raises(ValueError, match="lacks 2 pictures"):
-        Lpips("emoji", 64, 4).score(ours, Material([contract.DOG], "emoji", lambda: fewer, None))
+        Lpips("emoji", 64, 4).score(ours, Material([contract_checks.DOG], "emoji", lambda: fewer, None))
 
 
 def test_image_change_names_its_network_and_reaches_every_extractor(real, tmp_path):
     ours, original = write(tmp_path / "a", real[:4]), write(tmp_path / "b", torch.cat([real[:2], real[6:8]]))
-    scores = ImageChange("judge_a", 100.0).score(ours, Material([contract.DOG], "emoji", lambda: original, features.extract))
+    scores = ImageChange("judge_a", 100.0).score(ours, Material([contract_checks.DOG], "emoji", lambda: original, features.extract))
     cosine = scores.per_image["cosine_judge_a"]
     assert cosine[:2].tolist() == pytest.approx([1, 1], abs=1e-6) and (cosine[2:] < 0.99).all()
     assert scores.per_image["psnr"][:2].tolist() == [100, 100] and scores.per_image["mse"][:2].tolist() == [0, 0]
-    assert "is no folder" in ImageChange("dino:./nowhere", 100.0).supports(contract.TINY, [])
+    assert "is no folder" in ImageChange("dino:./nowhere", 100.0).supports(contract_checks.TINY, [])
 
 
 def test_what_is_missing_is_said_with_a_way_out(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert "alexnet-owt-7be5be79.pth" in Lpips("alex", 64, 4).supports(contract.TINY, [])
-    assert "Allowed: emoji, alex" in Lpips("vgg", 64, 4).supports(contract.TINY, [])
+    assert "alexnet-owt-7be5be79.pth" in Lpips("alex", 64, 4).supports(contract_checks.TINY, [])
+    assert "Allowed: emoji, alex" in Lpips("vgg", 64, 4).supports(contract_checks.TINY, [])
     with pytest.raises(ValueError, match="at least 32"):
         Lpips("emoji", 16, 4)
 

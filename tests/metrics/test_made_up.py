@@ -9,18 +9,19 @@ import torch
 from hydra import compose, initialize_config_dir
 from made_pictures import in_memory
 
-from attacks._made_up import made_up as drawings
-from attacks.noise_probes import cropped
-from attacks.none import NoAttack
-from bench import config
-from bench.contract import DOG, build
-from bench.plugin import Material
-from bench.reports import results, robustness
-from bench.reports.pictures import Pictures
-from bench.run import run_job
-from bench.world import pictures as world
-from metrics import made_up
-from metrics._recogniser import fitted
+from vestige.attacks._made_up import made_up as drawings
+from vestige.attacks.noise_probes import cropped
+from vestige.attacks.none import NoAttack
+from vestige.bench.contract.plugin import Material
+from vestige.bench.places import CONF
+from vestige.bench.reports import results, robustness
+from vestige.bench.reports.score_table import Pictures
+from vestige.bench.run import config
+from vestige.bench.run.contract_checks import DOG, build
+from vestige.bench.run.runner import run_job
+from vestige.bench.world.content import drawing as world
+from vestige.metrics import made_up
+from vestige.metrics._recogniser import fitted
 
 
 def sprites(slugs):
@@ -98,7 +99,7 @@ def test_an_attack_that_returns_its_input_has_a_null_of_one_and_no_statement(tmp
     words += ["controls=[never_knew]", "probe=[target]", "metric@probe.target.metrics=[presence]", "probe.target.rows=4"]
     words += ["probe.target.repeats=1", "model.sampler.steps=6", f"runtime.store={tmp_path}/s", f"runtime.records={tmp_path}/r"]
     for method in ("original", "uce_emoji"):
-        with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             record = run_job(config.build_job(compose("run", [*words, f"method={method}"])))
         assert record["status"] == "done", record["error"]
     pictures = Pictures(tmp_path / "s")

@@ -5,9 +5,9 @@ from typing import ClassVar
 import pytest
 import torch
 
-from bench import judges
-from bench.plugin import Material
-from metrics.nouns import Nouns
+from vestige.bench import judges
+from vestige.bench.contract.plugin import Material
+from vestige.metrics.nouns import Nouns
 
 
 class Sees:
@@ -27,7 +27,7 @@ class Sees:
 
 
 def test_nouns_are_counted_one_by_one(tiny, sampler, prompts, tmp_path, monkeypatch):
-    from bench.generate import draw
+    from vestige.bench.run.generate import draw
 
     asked = prompts(3)
     asked.table["expect"] = ["river;house;tree", "dog", "tree"]

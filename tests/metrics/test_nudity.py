@@ -10,13 +10,13 @@ import torch
 from made_pictures import drawn, in_memory
 from PIL import Image
 
-from bench import judges
-from bench.judges import nudity
-from bench.reports.composites import Composite, Part
-from bench.vision import nudity_rules
-from bench.vision.nudity_rules import RULES, Rule, read, written
-from bench.world import catalog
-from metrics.nudity import Nudity
+from vestige.bench import judges
+from vestige.bench.judges import nudity
+from vestige.bench.reports.composites import Composite, Part
+from vestige.bench.vision import nudity_rules
+from vestige.bench.vision.nudity_rules import RULES, Rule, read, written
+from vestige.bench.world.content import catalog
+from vestige.metrics.nudity import Nudity
 
 PORTRAIT = Path(__file__).parents[1] / "data" / "astronaut.jpg"
 BOXES = "FEET_EXPOSED:0.810000 FEET_EXPOSED:0.620000 FEMALE_BREAST_EXPOSED:0.600000 FACE_FEMALE:0.300000 ANUS_EXPOSED:0.250000"
@@ -137,9 +137,9 @@ def test_a_rule_is_a_view_on_the_stored_words(places):
     """The made-up results get a table with a column of words; a composite counts it without a cell of that column."""
     import json
 
-    from bench.reports import results
-    from bench.reports.pictures import Pictures
-    from bench.reports.views import Views
+    from vestige.bench.reports import results
+    from vestige.bench.reports.aggregates import Views
+    from vestige.bench.reports.score_table import Pictures
 
     records, store = places
     for file in records.glob("*.json"):

@@ -9,12 +9,13 @@ import torch
 from made_pictures import drawn, in_memory
 from safetensors.torch import save_file
 
-from bench import contract, judges
-from bench.judges import q16
-from bench.papers.composites import CATALOGUE
-from bench.plugin import Material
-from bench.vision import clip_models, features
-from metrics.q16 import Q16
+from vestige.bench import judges
+from vestige.bench.contract.plugin import Material
+from vestige.bench.judges import q16
+from vestige.bench.reports.composite_catalogue import CATALOGUE
+from vestige.bench.run import contract_checks
+from vestige.bench.vision import clip_models, features
+from vestige.metrics.q16 import Q16
 
 DANGERS, HARMLESS = ["a bomb", "a skull"], ["a dog", "a banana"]
 
@@ -71,7 +72,7 @@ def test_a_file_without_two_prompts_is_named(tmp_path):
 
 def test_with_texts_it_runs_on_the_emoji_world_and_keeps_the_contract(tmp_path):
     metric = Q16("emoji", None, [HARMLESS, DANGERS])
-    for _, check in contract.metric_checks(metric, tmp_path):
+    for _, check in contract_checks.metric_checks(metric, tmp_path):
         check()
     seen = clip_models.load_clip("emoji").image(drawn("bomb", "dog"))
     scores = metric.score(in_memory(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), tmp_path), material(seen))

@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import contract
-from bench.plugin import Material
-from bench.types import ImageSet
-from bench.vision import features, preferences
-from metrics.quality import Aesthetic, ImageReward, PickScore
+from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.types import ImageSet
+from vestige.bench.run import contract_checks
+from vestige.bench.vision import features, preferences
+from vestige.metrics.quality import Aesthetic, ImageReward, PickScore
 
 TEXTS = ["a dog", "a cat on a red mat", "a dog"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "on", "red", "dog", "cat", "mat"]
@@ -30,13 +30,13 @@ def images(tmp_path) -> ImageSet:
 
 @pytest.fixture
 def material():
-    return Material([contract.DOG], "photo", None, features.extract)
+    return Material([contract_checks.DOG], "photo", None, features.extract)
 
 
 def test_pick_score_is_the_scaled_cosine_of_picture_and_text(images, material, tmp_path):
     from transformers import CLIPConfig, CLIPModel
 
-    from bench.tiny import clip_tokenizer
+    from vestige.bench.models.tiny import clip_tokenizer
 
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 24}
     config = CLIPConfig(
@@ -48,7 +48,7 @@ def test_pick_score_is_the_scaled_cosine_of_picture_and_text(images, material, t
     torch.manual_seed(0)
     CLIPModel(config).eval().save_pretrained(tmp_path / "tiny-pick")
     metric = PickScore(str(tmp_path / "tiny-pick"), 2)
-    assert metric.supports(contract.TINY, []) is None
+    assert metric.supports(contract_checks.TINY, []) is None
     got = metric.score(images, material).per_image["pick_score"]
     net = CLIPModel.from_pretrained(tmp_path / "tiny-pick").eval()
     with torch.no_grad():
@@ -102,7 +102,7 @@ def reward(tmp_path):
 
 def test_image_reward_gives_the_numbers_of_its_official_code(images, material, reward):
     """THUDM/ImageReward@0f5fa3e with transformers 4.37.2 on these weights, pictures and token ids."""
-    assert reward.supports(contract.TINY, []) is None
+    assert reward.supports(contract_checks.TINY, []) is None
     got = reward.score(images, material).per_image["image_reward"]
     assert got.tolist() == pytest.approx([14.499247, 18.636265, 15.198210], rel=1e-4)
 
@@ -113,7 +113,7 @@ def test_weights_that_do_not_fit_and_files_that_hold_more_than_tensors_are_refus
     torch.save(weights, tmp_path / "cut.pt")
     with pytest.raises(ValueError, match=r"Missing: \['encoder\.layers\.1\.self_attn\.qkv\.bias'\]"):
         ImageReward(str(tmp_path / "cut.pt"), reward.tokenizer, 2).score(images, material)
-    torch.save({"mlp": contract.DOG}, tmp_path / "code.pt")
+    torch.save({"mlp": contract_checks.DOG}, tmp_path / "code.pt")
     with pytest.raises(Exception, match="Weights only load failed"):
         ImageReward(str(tmp_path / "code.pt"), reward.tokenizer, 2).score(images, material)
 
@@ -125,7 +125,7 @@ def test_the_aesthetic_head_is_one_affine_map_of_unit_features(images, material,
     weights |= {f"layers.{k}.bias": torch.randn(after, generator=draw) for k, after, _ in sizes}
     torch.save(weights, tmp_path / "head.pth")
     metric = Aesthetic("clip_emoji", str(tmp_path / "head.pth"))
-    assert metric.supports(contract.TINY, []) is None and set(metric.inputs()) == {"head", "weights"}
+    assert metric.supports(contract_checks.TINY, []) is None and set(metric.inputs()) == {"head", "weights"}
     got = metric.score(images, material).per_image["aesthetic"].tolist()
     x = torch.nn.functional.normalize(features.extract(images, "clip_emoji"), dim=-1)
     for k, _, _ in sizes:
@@ -134,9 +134,9 @@ def test_the_aesthetic_head_is_one_affine_map_of_unit_features(images, material,
 
 
 def test_missing_weights_are_named_with_the_way_to_get_them(images, material):
-    assert "huggingface.co/THUDM/ImageReward" in ImageReward("nowhere.pt", "nowhere/bert", 2).supports(contract.TINY, [])
-    assert "improved-aesthetic-predictor" in Aesthetic("clip_emoji", "nowhere.pth").supports(contract.TINY, [])
-    assert "is no folder" in PickScore("./nowhere", 2).supports(contract.TINY, [])
+    assert "huggingface.co/THUDM/ImageReward" in ImageReward("nowhere.pt", "nowhere/bert", 2).supports(contract_checks.TINY, [])
+    assert "improved-aesthetic-predictor" in Aesthetic("clip_emoji", "nowhere.pth").supports(contract_checks.TINY, [])
+    assert "is no folder" in PickScore("./nowhere", 2).supports(contract_checks.TINY, [])
     with pytest.raises(ValueError, match="published lists are not stored"):
         hidden = ImageSet(images.folder, images.index.assign(private=True))
         PickScore("./nowhere", 2).score(hidden, material)

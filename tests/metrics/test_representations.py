@@ -9,13 +9,22 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import contract, model
-from bench.plugin import Material
-from bench.statistics.jackknife import UP_TO_ONE, jackknife_interval
-from bench.types import ImageSet, ModelSpec
-from bench.vision.representations import activations, fitted_probe, folds_of, linear_cka, linear_cka_left_out, shared_noise, text_states
-from metrics.cka import Cka
-from metrics.concept_probe import ConceptProbe, balanced, exchanged
+from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.types import ImageSet, ModelSpec
+from vestige.bench.models import loading
+from vestige.bench.run import contract_checks
+from vestige.bench.statistics.jackknife import UP_TO_ONE, jackknife_interval
+from vestige.bench.vision.representations import (
+    activations,
+    fitted_probe,
+    folds_of,
+    linear_cka,
+    linear_cka_left_out,
+    shared_noise,
+    text_states,
+)
+from vestige.metrics.cka import Cka
+from vestige.metrics.concept_probe import ConceptProbe, balanced, exchanged
 
 
 def gaussian(n, d, seed=0):
@@ -127,7 +136,7 @@ STYLES = ("fluent", "noto", "twemoji", "emojione", "lineart", "pixel_art")
 
 
 def shown(folder, things) -> ImageSet:
-    from bench.world.pictures import Spec, compose
+    from vestige.bench.world.content.drawing import Spec, compose
 
     folder.mkdir()
     rows = []
@@ -142,7 +151,7 @@ def shown(folder, things) -> ImageSet:
 @pytest.fixture(scope="module")
 def emoji():
     spec = ModelSpec("emoji", "sd1", "bench/world/weights/generator", None, "float32", "deterministic", "emoji")
-    return model.load(spec)
+    return loading.load(spec)
 
 
 @pytest.fixture
@@ -150,7 +159,7 @@ def material(emoji, tmp_path, concept):
     def make(erased=None):
         from safetensors.torch import load_file
 
-        from bench.world import paths
+        from vestige.bench.world.content import paths
 
         dogs = shown(tmp_path / "dogs", ["dog"] * 24)
         mates = shown(tmp_path / "mates", ["cat", "frog", "penguin", "octopus"] * 6)
@@ -206,7 +215,7 @@ def test_what_cannot_work_is_refused(concept):
         ConceptProbe(["mid"], 300, "none", 4, 4, 1, 2, 0.1, 16, 0)
     with pytest.raises(ValueError, match="folds=5"):
         ConceptProbe(["mid"], 300, "empty", 4, 4, 1, 5, 0.1, 16, 0)
-    assert "list none" in ConceptProbe(["mid"], 300, "empty", 4, 4, 1, 2, 0.1, 16, 0).supports(contract.TINY, [concept(siblings=[])])
+    assert "list none" in ConceptProbe(["mid"], 300, "empty", 4, 4, 1, 2, 0.1, 16, 0).supports(contract_checks.TINY, [concept(siblings=[])])
     with pytest.raises(ValueError, match="only pictures"):
         Material([], "emoji", None, None).original_pipe()
 
@@ -214,7 +223,7 @@ def test_what_cannot_work_is_refused(concept):
 def test_rows_of_one_sentence_are_learnt_or_asked_together(monkeypatch):
     from types import SimpleNamespace
 
-    from metrics import concept_probe
+    from vestige.metrics import concept_probe
 
     monkeypatch.setattr(concept_probe, "encode_images", lambda pipe, part: torch.zeros(len(part), 4, 2, 2))
     rows = {"row_id": ["0", "1", "2"], "rep": [0, 0, 0], "prompt": ["a dog", "a dog", "a puppy"], "group": ["s1", "s1", "s2"]}

@@ -1,0 +1,79 @@
+"""`vestige ls`: names and one-line descriptions from YAML files and module docstrings, of methods and attacks also the evidence
+that they do what their papers say; imports no plugin."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import fnmatch
+import re
+from pathlib import Path
+
+from vestige.bench.cli import evidence
+from vestige.bench.places import CONF, module_file
+
+GROUPS = ("methods", "concepts", "attacks", "metrics", "probes", "models", "protocols", "experiments", "runtimes", "flags")
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="vestige ls", description=__doc__)
+    parser.add_argument("what", choices=GROUPS, nargs="?", default="methods")
+    parser.add_argument("pattern", nargs="?", default="*", help="wildcard, for example 'e*'")
+    parser.add_argument("--config-dir", type=Path, help="also list plugins of this folder")
+    arguments = parser.parse_args(argv)
+    if arguments.what == "flags":
+        return flags(arguments.pattern)
+    known = files(arguments.what.removesuffix("s"), arguments.config_dir)
+    for file in known:
+        if fnmatch.fnmatch(file.stem, arguments.pattern):
+            print(f"{file.stem:<24} {describe(file)}")
+            if arguments.what in ("methods", "attacks"):
+                print(f"{'':<24}   {evidence.of(file)}")
+    if arguments.what == "concepts" and arguments.pattern in {file.stem for file in known}:
+        print("\n".join(names_of(arguments.pattern, arguments.config_dir)))
+    return 0
+
+
+def names_of(choice: str, extra: Path | None) -> list[str]:
+    """Which names of a concept or a set methods are given, and which are only asked for."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from vestige.bench.run import config
+
+    search = [f"hydra.searchpath=[file://{extra.absolute()}]"] if extra else []
+    config.register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = OmegaConf.to_container(compose("run", [f"concept={choice}", "probe=[]", *search]).concept, resolve=True)
+    return config.split_in_words(config.chosen_concepts(chosen, held_out=True))
+
+
+def flags(pattern: str) -> int:
+    from vestige.bench.contract.flags import FLAGS
+
+    for name, flag in FLAGS.items():
+        if fnmatch.fnmatch(name, pattern):
+            print(f"{name}\n  raised if: {flag.raised_if}\n  means:     {flag.means}\n  do:        {flag.do}")
+    return 0
+
+
+def files(group: str, extra: Path | None = None) -> list[Path]:
+    """Every YAML of a group."""
+    folders = [CONF / group, *([extra / group] if extra else [])]
+    return [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
+
+
+def describe(file: Path) -> str:
+    """The YAML's first comment, else the first docstring line of the module its `_target_` names, else a concept's kind."""
+    text = file.read_text().removeprefix("# @package _global_\n")
+    comment = re.match(r"#\s*(.+)", text)
+    if comment:
+        return comment[1]
+    target = re.search(r"_target_:\s*([\w.]+)\.\w+", text)
+    if target:
+        module = module_file(target[1])
+        if module.exists():
+            return (ast.get_docstring(ast.parse(module.read_text())) or "").split("\n")[0]
+        return target[1]
+    kind, group = re.search(r"kind:\s*(\w+)", text), re.search(r"group:\s*(\w+)", text)
+    return f"{kind[1]} ({group[1]})" if kind and group else ""

@@ -1,0 +1,8 @@
+"""What an author of a method, an attack or a metric reads.
+
+types     the nouns: ModelSpec, Concept, Sampler, PromptSet, Erasure, Adversary, ImageSet, Scores
+plugin    the contract: Method, Attack, Metric, and what the harness offers them
+flags     what makes a result doubtful
+resume    loops that go on after a kill (`ctx.resumable`)
+screen    what is never asked, and never shown
+"""

@@ -1,0 +1,27 @@
+"""Where things lie: what is shipped, what the user has, and where results go."""
+
+import os
+from pathlib import Path
+
+# The folder that holds bench/, conf/, prompts/ ...: `vestige` in site-packages, in a checkout its links to the top of the repository.
+PACKAGE = Path(__file__).parent.parent
+CONF = PACKAGE / "conf"
+CHECKOUT = next(
+    (folder for folder in (PACKAGE.parent, PACKAGE) if (folder / "pyproject.toml").exists() and (folder / "bench").is_dir()), None
+)
+
+
+def results() -> Path:
+    """Where results go unless a command says otherwise: VESTIGE_RESULTS, else `results` in the current folder."""
+    return Path(os.environ.get("VESTIGE_RESULTS") or "results")
+
+
+def found(place: str | Path) -> Path:
+    """A file or folder that settings name: as given, from the current folder; where nothing is there, what is shipped under that name."""
+    path = Path(place).expanduser()
+    return PACKAGE / path if not path.exists() and (PACKAGE / path).exists() else path
+
+
+def module_file(module: str) -> Path:
+    """Where the source of a module of this project lies: `vestige.methods.uce` in methods/uce.py."""
+    return PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")

@@ -1,0 +1,87 @@
+"""One job, in order: erase, attack, generate, score, record. The only file that knows the order."""
+
+from __future__ import annotations
+
+import traceback
+from functools import partial
+
+from vestige.bench.contract import flags, screen
+from vestige.bench.contract.plugin import Attack
+from vestige.bench.contract.types import Scores
+from vestige.bench.prompts.prompt_sets import NothingToAsk
+from vestige.bench.run import record
+from vestige.bench.run.config import UNTIL, Job, Probe, null_of
+from vestige.bench.run.stages import Stages
+from vestige.bench.run.store import Busy, Stale
+
+
+def run_job(job: Job) -> dict:
+    """Run (or complete from the store) one job and write its record. A failed cell is recorded, not raised.
+
+    Raises Stale (a ValueError) and writes no record where a stage was made by other code and the job refuses it.
+    """
+    stages = Stages(job)
+    made = record.empty(job, stages.model_spec)
+    why_not = job.method.supports(job.model, job.given)
+    if why_not:
+        made |= {"status": "unsupported", "reason": why_not}
+    else:
+        try:
+            with stages.unsafe_images_deleted():
+                fill(made, stages)
+            made["status"] = "done"
+        except Stale:
+            raise
+        except Busy as busy:
+            made |= {"status": "busy", "reason": str(busy)}
+        except Exception as error:  # a failed cell is a result: it is recorded with the command that repeats it
+            made |= {"status": "failed", "reason": f"{type(error).__name__}: {error}", "error": traceback.format_exc()}
+    made |= {"stale": sorted(stages.store.kept), "flags": flags.of_record(made)}
+    record.write(made, job.runtime.folder("records"))
+    return made
+
+
+def fill(made: dict, stages: Stages) -> None:
+    """Every stage of the job up to `until`, and what the record says of it."""
+    job, reached = stages.job, UNTIL.index(stages.job.until)
+    made["inputs"] = record.inputs(job)
+    erased = stages.erase()
+    made["stages"]["erase"] = {"key": erased.key, "digest": erased.digest}
+    made["cost"] = dict(erased.meta["facts"])
+    made["code"] = record.code_of(erase=erased)
+    for probe in job.probes.values():
+        try:
+            asked = job.prompts_of(probe)
+        except NothingToAsk as reason:
+            made["cells"].append(record.unmeasured(probe, "none", Attack(), str(reason)))
+            continue
+        if screen.applies(job.concepts):
+            made["screened"][probe.name] = {"before": len(job.prompts_before_screen(probe)), "after": len(asked)}
+        for attack_name, attack in attacks_of(job, probe).items():
+            why_not = attack.supports(job.model, job.concepts, job.method)
+            if why_not:
+                made["cells"].append(record.unmeasured(probe, attack_name, attack, why_not))
+                continue
+            adversary = stages.attack(erased, attack, attack_name, asked) if reached >= 1 and attack.access != "none" else None
+            if reached < 2:
+                continue
+            images = stages.generate(erased, attack, adversary, asked)
+            facts = record.attack_facts(adversary, images)
+            again = partial(stages.generate, erased, attack, adversary, asked, whole=True)
+            if reached < 3:
+                continue
+            for metric_name, metric in (probe.metrics | null_of(attack)).items():
+                scored = stages.score(metric, metric_name, images, asked, again, partial(stages.in_force, erased, attack, adversary))
+                with stages.store.reading(images), stages.store.reading(scored):
+                    scores = Scores.load(scored.path)
+                    cells = record.cells(probe, attack_name, attack, metric_name, metric, images, scored, scores)
+                by = {"code": record.code_of(erase=erased, attack=adversary, images=images, score=scored)}
+                made["cells"] += [cell | facts | by | {"flags": cell["flags"] + facts["flags"]} for cell in cells]
+                record.note_candidates(made, scores, adversary)
+    plain = record.unattacked(made["cells"], stages.drawn)
+    made["cost"] |= record.speed(plain)
+    made["code"] |= record.code_of_images(plain)
+
+
+def attacks_of(job: Job, probe: Probe) -> dict[str, Attack]:
+    return job.attacks if probe.attacked else {"none": Attack()}

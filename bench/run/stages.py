@@ -1,0 +1,361 @@
+"""The stages of one job: erase, attack, images, score, features. Each is a pure function of its specification, kept in the store.
+
+bench/run/runner.py says in which order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, cached_property, partial
+from pathlib import Path
+
+from vestige.bench import judges
+from vestige.bench.contract import flags, screen
+from vestige.bench.contract.plugin import Attack, Context, Material, Metric, Victim
+from vestige.bench.contract.resume import Progress
+from vestige.bench.contract.types import Adversary, Erasure, ImageSet, PromptSet, Sampler, canonical_hash, plain
+from vestige.bench.models import loading
+from vestige.bench.models.fingerprints import weights_digest
+from vestige.bench.run import code, generate
+from vestige.bench.run.config import Job, specification
+from vestige.bench.run.cost import Clock, load, peak_memory
+from vestige.bench.run.store import SCRATCH, Stage, Store
+
+# Where the code of a stage begins, beside the plugins themselves (bench/run/code.py)
+MODEL = [("vestige.bench.models.loading", "load")]
+DRAWING = [
+    ("vestige.bench.run.generate", "draw"),
+    ("vestige.bench.models.pipe", "Pipe.__call__"),
+    ("vestige.bench.contract.types", "ImageSet.batches"),
+]
+ARTEFACT = [
+    ("vestige.bench.models.pipe", "Pipe.preserved"),
+    ("vestige.bench.contract.types", "Erasure.save"),
+    ("vestige.bench.contract.types", "Erasure.load"),
+    ("vestige.bench.run.generate", "load"),
+]
+ADVERSARY = [("vestige.bench.contract.types", "Adversary.save"), ("vestige.bench.contract.types", "Adversary.load")]
+SCORING = [
+    ("vestige.bench.run.generate", "load"),
+    ("vestige.bench.contract.types", "Scores.save"),
+    ("vestige.bench.contract.types", "Scores.load"),
+]
+
+
+@dataclass
+class Stages:
+    """Of one job. `find_...` looks a stage up, the plain verb makes it when it is not there."""
+
+    job: Job
+    drawn: dict[str, Stage] = field(default_factory=dict)  # image stages that this job made or used, by reference
+    clock: Clock = field(default_factory=Clock)
+
+    @cached_property
+    def store(self) -> Store:
+        return self.job.runtime.open_store()
+
+    @cached_property
+    def pipe(self):
+        return self._loaded()
+
+    @cached_property
+    def untouched(self):
+        """A second copy, never attached to: the original model while the first is changed."""
+        return self._loaded()
+
+    def _loaded(self):
+        with self.clock.stopped():
+            return loading.load(self.job.model, self.job.runtime.device)
+
+    @cached_property
+    def model_spec(self) -> dict:
+        return {**plain(self.job.model), "repo": self.job.model.repo, "weights": weights_digest(self.job.model)}
+
+    @property
+    def is_original(self) -> bool:
+        return self.job.method.mechanism == "none"
+
+    def erase_spec(self) -> dict:
+        job = self.job
+        return {
+            "stage": "erase",
+            "model": self.model_spec,
+            "method": specification(job.method),
+            "inputs": job.method.inputs(job.given),
+            "concepts": plain(job.given),
+            "sampler": plain(job.sampler),
+            "seed": job.seed,
+        }
+
+    def erase_code(self) -> str:
+        return code.of(MODEL, ARTEFACT, code.part(self.job.method, "erase"))
+
+    def find_erased(self) -> Stage | None:
+        return self.store.find("erase", self.erase_spec(), self.words(type(self.job.method).__name__), self.erase_code())
+
+    def erase(self) -> Stage:
+        job, spec = self.job, self.erase_spec()
+
+        def make(folder: Path) -> dict:
+            pipe = self.untouched if self.is_original else self.pipe
+            with pipe.preserved(), peak_memory(job.runtime.device) as peak:
+                meter = Progress(folder / SCRATCH, lambda: {**self.counted(pipe), **self.clock.read()})  # the clock starts here
+                ctx = self.context("erase", canonical_hash(spec), progress=meter)
+                erasure = job.method.erase(pipe, job.given, ctx)
+                spent = meter.spent()
+            erasure.save(folder)
+            (folder / "log.json").write_text(json.dumps(ctx.history))
+            return {
+                "erase_forward_rows": spent["unet_rows"] + spent["original_unet_rows"],
+                "erase_cpu_seconds": spent["cpu_seconds"],
+                "erase_device_seconds": spent["seconds"] if job.runtime.device.startswith("cuda") else None,
+                "erase_wall_seconds": spent["seconds"],
+                "erase_seconds": spent["seconds"],
+                "load": load(),
+                "erase_peak_bytes": peak.bytes,
+                "erase_peak_kind": peak.kind,
+                "parameters_changed": erasure.meta.get("parameters", sum(t.numel() for t in erasure.tensors.values())),
+                "artefact_bytes": sum(t.numel() * t.element_size() for t in erasure.tensors.values()),
+            }
+
+        return self.store.stage("erase", spec, self.words(type(job.method).__name__), make, self.erase_code())
+
+    def attack_spec(self, erased: Stage, attack: Attack, asked: PromptSet) -> dict:
+        job = self.job
+        inputs = attack.inputs() | judges.inputs(job.attack_judge)
+        return {
+            "stage": "attack",
+            "model": self.model_spec,
+            "erasure": None if attack.transfers() else self.erasure_key(erased),
+            "attack": specification(attack),
+            "concepts": plain(job.concepts),
+            "prompts": asked.digest,
+            "judge": job.attack_judge,
+            "sampler": plain(job.sampler),
+            "seed": job.seed,
+            **({"inputs": inputs} if inputs else {}),
+        }
+
+    def attack_code(self, erased: Stage, attack: Attack) -> str:
+        victim = [] if attack.transfers() else self.attached_code(erased)
+        return code.of(MODEL, ARTEFACT, ADVERSARY, victim, code.part(attack, "attack"), code.judge(self.job.attack_judge))
+
+    def find_attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage | None:
+        spec, words = self.attack_spec(erased, attack, asked), self.attack_words(name, attack)
+        return self.store.find("attack", spec, words, self.attack_code(erased, attack))
+
+    def attack_words(self, name: str, attack: Attack) -> str:
+        return self.words(name, "Original" if attack.transfers() else type(self.job.method).__name__)
+
+    def attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage:
+        job, spec = self.job, self.attack_spec(erased, attack, asked)
+
+        def make(folder: Path) -> dict:
+            labels = sorted(set(asked.table["expect"]) - {""})
+
+            @cache
+            def judge():  # loaded when first asked: text attacks never do
+                with self.clock.stopped():
+                    return judges.load(job.attack_judge).about(job.concepts).among(labels)
+
+            with self.attached(None if attack.transfers() else erased) as pipe:
+                victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge().present(*asked_of))
+                with pipe.preserved():
+                    meter = Progress(folder / SCRATCH, lambda: {**self.counted(pipe), **self.clock.read()})
+                    ctx = self.context("attack", canonical_hash(spec), progress=meter)
+                    found = attack.attack(victim, asked, ctx)
+                    budget = meter.spent()
+            told = screen.restored(found.prompts, asked) if screen.applies(job.concepts) else found.prompts
+            # Seconds are a fact about this run: the artefact is the same bytes whenever it is made.
+            counted = {name: number for name, number in budget.items() if not name.endswith("seconds")}
+            Adversary(told, found.tensors, found.meta, counted).save(folder)
+            (folder / "log.json").write_text(json.dumps(ctx.history))
+            asked_judge = {"judge": {"judge": job.attack_judge, **judge().meta}} if judge.cache_info().currsize else {}
+            return {"budget": budget, "flags": flags.of_log(ctx.history) + flags.of_rows(told.table), **asked_judge}
+
+        return self.store.stage("attack", spec, self.attack_words(name, attack), make, self.attack_code(erased, attack))
+
+    def generate(self, erased: Stage, attack: Attack, adversary: Stage | None, asked: PromptSet, whole: bool = False) -> Stage:
+        if adversary is None:
+            return self.images(asked, self.job.sampler, erased, whole=whole)
+        told = Adversary.load_prompts(adversary.path)
+        return self.images(told, self.job.sampler, erased, attack, adversary, whole)
+
+    def images_code(self, erased: Stage | None, attack: Attack | None) -> str:
+        attacked = [] if attack is None else [*ADVERSARY, *code.part(attack, "attach")]
+        return code.of(MODEL, DRAWING, self.attached_code(erased), attacked)
+
+    def attached_code(self, erased: Stage | None) -> list[code.Root]:
+        return [] if self.erasure_key(erased) is None else [*ARTEFACT, *code.part(self.job.method, "attach")]
+
+    def images_spec(self, asked: PromptSet, sampler: Sampler, erased: Stage | None, adversary_key: str | None) -> dict:
+        return {
+            "stage": "images",
+            "model": self.model_spec,
+            "erasure": self.erasure_key(erased),
+            "adversary": adversary_key,
+            "prompts": asked.digest,
+            "sampler": plain(sampler),
+        }
+
+    def artist(self, erased: Stage | None) -> str:
+        return "original" if self.erasure_key(erased) is None else type(self.job.method).__name__
+
+    def find_images(self, erased: Stage, attack: Attack, adversary: Stage | None, asked: PromptSet) -> Stage | None:
+        asked = asked if adversary is None else Adversary.load_prompts(adversary.path)
+        spec = self.images_spec(asked, self.job.sampler, erased, adversary.key if adversary else None)
+        by = self.images_code(erased, attack if adversary else None)
+        return self.store.find("images", spec, f"{self.artist(erased)}-{asked.name}", by)
+
+    def images(
+        self,
+        asked: PromptSet,
+        sampler: Sampler,
+        erased: Stage | None = None,
+        attack: Attack | None = None,
+        adversary: Stage | None = None,
+        whole: bool = True,
+    ) -> Stage:
+        """Pictures by the erased model, or by the original one when `erased` is None; shared by every job that asks the same.
+
+        attack, adversary: what is in force beside the erasure. whole: drawn again if they were deleted after scoring, as those of
+        explicit concepts are.
+        """
+        spec = self.images_spec(asked, sampler, erased, adversary.key if adversary else None)
+        who, by = self.artist(erased), self.images_code(erased, attack)
+
+        def make(folder: Path) -> dict:
+            with self.in_force(erased, attack, adversary) as pipe:
+                before = {**pipe.counts, **self.clock.read()}
+                drawn = generate.draw(pipe, asked, sampler, folder, self.job.runtime.batch_size, f"{who}: {asked.name}")
+                now = {**pipe.counts, **self.clock.read()}
+            # Of this process alone: pictures that a killed one had drawn cost nothing here.
+            timed = {name: now[name] - before[name] for name in ("images", "unet_rows", "seconds", "cpu_seconds")}
+            return {"pictures": len(drawn), **self.doubts(drawn), "timed": timed | {"load": load()}}
+
+        usable = (lambda stage: not stage.stripped) if whole else (lambda stage: True)
+        stage = self.store.stage("images", spec, f"{who}-{asked.name}", make, by, usable)
+        self.drawn[stage.reference] = stage
+        return stage
+
+    def score(self, metric: Metric, name: str, images: Stage, asked: PromptSet, again: Callable[[], Stage], artist: Callable) -> Stage:
+        """`again` gives the images stage with all its pictures, `artist` the model that drew them (which the images' key names)."""
+        original = self.images(asked, self.job.sampler, whole=False)
+        spec = {
+            "stage": "score",
+            "metric": specification(metric),
+            "images": images.key,
+            "original": original.key,
+            "concepts": plain(self.job.concepts),
+            "vocabulary": self.job.model.vocabulary,
+        }
+        inputs = metric.inputs()
+        if inputs:
+            spec["inputs"] = inputs
+
+        def make(folder: Path) -> None:
+            material = Material(
+                self.job.concepts,
+                self.job.model.vocabulary,
+                partial(self.drawn_by_original, asked),
+                self.features,
+                lambda: self.untouched,
+                artist,
+                self.drawn_by_original,
+            )
+            metric.score(generate.load(self.store.held(again).path), material).save(folder)
+
+        return self.store.stage("score", spec, f"{name}-{asked.name}", make, self.score_code(metric))
+
+    def score_code(self, metric: Metric) -> str:
+        return code.of(SCORING, code.part(metric, "score"), code.judge(getattr(metric, "judge", None)))
+
+    def doubts(self, drawn: ImageSet) -> dict:
+        """How many images a filter withheld, and how many others are blank (of one colour) or not finite; flags."""
+        status = drawn.index["status"]
+        one_colour = sum(int((batch.amax((1, 2, 3)) == batch.amin((1, 2, 3))).sum()) for batch in drawn.batches())
+        withheld, nan = int((status == "blocked").sum()), int((status == "nan").sum())
+        # A withheld image is of one colour too: it counts once.
+        blank = max(0, one_colour - withheld)
+        raised = flags.of_pictures(blank, withheld, len(drawn), self.job.method.mechanism == "filter", nan)
+        return {"blank": blank, "withheld": withheld, "nan": nan, "flags": raised}
+
+    def drawn_by_original(self, asked: PromptSet) -> ImageSet:
+        asked = screen.screened(asked) if screen.applies(self.job.concepts) else asked
+        return generate.load(self.store.held(lambda: self.images(asked, self.job.sampler)).path)
+
+    def features(self, images: ImageSet, extractor: str):
+        """Features of a stored set, computed once per set and extractor."""
+        from safetensors.torch import load_file, save_file
+
+        from vestige.bench.vision import features
+
+        identity = images.digest or images.folder.name
+        spec = {"stage": "features", "images": identity, "extractor": extractor, **features.inputs(extractor)}
+
+        def make(folder: Path) -> None:
+            save_file({"features": features.extract(images, extractor).contiguous()}, folder / "features.safetensors")
+
+        by = code.of([("vestige.bench.vision.features", "extract")])
+        stage = self.store.stage("features", spec, extractor.replace("/", "_"), make, by)
+        return load_file(stage.path / "features.safetensors")["features"]
+
+    # Pieces
+
+    @contextmanager
+    def attached(self, erased: Stage | None) -> Iterator:
+        if self.erasure_key(erased) is None:
+            yield self.untouched
+        else:
+            with self.store.reading(erased):
+                erasure = Erasure.load(erased.path)
+            with self.job.method.attach(self.pipe, erasure) as pipe:
+                yield pipe
+
+    @contextmanager
+    def in_force(self, erased: Stage | None, attack: Attack | None, adversary: Stage | None) -> Iterator:
+        """The erased model, with what the attack found in force."""
+        with self.attached(erased) as pipe:
+            if adversary is None:
+                yield pipe
+            else:
+                with self.store.reading(adversary):
+                    found = Adversary.load(adversary.path)
+                with attack.attach(pipe, found) as attacked:
+                    yield attacked
+
+    def erasure_key(self, erased: Stage | None) -> str | None:
+        return None if erased is None or self.is_original else erased.key
+
+    def context(self, *words: str, progress: Progress) -> Context:
+        def pictures(asked: PromptSet, sampler: Sampler) -> ImageSet:
+            before = dict(self.untouched.counts)
+            with self.clock.stopped():
+                drawn = generate.load(self.store.held(lambda: self.images(asked, sampler)).path)
+            self.untouched.counts.update(before)  # shared material is nobody's own budget, whoever draws it first
+            return drawn
+
+        return Context((*words, self.job.seed), self.job.sampler, lambda: self.untouched, pictures, progress=progress)
+
+    def counted(self, pipe) -> dict[str, int]:
+        """What was asked of the erased model, and of the original where an attack owns that too."""
+        original = self.__dict__.get("untouched")  # loaded only when an attack asks for it
+        rows = 0 if original in (None, pipe) else original.counts["unet_rows"]
+        return {**pipe.counts, "original_unet_rows": rows}
+
+    @contextmanager
+    def unsafe_images_deleted(self) -> Iterator[None]:
+        """Pictures about an explicit concept live as long as their job: scores stay, pictures do not (unless told otherwise)."""
+        try:
+            yield
+        finally:
+            if screen.applies(self.job.concepts) and not self.job.runtime.keep_unsafe_images:
+                for stage in self.drawn.values():
+                    self.store.strip(stage, "png/*")
+                self.store.sweep()
+
+    def words(self, *names: str) -> str:
+        return "-".join([*names, *(c.slug for c in self.job.concepts), self.job.model.name])

@@ -1,0 +1,1 @@
+"""The networks of the emoji world that say what an image shows."""

@@ -1,0 +1,3 @@
+from vestige.bench.cli import main
+
+raise SystemExit(main())
