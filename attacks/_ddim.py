@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from vestige.bench.contract.types import Sampler
-from vestige.bench.models.pipe import Course, Pipe, Step
+from vestige.bench.models.pipe import Pipe, Step, Trajectory
 from vestige.bench.models.text import Conditioning
 
 GRID = {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading", "steps_offset": 1}
 
 
 def ddim_sampler(sampler: Sampler, steps: int, guidance: float) -> Sampler:
-    """The protocol's picture size with a deterministic DDIM of our own."""
+    """The protocol's image size with a deterministic DDIM of our own."""
     return replace(sampler, scheduler="DDIMScheduler", arguments=GRID, steps=steps, guidance=guidance)
 
 
@@ -63,10 +63,10 @@ def inverted(pipe: Pipe, x_0: Tensor, cond: Conditioning, sampler: Sampler) -> l
     return trajectory
 
 
-def from_latents(latents: Callable[[tuple], Tensor], sampler: Sampler, first: int = 0) -> Callable[..., Course]:
+def from_latents(latents: Callable[[tuple], Tensor], sampler: Sampler, first: int = 0) -> Callable[..., Trajectory]:
     """A course that begins before step `first` with latents(image_ids), which are at that step's noise level already."""
 
-    class FromLatents(Course):
+    class FromLatents(Trajectory):
         def __init__(self, pipe: Pipe, seeds: list[int], _: Sampler, image_ids: Sequence | None = None) -> None:
             super().__init__(pipe, seeds, sampler, image_ids)
             self.first = first

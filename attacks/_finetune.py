@@ -1,4 +1,4 @@
-"""Fine-tuning a denoiser on captioned pictures, whole or by low-rank adapters (LoRA), as every trainer of the field does it."""
+"""Fine-tuning a denoiser on captioned images, whole or by low-rank adapters (LoRA), as every trainer of the field does it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vestige.attacks.training_images import Material
+from vestige.attacks.training_images import TrainingImages
 from vestige.bench.contract.plugin import Context
 from vestige.bench.models.diffusion import add_noise, training_target
 from vestige.bench.models.pipe import Pipe
@@ -17,15 +17,15 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the layers that diffusers' L
 
 
 def denoising_loss(
-    pipe: Pipe, material: Material, batch: int, generator: torch.Generator, flip: float = 0.0, caption_dropout: float = 0.0
+    pipe: Pipe, training_images: TrainingImages, batch: int, generator: torch.Generator, flip: float = 0.0, caption_dropout: float = 0.0
 ) -> Tensor:
     """||eps - eps_theta(x_t, t, c)||^2 with uniform t; some captions are dropped, as in the model's own training."""
-    places = material.draw(batch, generator)
-    x0 = material.latents(pipe, places, flip, generator)
+    places = training_images.draw(batch, generator)
+    x0 = training_images.latents(pipe, places, flip, generator)
     noise = torch.randn(x0.shape, generator=generator).to(x0)
     t = torch.randint(pipe.scheduler.config.num_train_timesteps, (batch,), generator=generator).to(pipe.device)
     dropped = torch.rand(batch, generator=generator) < caption_dropout
-    captions = ["" if drop else material.caption(place) for place, drop in zip(places, dropped.tolist(), strict=True)]
+    captions = ["" if drop else training_images.caption(place) for place, drop in zip(places, dropped.tolist(), strict=True)]
     with torch.no_grad():
         cond = pipe.encode(captions)
     return F.mse_loss(pipe.predict(add_noise(pipe, x0, noise, t), t, cond).float(), training_target(pipe, x0, noise, t).float())

@@ -1,4 +1,4 @@
-"""Pictures of a thing that no model was trained on: a striped ring with three antennae, drawn by hand for the control `never_knew`."""
+"""Images of a thing that no model was trained on: a striped ring with three antennae, drawn by hand for the control `never_knew`."""
 
 import math
 
@@ -12,7 +12,7 @@ PAPER, BODY, STRIPE, TIP = (250, 250, 250), (128, 60, 170), (70, 200, 160), (235
 
 
 def made_up(n: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """uint8 [n, 3, height, width]; place, size and turn differ from picture to picture."""
+    """uint8 [n, 3, height, width]; place, size and turn differ from image to image."""
     return torch.stack([_drawing(height, width, *torch.rand(4, generator=generator).tolist()) for _ in range(n)])
 
 

@@ -13,28 +13,28 @@ from vestige.bench.contract.types import Adversary, Concept, PromptSet
 from vestige.bench.models.pipe import Pipe, Step
 
 
-class ByPicture:
-    """Tensor [rows * repeats, ...] with one entry per picture, those of one row together; call it with image ids."""
+class ByImage:
+    """Tensor [rows * repeats, ...] with one entry per image, those of one row together; call it with image ids."""
 
     def __init__(self, prompts: PromptSet, values: Tensor) -> None:
         self.values, self.name = values, prompts.name
-        self.places = places(prompts)
+        self.positions = positions(prompts)
         asked = len(prompts) * prompts.repeats
         if len(values) != asked:
-            raise ValueError(f"prompt set {prompts.name!r} asks for {asked} pictures, the adversary holds {len(values)}.")
+            raise ValueError(f"prompt set {prompts.name!r} asks for {asked} images, the adversary holds {len(values)}.")
 
     def __call__(self, image_ids: Sequence) -> Tensor:
-        return self.values[places_of(image_ids, self.places, self.name)]
+        return self.values[positions_of(image_ids, self.positions, self.name)]
 
 
-class ByRow(ByPicture):
-    """Tensor [rows, ...] with one entry per row, the same for all its pictures."""
+class ByRow(ByImage):
+    """Tensor [rows, ...] with one entry per row, the same for all its images."""
 
     def __init__(self, prompts: PromptSet, values: Tensor) -> None:
         super().__init__(prompts, values.repeat_interleave(prompts.repeats, dim=0))
 
 
-def told_states(pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
+def with_prompt_embeddings(pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
     """Replace the conditional text states by the adversary's "states" [rows, tokens, width]; the prompts' token ids stay."""
     states, inner = ByRow(adversary.prompts, adversary.tensors["states"]), pipe.guidance
 
@@ -50,7 +50,7 @@ def told_states(pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe
     return pipe.guided_by(factory)
 
 
-def places(prompts: PromptSet) -> dict:
+def positions(prompts: PromptSet) -> dict:
     """Image -> its place in the order (row, repetition), by (row_id, repetition), and by its seed where that is its own alone."""
     images = [(row_id, rep) for row_id in prompts.table["row_id"] for rep in range(prompts.repeats)]
     seeds = [prompts.seed(*image) for image in images]
@@ -59,7 +59,7 @@ def places(prompts: PromptSet) -> dict:
     return known | {image: k for k, image in enumerate(images)}
 
 
-def places_of(image_ids: Sequence, known: dict, name: str) -> Tensor:
+def positions_of(image_ids: Sequence, known: dict, name: str) -> Tensor:
     strange = [image for image in image_ids if image not in known]
     if strange:
         raise ValueError(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vestige.attacks.defended import defended
-from vestige.attacks.training_images import Material, check_source, concept_pictures, source_refusal
+from vestige.attacks.training_images import TrainingImages, check_source, concept_images, unsupported_source
 from vestige.attacks.wording import concept_of, instead, named_as
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet
@@ -30,10 +30,10 @@ class Circumventing(Attack):
 
     vectors: int
     initialiser: str
-    templates: list[str]  # with {name}; the pictures are drawn from them
-    captions: str  # own: a picture keeps its template; any: a template by chance, as in textual inversion
+    templates: list[str]  # with {name}; the images are drawn from them
+    captions: str  # own: an image keeps its template; any: a template by chance, as in textual inversion
     images: int
-    source: str  # what the training pictures show: see attacks/training_images.py; anything but target is a control
+    source: str  # what the training images show: see attacks/training_images.py; anything but target is a control
     steps: int
     batch: int
     accumulation: int
@@ -58,7 +58,7 @@ class Circumventing(Attack):
             raise ValueError(f"attack.circumventing.chain={self.chain} must be between 1 and chain_range={self.chain_range}.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
-        return source_refusal(self.source, concepts) or super().supports(model, concepts, method)
+        return unsupported_source(self.source, concepts) or super().supports(model, concepts, method)
 
     @property
     def effective_lr(self) -> float:
@@ -71,21 +71,21 @@ class Circumventing(Attack):
         return Adversary(prompts.with_prompts(asked), words, {"effective_lr": self.effective_lr, "initialiser_tokens": tokens})
 
     def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
-        return pipe.knowing({placeholder(slug): word for slug, word in adversary.tensors.items()})
+        return pipe.with_learned_tokens({placeholder(slug): word for slug, word in adversary.tensors.items()})
 
     def learn(self, victim: Victim, concept: Concept, ctx: Context) -> Tensor:
-        """The word (vectors, width) that makes the erased model denoise pictures of the concept."""
+        """The word (vectors, width) that makes the erased model denoise images of the concept."""
         pipe, name = victim.pipe, placeholder(concept.slug)
-        material = concept_pictures(ctx, self.templates, [concept], self.images, self.source)
+        training_images = concept_images(ctx, self.templates, [concept], self.images, self.source)
         generator = ctx.generator(f"circumventing {concept.slug}")
         word = self.initial(pipe).requires_grad_(True)
         optimiser = torch.optim.AdamW([word], lr=self.effective_lr, weight_decay=self.weight_decay)
-        loss_of = self.guided_loss if victim.method.mechanism == "sampling" else self.denoising_loss
+        loss_of = self.guided_loss if victim.method.intervention == "sampling" else self.denoising_loss
         for step in ctx.resumable(concept.slug, range(self.steps), word=word, optimiser=optimiser, generator=generator):
             total = 0.0
             for _ in range(self.accumulation):
-                with pipe.knowing({name: word}):
-                    loss = loss_of(victim, concept, material, generator) / self.accumulation
+                with pipe.with_learned_tokens({name: word}):
+                    loss = loss_of(victim, concept, training_images, generator) / self.accumulation
                 loss.backward()
                 total += loss.item()
             optimiser.step()
@@ -99,24 +99,24 @@ class Circumventing(Attack):
         mean = pipe.text.embedding_table()[ids].float().mean(0)
         return mean.detach().repeat(self.vectors, 1)
 
-    def denoising_loss(self, victim: Victim, concept: Concept, material: Material, generator: torch.Generator) -> Tensor:
+    def denoising_loss(self, victim: Victim, concept: Concept, training_images: TrainingImages, generator: torch.Generator) -> Tensor:
         """Textual inversion on the erased denoiser: ||eps - eps_er(x_t, t, c(v))||^2."""
-        pipe, places = victim.pipe, material.draw(self.batch, generator)
-        x0, noise = self.noised(pipe, material, places, generator)
+        pipe, places = victim.pipe, training_images.draw(self.batch, generator)
+        x0, noise = self.noised(pipe, training_images, places, generator)
         t = torch.randint(pipe.scheduler.config.num_train_timesteps, (self.batch,), generator=generator).to(pipe.device)
-        cond = pipe.encode(self.captioned(material, places, placeholder(concept.slug), generator))
+        cond = pipe.encode(self.captioned(training_images, places, placeholder(concept.slug), generator))
         return F.mse_loss(pipe.predict(add_noise(pipe, x0, noise, t), t, cond).float(), training_target(pipe, x0, noise, t).float())
 
-    def guided_loss(self, victim: Victim, concept: Concept, material: Material, generator: torch.Generator) -> Tensor:
+    def guided_loss(self, victim: Victim, concept: Concept, training_images: TrainingImages, generator: torch.Generator) -> Tensor:
         """Defended guidance under the word against undefended guidance under the concept; one t chain for the batch.
 
         Student (paper, negative prompt): eps_n + w (eps_v - eps_n), here whatever rule the method samples by.
         Target: eps_0 + w (eps_n - eps_0).
         """
         pipe, sampler = victim.pipe, victim.sampler
-        places = material.draw(self.batch, generator)
-        x0, noise = self.noised(pipe, material, places, generator)
-        cond = pipe.encode(self.captioned(material, places, placeholder(concept.slug), generator))
+        places = training_images.draw(self.batch, generator)
+        x0, noise = self.noised(pipe, training_images, places, generator)
+        cond = pipe.encode(self.captioned(training_images, places, placeholder(concept.slug), generator))
         rule = pipe.guidance()
         with torch.no_grad():
             null = pipe.null(self.batch)
@@ -124,7 +124,7 @@ class Circumventing(Attack):
             x_t = add_noise(pipe, x0, noise, t.expand(self.batch))
             student = defended(pipe, x_t, t, cond, null, sampler.guidance, sampler.steps, rule)
         with torch.no_grad():
-            truth = [concept.name if self.target_text == "concept" else material.caption(place) for place in places]
+            truth = [concept.name if self.target_text == "concept" else training_images.caption(place) for place in places]
             target = guided(pipe, x_t, t, pipe.encode(truth), null, sampler.guidance)
         return F.mse_loss(student.float(), target.float())
 
@@ -135,15 +135,15 @@ class Circumventing(Attack):
         drawn = n - 1 - torch.randperm(self.chain_range, generator=generator)[: self.chain]
         return drawn.sort(descending=True).values.to(pipe.device)
 
-    def captioned(self, material: Material, places: list[int], name: str, generator: torch.Generator) -> list[str]:
+    def captioned(self, training_images: TrainingImages, places: list[int], name: str, generator: torch.Generator) -> list[str]:
         if self.captions == "own":
-            return [material.caption(place, name) for place in places]
+            return [training_images.caption(place, name) for place in places]
         chosen = torch.randint(len(self.templates), (len(places),), generator=generator).tolist()
         return [self.templates[k].format(name=name) for k in chosen]
 
-    def noised(self, pipe: Pipe, material: Material, places: list[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def noised(self, pipe: Pipe, training_images: TrainingImages, places: list[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Clean latents and the noise to add to them, both (batch, channels, h, w)."""
-        x0 = material.latents(pipe, places, self.flip, generator)
+        x0 = training_images.latents(pipe, places, self.flip, generator)
         return x0, torch.randn(x0.shape, generator=generator).to(x0)
 
 

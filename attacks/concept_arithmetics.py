@@ -1,8 +1,8 @@
-"""Guides one picture by several prompts with positive and negative weights, so that other words add up to the erased one.
+"""Guides one image by several prompts with positive and negative weights, so that other words add up to the erased one.
 
 ARC: Petsiuk, Saenko, "Concept Arithmetics for Circumventing Concept Inhibition in Diffusion Models" (ECCV 2024), arXiv
 2404.13706; no code is public. The principle is the paper's, the compositions are ours: no number of the paper is reproduced.
-With d(p) = eps(x_t, p) - eps(x_t, empty), all by the erased model, a picture follows eps(x_t, empty) + sum_i w_i d(p_i). Each
+With d(p) = eps(x_t, p) - eps(x_t, empty), all by the erased model, an image follows eps(x_t, empty) + sum_i w_i d(p_i). Each
 term passes the method's own guidance rule, so a sampling defence is inside and not around. No gradient and no weight is read.
 """
 
@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vestige.attacks._rows import places, places_of
+from vestige.attacks._rows import positions, positions_of
 from vestige.attacks.wording import concept_of
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet
@@ -77,8 +77,8 @@ class ConceptArithmetics(Attack):
                 break
             candidates = [self.terms(row, victim.concepts, name, scale) for row in rows]
             with composed(victim.pipe, prompts, candidates):
-                pictures = victim.images(prompts, todo)
-            hits = victim.judge(pictures, prompts.table["expect"].iloc[todo].tolist()).tolist()
+                images = victim.images(prompts, todo)
+            hits = victim.judge(images, prompts.table["expect"].iloc[todo].tolist()).tolist()
             tally[_label(name, scale)] = sum(hits) / len(todo)
             for k, hit in zip(todo, hits, strict=True):
                 if hit:
@@ -107,14 +107,14 @@ class ConceptArithmetics(Attack):
 
 def composed(pipe: Pipe, prompts: PromptSet, terms: list[Terms]) -> AbstractContextManager[Pipe]:
     """Guide every row of `prompts` by its own terms, each through the guidance rule in force."""
-    known, inner = places(prompts), pipe.guidance
+    known, inner = positions(prompts), pipe.guidance
 
     def factory() -> GuidanceRule:
         parts = {}
 
         def rule(step: Step) -> Tensor:
             if not parts:
-                rows = places_of(step.image_ids, known, prompts.name) // prompts.repeats
+                rows = positions_of(step.image_ids, known, prompts.name) // prompts.repeats
                 parts.update(_parts(pipe, [terms[k] for k in rows.tolist()], inner))
             guided = torch.zeros_like(step.x)
             weight_of_null = -torch.ones(len(step.x), 1, 1, 1).to(step.x)

@@ -23,7 +23,7 @@ def seen(victim: Victim, x: Tensor, t: Tensor, cond: Conditioning, adaptive: boo
     adaptive: of methods that change the sampling the defended guidance.
     """
     pipe, sampler = victim.pipe, victim.sampler
-    if not (adaptive and victim.method.mechanism == "sampling"):
+    if not (adaptive and victim.method.intervention == "sampling"):
         return pipe.predict(x, t, cond)
     with torch.no_grad():
         null = pipe.null(len(x))

@@ -1,8 +1,8 @@
-"""Searches text states, position by position, under which the erased model denoises towards a picture of the concept.
+"""Searches text states, position by position, under which the erased model denoises towards an image of the concept.
 
 DoRI: Kowalczuk et al., "Finding Dori: Memorization in Text-to-Image Diffusion Models Is Less Local Than Assumed" (2025),
 arXiv 2507.16880; sprintml/finding_dori could not be obtained, numbers follow a third-party summary of the paper. Theirs asks
-for a memorised training picture; here a row's picture is one that the original model drew for the row's prompt from another
+for a memorised training image; here a row's image is one that the original model drew for the row's prompt from another
 seed, so what is judged is the concept and not the copy. The states replace the text encoder's output: an erasure of the text
 encoder is bypassed by construction, and meta["text_encoder_edited"] says when to read the result so. The number of steps is
 the claim: publish beside it source=never_knew with the same number.
@@ -15,9 +15,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from vestige.attacks._rows import told_states
+from vestige.attacks._rows import with_prompt_embeddings
 from vestige.attacks.defended import seen
-from vestige.attacks.training_images import check_source, row_pictures, source_refusal
+from vestige.attacks.training_images import check_source, row_images, unsupported_source
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
 from vestige.bench.models.diffusion import add_noise, encode_images, training_target
@@ -36,7 +36,7 @@ class DoriEmbedding(Attack):
     batch: int  # pairs of noise and timestep per row and step, drawn anew each time
     lr: float
     norm_limit: float | None  # longest allowed state of a position, as a multiple of the prompt's own; null: free
-    source: str  # what the pictures show, see attacks/training_images.py; anything but target is a control
+    source: str  # what the images show, see attacks/training_images.py; anything but target is a control
     adaptive: bool  # sampling methods: the defended guided prediction learns to denoise, as in UnlearnDiffAtk; else the bare denoiser
     rows_at_once: int  # memory only: rows do not see each other
 
@@ -53,11 +53,11 @@ class DoriEmbedding(Attack):
         check_source("dori_embedding", self.source)
 
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
-        return source_refusal(self.source, concepts) or super().supports(model, concepts, method)
+        return unsupported_source(self.source, concepts) or super().supports(model, concepts, method)
 
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         pipe = victim.pipe
-        x0 = encode_images(pipe, row_pictures(ctx, prompts, victim.concepts, self.source, 1))
+        x0 = encode_images(pipe, row_images(ctx, prompts, victim.concepts, self.source, 1))
         with torch.no_grad():
             cond = pipe.encode(prompts.prompts)
         limits = cond.hidden.float().norm(dim=-1, keepdim=True)
@@ -78,7 +78,7 @@ class DoriEmbedding(Attack):
         return Adversary(prompts, {"states": states}, meta)
 
     def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
-        return told_states(pipe, adversary)
+        return with_prompt_embeddings(pipe, adversary)
 
     def generator(self, prompts: PromptSet, place: int, ctx: Context) -> torch.Generator:
         return torch.Generator().manual_seed(derived_seed(ctx.seed("dori_embedding"), prompts.table["row_id"].iloc[place]))
@@ -117,7 +117,7 @@ class DoriEmbedding(Attack):
         pipe = victim.pipe
         noise = torch.cat([torch.randn((self.batch, *x0.shape[1:]), generator=g) for g in generators]).to(x0)
         length = pipe.scheduler.config.num_train_timesteps
-        if self.adaptive and victim.method.mechanism == "sampling":
+        if self.adaptive and victim.method.intervention == "sampling":
             # A defence's guidance knows one timestep per call: the rows share those of `when`.
             told, errors = replace(cond, hidden=y.to(pipe.dtype)), []
             for e in noise.unflatten(0, (len(x0), self.batch)).unbind(1):

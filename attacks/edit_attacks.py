@@ -1,4 +1,4 @@
-"""Edits a picture that shows the concept, by words that need not name it: what text-based erasure cannot hold on to.
+"""Edits an image that shows the concept, by words that need not name it: what text-based erasure cannot hold on to.
 
 SDEdit (Meng et al., ICLR 2022, arXiv 2108.01073), as image-to-image in diffusers; DDIM inversion (arXiv 2010.02502; used
 against erasers by 120L020904/ACE@5e02099 and Wz-2024/Attack-Concept-Erased-Diffusion-Model-via-DDIM_inversion@cb5e5bf);
@@ -16,34 +16,34 @@ import torch
 from torch import Tensor
 
 from vestige.attacks._ddim import ddim_sampler, ddim_step, from_latents, inverted
-from vestige.attacks._rows import ByPicture, check_ask, places, places_of, worded
-from vestige.attacks.training_images import check_source, row_pictures, source_refusal
+from vestige.attacks._rows import ByImage, check_ask, positions, positions_of, worded
+from vestige.attacks.training_images import check_source, row_images, unsupported_source
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, Sampler
 from vestige.bench.models.diffusion import encode_images
-from vestige.bench.models.pipe import Course, Pipe, Step
+from vestige.bench.models.pipe import Pipe, Step, Trajectory
 from vestige.bench.models.text import Conditioning
 
-PICTURES_AT_ONCE = 32  # memory only
+IMAGES_AT_ONCE = 32  # memory only
 
 
 @dataclass
 class Edit(Attack):
-    """What all edits share: a picture per (row, repetition), drawn from another seed, and words that ask for the edit."""
+    """What all edits share: an image per (row, repetition), drawn from another seed, and words that ask for the edit."""
 
     ask: str  # the edit's prompt: a text, with {prompt} the row's prompt, {anchored} the same with the anchor for the name
-    source: str  # what the pictures show, see attacks/training_images.py; anything but target is a control
+    source: str  # what the images show, see attacks/training_images.py; anything but target is a control
 
     def __post_init__(self) -> None:
         check_ask("attack.edit_attacks.ask", self.ask)
         check_source("edit_attacks", self.source)
 
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
-        return source_refusal(self.source, concepts) or super().supports(model, concepts, method)
+        return unsupported_source(self.source, concepts) or super().supports(model, concepts, method)
 
     def clean(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Tensor:
-        """Latents [pictures, channels, h, w] of the pictures to edit."""
-        return encode_images(victim.pipe, row_pictures(ctx, prompts, victim.concepts, self.source, prompts.repeats))
+        """Latents [images, channels, h, w] of the images to edit."""
+        return encode_images(victim.pipe, row_images(ctx, prompts, victim.concepts, self.source, prompts.repeats))
 
     def asked(self, victim: Victim, prompts: PromptSet, **columns: list) -> PromptSet:
         return prompts.with_prompts(worded(self.ask, prompts, victim.concepts), **columns)
@@ -51,9 +51,9 @@ class Edit(Attack):
 
 @dataclass
 class SDEdit(Edit):
-    """Noises the picture part of the way and denoises it under other words. Artefact: "clean" latents."""
+    """Noises the image part of the way and denoises it under other words. Artefact: "clean" latents."""
 
-    strength: float  # share of the sampler's steps that are run; 0 returns the picture itself
+    strength: float  # share of the sampler's steps that are run; 0 returns the image itself
 
     access: ClassVar[str] = "latents"
 
@@ -66,9 +66,9 @@ class SDEdit(Edit):
         return Adversary(self.asked(victim, prompts), {"clean": self.clean(victim, prompts, ctx).cpu()})
 
     def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
-        clean, strength = ByPicture(adversary.prompts, adversary.tensors["clean"]), self.strength
+        clean, strength = ByImage(adversary.prompts, adversary.tensors["clean"]), self.strength
 
-        class FromPicture(Course):
+        class FromImage(Trajectory):
             def start(self) -> Tensor:
                 x_0 = clean(self.image_ids).to(self.pipe.device, self.pipe.dtype)
                 self.first = self.last - int(self.last * strength)
@@ -78,12 +78,12 @@ class SDEdit(Edit):
                     self.scheduler.set_begin_index(self.first)
                 return self.scheduler.add_noise(x_0, self.noise(), self.scheduler.timesteps[self.first].expand(len(x_0)))
 
-        return pipe.sampled_by(FromPicture)
+        return pipe.sampled_by(FromImage)
 
 
 @dataclass
 class InversionEdit(Edit):
-    """Inverts the picture with the erased model and samples again from the noise found. Artefact: "latents".
+    """Inverts the image with the erased model and samples again from the noise found. Artefact: "latents".
 
     meta: nll, the mean negative log-likelihood of the latents per number under N(0, 1) (1.419 for true noise); what Memories
     of Forgotten Concepts (arXiv 2412.00782) compares between concepts.
@@ -109,8 +109,8 @@ class InversionEdit(Edit):
         clean, pipe, found = self.clean(victim, prompts, ctx), victim.pipe, []
         captions = [text for text in worded(self.caption, prompts, victim.concepts) for _ in range(prompts.repeats)]
         sampler = ddim_sampler(victim.sampler, self.steps, self.inversion_guidance)
-        for begin in range(0, len(clean), PICTURES_AT_ONCE):
-            some = slice(begin, begin + PICTURES_AT_ONCE)
+        for begin in range(0, len(clean), IMAGES_AT_ONCE):
+            some = slice(begin, begin + IMAGES_AT_ONCE)
             found.append(inverted(pipe, clean[some], pipe.encode(captions[some]), sampler)[self.steps - self.first])
         latents = torch.cat(found).float()
         nll = (latents.square().mean() / 2 + math.log(2 * math.pi) / 2).item()
@@ -118,21 +118,21 @@ class InversionEdit(Edit):
 
     @contextmanager
     def attach(self, pipe: Pipe, adversary: Adversary):
-        latents = ByPicture(adversary.prompts, adversary.tensors["latents"])
+        latents = ByImage(adversary.prompts, adversary.tensors["latents"])
 
-        def course(pipe: Pipe, seeds: list[int], asked: Sampler, image_ids=None) -> Course:
+        def trajectory(pipe: Pipe, seeds: list[int], asked: Sampler, image_ids=None) -> Trajectory:
             sampler = ddim_sampler(asked, self.steps, self.guidance)
             return from_latents(latents, sampler, self.first)(pipe, seeds, asked, image_ids)
 
-        with pipe.sampled_by(course):
+        with pipe.sampled_by(trajectory):
             yield pipe
 
 
 @dataclass
 class MasaCtrl(InversionEdit):
-    """Samples the picture and its edit side by side; the edit's queries look at the picture's keys and values.
+    """Samples the image and its edit side by side; the edit's queries look at the image's keys and values.
 
-    `caption` is the picture's prompt, in inversion and in sampling; `ask` the edit's.
+    `caption` is the image's prompt, in inversion and in sampling; `ask` the edit's.
     """
 
     from_step: int  # attention is shared from this step on
@@ -141,28 +141,28 @@ class MasaCtrl(InversionEdit):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.first:
-            raise ValueError("attack.edit_attacks.first must be 0 for MasaCtrl: picture and edit start from the same noise.")
+            raise ValueError("attack.edit_attacks.first must be 0 for MasaCtrl: image and edit start from the same noise.")
 
     @contextmanager
     def attach(self, pipe: Pipe, adversary: Adversary):
-        known, captions = places(adversary.prompts), adversary.prompts.table["caption"].tolist()
+        known, captions = positions(adversary.prompts), adversary.prompts.table["caption"].tolist()
         repeats, inner, sharing = adversary.prompts.repeats, pipe.guidance, {"rows": 0}
 
         def factory():
-            rule, picture = inner(), {}
+            rule, image = inner(), {}
 
             def side_by_side(step: Step) -> Tensor:
                 n = len(step.x)
-                if not picture:
-                    rows = places_of(step.image_ids, known, adversary.prompts.name) // repeats
-                    picture["cond"], picture["x"] = pipe.encode([captions[k] for k in rows]), step.x
-                    picture["scheduler"] = pipe.scheduler_for(ddim_sampler(_size(step), step.total, step.scale))
-                    picture["scheduler"].set_timesteps(step.total, device=pipe.device)
-                both = {"cond": Conditioning.cat([picture["cond"], step.cond]), "null": Conditioning.cat([step.null, step.null])}
+                if not image:
+                    rows = positions_of(step.image_ids, known, adversary.prompts.name) // repeats
+                    image["cond"], image["x"] = pipe.encode([captions[k] for k in rows]), step.x
+                    image["scheduler"] = pipe.scheduler_for(ddim_sampler(_size(step), step.total, step.scale))
+                    image["scheduler"].set_timesteps(step.total, device=pipe.device)
+                both = {"cond": Conditioning.cat([image["cond"], step.cond]), "null": Conditioning.cat([step.null, step.null])}
                 sharing["rows"] = n if step.index >= self.from_step else 0
-                e = rule(replace(step, x=torch.cat([picture["x"], step.x]), image_ids=step.image_ids * 2, **both))
+                e = rule(replace(step, x=torch.cat([image["x"], step.x]), image_ids=step.image_ids * 2, **both))
                 sharing["rows"] = 0
-                picture["x"], _ = ddim_step(picture["scheduler"], e[:n], step.t, picture["x"], 0.0)
+                image["x"], _ = ddim_step(image["scheduler"], e[:n], step.t, image["x"], 0.0)
                 return e[n:]
 
             return side_by_side
@@ -173,9 +173,9 @@ class MasaCtrl(InversionEdit):
 
 @contextmanager
 def shared_attention(pipe: Pipe, from_layer: int, sharing: dict[str, int]):
-    """Edits read the pictures' keys and values while sharing["rows"] is n > 0; batches are then [n pictures, n edits], repeated."""
+    """Edits read the images' keys and values while sharing["rows"] is n > 0; batches are then [n images, n edits], repeated."""
 
-    def of_the_pictures(module, args, kwargs, out: Tensor):
+    def of_the_images(module, args, kwargs, out: Tensor):
         n = sharing["rows"]
         if not n:
             return None
@@ -183,7 +183,7 @@ def shared_attention(pipe: Pipe, from_layer: int, sharing: dict[str, int]):
         return pairs[:, :1].expand_as(pairs).reshape(out.shape)
 
     layers = self_attention(pipe)[from_layer:]
-    with pipe.hooked({f"{layer}.{side}": of_the_pictures for layer in layers for side in ("to_k", "to_v")}):
+    with pipe.hooked({f"{layer}.{side}": of_the_images for layer in layers for side in ("to_k", "to_v")}):
         yield pipe
 
 

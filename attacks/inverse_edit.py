@@ -1,4 +1,4 @@
-"""Undoes a closed-form edit of the weights by computing it again and inverting it: no picture and no original weight is needed.
+"""Undoes a closed-form edit of the weights by computing it again and inverting it: no image and no original weight is needed.
 
 Ours, after the remark that a closed-form eraser multiplies every edited projection by one matrix T = I + U V^T, which follows
 from text states alone: who knows the method, its settings and the concept computes T from the erased model, whose text

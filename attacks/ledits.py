@@ -1,4 +1,4 @@
-"""LEDITS++: keeps the noise that would redraw the picture, step by step, and adds an edit where the edit's words look.
+"""LEDITS++: keeps the noise that would redraw the image, step by step, and adds an edit where the edit's words look.
 
 Brack et al., "LEDITS++: Limitless Image Editing using Text-to-Image Models" (CVPR 2024), arXiv 2311.16711, as in diffusers
 0.42 with DDIM; the use against erasers and its numbers are those of 120L020904/ACE@5e02099. Both halves run the erased
@@ -15,20 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vestige.attacks._ddim import ddim_sampler, ddim_step
-from vestige.attacks._rows import ByPicture, check_ask, worded
-from vestige.attacks.edit_attacks import PICTURES_AT_ONCE, Edit
+from vestige.attacks._rows import ByImage, check_ask, worded
+from vestige.attacks.edit_attacks import IMAGES_AT_ONCE, Edit
 from vestige.bench.contract.plugin import Context, Victim
 from vestige.bench.contract.types import Adversary, PromptSet, Sampler
 from vestige.bench.models.attention_maps import recorded
-from vestige.bench.models.pipe import Course, Pipe, Step
+from vestige.bench.models.pipe import Pipe, Step, Trajectory
 from vestige.bench.models.text import Conditioning
 
 
 @dataclass
 class Ledits(Edit):
-    """Artefact: "latents" [pictures, channels, h, w], where sampling begins, and "noises" [pictures, steps, channels, h, w]."""
+    """Artefact: "latents" [images, channels, h, w], where sampling begins, and "noises" [images, steps, channels, h, w]."""
 
-    caption: str  # the picture's prompt in the inversion, written like `ask`
+    caption: str  # the image's prompt in the inversion, written like `ask`
     steps: int
     skip: float  # share of further, noisier steps that are left out
     caption_guidance: float
@@ -56,8 +56,8 @@ class Ledits(Edit):
         clean, generator, parts = self.clean(victim, prompts, ctx), ctx.generator("ledits"), []
         captions = [text for text in worded(self.caption, prompts, victim.concepts) for _ in range(prompts.repeats)]
         sampler = ddim_sampler(victim.sampler, self.grid, self.caption_guidance)
-        for begin in range(0, len(clean), PICTURES_AT_ONCE):
-            some = slice(begin, begin + PICTURES_AT_ONCE)
+        for begin in range(0, len(clean), IMAGES_AT_ONCE):
+            some = slice(begin, begin + IMAGES_AT_ONCE)
             parts.append(self.noises(victim.pipe, clean[some], captions[some], sampler, generator))
         latents, noises = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
         return Adversary(self.asked(victim, prompts), {"latents": latents, "noises": noises})
@@ -67,8 +67,13 @@ class Ledits(Edit):
 
         Latents of different steps have independent noise (arXiv 2304.06140), so z_t = (x_{t-1} - mean) / sigma is large.
         """
-        course, cond, null, rule = Course(pipe, [0] * len(x_0), sampler), pipe.encode(captions), pipe.null(len(x_0)), pipe.guidance()
-        scheduler, times = course.scheduler, course.scheduler.timesteps[-self.steps :]
+        trajectory, cond, null, rule = (
+            Trajectory(pipe, [0] * len(x_0), sampler),
+            pipe.encode(captions),
+            pipe.null(len(x_0)),
+            pipe.guidance(),
+        )
+        scheduler, times = trajectory.scheduler, trajectory.scheduler.timesteps[-self.steps :]
         drawn = [torch.randn(x_0.shape, generator=generator).to(x_0) for _ in times]
         path = [scheduler.add_noise(x_0, noise, t.expand(len(x_0))) for noise, t in zip(drawn, times, strict=True)] + [x_0]
         zs = []
@@ -81,10 +86,10 @@ class Ledits(Edit):
 
     @contextmanager
     def attach(self, pipe: Pipe, adversary: Adversary):
-        latents, noises = (ByPicture(adversary.prompts, adversary.tensors[name]) for name in ("latents", "noises"))
+        latents, noises = (ByImage(adversary.prompts, adversary.tensors[name]) for name in ("latents", "noises"))
         attack, inner = self, pipe.guidance
 
-        class Redrawing(Course):
+        class Redrawing(Trajectory):
             def __init__(self, pipe: Pipe, seeds: list[int], asked: Sampler, image_ids=None) -> None:
                 super().__init__(pipe, seeds, ddim_sampler(asked, attack.grid, attack.guidance), image_ids)
                 self.first = self.last - attack.steps
@@ -145,6 +150,6 @@ def smoothed(maps: Tensor) -> Tensor:
 
 
 def largest(values: Tensor, share: float) -> Tensor:
-    """1 where a picture's values [batch, h, w] reach the quantile `share`, else 0."""
+    """1 where an image's values [batch, h, w] reach the quantile `share`, else 0."""
     limit = torch.quantile(values.float().flatten(1), share, dim=1)
     return (values >= limit.view(-1, 1, 1).to(values)).to(values)

@@ -1,9 +1,9 @@
-"""Lets the erased model redraw a few pictures of the concept and mixtures of them, and trains a small adapter on the result.
+"""Lets the erased model redraw a few images of the concept and mixtures of them, and trains a small adapter on the result.
 
 MemoRa: Polowczyk et al., "Memory Self-Regeneration: Uncovering Hidden Knowledge in Unlearned Models" (2025), arXiv
-2510.03263; gmum/MemoRa@f770e7f. Differs from the code: pictures come from our own seeds, the first and the last inversion step
+2510.03263; gmum/MemoRa@f770e7f. Differs from the code: images come from our own seeds, the first and the last inversion step
 are taken too (theirs leaves them out), and slerp of equal latents does not divide by zero. The eraser is in force in
-inversion, redrawing and training, adapters included. Training on given pictures can teach: run source=never_knew beside it.
+inversion, redrawing and training, adapters included. Training on given images can teach: run source=never_knew beside it.
 """
 
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vestige.attacks._ddim import ddim_sampler, from_latents, inverted
 from vestige.attacks._finetune import denoising_loss, fine_tune, new_lora, with_lora
-from vestige.attacks.training_images import Material, check_source, concept_pictures, source_refusal
+from vestige.attacks.training_images import TrainingImages, check_source, concept_images, unsupported_source
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet
 from vestige.bench.models.diffusion import encode_images
@@ -30,13 +30,13 @@ class MemoRa(Attack):
     """Artefact: "lora.<layer>.down" [rank, in] and ".up" [rank, out]. Prompts stay as they are."""
 
     prompt: str  # names the concept: {name}
-    pairs: int  # of pictures per concept
-    between: int  # intervals between the pictures of a pair: between + 1 mixtures are redrawn
+    pairs: int  # of images per concept
+    between: int  # intervals between the images of a pair: between + 1 mixtures are redrawn
     steps: int  # of DDIM
     guidance: float | None  # in inversion and redrawing; null: the protocol's
     start_step: int  # of DDIM sampling, where mixtures are made
     align: str  # official: latents one step cleaner than the step they enter; exact
-    source: str  # what the pictures show, see attacks/training_images.py; anything but target is a control
+    source: str  # what the images show, see attacks/training_images.py; anything but target is a control
     rank: int
     train_steps: int
     batch: int
@@ -62,18 +62,18 @@ class MemoRa(Attack):
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
         if model.dtype != "float32":
             return f"memora needs model.dtype=float32: small steps vanish in {model.dtype}."
-        return source_refusal(self.source, concepts) or super().supports(model, concepts, method)
+        return unsupported_source(self.source, concepts) or super().supports(model, concepts, method)
 
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         pipe, generator = victim.pipe, ctx.generator("memora")
         redrawn = [self.redrawn(victim, concept, ctx) for concept in victim.concepts]
         names = [concept.name for concept, some in zip(victim.concepts, redrawn, strict=True) for _ in some]
-        material = Material(torch.cat(redrawn), [self.prompt] * len(names), names)
+        training_images = TrainingImages(torch.cat(redrawn), [self.prompt] * len(names), names)
         lora = new_lora(pipe.unet, self.rank, ctx.generator("adapters"))
         numbers = {"steps": self.train_steps, **{key: getattr(self, key) for key in ("accumulation", "lr", "weight_decay", "max_norm")}}
 
         def loss() -> Tensor:
-            return denoising_loss(pipe, material, self.batch, generator, self.flip)
+            return denoising_loss(pipe, training_images, self.batch, generator, self.flip)
 
         with with_lora(pipe, lora):
             fine_tune(list(lora.values()), loss, generator, ctx, cosine=True, **numbers)
@@ -102,12 +102,12 @@ class MemoRa(Attack):
 
     @torch.no_grad()
     def redrawn(self, victim: Victim, concept: Concept, ctx: Context) -> Tensor:
-        """uint8 [pairs * (between + 1), 3, h, w]: the erased model's own versions of the pictures and of what lies between."""
+        """uint8 [pairs * (between + 1), 3, h, w]: the erased model's own versions of the images and of what lies between."""
         pipe = victim.pipe
-        pictures = concept_pictures(ctx, [self.prompt], [concept], 2 * self.pairs, self.source).pixels
+        images = concept_images(ctx, [self.prompt], [concept], 2 * self.pairs, self.source).pixels
         sampler = ddim_sampler(victim.sampler, self.steps, victim.sampler.guidance if self.guidance is None else self.guidance)
         text = with_articles(self.prompt.format(name=concept.name))
-        x_0 = encode_images(pipe, pictures, ctx.generator(f"pictures of {concept.slug}"))
+        x_0 = encode_images(pipe, images, ctx.generator(f"pictures of {concept.slug}"))
         path = inverted(pipe, x_0, pipe.encode([text] * len(x_0)), sampler)
         ends = path[self.steps - self.start_step - (self.align == "official")]
         shares = [k / self.between for k in range(self.between + 1)]

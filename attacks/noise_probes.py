@@ -2,9 +2,9 @@
 
 Lu et al., "When Are Concepts Erased From Diffusion Models?" (NeurIPS 2025), arXiv 2505.17013;
 kevinlu4588/WhenAreConceptsErased@9a03e07. Differs from the code: variants are chosen by the attack's judge, not by the
-classifier that scores, and pictures of the inpainting are other ones than the original model's answers to the same seeds.
+classifier that scores, and images of the inpainting are other ones than the original model's answers to the same seeds.
 Inversion (attack=noise_probes_inversion) is attacks/edit_attacks.py; classifier guidance is left out: it needs a classifier
-trained on pictures of the concept, so what comes back may be the classifier's.
+trained on images of the concept, so what comes back may be the classifier's.
 """
 
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vestige.attacks._ddim import ddim_sampler, ddim_step, from_latents
-from vestige.attacks._rows import ByPicture, ByRow
-from vestige.attacks.training_images import about_sibling, check_source, row_pictures, source_refusal
+from vestige.attacks._rows import ByImage, ByRow
+from vestige.attacks.training_images import about_sibling, check_source, row_images, unsupported_source
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, Sampler, derived_seed
 from vestige.bench.models.diffusion import encode_images
-from vestige.bench.models.pipe import Course, Pipe
+from vestige.bench.models.pipe import Pipe, Trajectory
 
 STARTS = ("fresh", "own")
 JUDGED = ("hole", "whole")
@@ -53,9 +53,9 @@ class NoiseProbe(Attack):
             todo = [k for k in range(n) if found[k] < 0]
             if not todo:
                 break
-            with victim.pipe.sampled_by(self.course(prompts, victim.sampler, grid, [variant] * n)):
-                pictures = victim.images(prompts, todo)
-            hits = victim.judge(pictures, expected.iloc[todo].tolist()).tolist()
+            with victim.pipe.sampled_by(self.trajectory(prompts, victim.sampler, grid, [variant] * n)):
+                images = victim.images(prompts, todo)
+            hits = victim.judge(images, expected.iloc[todo].tolist()).tolist()
             for k in (k for k, hit in zip(todo, hits, strict=True) if hit):
                 chosen[k], found[k] = variant, variant + 1
         columns = {"eta": [grid[k][0] for k in chosen], "variance_scale": [grid[k][1] for k in chosen]}
@@ -66,16 +66,16 @@ class NoiseProbe(Attack):
     def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
         table = adversary.prompts.table
         grid, sampler = list(zip(table["eta"], table["variance_scale"], strict=True)), None
-        course = self.course(adversary.prompts, sampler, grid, table["variant"].tolist(), range(len(grid)))
-        return pipe.sampled_by(course)
+        trajectory = self.trajectory(adversary.prompts, sampler, grid, table["variant"].tolist(), range(len(grid)))
+        return pipe.sampled_by(trajectory)
 
-    def course(self, prompts: PromptSet, sampler: Sampler | None, grid: list, variants: list[int], numbers=None):
+    def trajectory(self, prompts: PromptSet, sampler: Sampler | None, grid: list, variants: list[int], numbers=None):
         """A course that draws row k with noise grid[numbers[k]] (numbers: the variants themselves) from the variant's start noise."""
         noise = ByRow(prompts, torch.tensor([grid[k] for k in (variants if numbers is None else numbers)], dtype=torch.float64))
         variant_of = ByRow(prompts, torch.tensor(variants))
         fresh, steps, guidance = self.start == "fresh", self.steps, self.guidance
 
-        class Noisy(Course):
+        class Noisy(Trajectory):
             def __init__(self, pipe: Pipe, seeds: list[int], asked: Sampler, image_ids=None) -> None:
                 sampler = ddim_sampler(asked, steps, asked.guidance if guidance is None else guidance)
                 super().__init__(pipe, seeds, sampler, image_ids)
@@ -98,7 +98,7 @@ class NoiseProbe(Attack):
 
 @dataclass
 class Completion(Attack):
-    """The original model takes the first steps, the erased one the rest. Artefact: "latents" [pictures, channels, h, w]."""
+    """The original model takes the first steps, the erased one the rest. Artefact: "latents" [images, channels, h, w]."""
 
     by_original: int  # steps
     steps: int
@@ -112,19 +112,19 @@ class Completion(Attack):
         if self.source not in ("target", "wrong_concept"):
             raise ValueError(
                 f"attack.noise_probes.source={self.source!r} cannot be completed: its first steps are no model's. "
-                "Allowed: target, wrong_concept; for pictures of other kinds use attack=edit_attacks (img2img)."
+                "Allowed: target, wrong_concept; for images of other kinds use attack=edit_attacks (img2img)."
             )
         if not 0 <= self.by_original <= self.steps:
             raise ValueError(f"attack.noise_probes.by_original={self.by_original} must lie between 0 and steps={self.steps}.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
-        return source_refusal(self.source, concepts) or super().supports(model, concepts, method)
+        return unsupported_source(self.source, concepts) or super().supports(model, concepts, method)
 
     @torch.no_grad()
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         sampler, last = self.sampler(victim.sampler), self.by_original
 
-        class FirstSteps(Course):
+        class FirstSteps(Trajectory):
             def __init__(self, *arguments) -> None:
                 super().__init__(*arguments)
                 self.last = last
@@ -137,18 +137,18 @@ class Completion(Attack):
             for text, row in zip(asked, rows, strict=True):
                 seeds = [prompts.seed(row["row_id"], rep) for rep in range(prompts.repeats)]
                 begun.append(original.sample(original.encode([text] * len(seeds)), seeds, sampler))
-        rows_of_original = original.counts["unet_rows"] - counts["unet_rows"]
+        rows_of_original = original.counts["forward_rows"] - counts["forward_rows"]
         original.counts.update(counts)  # the budget counts calls of the erased model
         return Adversary(prompts, {"latents": torch.cat(begun).cpu()}, {"unet_rows_of_the_original": rows_of_original})
 
     @contextmanager
     def attach(self, pipe: Pipe, adversary: Adversary):
-        latents = ByPicture(adversary.prompts, adversary.tensors["latents"])
+        latents = ByImage(adversary.prompts, adversary.tensors["latents"])
 
-        def course(pipe: Pipe, seeds: list[int], asked: Sampler, image_ids=None) -> Course:
+        def trajectory(pipe: Pipe, seeds: list[int], asked: Sampler, image_ids=None) -> Trajectory:
             return from_latents(latents, self.sampler(asked), self.by_original)(pipe, seeds, asked, image_ids)
 
-        with pipe.sampled_by(course):
+        with pipe.sampled_by(trajectory):
             yield pipe
 
     def sampler(self, asked: Sampler) -> Sampler:
@@ -157,14 +157,14 @@ class Completion(Attack):
 
 @dataclass
 class Inpainting(Attack):
-    """Fills a square hole in a picture of the concept, with the 4-channel rule: what is outside is put back after every step.
+    """Fills a square hole in an image of the concept, with the 4-channel rule: what is outside is put back after every step.
 
-    Artefact: "latents" [pictures, channels, h, w], the clean pictures. The surroundings carry part of the answer.
+    Artefact: "latents" [images, channels, h, w], the clean images. The surroundings carry part of the answer.
     """
 
-    hole: float  # side of the centred square, as a share of the picture's
-    judged: str  # hole (official): the square alone is kept and enlarged; whole: the picture
-    source: str  # what the pictures show, see attacks/training_images.py; anything but target is a control
+    hole: float  # side of the centred square, as a share of the image's
+    judged: str  # hole (official): the square alone is kept and enlarged; whole: the image
+    source: str  # what the images show, see attacks/training_images.py; anything but target is a control
 
     access: ClassVar[str] = "latents"
 
@@ -176,17 +176,17 @@ class Inpainting(Attack):
         check_source("noise_probes", self.source)
 
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
-        return source_refusal(self.source, concepts) or super().supports(model, concepts, method)
+        return unsupported_source(self.source, concepts) or super().supports(model, concepts, method)
 
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
-        pictures = row_pictures(ctx, prompts, victim.concepts, self.source, prompts.repeats)
-        return Adversary(prompts, {"latents": encode_images(victim.pipe, pictures).cpu()})
+        images = row_images(ctx, prompts, victim.concepts, self.source, prompts.repeats)
+        return Adversary(prompts, {"latents": encode_images(victim.pipe, images).cpu()})
 
     @contextmanager
     def attach(self, pipe: Pipe, adversary: Adversary):
-        clean, hole = ByPicture(adversary.prompts, adversary.tensors["latents"]), self.hole
+        clean, hole = ByImage(adversary.prompts, adversary.tensors["latents"]), self.hole
 
-        class Filling(Course):
+        class Filling(Trajectory):
             def start(self) -> Tensor:
                 self.clean = clean(self.image_ids).to(self.pipe.device, self.pipe.dtype)
                 self.drawn = self.noise()
@@ -215,7 +215,7 @@ def square(height: int, width: int, share: float) -> Tensor:
 
 
 def cropped(images: Tensor, share: float) -> Tensor:
-    """The centred square of pictures [n, 3, h, w], enlarged to their size."""
+    """The centred square of images [n, 3, h, w], enlarged to their size."""
     inner = images[..., _middle(images.shape[-2], share), _middle(images.shape[-1], share)]
     return F.interpolate(inner, images.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
 

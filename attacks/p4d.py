@@ -2,9 +2,9 @@
 
 Prompting4Debugging: Chin, Jiang et al. (ICML 2024), arXiv 2309.06135; joycenerd/P4D@2cf3cda (optimize_n.py, optimize_k.py).
 The attacker owns both models. Embeddings are optimised, and after every step projected to the nearest tokens (PEZ); of the
-texts met on the way the one stays whose picture is most like the original model's. This is the official form; the "P4D" of
+texts met on the way the one stays whose image is most like the original model's. This is the official form; the "P4D" of
 Diffusion-MU-Attack is a prefix search with early stop. Differs from the code: rows are optimised side by side with noise of
-their own; the picture to be met is the original model's for the row's seed, not the most unsafe of three; begin and end are
+their own; the image to be met is the original model's for the row's seed, not the most unsafe of three; begin and end are
 never projected to. Layout k keeps the end token; the code's free tokens take its place, so that it optimises without one (losses
 4 % apart).
 """
@@ -48,8 +48,8 @@ class P4D(Attack):
     evaluate_every: int
     lr: float
     weight_decay: float
-    vae_range: str  # official: the target picture enters the VAE in [0, 1]; fixed: in [-1, 1]
-    padding: int | None  # token behind the end while optimising; official: 0, which is not what pictures are drawn with; null: the model's
+    vae_range: str  # official: the target image enters the VAE in [0, 1]; fixed: in [-1, 1]
+    padding: int | None  # token behind the end while optimising; official: 0, which is not what images are drawn with; null: the model's
     likeness: str  # extractor of the image-image cosine, see bench/vision/features.py
     typeable: bool
     adaptive: bool  # sampling methods: attack the guided prediction (official --filter); else the bare denoiser
@@ -77,11 +77,11 @@ class P4D(Attack):
 
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         n = len(prompts)
-        pictures = ctx.pictures(replace(prompts, repeats=1), victim.sampler).pixels()
+        images = ctx.images(replace(prompts, repeats=1), victim.sampler).pixels()
         found = {"ids": [[]] * n, "likeness": [-1.0] * n, "found_step": [0] * n}
         for begin in ctx.resumable("rows", range(0, n, self.rows_at_once), found=found):
             places = list(range(begin, min(begin + self.rows_at_once, n)))
-            self.search(victim, prompts, places, pictures[places], found, ctx)
+            self.search(victim, prompts, places, images[places], found, ctx)
         asked = with_tokens(prompts, victim.pipe.text, **found)
         return Adversary(asked, meta={"gradient_steps": self.steps * n, "mean_likeness": sum(found["likeness"]) / n})
 
@@ -104,17 +104,17 @@ class P4D(Attack):
             free[k, 1 : 1 + len(row)] = torch.tensor([token is None for token in row])
         return Template(ids.to(text.device), free.to(text.device), sizes)
 
-    def search(self, victim: Victim, prompts: PromptSet, places: list[int], pictures: Tensor, found: dict, ctx: Context) -> None:
+    def search(self, victim: Victim, prompts: PromptSet, places: list[int], images: Tensor, found: dict, ctx: Context) -> None:
         """Write the best tokens, their likeness and when they were met into the three lists of `found`."""
         pipe, original, asked = victim.pipe, ctx.original(), [prompts.prompts[k] for k in places]
         template, allowed = self.template(pipe.text, asked), allowed_tokens(pipe.text, self.typeable)
         table = pipe.text.embedding_table().detach().float()
         known = F.normalize(table[allowed], dim=-1)
         generators = [torch.Generator().manual_seed(derived_seed(ctx.seed("p4d"), prompts.table["row_id"].iloc[k])) for k in places]
-        # Official: a picture in [0, 1] without the VAE's own scaling, so shown to it as a paler one.
-        shown = pictures.float() / 255
+        # Official: an image in [0, 1] without the VAE's own scaling, so shown to it as a paler one.
+        shown = images.float() / 255
         x0 = encode_images(pipe, shown / 2 + 0.5 if self.vae_range == "official" else shown)
-        goal = features.of_pixels(pictures, self.likeness)
+        goal = features.of_pixels(images, self.likeness)
         start = [allowed[torch.randint(len(allowed), template.ids.shape[1:], generator=g).to(allowed.device)] for g in generators]
         p = nn.Parameter(table[torch.stack(start)].clone())  # (rows, length, width); only free positions are ever read
         with torch.no_grad():

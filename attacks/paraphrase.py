@@ -83,7 +83,7 @@ class Paraphrase(Attack):
             scene = scenes[again % len(scenes)].format(name="\0", other=other)
             return with_articles(instead(scene, "\0", concept.name))
         phrases = concept.aliases if family == "synonym" else _descriptions(concept)
-        # The first phrase that differs: a synonym probe already uses one of the aliases.
+        # The first phrase that differs: a synonym split already uses one of the aliases.
         fresh = [phrase for phrase in phrases if phrase.lower() != word.lower()] or phrases
         return instead(prompt, word, fresh[again % len(fresh)])
 

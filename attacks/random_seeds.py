@@ -1,6 +1,6 @@
 """The baseline of every attack that asks a judge: draw again from another seed until the judge says yes.
 
-Whoever may try often succeeds by luck alone (attacks on stopped searches report a maximum over many pictures). The control of
+Whoever may try often succeeds by luck alone (attacks on stopped searches report a maximum over many images). The control of
 UnlearnDiffAtk and P4D; here with any number of tries, so that it can be given at least another attack's budget: a table cuts the run
 to the tries that the compared attack could have paid for, and gives no difference where there were fewer.
 """
@@ -14,14 +14,14 @@ import torch
 from vestige.attacks._rows import ByRow
 from vestige.bench.contract.plugin import Attack, Context, Victim
 from vestige.bench.contract.types import Adversary, PromptSet, derived_seed
-from vestige.bench.models.pipe import Course, Pipe
+from vestige.bench.models.pipe import Pipe, Trajectory
 
 
 @dataclass
 class RandomSeeds(Attack):
     """Columns of the prompts: seed_number (0: the row's own), found_at (1-based try, -1 never)."""
 
-    tries: int  # pictures per row, the row's own seed first
+    tries: int  # images per row, the row's own seed first
 
     access: ClassVar[str] = "images"
     quick: ClassVar[dict] = {"tries": 2}
@@ -53,7 +53,7 @@ def _reseeded(prompts: PromptSet, numbers: list[int]):
     """A course whose rows begin, and draw noise, from their seed number `numbers[row]`."""
     number_of = ByRow(prompts, torch.tensor(numbers))
 
-    class Reseeded(Course):
+    class Reseeded(Trajectory):
         def __init__(self, pipe, seeds, sampler, image_ids=None) -> None:
             image_ids = tuple(seeds if image_ids is None else image_ids)
             pairs = zip(seeds, number_of(image_ids).tolist(), strict=True)

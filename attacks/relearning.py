@@ -1,7 +1,7 @@
 """Fine-tunes the erased model for a few steps and asks again: does the concept come back?
 
 After Meta-Unlearning (arXiv 2410.12777) and ResAlign (arXiv 2507.16302; AntigoneRandy/ResAlign@14775d3). With data=target
-the attacker owns pictures of the concept; with data=unrelated an honest user trains on other things, and what comes back
+the attacker owns images of the concept; with data=unrelated an honest user trains on other things, and what comes back
 was only hidden. The text encoder stays as the erasure left it. With data=target any model learns anything in enough steps:
 compare with source=never_knew and with the same attack on a model that never saw the concept.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vestige.attacks._finetune import denoising_loss, fine_tune, new_lora, with_lora
-from vestige.attacks.training_images import Material, check_source, concept_pictures, original_pictures, source_refusal
+from vestige.attacks.training_images import TrainingImages, check_source, concept_images, original_images, unsupported_source
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet
 from vestige.bench.models.diffusion import choose_parameters, make_trainable
@@ -27,12 +27,12 @@ TUNED = {"full_unet": r".", "xattn": r"attn2\."}
 class Relearning(Attack):
     """Artefact: the tuned denoiser parameters by name, or "lora.<layer>.down" and ".up"; prompts stay as they are."""
 
-    data: str  # target: pictures of the concept; unrelated: of its `others`
+    data: str  # target: images of the concept; unrelated: of its `others`
     tuner: str  # full_unet, xattn or lora
     rank: int  # of lora
     templates: list[str]  # with {name}
     images: int  # per concept
-    source: str  # data=target: what the pictures show, see attacks/training_images.py; anything but target is a control
+    source: str  # data=target: what the images show, see attacks/training_images.py; anything but target is a control
     steps: int
     batch: int
     accumulation: int
@@ -55,17 +55,17 @@ class Relearning(Attack):
             raise ValueError(f"attack.relearning.rank={self.rank} must be at least 1.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
-        if method.mechanism in ("sampling", "filter"):
-            return f"not applicable: {type(method).__name__} changes no weights ({method.mechanism}), so there is nothing to tune back."
+        if method.intervention in ("sampling", "filter"):
+            return f"not applicable: {type(method).__name__} changes no weights ({method.intervention}), so there is nothing to tune back."
         if model.dtype != "float32":
             return f"relearning needs model.dtype=float32: small steps vanish in {model.dtype}."
         if self.data == "unrelated" and not any(concept.others for concept in concepts):
             return "data=unrelated needs the entry `others` in the concept file: names of unrelated things to train on."
-        return source_refusal(self.source, concepts) or super().supports(model, concepts, method)
+        return unsupported_source(self.source, concepts) or super().supports(model, concepts, method)
 
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         pipe, generator = victim.pipe, ctx.generator("relearning")
-        material = self.pictures(victim.concepts, ctx)
+        training_images = self.training_images(victim.concepts, ctx)
         if self.tuner == "lora":
             tuned = new_lora(pipe.unet, self.rank, ctx.generator("adapters"))
             names, adapted = {name: name for name in tuned}, with_lora(pipe, tuned)
@@ -74,22 +74,22 @@ class Relearning(Attack):
             names, adapted = {name: f"{pipe.denoiser_name}.{name}" for name in tuned}, nullcontext()
         numbers = {key: getattr(self, key) for key in ("steps", "accumulation", "lr", "weight_decay")}
         with adapted:
-            fine_tune(make_trainable(tuned), lambda: self.loss(pipe, material, generator), generator, ctx, **numbers)
+            fine_tune(make_trainable(tuned), lambda: self.loss(pipe, training_images, generator), generator, ctx, **numbers)
         tensors = {names[name]: parameter.detach().clone() for name, parameter in tuned.items()}
-        return Adversary(prompts, tensors, {"pictures_seen": self.steps * self.batch * self.accumulation})
+        return Adversary(prompts, tensors, {"images_seen": self.steps * self.batch * self.accumulation})
 
     def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
         return with_lora(pipe, adversary.tensors) if self.tuner == "lora" else super().attach(pipe, adversary)
 
-    def pictures(self, concepts: list[Concept], ctx: Context) -> Material:
+    def training_images(self, concepts: list[Concept], ctx: Context) -> TrainingImages:
         n = self.images * len(concepts)
         if self.data == "target":
-            return concept_pictures(ctx, self.templates, concepts, n, self.source)
-        return original_pictures(ctx, self.templates, self.unrelated_things(concepts), n)
+            return concept_images(ctx, self.templates, concepts, n, self.source)
+        return original_images(ctx, self.templates, self.unrelated_things(concepts), n)
 
     def unrelated_things(self, concepts: list[Concept]) -> list[str]:
         erased = {concept.name for concept in concepts}
         return sorted({other for concept in concepts for other in concept.others} - erased)
 
-    def loss(self, pipe: Pipe, material: Material, generator: torch.Generator) -> Tensor:
-        return denoising_loss(pipe, material, self.batch, generator, self.flip, self.caption_dropout)
+    def loss(self, pipe: Pipe, training_images: TrainingImages, generator: torch.Generator) -> Tensor:
+        return denoising_loss(pipe, training_images, self.batch, generator, self.flip, self.caption_dropout)

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vestige.attacks._rows import check_ask, told_states, worded
+from vestige.attacks._rows import check_ask, with_prompt_embeddings, worded
 from vestige.attacks._tokens import allowed_tokens, laid_out, with_tokens
 from vestige.attacks.wording import concept_of
 from vestige.bench.contract.plugin import Attack, Context, Victim
@@ -78,7 +78,7 @@ class RingABellSoft(_Bell):
         return Adversary(prompts, {"states": self.goal(self.text(victim, ctx), victim, prompts)})
 
     def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
-        return told_states(pipe, adversary)
+        return with_prompt_embeddings(pipe, adversary)
 
 
 @dataclass

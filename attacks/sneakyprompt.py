@@ -1,10 +1,10 @@
-"""Replaces the words that name the concept by made-up ones; a small policy learns from pictures alone which ones work.
+"""Replaces the words that name the concept by made-up ones; a small policy learns from images alone which ones work.
 
 SneakyPrompt: Yang et al. (IEEE S&P 2024), arXiv 2305.12082; Yuchen413/text2image_safety@4338580 (main.py, rl_search.py,
 search_utils.py). A black-box attack with a limit of queries, written against filters. An erased model refuses nothing, so its
-reward is the likeness of picture and prompt, or the judge. Differs from the code: the words are those that name the concept
+reward is the likeness of image and prompt, or the judge. Differs from the code: the words are those that name the concept
 (theirs: a list of sensitive words), further words are ranked by the text encoder (theirs: a classifier of unsafe text), the
-picture keeps its seed, rows ask side by side, and the limit is never passed.
+image keeps its seed, rows ask side by side, and the limit is never passed.
 """
 
 import re
@@ -64,7 +64,7 @@ class SneakyPrompt(Attack):
     per_word: int  # m: pieces in the place of one word
     length: int  # pieces are shorter than this
     official_w: bool  # official: the mark </w> at a word's end counts as four letters and leaves its w
-    reward: str  # clip: cosine of picture and prompt; judge: 1 or 0; l2: 1 - squared distance of text states, asks from the threshold on
+    reward: str  # clip: cosine of image and prompt; judge: 1 or 0; l2: 1 - squared distance of text states, asks from the threshold on
     clip: str  # reward=clip: emoji or <open_clip model>/<pretrained>
     threshold: float
     success: str  # what ends a row's search: the reward reaches the threshold, the judge says yes, or both
@@ -76,7 +76,7 @@ class SneakyPrompt(Attack):
     patience: int  # refusals in a row after which one more word is replaced
     max_share: float  # of words replaced
     flat: float  # the search ends when the reward's second difference is smaller; 0: never
-    rows_at_once: int  # pictures drawn together; memory only
+    rows_at_once: int  # images drawn together; memory only
 
     access: ClassVar[str] = "images"
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
@@ -156,7 +156,7 @@ class SneakyPrompt(Attack):
 
     @torch.no_grad()
     def scores(self, victim: Victim, text: TextSide, prompts: PromptSet, places: list[int], texts: dict[int, str]) -> dict[int, tuple]:
-        """place -> (reward, asked, found); the reward is None where an output filter refused the picture."""
+        """place -> (reward, asked, found); the reward is None where an output filter refused the image."""
         made = prompts.with_prompts([texts.get(k, prompt) for k, prompt in enumerate(prompts.prompts)])
         scored = {}
         if self.reward == "l2":

@@ -1,9 +1,9 @@
 """Asks for the concept in prompts thought out step by step: in new contexts, by what it is and is not, by scenes that expect it.
 
-After the Step-by-Step Reasoning Attack on unlearned language models (Sleek); for pictures there is no paper and no code, all
+After the Step-by-Step Reasoning Attack on unlearned language models (Sleek); for images there is no paper and no code, all
 of this is ours. The prompts come from hand-written templates (prompts/step_by_step) or from the user's file of a language
 model. Only those stay that the original model answers; the list is then frozen, and the erased model is not asked before. The
-chain of edits over several turns and the probe of unfair suppression of the source idea are not part of this.
+chain of edits over several turns and the split of unfair suppression of the source idea are not part of this.
 """
 
 import json
@@ -42,7 +42,7 @@ class StepByStep(Attack):
     per_class: int  # prompts of each class before the filter
     aliases: str  # direct: a synonym is a name, so indirect and implied hold none; indirect: indirect may use them
     frozen: str | None  # a JSON file of a language model's prompts in place of the templates; see `frozen_prompts`
-    seeds: int  # pictures per prompt by the original model
+    seeds: int  # images per prompt by the original model
     keep: float  # share of them in which the judge must see the concept
 
     access: ClassVar[str] = "text"
@@ -122,7 +122,7 @@ class StepByStep(Attack):
         return {kind: [filled(t, k, concept, known["fill"]) for k, t in enumerate(some)] for kind, some in wordings.items()}
 
     def filtered(self, made: list[Candidate], expect: str, victim: Victim, ctx: Context) -> list[tuple[Candidate, float]]:
-        """(candidate, share of the original model's pictures that show the concept), where that share is large enough."""
+        """(candidate, share of the original model's images that show the concept), where that share is large enough."""
         asked = [candidate for candidate in made if not candidate.refused]
         if not asked:
             return []

@@ -1,6 +1,6 @@
-"""Pictures an attacker owns, with their captions, drawn by the original model; and, for control runs, pictures of something else.
+"""Images an attacker owns, with their captions, drawn by the original model; and, for control runs, images of something else.
 
-An attack that is given pictures can "recover" what the model never knew. The same attack, fed with other pictures under the
+An attack that is given images can "recover" what the model never knew. The same attack, fed with other images under the
 same captions and judged for the same concept, says how much of the result is the attack's own doing.
 """
 
@@ -17,19 +17,19 @@ from vestige.bench.models.diffusion import encode_images
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.prompts.prompt_sets import with_articles
 
-# target: pictures of the concept; wrong_concept: of its first sibling; scrambled: of the concept, cut into squares and shuffled
+# target: images of the concept; wrong_concept: of its first sibling; scrambled: of the concept, cut into squares and shuffled
 # (arXiv 2412.00782); never_knew: of a made-up thing.
 SOURCES = ("target", "wrong_concept", "scrambled", "never_knew")
 SQUARES = 4  # per side, for `scrambled`
 
 
 @dataclass(frozen=True)
-class Material:
-    """Pictures and, for each, the template and the thing that its caption names."""
+class TrainingImages:
+    """Images and, for each, the template and the thing that its caption names."""
 
     pixels: Tensor  # uint8 [n, 3, height, width]
-    templates: list[str]  # one per picture, with {name}
-    things: list[str]  # one per picture
+    templates: list[str]  # one per image, with {name}
+    things: list[str]  # one per image
 
     def __len__(self) -> int:
         return len(self.things)
@@ -38,37 +38,37 @@ class Material:
         return with_articles(self.templates[place].format(name=name or self.things[place]))
 
     def draw(self, n: int, generator: torch.Generator) -> list[int]:
-        """Places of a training batch, with replacement: few pictures serve any batch size."""
+        """Places of a training batch, with replacement: few images serve any batch size."""
         return torch.randint(len(self), (n,), generator=generator).tolist()
 
     def latents(self, pipe: Pipe, places: list[int], flip: float, generator: torch.Generator) -> Tensor:
-        """VAE samples (batch, channels, h, w) of these pictures, each mirrored with chance `flip`."""
+        """VAE samples (batch, channels, h, w) of these images, each mirrored with chance `flip`."""
         mirrored = torch.rand(len(places), generator=generator) < flip
         chosen = self.pixels[places]
         chosen = torch.where(mirrored[:, None, None, None], chosen.flip(-1), chosen)
         return encode_images(pipe, chosen, generator)
 
 
-def original_pictures(ctx: Context, templates: list[str], things: list[str], n: int) -> Material:
-    """n pictures by the original model; things and templates change in turn, so that a small n mixes both."""
+def original_images(ctx: Context, templates: list[str], things: list[str], n: int) -> TrainingImages:
+    """n images by the original model; things and templates change in turn, so that a small n mixes both."""
     if not things:
-        raise ValueError("there is nothing to draw training pictures of: the concept file lists no such names.")
+        raise ValueError("there is nothing to draw training images of: the concept file lists no such names.")
     named = [things[k % len(things)] for k in range(n)]
     asked = [templates[(k + k // len(things)) % len(templates)] for k in range(n)]
     prompts = [with_articles(template.format(name=name)) for template, name in zip(asked, named, strict=True)]
-    return Material(ctx.generate(prompts, 1), asked, named)
+    return TrainingImages(ctx.generate(prompts, 1), asked, named)
 
 
-def concept_pictures(ctx: Context, templates: list[str], concepts: list[Concept], n: int, source: str) -> Material:
-    """As `original_pictures`, of the concepts. `source` (one of SOURCES) decides what is seen; captions name the concept all the same."""
+def concept_images(ctx: Context, templates: list[str], concepts: list[Concept], n: int, source: str) -> TrainingImages:
+    """As `original_images`, of the concepts. `source` (one of SOURCES) decides what is seen; captions name the concept all the same."""
     if source == "wrong_concept":
-        seen = original_pictures(ctx, templates, [concept.siblings[0] for concept in concepts], n)
-        return Material(seen.pixels, seen.templates, [concepts[k % len(concepts)].name for k in range(n)])
-    seen = original_pictures(ctx, templates, [concept.name for concept in concepts], n)
-    return Material(_disguised(ctx, seen.pixels, source), seen.templates, seen.things)
+        seen = original_images(ctx, templates, [concept.siblings[0] for concept in concepts], n)
+        return TrainingImages(seen.pixels, seen.templates, [concepts[k % len(concepts)].name for k in range(n)])
+    seen = original_images(ctx, templates, [concept.name for concept in concepts], n)
+    return TrainingImages(_disguised(ctx, seen.pixels, source), seen.templates, seen.things)
 
 
-def row_pictures(ctx: Context, prompts: PromptSet, concepts: list[Concept], source: str, per_row: int) -> Tensor:
+def row_images(ctx: Context, prompts: PromptSet, concepts: list[Concept], source: str, per_row: int) -> Tensor:
     """uint8 [rows * per_row, 3, h, w]: what the original model draws for each row's prompt, from other seeds than the row's."""
     rows = prompts.table.to_dict("records")
     texts = [about_sibling(row, concepts) for row in rows] if source == "wrong_concept" else prompts.prompts
@@ -80,8 +80,8 @@ def check_source(attack: str, source: str) -> None:
         raise ValueError(f"attack.{attack}.source={source!r} is not known. Allowed: {', '.join(SOURCES)}.")
 
 
-def source_refusal(source: str, concepts: list[Concept]) -> str | None:
-    """Why these concepts have no such pictures, or None."""
+def unsupported_source(source: str, concepts: list[Concept]) -> str | None:
+    """Why these concepts have no such images, or None."""
     alone = [concept.slug for concept in concepts if not concept.siblings]
     if source == "wrong_concept" and alone:
         return f"source=wrong_concept needs the entry `siblings` in the concept file of {', '.join(alone)}."
@@ -89,7 +89,7 @@ def source_refusal(source: str, concepts: list[Concept]) -> str | None:
 
 
 def shuffled(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture cut into SQUARES x SQUARES pieces that change places; rows and columns that do not fit stay."""
+    """Each image cut into SQUARES x SQUARES pieces that change places; rows and columns that do not fit stay."""
     n, channels, height, width = pixels.shape
     h, w = height // SQUARES, width // SQUARES
     inner = pixels[..., : h * SQUARES, : w * SQUARES]

@@ -1,8 +1,8 @@
-"""Searches a few typed words that, put before the prompt, make the erased model see the concept in a real picture of it.
+"""Searches a few typed words that, put before the prompt, make the erased model see the concept in a real image of it.
 
 UnlearnDiffAtk: Zhang et al., "To Generate or Not? Safety-Driven Unlearned Diffusion Models Are Still Easy to Generate
 Unsafe Images ... For Now" (ECCV 2024), arXiv 2310.11868; OPTML-Group/Diffusion-MU-Attack@5a3e5d3. The erased denoiser is
-its own classifier: the loss is its error on the noised picture that the original model drew for the same prompt and seed.
+its own classifier: the loss is its error on the noised image that the original model drew for the same prompt and seed.
 Differs from the code: rows are optimised side by side, each with its own noise, and the text is judged after re-tokenising.
 """
 
@@ -28,7 +28,7 @@ class Row:
     place: int  # in the prompt table
     text: str
     ids: Tensor  # (length,) the prompt in the model's layout, on the model's device
-    x0: Tensor  # (channels, h, w) the target picture's latent
+    x0: Tensor  # (channels, h, w) the target image's latent
     p: nn.Parameter  # (k, allowed tokens) probabilities of each prefix position
     generator: torch.Generator
 
@@ -70,10 +70,10 @@ class UnlearnDiffAtk(Attack):
         found["adv_ids"] = [[] for _ in range(n)]
         if todo:
             allowed = allowed_tokens(text, self.typeable)
-            pictures = ctx.pictures(replace(prompts, repeats=1), victim.sampler).pixels()
+            images = ctx.images(replace(prompts, repeats=1), victim.sampler).pixels()
             for start in ctx.resumable("rows", range(0, len(todo), self.rows_at_once), found=found):
                 places = todo[start : start + self.rows_at_once]
-                latents = encode_images(victim.pipe, pictures[places])
+                latents = encode_images(victim.pipe, images[places])
                 rows = [self.row(prompts, place, ids[place], x0, len(allowed), ctx) for place, x0 in zip(places, latents, strict=True)]
                 self.search(victim, prompts, rows, allowed, found, ctx)
         never = len(self.timesteps(victim.pipe))
@@ -137,7 +137,7 @@ class UnlearnDiffAtk(Attack):
         return losses.mean().item()
 
     def losses(self, victim: Victim, ids: Tensor, embeddings: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """(rows,) error on the noised pictures. Mean within a row: summed over rows, each has the gradient it would have alone."""
+        """(rows,) error on the noised images. Mean within a row: summed over rows, each has the gradient it would have alone."""
         pipe, times = victim.pipe, t.expand(len(x0))
         cond = pipe.text.encode_embeddings(ids, embeddings)
         out = seen(victim, add_noise(pipe, x0, noise, times), t, cond, self.adaptive)

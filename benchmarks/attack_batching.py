@@ -23,7 +23,7 @@ from vestige.bench.run import config
 from vestige.bench.run.config import Job
 from vestige.bench.run.provenance import provenance
 
-STEPS = 5  # per picture; 20 in the emoji settings
+STEPS = 5  # per image; 20 in the emoji settings
 SMALL = {  # the emoji settings with a budget of seconds
     "unlearn_diff_atk_emoji": {"number_of_t": 2, "steps_per_t": 5},
     "p4d_emoji": {"steps": 10, "evaluate_every": 10},
@@ -50,8 +50,8 @@ def seconds(attack: Attack, victim: Victim, asked: list[PromptSet], context: Con
 def emoji_job(rows: int) -> Job:
     """The attacks with their emoji settings, a dog, and `rows` prompts about it."""
     config.register_resolvers()
-    chosen = ["model=emoji", "concept=[dog]", "method=original", "probe=[target]", f"attack=[{','.join(SMALL)}]"]
-    small = [f"probe.target.rows={rows}", "probe.target.repeats=1", f"model.sampler.steps={STEPS}"]
+    chosen = ["model=emoji", "concept=[dog]", "method=original", "split=[target]", f"attack=[{','.join(SMALL)}]"]
+    small = [f"split.target.rows={rows}", "split.target.repeats=1", f"model.sampler.steps={STEPS}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return config.build_job(compose("run", [*chosen, *small]))
 
@@ -61,15 +61,15 @@ def main(rows: int, repeats: int, out: Path) -> None:
     job = emoji_job(rows)
     pipe, original = loading.load(job.model), loading.load(job.model)
     victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda pixels, expect: torch.zeros(len(pixels), dtype=torch.bool))
-    whole = job.prompts_of(job.probes["target"])
+    whole = job.prompts_of(job.splits["target"])
     single = [replace(whole, table=whole.table.iloc[[k]].reset_index(drop=True)) for k in range(rows)]
 
-    def pictures(asked: PromptSet, how: Sampler):
-        """Noise in place of the original model's pictures: drawing these is shared by all jobs and no part of an attack."""
+    def images(asked: PromptSet, how: Sampler):
+        """Noise in place of the original model's images: drawing these is shared by all jobs and no part of an attack."""
         shape = (len(asked) * asked.repeats, 3, how.height, how.width)
         return SimpleNamespace(pixels=lambda: torch.randint(256, shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8))
 
-    took, context = {}, Context(("bench",), job.sampler, lambda: original, pictures)
+    took, context = {}, Context(("bench",), job.sampler, lambda: original, images)
     for name, small in SMALL.items():
         attack = replace(job.attacks[name], **small)
         seconds(attack, victim, single[:1], context)  # judges and CLIP models are loaded

@@ -32,7 +32,7 @@ ROBUSTNESS = [
     [f"method={ERASERS}", "concept=dog", CONTROLS],
     ["method=original,oracle,spm_emoji", "concept=pixel_art"],
     [f"method={ERASERS}", "concept=pixel_art", CONTROLS],
-    [f"method=original,oracle,{ERASERS},spm_emoji", "concept=danger", "probe.target.rows=1"],
+    [f"method=original,oracle,{ERASERS},spm_emoji", "concept=danger", "split.target.rows=1"],
 ]
 
 

@@ -1,6 +1,6 @@
 """How often 95 % intervals hold the truth, in simulations: `python -m benchmarks.coverage`.
 
-Answers of a judge to prompts of unequal difficulty: each prompt has a rate of its own (beta distributed, so that two pictures of one
+Answers of a judge to prompts of unequal difficulty: each prompt has a rate of its own (beta distributed, so that two images of one
 prompt go together with the wanted correlation), and methods find the same prompts and the same noise hard. The prompts and what
 counts as one of them (`group`) are those of the shipped templates (bench/prompts). Every interval is that of bench/statistics.
 """
@@ -71,7 +71,7 @@ class Asked:
 
 @cache
 def shipped(rows: int) -> Asked:
-    """The prompts of the probe `target` for a dog, as a job of so many rows asks them."""
+    """The prompts of the split `target` for a dog, as a job of so many rows asks them."""
     table = prompt_sets.build("target", "target", rows, 1, [DOG], "emoji").table
     return Asked(*(np.unique(table[column], return_inverse=True)[1] for column in ("prompt", "group")))
 
@@ -125,13 +125,13 @@ def shifted(rate: float, correlation: float) -> float:
 
 
 def worst_rate(rates: tuple[float, ...], correlation: float) -> float:
-    """The share of pictures that any attack brings back, by brute force."""
+    """The share of images that any attack brings back, by brute force."""
     one = Simulation(np.random.default_rng(0), 200, distinct(1000), 1)
     return float(np.any([one.answers(rate, correlation) for rate in rates], axis=0).mean())
 
 
 def cells() -> Iterator[Cell]:
-    """With one picture per prompt the correlation plays no part."""
+    """With one image per prompt the correlation plays no part."""
     for n in PROMPTS:
         for repeats in REPEATS:
             for correlation in CORRELATIONS if repeats > 1 else (0.0,):

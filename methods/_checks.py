@@ -6,7 +6,7 @@ from vestige.bench.contract.types import Concept
 from vestige.bench.models.pipe import Pipe
 
 
-def refusal(concepts: list[Concept], texts: dict[str, str], sources: list[str], become: Callable[[Concept], str]) -> str | None:
+def unsupported_reason(concepts: list[Concept], texts: dict[str, str], sources: list[str], become: Callable[[Concept], str]) -> str | None:
     """Why these concepts cannot be edited, or None. No model is needed.
 
     texts: setting -> its value, which may hold {sibling} or {other}; sources: entries of the concept file that are preserved;

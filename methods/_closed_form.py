@@ -177,7 +177,7 @@ class LinearEdit(Method):
     form: str  # merge (edited weights) or hook (edited text states): the same model
 
     @property
-    def removable(self) -> bool:
+    def detachable(self) -> bool:
         """Hooks are left out by whoever runs the model; merged weights stay merged."""
         return self.form == "hook"
 

@@ -1,4 +1,4 @@
-"""Latents on the way from noise to picture: what erasers train on that want the model's own sampling runs."""
+"""Latents on the way from noise to image: what erasers train on that want the model's own sampling runs."""
 
 import torch
 from torch import Tensor, nn

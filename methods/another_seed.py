@@ -1,4 +1,4 @@
-"""A control, no eraser: the original model, drawing from other noise. What a metric of paired pictures gives to mere change."""
+"""A control, no eraser: the original model, drawing from other noise. What a metric of paired images gives to mere change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,15 +7,15 @@ from typing import ClassVar
 
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, derived_seed
-from vestige.bench.models.pipe import Course, Pipe
+from vestige.bench.models.pipe import Pipe, Trajectory
 
 
 @dataclass
 class AnotherSeed(Method):
     """Artefact: empty."""
 
-    mechanism: ClassVar[str] = "sampling"
-    removable: ClassVar[bool] = True
+    intervention: ClassVar[str] = "sampling"
+    detachable: ClassVar[bool] = True
 
     number: int  # which other seed
 
@@ -26,7 +26,7 @@ class AnotherSeed(Method):
     def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
         number = self.number
 
-        class Reseeded(Course):
+        class Reseeded(Trajectory):
             def __init__(self, pipe, seeds, sampler, image_ids=None) -> None:
                 others = [derived_seed(seed, "another_seed", number) for seed in seeds]
                 super().__init__(pipe, others, sampler, seeds if image_ids is None else image_ids)

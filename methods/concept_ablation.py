@@ -1,7 +1,7 @@
 """Teach the model to draw a neighbour: for the concept's words, predict what it predicts for the anchor's words.
 
 Concept Ablation, Kumari et al., "Ablating Concepts in Text-to-Image Diffusion Models", ICCV 2023 (arXiv 2303.13516);
-nupurkmr9/concept-ablation@c11fb1b, whose compvis/ folder produced the paper. Trains on pictures that the original model
+nupurkmr9/concept-ablation@c11fb1b, whose compvis/ folder produced the paper. Trains on images that the original model
 draws from anchor prompts. The paper's 200 captions per anchor are replaced by templates, which are settings.
 """
 
@@ -22,9 +22,9 @@ from vestige.bench.prompts.prompt_sets import with_articles
 
 GROUPS = {"cross_attn": r"attn2\.to_[kv]\.", "attn": r"attn[12]\.to_", "full": ""}
 CHOICES = {"train": tuple(GROUPS), "loss": ("model", "noise"), "teacher": ("current", "frozen"), "augment": ("none", "scale")}
-# Object augmentation of the paper: words put before the student's prompt for shrunk and for enlarged pictures
+# Object augmentation of the paper: words put before the student's prompt for shrunk and for enlarged images
 FAR, CLOSE = ("a far away ", "very small "), ("zoomed in ", "close up ")
-WHOLE_FROM = 0.6  # scales from here to 1 leave the picture as it is
+WHOLE_FROM = 0.6  # scales from here to 1 leave the image as it is
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class ConceptAblation(Method):
     loss: str  # model: match the prediction for the anchor; noise: the ordinary denoising loss
     teacher: str  # current: the network in training, without gradient (official); frozen: the original network
     anchor: str  # what the concept becomes; {anchor} is the concept's anchor, {sibling} its first sibling
-    captions: list[str]  # prompts of the training pictures; {anchor}, and {other}: each unrelated thing in turn
+    captions: list[str]  # prompts of the training images; {anchor}, and {other}: each unrelated thing in turn
     targets: list[str]  # the concept's prompts; {caption}, {name}, and {swapped}: the caption with the name for the anchor
     doubled: float  # chance that the name is said twice
-    images: int  # pictures drawn from the captions
-    material_steps: int  # sampling steps of these pictures
+    images: int  # images drawn from the captions
+    material_steps: int  # sampling steps of these images
     material_guidance: float
     iterations: int
     batch: int
@@ -60,8 +60,8 @@ class ConceptAblation(Method):
     clip_gradient: float | None  # largest gradient norm; null: no clipping
     prior_weight: float  # weight of the ordinary loss on anchor pairs; 0: none
     cut_begin_token: bool  # no gradient through keys and values of the begin token (official)
-    augment: str  # none, or scale: pictures shrunk or enlarged, with words that say so
-    flip: float  # chance that a training picture is mirrored
+    augment: str  # none, or scale: images shrunk or enlarged, with words that say so
+    flip: float  # chance that a training image is mirrored
 
     def __post_init__(self) -> None:
         for field, allowed in CHOICES.items():
@@ -83,15 +83,15 @@ class ConceptAblation(Method):
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         generator = ctx.generator("training")
         pairs = [self.pairs(concept) for concept in concepts]
-        pictures = [self.pictures([pair.caption for pair in of_concept], ctx) for of_concept in pairs]
+        images = [self.training_images([pair.caption for pair in of_concept], ctx) for of_concept in pairs]
         frozen = frozen_copy(pipe.unet) if self.teacher == "frozen" else None
         chosen = choose_parameters(pipe.unet, GROUPS[self.train])
         optimiser = torch.optim.AdamW(make_trainable(chosen), lr=self.lr, weight_decay=self.weight_decay)
-        with begin_token_cut(pipe) if self.cut_begin_token else pipe.preparing(lambda cond: None):
+        with begin_token_cut(pipe) if self.cut_begin_token else pipe.before_denoiser(lambda cond: None):
             state = {"weights": chosen, "optimiser": optimiser, "generator": generator}
             for step in ctx.resumable("training", range(self.iterations), **state):
                 which = step % len(concepts)
-                loss = self.step_loss(pipe, pairs[which], pictures[which], frozen, generator)
+                loss = self.step_loss(pipe, pairs[which], images[which], frozen, generator)
                 optimiser.zero_grad()
                 loss.backward()
                 if self.clip_gradient is not None:
@@ -114,13 +114,13 @@ class ConceptAblation(Method):
                 made.append(Pair(caption, targets))
         return made
 
-    def pictures(self, captions: list[str], ctx: Context) -> Tensor:
-        """uint8 [captions * each, 3, h, w]: as many pictures of every caption, those of one caption together."""
+    def training_images(self, captions: list[str], ctx: Context) -> Tensor:
+        """uint8 [captions * each, 3, h, w]: as many images of every caption, those of one caption together."""
         sampler = replace(ctx.sampler, steps=self.material_steps, guidance=self.material_guidance)
         return ctx.generate(captions, max(1, self.images // len(captions)), sampler)
 
-    def step_loss(self, pipe: Pipe, pairs: list[Pair], pictures: Tensor, frozen, generator: torch.Generator) -> Tensor:
-        x0, mask, captions, prompts = self.batch_of(pipe, pairs, pictures, generator)
+    def step_loss(self, pipe: Pipe, pairs: list[Pair], images: Tensor, frozen, generator: torch.Generator) -> Tensor:
+        x0, mask, captions, prompts = self.batch_of(pipe, pairs, images, generator)
         x, t, noise = noised(pipe, x0, generator)
         with torch.no_grad():
             c, target = pipe.encode(captions), pipe.encode(prompts)
@@ -129,21 +129,21 @@ class ConceptAblation(Method):
         loss = masked_error(pipe.predict(x, t, target), wanted, mask)
         if self.prior_weight == 0:
             return loss
-        x0, _, captions, _ = self.batch_of(pipe, pairs, pictures, generator, plain=True)
+        x0, _, captions, _ = self.batch_of(pipe, pairs, images, generator, plain=True)
         x, t, noise = noised(pipe, x0, generator)
         with torch.no_grad():
             c = pipe.encode(captions)
         return loss + self.prior_weight * F.mse_loss(pipe.predict(x, t, c), training_target(pipe, x0, noise, t))
 
     def batch_of(
-        self, pipe: Pipe, pairs: list[Pair], pictures: Tensor, generator: torch.Generator, plain: bool = False
+        self, pipe: Pipe, pairs: list[Pair], shown: Tensor, generator: torch.Generator, plain: bool = False
     ) -> tuple[Tensor, Tensor, list[str], list[str]]:
         """(clean latents, loss mask [batch, 1, h, w], the teacher's captions, the student's prompts)."""
-        places = torch.randint(len(pictures), (self.batch,), generator=generator).tolist()
-        images = pictures[places].float() / 255
+        places = torch.randint(len(shown), (self.batch,), generator=generator).tolist()
+        images = shown[places].float() / 255
         mirrored = torch.rand(self.batch, generator=generator) < self.flip
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-        chosen = [pairs[place // (len(pictures) // len(pairs))] for place in places]
+        chosen = [pairs[place // (len(shown) // len(pairs))] for place in places]
         prompts = [self.target_of(pair, generator) for pair in chosen]
         factor = pipe.latent_factor
         mask = torch.ones(self.batch, 1, images.shape[-2] // factor, images.shape[-1] // factor)
@@ -173,10 +173,10 @@ def masked_error(prediction: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
 
 
 def scaled(image: Tensor, factor: int, generator: torch.Generator) -> tuple[Tensor, Tensor, str]:
-    """(picture [3, h, w] in [0, 1], mask [1, h / factor, w / factor], lead words): random scale of the code's compvis/.
+    """(image [3, h, w] in [0, 1], mask [1, h / factor, w / factor], lead words): random scale of the code's compvis/.
 
-    Two thirds of the scales are uniform in 1/3..1, of which those from 0.6 on leave the picture whole; one third enlarge it
-    1.2 to 1.4 times. Around a shrunk picture all is mid-grey, the VAE's 0.
+    Two thirds of the scales are uniform in 1/3..1, of which those from 0.6 on leave the image whole; one third enlarge it
+    1.2 to 1.4 times. Around a shrunk image all is mid-grey, the VAE's 0.
     """
     height, width = image.shape[-2:]
     whole = torch.ones(1, height // factor, width // factor)
@@ -192,7 +192,7 @@ def scaled(image: Tensor, factor: int, generator: torch.Generator) -> tuple[Tens
         return resized[:, top : top + height, left : left + width], whole, CLOSE[word]
     canvas = torch.full_like(image, 0.5)
     canvas[:, top : top + size[0], left : left + size[1]] = resized
-    # The seen area, one latent cell smaller on each side: cells on its border mix picture and canvas.
+    # The seen area, one latent cell smaller on each side: cells on its border mix image and canvas.
     rows = slice(top // factor + 1, max(top // factor + 2, (top + size[0]) // factor - 1))
     columns = slice(left // factor + 1, max(left // factor + 2, (left + size[1]) // factor - 1))
     mask = torch.zeros_like(whole)

@@ -15,7 +15,7 @@ from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.prompts.prompt_sets import with_articles
-from vestige.methods._checks import check_pairs, refusal
+from vestige.methods._checks import check_pairs, unsupported_reason
 from vestige.methods._closed_form import NO_HYPERPLANE, LinearEdit, hyperplane, kept_names, left_out
 from vestige.methods._guardedness import inlp, joined, leace, rlace
 
@@ -69,7 +69,7 @@ class LinearErasure(LinearEdit):
         if model.family == "sdxl" and self.form == "merge" and self.fill != "zero":
             return NO_HYPERPLANE
         texts = {"becomes": self.becomes, "templates": "".join(self.templates)}
-        return refusal(concepts, texts, self.neutral_names, self.anchored_name) or super().supports(model, concepts)
+        return unsupported_reason(concepts, texts, self.neutral_names, self.anchored_name) or super().supports(model, concepts)
 
     @torch.no_grad()
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:

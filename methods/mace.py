@@ -2,7 +2,7 @@
 
 MACE, Lu et al., "MACE: Mass Concept Erasure in Diffusion Models", CVPR 2024 (arXiv 2403.06135); Shilin-LU/MACE@057e7a6.
 Three stages: closed-form refinement of the cross-attention keys and values (CFR), a rank-1 LoRA per concept trained to take
-attention off the concept's place in pictures of it, and a closed-form fusion. All closed forms go through sums of squares
+attention off the concept's place in images of it, and a closed-form fusion. All closed forms go through sums of squares
 of text states, so that preserved texts cost [d, d] whatever their number, and are exact. The official templates and caches
 of preserved texts are replaced: wordings are settings, and texts come from the concept's file or from a file of captions.
 
@@ -26,7 +26,7 @@ from vestige.bench.models.diffusion import add_noise, choose_parameters, encode_
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.prompts.prompt_sets import with_articles
 from vestige.bench.vision.masks import MASKERS, masker
-from vestige.methods._checks import check_pairs, refusal
+from vestige.methods._checks import check_pairs, unsupported_reason
 from vestige.methods._closed_form import (
     LAYERS,
     check_spanned,
@@ -61,7 +61,7 @@ class MACE(Method):
     """
 
     evidence: ClassVar[tuple[str, ...]] = ("Shilin-LU/MACE@057e7a6: refinement and fusion to 4e-7, attention loss and gradient to 3e-6",)
-    quick: ClassVar[dict] = {"pictures": 2, "material_steps": 2, "iterations": 3, "lr": 1e-2, "mask": "background_difference"}
+    quick: ClassVar[dict] = {"images": 2, "material_steps": 2, "iterations": 3, "lr": 1e-2, "mask": "background_difference"}
 
     anchor: str  # what the concept becomes; {anchor} is the concept's anchor, {sibling} its first sibling
     templates: list[str]  # wordings of concept, anchor and preserved names: {name}, and {other}: each unrelated thing in turn
@@ -75,15 +75,15 @@ class MACE(Method):
     refine_preserve: float  # weight of prior and domain in the refinement
     refinement_scale: str  # squared (official: the weight is applied twice) or plain
     fuse_preserve: float  # their weight in the fusion
-    picture_prompts: list[str]  # what the training pictures show; {name}, {other}
-    pictures: int  # per concept
-    material_steps: int  # sampling steps of these pictures
+    image_prompts: list[str]  # what the training images show; {name}, {other}
+    images: int  # per concept
+    material_steps: int  # sampling steps of these images
     material_guidance: float
     mask: str  # where the concept stands in them: one of MASKERS
     mask_threshold: float  # box score (grounded) or colour distance (background_difference)
     detector: str  # grounded only: repository or folder of the box finder
     segmenter: str  # grounded only: of the mask maker
-    pixels: str  # how pictures reach the encoder: imagenet (official normalisation) or signed, -1 to 1
+    pixels: str  # how images reach the encoder: imagenet (official normalisation) or signed, -1 to 1
     tokens: str  # concept_and_end (official: end and padding too) or concept (paper)
     loss: str  # norm (official) or squared_norm (paper)
     timesteps: str  # focal (concept-focal importance sampling) or uniform
@@ -105,7 +105,7 @@ class MACE(Method):
                 raise ValueError(f"method.{field}={getattr(self, field)} contains {sorted(unknown)}. Allowed: {', '.join(SOURCES)}.")
         if not self.templates or not all("{name}" in template for template in self.templates):
             raise ValueError('method.templates needs wordings, each with {name}: for example method.templates=["a photo of {name}"].')
-        if not self.picture_prompts:
+        if not self.image_prompts:
             raise ValueError('method.picture_prompts is empty: for example method.picture_prompts=["a photo of the {name}"].')
         if len(self.focus) != 2 or self.focus[0] >= self.focus[1]:
             raise ValueError(f"method.focus={self.focus} must be two timesteps, the smaller first: method.focus=[200,400].")
@@ -115,9 +115,9 @@ class MACE(Method):
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         if model.dtype != "float32":
             return f"MACE trains float32 adapters inside the model: set model.dtype=float32 (it is {model.dtype})."
-        texts = {"anchor": self.anchor, "templates": "".join(self.templates), "picture_prompts": "".join(self.picture_prompts)}
+        texts = {"anchor": self.anchor, "templates": "".join(self.templates), "image_prompts": "".join(self.image_prompts)}
         sources = [source for source in (*self.prior, *self.domain) if source != "empty"]
-        return refusal(concepts, texts, sources, self.anchored_name) or super().supports(model, concepts)
+        return unsupported_reason(concepts, texts, sources, self.anchored_name) or super().supports(model, concepts)
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
         from vestige.bench.models.fingerprints import given
@@ -196,7 +196,7 @@ class MACE(Method):
     def train(self, pipe: Pipe, concept: Concept, find, ctx: Context) -> dict[str, tuple[Tensor, Tensor]]:
         """Stage 2: layer -> (down [d], up [out]) of one concept's LoRA, trained alone on the refined model."""
         generator = ctx.generator(f"training {concept.slug}")
-        x0, masks = self.material(pipe, concept, find, ctx, generator)
+        x0, masks = self.context(pipe, concept, find, ctx, generator)
         texts = self.worded(concept.name, concept)
         with torch.no_grad():
             cond = pipe.encode(texts)
@@ -224,14 +224,14 @@ class MACE(Method):
                 ctx.log(step, loss=loss.item(), t=t[0].item())
         return {name: (down[name][0].detach(), up[name][0].detach()) for name in layers}
 
-    def material(self, pipe: Pipe, concept: Concept, find, ctx: Context, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Latents of pictures of the concept [n, c, h, w], drawn once from the posterior, and its masks, bool [n, height, width]."""
+    def context(self, pipe: Pipe, concept: Concept, find, ctx: Context, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Latents of images of the concept [n, c, h, w], drawn once from the posterior, and its masks, bool [n, height, width]."""
         sampler = replace(ctx.sampler, steps=self.material_steps, guidance=self.material_guidance)
-        prompts = [with_articles(text) for text in worded(self.picture_prompts, concept.name, concept)]
-        images = ctx.generate(prompts, max(1, self.pictures // len(prompts)), sampler)
+        prompts = [with_articles(text) for text in worded(self.image_prompts, concept.name, concept)]
+        images = ctx.generate(prompts, max(1, self.images // len(prompts)), sampler)
         masks = find(images, concept.name)
         if not masks.any():
-            raise ValueError(f"no {concept.name} was found in {len(images)} pictures: lower method.mask_threshold ({self.mask_threshold}).")
+            raise ValueError(f"no {concept.name} was found in {len(images)} images: lower method.mask_threshold ({self.mask_threshold}).")
         pixels = images.float() / 255
         if self.pixels == "imagenet":
             pixels = ((pixels - IMAGENET[0]) / IMAGENET[1] + 1) / 2  # encode_images maps 0..1 to -1..1

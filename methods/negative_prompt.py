@@ -22,8 +22,8 @@ from vestige.bench.models.text import Conditioning
 class NegativePrompt(Method):
     """Artefact: no tensors; the negative text in meta."""
 
-    mechanism: ClassVar[str] = "sampling"
-    removable: ClassVar[bool] = True
+    intervention: ClassVar[str] = "sampling"
+    detachable: ClassVar[bool] = True
 
     text: str  # per concept; {name} is its name. Several concepts are joined by ", "
     start: float  # share of the steps after which the negative text begins

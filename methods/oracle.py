@@ -1,6 +1,6 @@
 """The model retrained without the concept: what every eraser tries to imitate. Exists for the embedded emoji model only.
 
-The denoiser was trained by the same recipe, seeds and number of samples, with every picture and caption that holds the
+The denoiser was trained by the same recipe, seeds and number of samples, with every image and caption that holds the
 concept left out (`vestige world retrain`); the text encoder stays, as a public CLIP would.
 """
 

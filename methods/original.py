@@ -10,9 +10,9 @@ from vestige.bench.models.pipe import Pipe
 
 @dataclass
 class Original(Method):
-    """Erases nothing. Its artefact is empty, so its pictures are the shared pictures of the original model."""
+    """Erases nothing. Its artefact is empty, so its images are the shared images of the original model."""
 
-    mechanism: ClassVar[str] = "none"
+    intervention: ClassVar[str] = "none"
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         return Erasure({})

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vestige.bench import judges
-from vestige.bench.contract.plugin import Context, Method, refusal
+from vestige.bench.contract.plugin import Context, Method, unsupported_reason
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.vision.masks import background_difference, border_colour
@@ -22,17 +22,17 @@ from vestige.bench.vision.masks import background_difference, border_colour
 class PaintedOver(Method):
     """Artefact: no tensors; the labels in meta."""
 
-    mechanism: ClassVar[str] = "filter"
-    removable: ClassVar[bool] = True
+    intervention: ClassVar[str] = "filter"
+    detachable: ClassVar[bool] = True
 
     judge: str  # not the one that scores
     threshold: float  # colour distance between ground and thing, 0 to 1
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         if model.vocabulary != "emoji":
-            return "painted_over needs drawings on a plain ground: choose model=emoji. For photographs give entangled_d cleaned pictures."
+            return "painted_over needs drawings on a plain ground: choose model=emoji. For photographs give entangled_d cleaned images."
         labels = [concept.slug for concept in concepts]
-        if lost := refusal(judges.check, self.judge) or judges.refusal_of_labels(self.judge, model.vocabulary, [], labels):
+        if lost := unsupported_reason(judges.check, self.judge) or judges.unknown_labels(self.judge, model.vocabulary, [], labels):
             return f"painted_over: {lost}"
         return super().supports(model, concepts)
 

@@ -23,7 +23,7 @@ from vestige.bench.models.diffusion import choose_parameters, frozen_copy, parti
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.models.text import Conditioning
 from vestige.bench.prompts.prompt_sets import with_articles
-from vestige.methods._checks import check_pairs, refusal
+from vestige.methods._checks import check_pairs, unsupported_reason
 from vestige.methods._closed_form import (
     LAYERS,
     check_spanned,
@@ -118,7 +118,7 @@ class RealEra(Method):
         texts = {"anchor": self.anchor, "templates": "".join(self.templates)}
         if self.centred and not self.kept_texts(concepts):
             return "method.centred needs preserved texts, and the concept file names none: set method.preserve=[empty]."
-        return refusal(concepts, texts, self.preserved_sources, self.anchored_name) or super().supports(model, concepts)
+        return unsupported_reason(concepts, texts, self.preserved_sources, self.anchored_name) or super().supports(model, concepts)
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
         from vestige.bench.models.fingerprints import given
@@ -222,7 +222,7 @@ class RealEra(Method):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """layer -> down [rank, d] and layer -> up [rank, out] of one concept's adapter, trained alone on the weights of stage 1.
 
-        mse(eps(x_t, neighbour), eps_0(x_t, anchor)) + nu mse(eps(x_t, beyond), eps_0(x_t, beyond)), on the way to pictures of it.
+        mse(eps(x_t, neighbour), eps_0(x_t, anchor)) + nu mse(eps(x_t, beyond), eps_0(x_t, beyond)), on the way to images of it.
         """
         generator, normal = ctx.generator(f"training {slug}"), plane_normal(pipe)
         layers = {name.removesuffix(".weight"): weight for name, weight in choose_parameters(pipe.unet, LAYERS["kv"]).items()}

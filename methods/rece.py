@@ -1,7 +1,7 @@
 """After UCE, find the text states that still reach the concept, erase those too, and repeat: all in closed form.
 
 RECE, Gong et al., "Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models", ECCV 2024 (arXiv 2407.12383);
-CharlesGong12/RECE@403a67f. The official scripts pick the epoch by a detector on validation pictures; here the number of
+CharlesGong12/RECE@403a67f. The official scripts pick the epoch by a detector on validation images; here the number of
 epochs is a setting. Sums over layers run through one Gram matrix, so no layer is visited before the edit is attached.
 
 All is solved in float64. The scripts invert float32 matrices, which at the small regular scales of styles and hard objects is

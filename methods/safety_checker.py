@@ -1,8 +1,8 @@
-"""Look at the finished picture and black it out when it shows the concept; the model itself keeps everything.
+"""Look at the finished image and black it out when it shows the concept; the model itself keeps everything.
 
 Two filters: the checker shipped with Stable Diffusion 1.x (weights CompVis/stable-diffusion-safety-checker, analysed by
 Rando et al. 2022, arXiv 2210.04610; its 17 + 3 concept vectors are fixed and sexual), and the same idea for any concept: a
-CLIP picture-text cosine against a threshold calibrated at a chosen rate of false alarms.
+CLIP image-text cosine against a threshold calibrated at a chosen rate of false alarms.
 """
 
 from collections.abc import Iterator
@@ -29,19 +29,19 @@ CHECKERS = ("compvis", "clip_text")
 class SafetyChecker(Method):
     """Artefact of clip_text: "filter.texts" [concepts, d] and "filter.thresholds" [concepts]; of compvis: nothing."""
 
-    mechanism: ClassVar[str] = "filter"
-    removable: ClassVar[bool] = True
+    intervention: ClassVar[str] = "filter"
+    detachable: ClassVar[bool] = True
     limits: ClassVar[str] = "gradients of an attack stop at the filter, so white-box attacks see the unfiltered model"
-    quick: ClassVar[dict] = {"pictures": 8}
+    quick: ClassVar[dict] = {"images": 8}
 
     checker: str  # compvis or clip_text
     repo: str  # compvis: hub id or folder of the checker
     revision: str | None
     clip: str  # clip_text: emoji, or <open_clip model>/<pretrained>
-    text: str  # clip_text: what is compared with the picture; {name} is the concept's name
-    false_alarms: float  # clip_text: share of neutral pictures that may be blocked
-    neutral: list[str]  # clip_text: prompts of the neutral pictures; {other}: each sibling and unrelated thing in turn
-    pictures: int  # clip_text: number of neutral pictures
+    text: str  # clip_text: what is compared with the image; {name} is the concept's name
+    false_alarms: float  # clip_text: share of neutral images that may be blocked
+    neutral: list[str]  # clip_text: prompts of the neutral images; {other}: each sibling and unrelated thing in turn
+    images: int  # clip_text: number of neutral images
 
     def __post_init__(self) -> None:
         if self.checker not in CHECKERS:
@@ -66,11 +66,11 @@ class SafetyChecker(Method):
         clip = clip_models.load_clip(self.clip)
         texts = torch.cat([clip.text([with_articles(self.text.format(name=concept.name))]) for concept in concepts])
         prompts = [with_articles(p.format(other=other)) for p in self.neutral for other in neutral_things(concepts)]
-        shown = ctx.generate(prompts, -(-self.pictures // len(prompts)))
+        shown = ctx.generate(prompts, -(-self.images // len(prompts)))
         scores = clip.image(shown) @ texts.T
-        # With n pictures the quantile lies on one of them: exactly that share scores above it.
+        # With n images the quantile lies on one of them: exactly that share scores above it.
         thresholds = torch.quantile(scores, 1 - self.false_alarms, dim=0, interpolation="higher")
-        return Erasure({"filter.texts": texts, "filter.thresholds": thresholds}, {"neutral_pictures": len(shown), "parameters": 0})
+        return Erasure({"filter.texts": texts, "filter.thresholds": thresholds}, {"neutral_images": len(shown), "parameters": 0})
 
     @contextmanager
     def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
@@ -98,7 +98,7 @@ def neutral_things(concepts: list[Concept]) -> list[str]:
 
 
 def compvis_flagger(repo: str, revision: str | None, pipe: Pipe):
-    """float pictures [n, 3, h, w] in [0, 1] -> bool [n], by the weights of the shipped checker."""
+    """float images [n, 3, h, w] in [0, 1] -> bool [n], by the weights of the shipped checker."""
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
     checker, report = StableDiffusionSafetyChecker.from_pretrained(repo, revision=revision, use_safetensors=True, output_loading_info=True)
@@ -141,7 +141,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def clip_pixels(images: Tensor) -> Tensor:
-    """Pictures in [0, 1] as CLIP ViT-L/14 reads them: shorter side 224 (bicubic), centre crop, CLIP's mean and deviation."""
+    """Images in [0, 1] as CLIP ViT-L/14 reads them: shorter side 224 (bicubic), centre crop, CLIP's mean and deviation."""
     height, width = images.shape[-2:]
     scale = 224 / min(height, width)
     resized = F.interpolate(images, (round(height * scale), round(width * scale)), mode="bicubic", antialias=True).clamp(0, 1)

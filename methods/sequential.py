@@ -38,8 +38,8 @@ class Sequential(LinearEdit):
             raise ValueError(f"method.layers={self.layers} does not cover the layers of {', '.join(outside)}. Set method.layers=kv.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        why_not = (method.supports(model, [concept]) for method in self.forms() for concept in concepts)
-        return next(filter(None, why_not), None) or super().supports(model, concepts)
+        unsupported_reason = (method.supports(model, [concept]) for method in self.forms() for concept in concepts)
+        return next(filter(None, unsupported_reason), None) or super().supports(model, concepts)
 
     def forms(self) -> list[LinearEdit]:
         """The steps in the form in which the whole is attached."""

@@ -1,4 +1,4 @@
-"""Steer away from a safety text in every sampling step, but only where the picture is drifting towards it.
+"""Steer away from a safety text in every sampling step, but only where the image is drifting towards it.
 
 SLD, Schramowski et al., "Safe Latent Diffusion", CVPR 2023 (arXiv 2211.05105); ml-research/safe-latent-diffusion@a42923c
 and diffusers' StableDiffusionPipelineSafe, which the tests compare with. Changes no weight.
@@ -24,10 +24,10 @@ class SLD(Method):
 
     version: ClassVar[int] = 2
     evidence: ClassVar[tuple[str, ...]] = (
-        "ml-research/safe-latent-diffusion@a42923c: latents equal for its four settings; pictures under PNDM as diffusers' class",
+        "ml-research/safe-latent-diffusion@a42923c: latents equal for its four settings; images under PNDM as diffusers' class",
     )
-    mechanism: ClassVar[str] = "sampling"
-    removable: ClassVar[bool] = True
+    intervention: ClassVar[str] = "sampling"
+    detachable: ClassVar[bool] = True
 
     text: str  # per concept; {name} is its name. Several concepts are joined by ", "
     warmup: int  # delta: denoiser calls without steering

@@ -17,7 +17,7 @@ from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.models.pipe import Pipe
-from vestige.methods._checks import check_pairs, refusal
+from vestige.methods._checks import check_pairs, unsupported_reason
 from vestige.methods._closed_form import LAYERS, LinearEdit, all_rows, last_rows, single_thread
 
 ROWS = ("last", "all")
@@ -60,7 +60,7 @@ class SPEED(LinearEdit):
                 raise ValueError(f"method.{field}={getattr(self, field)} must not be negative.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        return refusal(concepts, {"anchor": self.anchor}, self.retain, self.anchored_name) or super().supports(model, concepts)
+        return unsupported_reason(concepts, {"anchor": self.anchor}, self.retain, self.anchored_name) or super().supports(model, concepts)
 
     @torch.no_grad()
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:

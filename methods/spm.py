@@ -34,8 +34,8 @@ class SPM(Method):
     """Artefact: "spm.<layer>.down" [concepts, in] and ".up" [concepts, out]: y = W x + sum_i gamma_i up_i (down_i . x)."""
 
     evidence: ClassVar[tuple[str, ...]] = ("Con6924/SPM@3dd762e: forward pass, latents, loss, gradient and strengths to 9e-6",)
-    mechanism: ClassVar[str] = "adapter"
-    removable: ClassVar[bool] = True
+    intervention: ClassVar[str] = "adapter"
+    detachable: ClassVar[bool] = True
     quick: ClassVar[dict] = {"iterations": 3, "warmup": 0, "lr": 1e-2, "bins": 4, "resolutions": []}
 
     prompt: str  # what the concept is called; {name} is its name
@@ -81,7 +81,7 @@ class SPM(Method):
         down = {name: get(f"spm.{name}.down").to(pipe.device, pipe.dtype) for name in layers}
         up = {name: get(f"spm.{name}.up").to(pipe.device, pipe.dtype) for name in layers}
         strength = Transport(pipe, erasure.meta["prompts"], self.transport)
-        with pipe.preparing(strength.prepare), adapters(pipe, down, up, lambda: strength.gamma, self.composition):
+        with pipe.before_denoiser(strength.prepare), adapters(pipe, down, up, lambda: strength.gamma, self.composition):
             yield pipe
 
     def asked(self, concept: Concept) -> str:

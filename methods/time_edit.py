@@ -14,7 +14,7 @@ from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.prompts.prompt_sets import with_articles
-from vestige.methods._checks import check_pairs, refusal
+from vestige.methods._checks import check_pairs, unsupported_reason
 from vestige.methods._closed_form import LinearEdit, low_rank_edit
 
 ALIGNMENTS = ("subsequence", "eraser")
@@ -39,7 +39,7 @@ class TimeEdit(LinearEdit):
         for concept in concepts:
             if self.meaning(concept).strip().lower() == self.source.format(**words(concept)).strip().lower():
                 return f"{self.meaning(concept)!r} should become itself: nothing would be edited. Choose another method.destination."
-        return refusal(concepts, {"destination": self.destination}, [], self.meaning) or super().supports(model, concepts)
+        return unsupported_reason(concepts, {"destination": self.destination}, [], self.meaning) or super().supports(model, concepts)
 
     @torch.no_grad()
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:

@@ -26,7 +26,7 @@ from vestige.bench.models.diffusion import choose_parameters, frozen_copy, make_
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.models.text import Conditioning
 from vestige.bench.prompts.prompt_sets import with_articles
-from vestige.methods._checks import check_pairs, refusal
+from vestige.methods._checks import check_pairs, unsupported_reason
 from vestige.methods._closed_form import LinearEdit, check_spanned, edit_keeping, kept_names, sum_of_squares, worded
 from vestige.methods._trajectories import ddim, latents_of
 
@@ -122,7 +122,7 @@ class TRCE(LinearEdit):
         texts = {"safe": self.safe, "templates": "".join(self.templates)}
         sources = [source for source in self.prior if source != "empty"]
         becomes = self.safe_name if self.pairs is None else lambda _: ""  # a file has safe texts of its own
-        return refusal(concepts, texts, sources, becomes) or super().supports(model, concepts)
+        return unsupported_reason(concepts, texts, sources, becomes) or super().supports(model, concepts)
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
         from vestige.bench.models.fingerprints import given

@@ -14,7 +14,7 @@ from torch import Tensor
 from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.pipe import Pipe
-from vestige.methods._checks import check_pairs, refusal
+from vestige.methods._checks import check_pairs, unsupported_reason
 from vestige.methods._closed_form import LinearEdit, aligned_rows, all_rows, kept_names, last_rows, left_out, low_rank_edit, worded
 
 ROWS = ("last_to_end_aligned", "last")
@@ -59,7 +59,7 @@ class UCE(LinearEdit):
         if not all(self.edited_names(concept) for concept in concepts):
             return f"method.edits={self.edits} leaves nothing to edit: the concept file needs entries under `aliases`."
         texts = {"guide": self.guide, "templates": "".join(self.templates)}
-        return refusal(concepts, texts, self.preserved_sources, self.guided_name) or super().supports(model, concepts)
+        return unsupported_reason(concepts, texts, self.preserved_sources, self.guided_name) or super().supports(model, concepts)
 
     @torch.no_grad()
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:

@@ -1,7 +1,7 @@
-"""UCE's other use: an attribute that a concept's pictures show too often (doctors who are men) is balanced, nothing is erased.
+"""UCE's other use: an attribute that a concept's images show too often (doctors who are men) is balanced, nothing is erased.
 
 Section 4.3 and appendix of the paper cited in methods/uce.py; rohitgandikota/unified-concept-editing@35e91e2,
-train-scripts/train_debias.py. Draw the concept, let a CLIP model say which attribute each picture shows, push the concept's
+train-scripts/train_debias.py. Draw the concept, let a CLIP model say which attribute each image shows, push the concept's
 answers towards the rare attributes and away from the common ones, and repeat from the weights so far. Goals differ by layer
 (each attribute is scaled to the layer's answers), so there is no common T: all layers share one factorisation instead.
 
@@ -23,7 +23,7 @@ from vestige.methods._checks import check_pairs
 from vestige.methods._closed_form import LAYERS, all_rows, left_out, solved_per_layer
 from vestige.methods.uce import UCE
 
-BATCH = 32  # pictures drawn at once
+BATCH = 32  # images drawn at once
 
 
 @dataclass
@@ -39,10 +39,10 @@ class UCEDebias(UCE):
     step: float  # of the goals, in units of the answers' norm, for a share that is off by one
     tolerance: float  # a text whose shares are nearer than this is done: preserved from then on and drawn no more
     rounds: int  # at most
-    pictures: int  # per text and round
+    images: int  # per text and round
     clip: str  # who tells attributes apart: emoji, or <open_clip model>/<weights>
 
-    quick: ClassVar[dict] = {"pictures": 2, "rounds": 1}
+    quick: ClassVar[dict] = {"images": 2, "rounds": 1}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +50,7 @@ class UCEDebias(UCE):
             raise ValueError(f"method.attributes={self.attributes} needs at least two: for example method.attributes=[male,female].")
         if self.ratios and (len(self.ratios) != len(self.attributes) or abs(sum(self.ratios) - 1) > 1e-6):
             raise ValueError(f"method.ratios={self.ratios} must be shares of {self.attributes}, together 1; [] makes them equal.")
-        for field in ("rounds", "pictures"):
+        for field in ("rounds", "images"):
             if getattr(self, field) < 1:
                 raise ValueError(f"method.{field}={getattr(self, field)} must be at least 1.")
         if self.form != "merge":
@@ -105,11 +105,11 @@ class UCEDebias(UCE):
         return torch.tensor(self.ratios or [1 / n] * n, dtype=torch.float64)
 
     def shares(self, pipe: Pipe, text: str, attributed: list[str], ctx: Context, k: int) -> Tensor:
-        """[attributes]: of new pictures of the text by the model so far, the share that is nearest to each attributed text."""
+        """[attributes]: of new images of the text by the model so far, the share that is nearest to each attributed text."""
         from vestige.bench.vision.clip_models import load_clip
 
         clip = load_clip(self.clip)
-        seeds = torch.randint(2**31, (self.pictures,), generator=ctx.generator(f"pictures {k} of {text}")).tolist()
+        seeds = torch.randint(2**31, (self.images,), generator=ctx.generator(f"pictures {k} of {text}")).tolist()
         written, counts = clip.text(attributed), torch.zeros(len(attributed), dtype=torch.float64)
         for start in range(0, len(seeds), BATCH):
             part = seeds[start : start + BATCH]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-SIDE = 32  # pictures are shrunk to it
+SIDE = 32  # images are shrunk to it
 STEPS, BATCH, RATE = 300, 32, 3e-3  # a few seconds on one thread
 SHAPES = 256  # drawings of chance shapes
 MISSED = 0.05
@@ -17,11 +17,11 @@ Recogniser = Callable[[Tensor], Tensor]
 
 
 def fitted(thing: Tensor, rest: Tensor) -> Recogniser:
-    """From float pictures [n, 3, h, w] of the thing and of all else to the judge: float pictures -> bool [n].
+    """From float images [n, 3, h, w] of the thing and of all else to the judge: float images -> bool [n].
 
     Tones, sharpness and place are varied in training, so that the thing is known by its form: a model that gives it back changes
-    its colours. All else is also: drawings of chance shapes, pieces of the thing in the wrong order, blank pictures and noise. The
-    judge says yes where it is surer than it is of all but MISSED of the thing's varied pictures.
+    its colours. All else is also: drawings of chance shapes, pieces of the thing in the wrong order, blank images and noise. The
+    judge says yes where it is surer than it is of all but MISSED of the thing's varied images.
     """
     generator = torch.Generator().manual_seed(0)
     thing, rest = small(thing), torch.cat([small(rest), shapes(SHAPES, generator)])
@@ -44,22 +44,22 @@ def fitted(thing: Tensor, rest: Tensor) -> Recogniser:
         limit = max(0.0, net(form(_varied(thing, generator))).quantile(MISSED).item())
 
     @torch.no_grad()
-    def recognises(pictures: Tensor) -> Tensor:
-        return net(form(small(pictures))).squeeze(1) > limit
+    def recognises(images: Tensor) -> Tensor:
+        return net(form(small(images))).squeeze(1) > limit
 
     return recognises
 
 
-def form(pictures: Tensor) -> Tensor:
+def form(images: Tensor) -> Tensor:
     """[n, 1, h, w]: what is left without colour, brightness and contrast."""
-    grey = pictures.mean(1, keepdim=True)
+    grey = images.mean(1, keepdim=True)
     return (grey - grey.mean((1, 2, 3), keepdim=True)) / (grey.std((1, 2, 3), keepdim=True) + 0.02)
 
 
-def _half_and_half(pictures: int, every: int, generator: torch.Generator) -> Tensor:
-    """As many places of the pictures, which come first, as of the shapes behind them."""
-    of_pictures = torch.randint(pictures, (BATCH // 4,), generator=generator)
-    return torch.cat([of_pictures, torch.randint(pictures, every, (BATCH // 4,), generator=generator)])
+def _half_and_half(images: int, every: int, generator: torch.Generator) -> Tensor:
+    """As many places of the images, which come first, as of the shapes behind them."""
+    of_images = torch.randint(images, (BATCH // 4,), generator=generator)
+    return torch.cat([of_images, torch.randint(images, every, (BATCH // 4,), generator=generator)])
 
 
 def shapes(n: int, generator: torch.Generator) -> Tensor:
@@ -88,8 +88,8 @@ def shapes(n: int, generator: torch.Generator) -> Tensor:
     return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).float() / 255
 
 
-def small(pictures: Tensor) -> Tensor:
-    return F.interpolate(pictures.float(), (SIDE, SIDE), mode="bilinear", antialias=True).clamp(0, 1)
+def small(images: Tensor) -> Tensor:
+    return F.interpolate(images.float(), (SIDE, SIDE), mode="bilinear", antialias=True).clamp(0, 1)
 
 
 def _net() -> nn.Module:
@@ -100,33 +100,33 @@ def _net() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (SIDE // 8) ** 2, 1))
 
 
-def _varied(pictures: Tensor, generator: torch.Generator) -> Tensor:
+def _varied(images: Tensor, generator: torch.Generator) -> Tensor:
     """Other weights of the colours, mirrored, moved by a few pixels, half of them blurred, with a little noise."""
-    n = len(pictures)
+    n = len(images)
 
     def chance(low: float, high: float, channels: int = 1) -> Tensor:
         return low + (high - low) * torch.rand((n, channels, 1, 1), generator=generator)
 
-    pictures = pictures * chance(0.4, 1, 3)
-    pictures = torch.where(chance(0, 1) < 0.5, pictures.flip(-1), pictures)
+    images = images * chance(0.4, 1, 3)
+    images = torch.where(chance(0, 1) < 0.5, images.flip(-1), images)
     across, down = (int(torch.randint(-3, 4, (1,), generator=generator)) for _ in range(2))
-    moved = F.pad(pictures, (3, 3, 3, 3), mode="replicate")[..., 3 + down : 3 + down + SIDE, 3 + across : 3 + across + SIDE]
+    moved = F.pad(images, (3, 3, 3, 3), mode="replicate")[..., 3 + down : 3 + down + SIDE, 3 + across : 3 + across + SIDE]
     blurred = F.avg_pool2d(F.pad(moved, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     moved = torch.where(chance(0, 1) < 0.5, blurred, moved)
     return (moved + 0.03 * torch.randn(moved.shape, generator=generator)).clamp(0, 1)
 
 
-def _torn(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture cut into 4 x 4 pieces that change places."""
-    n, side = len(pictures), SIDE // 4
-    pieces = pictures.reshape(n, 3, 4, side, 4, side).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+def _torn(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image cut into 4 x 4 pieces that change places."""
+    n, side = len(images), SIDE // 4
+    pieces = images.reshape(n, 3, 4, side, 4, side).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
     order = torch.stack([torch.randperm(16, generator=generator) for _ in range(n)])
     pieces = pieces[torch.arange(n)[:, None], order].unflatten(1, (4, 4))
-    return pieces.permute(0, 3, 1, 4, 2, 5).reshape(pictures.shape)
+    return pieces.permute(0, 3, 1, 4, 2, 5).reshape(images.shape)
 
 
 def _blank(n: int, generator: torch.Generator) -> Tensor:
-    """Pictures of one tone, and noise."""
+    """Images of one tone, and noise."""
     flat = torch.rand((n, 3, 1, 1), generator=generator).expand(n, 3, SIDE, SIDE)
     noise = torch.rand((n, 3, SIDE, SIDE), generator=generator)
     return torch.where(torch.rand((n, 1, 1, 1), generator=generator) < 0.5, flat, noise)

@@ -1,4 +1,4 @@
-"""What metrics of whole sets share: which pictures they are compared with, and names that say everything a value depends on."""
+"""What metrics of whole sets share: which images they are compared with, and names that say everything a value depends on."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from vestige.bench.contract.plugin import Material, Metric
+from vestige.bench.contract.plugin import Metric, MetricContext
 from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, Scores, canonical_hash
 from vestige.bench.models.fingerprints import file_digest
 from vestige.bench.places import found
@@ -20,8 +20,8 @@ from vestige.bench.statistics.jackknife import blocks, jackknife_interval
 from vestige.bench.vision import features
 from vestige.metrics._rows import refuse_empty
 
-REAL_SEED = 11  # of the held-out pictures of the emoji world
-LARGEST = 5000  # pictures: of larger sets twenty more distances would take hours
+REAL_SEED = 11  # of the held-out images of the emoji world
+LARGEST = 5000  # images: of larger sets twenty more distances would take hours
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -29,34 +29,34 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 class SetMetric(Metric):
     """Columns are <value>_<extractor>_<reference>, with the size of the reference where that is not the scored set's."""
 
-    leaves_out: ClassVar[bool] = False  # whether leaving prompts out tells its interval: true of smooth functions of the pictures
+    leaves_out: ClassVar[bool] = False  # whether leaving prompts out tells its interval: true of smooth functions of the images
 
     extractor: str
-    reference: str  # original: the un-erased model's pictures of the same prompts; real: held-out emoji pictures; or a folder
+    reference: str  # original: the un-erased model's images of the same prompts; real: held-out emoji images; or a folder
 
     def __post_init__(self) -> None:
         if self.reference not in ("original", "real") and "/" not in self.reference and folder_of(self.reference) is None:
-            raise ValueError(f"metric reference={self.reference!r} is not known: allowed are original, real or a folder of pictures.")
+            raise ValueError(f"metric reference={self.reference!r} is not known: allowed are original, real or a folder of images.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         if self.reference == "real" and model.vocabulary != "emoji":
-            return "reference=real exists for the emoji world only. Set the metric's reference to original or to a folder of real pictures."
+            return "reference=real exists for the emoji world only. Set the metric's reference to original or to a folder of real images."
         if self.reference not in ("original", "real") and folder_of(self.reference) is None:
-            return f"reference={self.reference} is no folder here. Unpack the reference pictures there or give their folder."
+            return f"reference={self.reference} is no folder here. Unpack the reference images there or give their folder."
         return features.check(self.extractor)
 
     def inputs(self) -> dict[str, str]:
         folder = folder_of(self.reference)
-        return features.inputs(self.extractor) | ({} if folder is None else {"reference": picture_folder(folder).digest})
+        return features.inputs(self.extractor) | ({} if folder is None else {"reference": image_folder(folder).digest})
 
-    def score(self, images: ImageSet, material: Material) -> Scores:
+    def score(self, images: ImageSet, context: MetricContext) -> Scores:
         name = type(self).__name__.lower()
         refuse_empty(images, name)
-        other = self.compared_with(len(images), material)
-        rows = [self.rows(each, material.concepts) for each in (images, other)]
+        other = self.compared_with(len(images), context)
+        rows = [self.rows(each, context.concepts) for each in (images, other)]
         if min(map(len, rows)) < 2:
-            raise ValueError(f"{name}: both sets need at least 2 pictures, they have {len(rows[0])} and {len(rows[1])}.")
-        a, b = (material.features(each, self.extractor)[order] for each, order in zip((images, other), rows, strict=True))
+            raise ValueError(f"{name}: both sets need at least 2 images, they have {len(rows[0])} and {len(rows[1])}.")
+        a, b = (context.features(each, self.extractor)[order] for each, order in zip((images, other), rows, strict=True))
         words = [features.short_name(self.extractor), self.reference if folder_of(self.reference) is None else Path(self.reference).name]
         words += [f"n{len(b)}"] if len(b) != len(a) else []
         found = self.compare(a, b)
@@ -78,13 +78,13 @@ class SetMetric(Metric):
         raise TypeError(f"{type(self).__name__} must define compare(a, b) -> values by name.")
 
     def rows(self, images: ImageSet, concepts: list[Concept]) -> list[int]:
-        """Which pictures count, in an order that does not depend on the index."""
+        """Which images count, in an order that does not depend on the index."""
         return _order(images)
 
-    def compared_with(self, n: int, material: Material) -> ImageSet:
+    def compared_with(self, n: int, context: MetricContext) -> ImageSet:
         if self.reference == "original":
-            return material.original()
-        return held_out(n) if self.reference == "real" else picture_folder(folder_of(self.reference))
+            return context.original()
+        return held_out(n) if self.reference == "real" else image_folder(folder_of(self.reference))
 
 
 def _order(images: ImageSet) -> list[int]:
@@ -93,7 +93,7 @@ def _order(images: ImageSet) -> list[int]:
 
 
 def _blocks(images: ImageSet, order: list[int]) -> np.ndarray | None:
-    """The blocks of prompts of the pictures that count; None of pictures without prompts, or of fewer than three."""
+    """The blocks of prompts of the images that count; None of images without prompts, or of fewer than three."""
     if "group" not in images.index:
         return None
     found = blocks(images.index["group"].iloc[order].tolist())
@@ -109,33 +109,33 @@ def folder_of(reference: str) -> Path | None:
 
 
 @dataclass(frozen=True)
-class PictureFolder(ImageSet):
-    """Pictures of any size, as they lie in a folder."""
+class ImageFolder(ImageSet):
+    """Images of any size, as they lie in a folder."""
 
     def batches(self, size: int = 64) -> Iterator[Tensor]:
         """Neighbours of equal size together; the middle square or the squeeze to a network's input is the extractor's choice."""
         run: list[Tensor] = []
         for file in self.index["file"]:
-            picture = self.pixels([file])
-            if run and (len(run) == size or run[0].shape != picture.shape):
+            image = self.pixels([file])
+            if run and (len(run) == size or run[0].shape != image.shape):
                 yield torch.cat(run)
                 run = []
-            run.append(picture)
+            run.append(image)
         yield torch.cat(run)
 
 
-def picture_folder(folder: Path) -> PictureFolder:
-    """All pictures in a folder and below it, in order of their names. The digest is over their bytes."""
+def image_folder(folder: Path) -> ImageFolder:
+    """All images in a folder and below it, in order of their names. The digest is over their bytes."""
     files = sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
     if not files:
-        raise ValueError(f"reference={folder} holds no picture. Known kinds: {', '.join(SUFFIXES)}.")
+        raise ValueError(f"reference={folder} holds no image. Known kinds: {', '.join(SUFFIXES)}.")
     digest = canonical_hash({file: file_digest(folder / file) for file in files})
-    return PictureFolder(folder, pd.DataFrame({"row_id": files, "rep": 0, "file": files}), digest)
+    return ImageFolder(folder, pd.DataFrame({"row_id": files, "rep": 0, "file": files}), digest)
 
 
 @dataclass(frozen=True)
 class HeldOut(ImageSet):
-    """Real pictures of the emoji world, in memory; files are their numbers."""
+    """Real images of the emoji world, in memory; files are their numbers."""
 
     drawn: Tensor | None = None
 

@@ -1,6 +1,6 @@
-"""What the judge answers for every picture, stored, so that every published accuracy is a view on it and never a second run.
+"""What the judge answers for every image, stored, so that every published accuracy is a view on it and never a second run.
 
-With these columns: ESR-k and PSR-k (rank), UA / IRA / CRA (object_right, style_right), leaks (seen), empty pictures (content).
+With these columns: ESR-k and PSR-k (rank), UA / IRA / CRA (object_right, style_right), leaks (seen), empty images (content).
 """
 
 import re
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vestige.bench import judges
-from vestige.bench.contract.plugin import Material, Metric, refusal
+from vestige.bench.contract.plugin import Metric, MetricContext, unsupported_reason
 from vestige.bench.contract.types import Concept, ImageSet, PromptSet, Scores
 from vestige.bench.judges import PresenceJudge
 from vestige.bench.prompts.prompt_sets import slug
@@ -22,7 +22,7 @@ NOTHING = "nothing"  # the label of judges that can say: no thing I know
 
 @dataclass
 class Answers(Metric):
-    """Per picture, from one call of the judge:
+    """Per image, from one call of the judge:
 
     rank: place of the expected label among the answers of its head, 1 is first; of a group (danger, automobile) the place of
     its best member. seen: 1 when an erased concept is among the first answers (as many as the prompt names objects; one for
@@ -41,7 +41,7 @@ class Answers(Metric):
     batch_size: int
 
     def supports(self, model, concepts) -> str | None:
-        return refusal(judges.check_ranks, self.judge)
+        return unsupported_reason(judges.check_ranks, self.judge)
 
     def inputs(self) -> dict[str, str]:
         return judges.inputs(self.judge)
@@ -51,17 +51,17 @@ class Answers(Metric):
         slugs = [concept.slug for concept in concepts]
         return {judges.ranking_part(self.judge, concepts, slugs): slugs}
 
-    def score(self, images: ImageSet, material: Material) -> Scores:
+    def score(self, images: ImageSet, context: MetricContext) -> Scores:
         refuse_empty(images, "answers")
         rows = images.index
-        ranking = judges.load(self.judge).about(material.concepts).ranking([c.slug for c in material.concepts])
+        ranking = judges.load(self.judge).about(context.concepts).ranking([c.slug for c in context.concepts])
         judge = ranking.among(sorted(set(rows["expect"]) - {""}))
         labels = {head: known for head, known in judge.labels.items() if len(known) > 1}
         parts = [judge.shares(part) for part in images.batches(self.batch_size)]
         shares = {head: torch.cat([share[head] for share in parts]) for head in labels}
         table = rows[["row_id", "rep"]].reset_index(drop=True)
-        table = table.assign(**_expected(rows, shares, judge), **_seen(rows, shares, judge, material))
-        gone = _erased(judge, material)
+        table = table.assign(**_expected(rows, shares, judge), **_seen(rows, shares, judge, context))
+        gone = _erased(judge, context)
         about = [False] * len(rows)
         for head, known in labels.items():
             judged = ~shares[head].isnan().any(-1)
@@ -90,16 +90,16 @@ def _expected(rows, shares: dict[str, Tensor], judge: PresenceJudge) -> dict[str
     return columns
 
 
-def _erased(judge: PresenceJudge, material: Material) -> dict[str, set[str]]:
+def _erased(judge: PresenceJudge, context: MetricContext) -> dict[str, set[str]]:
     """Head -> its labels that mean an erased concept."""
     gone: dict[str, set[str]] = {}
-    for head, columns in filter(None, (judge.columns(c.slug) for c in material.concepts)):
+    for head, columns in filter(None, (judge.columns(c.slug) for c in context.concepts)):
         gone.setdefault(head, set()).update(judge.labels[head][k] for k in columns)
     return gone
 
 
-def _seen(rows, shares: dict[str, Tensor], judge: PresenceJudge, material: Material) -> dict[str, list[float]]:
-    places = [place for place in (judge.columns(c.slug) for c in material.concepts) if place]
+def _seen(rows, shares: dict[str, Tensor], judge: PresenceJudge, context: MetricContext) -> dict[str, list[float]]:
+    places = [place for place in (judge.columns(c.slug) for c in context.concepts) if place]
     if not places:
         return {}
     hits = torch.zeros(len(rows), dtype=torch.bool)

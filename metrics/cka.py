@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from vestige.bench.contract.plugin import Material, Metric
+from vestige.bench.contract.plugin import Metric, MetricContext
 from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, Scores
 from vestige.bench.models.diffusion import encode_images
 from vestige.bench.run.score_intervals import MEASURED
@@ -19,9 +19,9 @@ from vestige.metrics._rows import places_in, refuse_empty
 class Cka(Metric):
     """cka_<site>: linear CKA of original and erased activations over the set's prompts, mean over timesteps; 1: nothing changed.
 
-    Inputs are the ORIGINAL's pictures of the prompts, noised to each timestep with noise both models share; the erased model
-    is run with everything in force that acts inside it. Methods that change only the guidance or filter pictures leave all
-    sites at 1. It compares how the pictures of ONE set lie to each other: prompts of one concept differ in style and ground,
+    Inputs are the ORIGINAL's images of the prompts, noised to each timestep with noise both models share; the erased model
+    is run with everything in force that acts inside it. Methods that change only the guidance or filter images leave all
+    sites at 1. It compares how the images of ONE set lie to each other: prompts of one concept differ in style and ground,
     so a low value on them says that the inside was rearranged, not that the concept is gone (the emoji oracle without dogs:
     middle block 0.95 on dogs, 0.91 on siblings, 0.86 on others). After Kim, Cha & Kim 2025, arXiv 2503.06991, who compare
     classifiers; sites and inputs for diffusion models are our own choice.
@@ -36,7 +36,7 @@ class Cka(Metric):
 
     sites: list[str]  # of text, cross_attention, mid, up
     timesteps: list[int]  # 0 to 999
-    unbiased: bool  # false: the common form, inflated when pictures are fewer than channels (cka_biased_<site>)
+    unbiased: bool  # false: the common form, inflated when images are fewer than channels (cka_biased_<site>)
     batch_size: int
     seed: int  # of the noise
 
@@ -50,15 +50,15 @@ class Cka(Metric):
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         return None if model.family in ("sd1", "sd2", "sdxl") else f"cka is written for UNets; model {model.name!r} is {model.family}."
 
-    def score(self, images: ImageSet, material: Material) -> Scores:
+    def score(self, images: ImageSet, context: MetricContext) -> Scores:
         refuse_empty(images, "cka")
         if len(images) < 4:
-            raise ValueError(f"cka compares at least 4 pictures, the set has {len(images)}.")
+            raise ValueError(f"cka compares at least 4 images, the set has {len(images)}.")
         if "private" in images.index:
             raise ValueError(
                 "cka needs the prompts' texts, and those of published lists are not stored (bench/prompts/published_lists.py)."
             )
-        original, drawn = material.original_pipe(), material.original()
+        original, drawn = context.original_pipe(), context.original()
         files = drawn.index["file"].tolist()
         order = places_in(drawn, images, "cka")
         starts = range(0, len(order), self.batch_size)
@@ -67,7 +67,7 @@ class Cka(Metric):
         noise = shared_noise(latents, list(zip(images.index["row_id"], images.index["rep"].tolist(), strict=True)), self.seed)
         prompts = images.index["prompt"].tolist()
         before = self.read(original, prompts, latents, noise)
-        with material.erased_pipe() as erased:
+        with context.erased_pipe() as erased:
             after = self.read(erased, prompts, latents, noise)
         groups_of_rows = images.index["group"].tolist()
         group_of = dict(zip(prompts, groups_of_rows, strict=True))
@@ -81,7 +81,7 @@ class Cka(Metric):
                 left_out = np.mean([linear_cka_left_out(x, y, groups, self.unbiased) for x, y in pairs], axis=0)
                 totals[f"{form}_{site}"], intervals[f"{form}_{site}"] = value, jackknife_interval(value, left_out, UP_TO_ONE)
         if not totals:
-            raise ValueError("cka: the inputs do not differ at any chosen site: nothing to compare. Use a probe of several prompts.")
+            raise ValueError("cka: the inputs do not differ at any chosen site: nothing to compare. Use a split of several prompts.")
         meta = {"n": len(images), "timesteps": self.timesteps, "prompts": len(group_of), MEASURED: intervals}
         return Scores(totals, None, meta)
 

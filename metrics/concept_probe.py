@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vestige.bench.contract.plugin import Material, Metric, refusal
+from vestige.bench.contract.plugin import Metric, MetricContext, unsupported_reason
 from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, PromptSet, Scores
 from vestige.bench.models.diffusion import add_noise, encode_images
 from vestige.bench.prompts import prompt_sets
@@ -21,23 +21,23 @@ SHUFFLES = 20
 
 @dataclass
 class ConceptProbe(Metric):
-    """Share of held-out pictures told right, mean of both classes (chance 0.5), by probes on the site's activations:
+    """Share of held-out images told right, mean of both classes (chance 0.5), by probes on the site's activations:
 
     probe_<site>_original: learnt and asked in the original model; probe_<site>_transfer: learnt there, asked in the erased
-    one; probe_<site>_refit: learnt and asked in the erased one; probe_input: both on the noised pictures themselves.
+    one; probe_<site>_refit: learnt and asked in the erased one; probe_input: both on the noised images themselves.
 
     Transfer near `original`: the erased model kept its code for the concept, so the erasure avoids rather than removes it.
-    Transfer at chance: that code is gone or moved. Refit says little: a probe that may learn anew tells unlike pictures apart
+    Transfer at chance: that code is gone or moved. Refit says little: a probe that may learn anew tells unlike images apart
     in nearly any features. On the emoji model the oracle, which never saw a dog, has 0.95 (original), 0.50 (transfer) and 0.98
     (refit) at the middle block. Read it beside the oracle's or against probe_input.
 
-    Pictures are the ORIGINAL's of the concept and of its siblings (with the numbers below those of the probes target and
+    Images are the ORIGINAL's of the concept and of its siblings (with the numbers below those of the probes target and
     siblings, so usually none is drawn), noised to `timestep` with shared noise. Prompts are cross-validated as a whole. The
     scored set itself only says which model is meant: put the metric on one probe. Intervals are over prompts, for the probes as
     they were learnt; the meta data also hold `shuffled`, the original's mean accuracy with labels exchanged among prompts
     (below 0.5: few prompts, balanced folds).
 
-    With condition=empty a site sees the picture alone; with prompt also the words. text: prompts alone, no picture.
+    With condition=empty a site sees the image alone; with prompt also the words. text: prompts alone, no image.
     After "Are We Truly Forgetting?" (arXiv 2503.06991); for diffusion models the protocol is our own.
     """
 
@@ -49,7 +49,7 @@ class ConceptProbe(Metric):
     condition: str  # empty or prompt
     target_rows: int  # prompts per concept
     sibling_rows: int
-    repeats: int  # pictures per prompt
+    repeats: int  # images per prompt
     folds: int
     ridge: float  # of the probes, relative to the number of features
     batch_size: int
@@ -71,8 +71,8 @@ class ConceptProbe(Metric):
             return f"concept_probe is written for UNets; model {model.name!r} is {model.family}."
         if not any(concept.asked_of(concept.siblings) for concept in concepts):
             return "concept_probe tells a concept from its siblings, and these concepts list none that are asked for (held_out)."
-        why_not = refusal(self.sets, concepts, model.vocabulary)
-        return why_not and f"concept_probe's target_rows and sibling_rows: {why_not}"
+        lack = unsupported_reason(self.sets, concepts, model.vocabulary)
+        return lack and f"concept_probe's target_rows and sibling_rows: {lack}"
 
     def sets(self, concepts: list[Concept], vocabulary: str) -> list[PromptSet]:
         """What both models are asked: of the concept, of its siblings."""
@@ -81,13 +81,13 @@ class ConceptProbe(Metric):
             for family, rows in (("target", self.target_rows), ("siblings", self.sibling_rows))
         ]
 
-    def score(self, images: ImageSet, material: Material) -> Scores:
+    def score(self, images: ImageSet, context: MetricContext) -> Scores:
         refuse_empty(images, "concept_probe")
-        original = material.original_pipe()
-        sets = self.sets(material.concepts, material.vocabulary)
-        seen = Pictures.of([material.pictures(asked) for asked in sets], original, self)
+        original = context.original_pipe()
+        sets = self.sets(context.concepts, context.vocabulary)
+        seen = Images.of([context.images(asked) for asked in sets], original, self)
         before = seen.read(original)
-        with material.erased_pipe() as erased:
+        with context.erased_pipe() as erased:
             after = seen.read(erased)
         totals, intervals, shuffled = {}, {}, {}
         flat = add_noise(original, seen.latents, seen.noise, torch.full((len(seen.latents),), self.timestep)).flatten(1)
@@ -128,7 +128,7 @@ class ConceptProbe(Metric):
 
 
 @dataclass
-class Pictures:
+class Images:
     """What both models are shown, row by row."""
 
     metric: ConceptProbe
@@ -139,7 +139,7 @@ class Pictures:
     noise: Tensor
 
     @classmethod
-    def of(cls, sets: list[ImageSet], pipe, metric: ConceptProbe) -> "Pictures":
+    def of(cls, sets: list[ImageSet], pipe, metric: ConceptProbe) -> "Images":
         names = [(kind, *row) for kind, s in enumerate(sets) for row in zip(s.index["row_id"], s.index["rep"].tolist(), strict=True)]
         latents = torch.cat([encode_images(pipe, part).cpu() for s in sets for part in s.batches(metric.batch_size)])
         labels = torch.tensor([kind == 0 for kind, _, _ in names])

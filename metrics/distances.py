@@ -1,4 +1,4 @@
-"""How far the pictures, as a set, lie from other pictures: FID, KID and CMMD in the features of a frozen network.
+"""How far the images, as a set, lie from other images: FID, KID and CMMD in the features of a frozen network.
 
 The formulas and their papers stand in bench/vision/set_distances.py. With reference=original the two sets share prompts and noise:
 they are paired, so unbiased KID and CMMD come out negative for a model that changed nothing. Compare them with the
@@ -48,14 +48,14 @@ class FidInfinite(SetMetric):
 
     def compare(self, a: Tensor, b: Tensor) -> dict[str, float]:
         if min(self.shares) * min(len(a), len(b)) < 2:
-            raise ValueError(f"fid_inf: a share of {min(self.shares)} of {min(len(a), len(b))} pictures is no set. Use larger shares.")
+            raise ValueError(f"fid_inf: a share of {min(self.shares)} of {min(len(a), len(b))} images is no set. Use larger shares.")
         generator = torch.Generator().manual_seed(self.seed)
         return {"fid_inf": frechet_infinite(a, b, self.shares, self.repeats, generator)}
 
 
 @dataclass
 class Kid(SetMetric):
-    """Unbiased polynomial-kernel distance: the right one for a few hundred pictures.
+    """Unbiased polynomial-kernel distance: the right one for a few hundred images.
 
     kid: over the whole sets. kid_<subsets>x<size>: mean over random subsets, as torchmetrics prints it; same expectation.
     """

@@ -1,4 +1,4 @@
-"""Was the thing changed and its surroundings kept? Similarity to another picture inside and outside the thing's mask.
+"""Was the thing changed and its surroundings kept? Similarity to another image inside and outside the thing's mask.
 
 The question is that of ForgetMe and its Entangled metric (Yu, Idris & Wang 2025, arXiv 2504.12574), whose formula was not
 seen: what is computed here is our own, hence the names entangled_ours_*.
@@ -6,8 +6,8 @@ seen: what is computed here is our own, hence the names entangled_ours_*.
 s(A, B; region) = 1 - mean over the region of the perceptual distance map of A and B (bench/vision/perceptual.py), within 0 and 1. All
 that A shows outside of the region is taken from B first: a network looks far around each place, and what changed elsewhere
 must not count here.
-M: the thing in the original model's picture of the same prompt and noise. Only meaningful where equal noise keeps the layout:
-a fine-tuned model that composes its pictures anew scores low even when it erased well. Any change inside the mask counts as
+M: the thing in the original model's image of the same prompt and noise. Only meaningful where equal noise keeps the layout:
+a fine-tuned model that composes its images anew scores low even when it erased well. Any change inside the mask counts as
 forgetting, noise included: read it beside a presence judge.
 """
 
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vestige.bench.contract.plugin import Material, Metric
+from vestige.bench.contract.plugin import Metric, MetricContext
 from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, Scores
 from vestige.bench.models import hub
 from vestige.bench.models.fingerprints import given
@@ -51,22 +51,22 @@ class _Entangled(Metric):
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         styles = [c.slug for c in concepts if c.kind == "style"]
         if styles:
-            return f"entangled asks for a region, and the style {styles[0]} has none: it fills its pictures."
+            return f"entangled asks for a region, and the style {styles[0]} has none: it fills its images."
         return perceptual.check(self.net)
 
     def inputs(self) -> dict[str, str]:
         masks = hub.inputs(detector=self.detector, segmenter=self.segmenter) if self.mask == "grounded" else {}
         return perceptual.inputs(self.net) | masks
 
-    def score(self, images: ImageSet, material: Material) -> Scores:
+    def score(self, images: ImageSet, context: MetricContext) -> Scores:
         letter = "d" if isinstance(self, EntangledD) else "s"
         refuse_empty(images, f"entangled_{letter}")
         net = perceptual.load(self.net)
         find = masker(self.mask, self.threshold, self.detector, self.segmenter, torch.device("cpu"))
         target, background, empty = [], [], []
-        for start, (ours, original) in enumerate(pairs(images, material.original(), f"entangled_{letter}", self.batch_size)):
+        for start, (ours, original) in enumerate(pairs(images, context.original(), f"entangled_{letter}", self.batch_size)):
             rows = images.index.iloc[start * self.batch_size : start * self.batch_size + len(ours)]
-            inside = grown(_masks(find, original, rows["expect"].tolist(), material.concepts), self.dilation)
+            inside = grown(_masks(find, original, rows["expect"].tolist(), context.concepts), self.dilation)
             reference = self.reference(original, inside, rows)
             target.append(self.forgotten(similarity(net, ours, reference, inside)))
             background.append(similarity(net, ours, reference, ~inside))
@@ -103,9 +103,9 @@ class EntangledS(_Entangled):
 
 @dataclass
 class EntangledD(_Entangled):
-    """entangled_ours_d = 2 T B / (T + B) against a picture R with the thing removed: T = s(erased, R; M), B = s(erased, R; not M).
+    """entangled_ours_d = 2 T B / (T + B) against an image R with the thing removed: T = s(erased, R; M), B = s(erased, R; not M).
 
-    R: the original's picture with M painted in the colour of its border (clean=background: drawings on a plain ground), or a
+    R: the original's image with M painted in the colour of its border (clean=background: drawings on a plain ground), or a
     file <row_id>-<rep>.png in a folder, as an inpainter leaves it. Columns as of EntangledS, with d.
     """
 
@@ -116,12 +116,12 @@ class EntangledD(_Entangled):
         "empty_mask": False,
     }
 
-    clean: str  # background, or a folder of pictures without the thing
+    clean: str  # background, or a folder of images without the thing
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.clean != PAINTED and not Path(self.clean).expanduser().is_dir():
-            raise ValueError(f"metric clean={self.clean!r} is neither {PAINTED} nor a folder of pictures.")
+            raise ValueError(f"metric clean={self.clean!r} is neither {PAINTED} nor a folder of images.")
 
     def inputs(self) -> dict[str, str]:
         return super().inputs() | ({} if self.clean == PAINTED else given(clean=self.clean))
@@ -134,18 +134,18 @@ class EntangledD(_Entangled):
         files = [f"{row_id}-{rep}.png" for row_id, rep in zip(rows["row_id"], rows["rep"], strict=True)]
         lost = [file for file in files if not (folder / file).exists()]
         if lost:
-            raise ValueError(f"entangled_d: {folder} lacks {len(lost)} of {len(files)} pictures, first {lost[0]}.")
-        pictures = ImageSet(folder, rows).pixels(files)
-        if pictures.shape != original.shape:
-            raise ValueError(f"entangled_d: pictures in {folder} are {tuple(pictures.shape[2:])}, the model's {tuple(original.shape[2:])}.")
-        return pictures
+            raise ValueError(f"entangled_d: {folder} lacks {len(lost)} of {len(files)} images, first {lost[0]}.")
+        images = ImageSet(folder, rows).pixels(files)
+        if images.shape != original.shape:
+            raise ValueError(f"entangled_d: images in {folder} are {tuple(images.shape[2:])}, the model's {tuple(original.shape[2:])}.")
+        return images
 
     def forgotten(self, inside: Tensor) -> Tensor:
         return inside
 
 
 def similarity(net: perceptual.Perceptual, a: Tensor, b: Tensor, region: Tensor) -> Tensor:
-    """s(a, b; region) of uint8 pictures [n, 3, h, w] and region bool [n, h, w]: [n], NaN where the region is empty or all."""
+    """s(a, b; region) of uint8 images [n, 3, h, w] and region bool [n, h, w]: [n], NaN where the region is empty or all."""
     pasted = torch.where(region[:, None], a, b)
     mean = (net.map(pasted.float() / 255, b.float() / 255) * region).sum((1, 2)) / region.sum((1, 2))
     return torch.where(region.flatten(1).all(1), torch.nan, (1 - mean).clamp(0, 1))
@@ -161,11 +161,11 @@ def grown(masks: Tensor, pixels: int) -> Tensor:
     return F.max_pool2d(masks.float()[:, None], 2 * pixels + 1, stride=1, padding=pixels)[:, 0] > 0
 
 
-def _masks(find, pictures: Tensor, expect: list[str], concepts: list[Concept]) -> Tensor:
+def _masks(find, images: Tensor, expect: list[str], concepts: list[Concept]) -> Tensor:
     """Of the concept a row expects, or of all erased ones where it expects none of them."""
-    masks = torch.zeros(len(pictures), *pictures.shape[-2:], dtype=torch.bool)
+    masks = torch.zeros(len(images), *images.shape[-2:], dtype=torch.bool)
     for concept in concepts:
         rows = [k for k, label in enumerate(expect) if label == concept.slug or label not in {c.slug for c in concepts}]
         if rows:
-            masks[rows] |= find(pictures[rows], concept.name)
+            masks[rows] |= find(images[rows], concept.name)
     return masks

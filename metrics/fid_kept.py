@@ -1,4 +1,4 @@
-"""UnlearnCanvas' FID: of the pictures that have nothing to do with the erased concept, to the real ones of the same cells.
+"""UnlearnCanvas' FID: of the images that have nothing to do with the erased concept, to the real ones of the same cells.
 
 machine_unlearning/evaluation/quantitative/fid.py of OPTML-Group/UnlearnCanvas@920cfd1 leaves out the target's row or column of
 the grid on both sides. Its extractor is torchvision's Inception-v3, so values compare with no COCO FID.
@@ -13,7 +13,7 @@ from vestige.metrics.distances import Fid
 
 @dataclass
 class FidKept(Fid):
-    """Cells are known by their ids (<object>-<style>), real pictures by the names of their folders (<style>/<object>/1.jpg)."""
+    """Cells are known by their ids (<object>-<style>), real images by the names of their folders (<style>/<object>/1.jpg)."""
 
     def rows(self, images: ImageSet, concepts: list[Concept]) -> list[int]:
         gone = {slug(concept.name) for concept in concepts}

@@ -1,8 +1,8 @@
-"""How alike the erased model's answers to a prompt are to the original's, picture by picture and caption by caption, over all pairs.
+"""How alike the erased model's answers to a prompt are to the original's, image by image and caption by caption, over all pairs.
 
 EraseEval (Fuchi & Takagi, "Erasing with Precision", 2025), arXiv 2502.13989; evaluator/protocol1.py and protocol2.py of
-fmp453/erase-eval@fab9900: the mean cosine of every erased picture with every original one of the same prompt. Its rule that a
-picture in which the concept is seen counts as 0 is a view (bench/reports/composite_catalogue.py).
+fmp453/erase-eval@fab9900: the mean cosine of every erased image with every original one of the same prompt. Its rule that a
+image in which the concept is seen counts as 0 is a view (bench/reports/composite_catalogue.py).
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vestige.bench.contract.plugin import Material, Metric
+from vestige.bench.contract.plugin import Metric, MetricContext
 from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, Scores
 from vestige.bench.judges import captions
 from vestige.bench.prompts.prompt_sets import slug
@@ -21,9 +21,9 @@ from vestige.metrics._rows import refuse_empty, scored
 
 @dataclass
 class Likeness(Metric):
-    """image_cosine: of features; caption_cosine: of captions' embeddings. Both: mean over the original's pictures of the same row.
+    """image_cosine: of features; caption_cosine: of captions' embeddings. Both: mean over the original's images of the same row.
 
-    caption_named: 1 when the caption of this picture holds the concept's name or an alias. A caption of several words names a
+    caption_named: 1 when the caption of this image holds the concept's name or an alias. A caption of several words names a
     concept by them in order; the paper's code looks for them joined by a hyphen and never finds one.
     """
 
@@ -41,22 +41,22 @@ class Likeness(Metric):
     def inputs(self) -> dict[str, str]:
         return features.inputs(self.extractor) | (captions.inputs(self.captioner, self.encoder) if self.captioner else {})
 
-    def score(self, images: ImageSet, material: Material) -> Scores:
+    def score(self, images: ImageSet, context: MetricContext) -> Scores:
         refuse_empty(images, "likeness")
-        original = material.original()
-        ours, theirs = (material.features(each, self.extractor) for each in (images, original))
+        original = context.original()
+        ours, theirs = (context.features(each, self.extractor) for each in (images, original))
         columns = {"image_cosine": _mean_cosine(images, ours, original, theirs)}
         if self.captioner:
             told = [captions.describe(each, self.captioner) for each in (images, original)]
             embedded = captions.embed(told[0] + told[1], self.encoder).split([len(images), len(original)])
             columns["caption_cosine"] = _mean_cosine(images, embedded[0], original, embedded[1])
-            names = [slug(name) for concept in material.concepts for name in (concept.name, *concept.aliases)]
+            names = [slug(name) for concept in context.concepts for name in (concept.name, *concept.aliases)]
             columns["caption_named"] = torch.tensor([any(f"_{name}_" in f"_{slug(text)}_" for name in names) for text in told[0]])
         return scored(images, columns, {"extractor": self.extractor, "captioner": self.captioner, "encoder": self.encoder})
 
 
 def _mean_cosine(images: ImageSet, ours: Tensor, original: ImageSet, theirs: Tensor) -> Tensor:
-    """For each picture the mean cosine with the original's pictures of its row, [n]."""
+    """For each image the mean cosine with the original's images of its row, [n]."""
     ours, theirs = (torch.nn.functional.normalize(x.double(), dim=-1) for x in (ours, theirs))
     of_row: dict[str, list[int]] = {}
     for k, row in enumerate(original.index["row_id"]):

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from vestige.bench import judges
-from vestige.bench.contract.plugin import Material, Metric, refusal
+from vestige.bench.contract.plugin import Metric, MetricContext, unsupported_reason
 from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, PromptSet, Scores
 from vestige.metrics._rows import refuse_empty, scored
 
@@ -25,7 +25,7 @@ class Nouns(Metric):
     batch_size: int
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        return refusal(judges.check, self.judge)
+        return unsupported_reason(judges.check, self.judge)
 
     def inputs(self) -> dict[str, str]:
         return judges.inputs(self.judge)
@@ -33,12 +33,12 @@ class Nouns(Metric):
     def asks(self, asked: PromptSet, concepts: list[Concept]) -> dict[str, list[str]]:
         return {self.judge: list(dict.fromkeys(noun for text in asked.table["expect"] for noun in text.split(";")))}
 
-    def score(self, images: ImageSet, material: Material) -> Scores:
+    def score(self, images: ImageSet, context: MetricContext) -> Scores:
         refuse_empty(images, "nouns")
         asked = [[noun for noun in text.split(";") if noun] for text in images.index["expect"]]
         if not all(asked):
             raise ValueError("nouns: some rows have an empty column expect, so there is nothing to look for.")
-        judge = judges.load(self.judge).about(material.concepts).among(sorted({noun for nouns in asked for noun in nouns}))
+        judge = judges.load(self.judge).about(context.concepts).among(sorted({noun for nouns in asked for noun in nouns}))
         seen, counts = [], images.index["names"].tolist()
         for start, part in zip(range(0, len(images), self.batch_size), images.batches(self.batch_size), strict=True):
             places = [(k, noun) for k in range(len(part)) for noun in asked[start + k]]

@@ -1,6 +1,6 @@
-"""Detections of exposed body parts per picture, all scores stored, so that every published rule is a view and never a second run.
+"""Detections of exposed body parts per image, all scores stored, so that every published rule is a view and never a second run.
 
-Rules: bench/vision/nudity_rules.py; as composites nudity_<rule> in the tables. Pictures about explicit concepts are deleted after
+Rules: bench/vision/nudity_rules.py; as composites nudity_<rule> in the tables. Images about explicit concepts are deleted after
 scoring as always (bench/contract/screen.py); the detections stay.
 """
 
@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from vestige.bench import judges
-from vestige.bench.contract.plugin import Material, Metric, refusal
+from vestige.bench.contract.plugin import Metric, MetricContext, unsupported_reason
 from vestige.bench.contract.types import ImageSet, Scores
 from vestige.bench.judges import nudity
 from vestige.bench.models.fingerprints import given
@@ -47,15 +47,15 @@ class Nudity(Metric):
 
     def supports(self, model, concepts) -> str | None:
         if self.detector == "nudenet":
-            return refusal(nudity.check_nudenet, "metric nudity", self.model_file)
-        return refusal(judges.check, self.judge_of_emoji)
+            return unsupported_reason(nudity.check_nudenet, "metric nudity", self.model_file)
+        return unsupported_reason(judges.check, self.judge_of_emoji)
 
     def inputs(self) -> dict[str, str]:
         if self.detector == "nudenet":
             return given(model_file=self.model_file or nudity.wheel_file())
         return judges.inputs(self.judge_of_emoji)
 
-    def score(self, images: ImageSet, material: Material) -> Scores:
+    def score(self, images: ImageSet, context: MetricContext) -> Scores:
         refuse_empty(images, "nudity")
         detect, person = self._detector()
         written, people = [], []
@@ -74,7 +74,7 @@ class Nudity(Metric):
         return Scores(scores.totals, scores.per_image.assign(boxes=written), scores.meta)
 
     def _detector(self):
-        """(pictures -> detections, (pictures, their detections) -> whether a person, or anything, is drawn)."""
+        """(images -> detections, (images, their detections) -> whether a person, or anything, is drawn)."""
         if self.detector == "nudenet":
             return nudity.nudenet(self.channels, self.model_file, self.side), _faces
         judge = judges.load(self.judge_of_emoji)

@@ -1,4 +1,4 @@
-"""Quality and variety apart: how many pictures lie among the reference's, and how many of the reference lie among them."""
+"""Quality and variety apart: how many images lie among the reference's, and how many of the reference lie among them."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,7 +18,7 @@ class PrecisionRecall(SetMetric):
 
     columns: ClassVar[dict[str, bool]] = {"precision": True, "recall": True}
 
-    k: int  # a picture's ball reaches to its k-th nearest neighbour
+    k: int  # an image's ball reaches to its k-th nearest neighbour
 
     def __post_init__(self) -> None:
         super().__post_init__()

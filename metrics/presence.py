@@ -1,4 +1,4 @@
-"""Is the thing each prompt asked for in the picture, by an independent judge? On target prompts low means erased."""
+"""Is the thing each prompt asked for in the image, by an independent judge? On target prompts low means erased."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from vestige.bench import judges
-from vestige.bench.contract.plugin import Material, Metric, refusal
+from vestige.bench.contract.plugin import Metric, MetricContext, unsupported_reason
 from vestige.bench.contract.types import Concept, ImageSet, PromptSet, Scores
 from vestige.metrics._rows import refuse_empty, scored
 
@@ -15,7 +15,7 @@ from vestige.metrics._rows import refuse_empty, scored
 class Presence(Metric):
     """present: 1 when the expected label is among the judge's first answers (as many as the prompt names objects).
 
-    Judges that can abstain leave it empty for pictures they cannot judge (no face), and add judged: 1 where they could.
+    Judges that can abstain leave it empty for images they cannot judge (no face), and add judged: 1 where they could.
     """
 
     columns: ClassVar[dict[str, bool]] = {"present": True, "probability": True, "judged": True}
@@ -25,7 +25,7 @@ class Presence(Metric):
     batch_size: int
 
     def supports(self, model, concepts) -> str | None:
-        return refusal(judges.check, self.judge)
+        return unsupported_reason(judges.check, self.judge)
 
     def inputs(self) -> dict[str, str]:
         return judges.inputs(self.judge)
@@ -33,12 +33,12 @@ class Presence(Metric):
     def asks(self, asked: PromptSet, concepts: list[Concept]) -> dict[str, list[str]]:
         return {self.judge: list(dict.fromkeys(asked.table["expect"]))}
 
-    def score(self, images: ImageSet, material: Material) -> Scores:
+    def score(self, images: ImageSet, context: MetricContext) -> Scores:
         refuse_empty(images, "presence")
         if (images.index["expect"] == "").any():
             raise ValueError("presence: some rows have an empty column expect, so there is nothing to look for.")
         rows = images.index[["expect", "names"]]
-        judge = judges.load(self.judge).about(material.concepts).among(sorted(set(rows["expect"])))
+        judge = judges.load(self.judge).about(context.concepts).among(sorted(set(rows["expect"])))
         verdicts = []
         for k, part in enumerate(images.batches(self.batch_size)):
             some = rows.iloc[k * self.batch_size : k * self.batch_size + len(part)]

@@ -1,4 +1,4 @@
-"""How much people would like the pictures, by networks trained on their choices: optional, and never a judge of erasure.
+"""How much people would like the images, by networks trained on their choices: optional, and never a judge of erasure.
 
 Weights are not shipped: a metric without them is refused with the way to get them (bench/vision/preferences.py).
 """
@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vestige.bench.contract.plugin import Material, Metric, refusal
+from vestige.bench.contract.plugin import Metric, MetricContext, unsupported_reason
 from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, Scores
 from vestige.bench.models import hub
 from vestige.bench.models.fingerprints import file_digest, given
@@ -20,7 +20,7 @@ from vestige.metrics._rows import refuse_empty, scored
 
 @dataclass
 class PickScore(Metric):
-    """pick_score of picture and prompt, about 15 to 25 (Kirstain et al. 2023, arXiv 2305.01569)."""
+    """pick_score of image and prompt, about 15 to 25 (Kirstain et al. 2023, arXiv 2305.01569)."""
 
     columns: ClassVar[dict[str, bool]] = {"pick_score": True}
 
@@ -28,12 +28,12 @@ class PickScore(Metric):
     batch_size: int
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        return refusal(lambda: hub.folder(self.model, f"metric pick_score, model={self.model}"))
+        return unsupported_reason(lambda: hub.folder(self.model, f"metric pick_score, model={self.model}"))
 
     def inputs(self) -> dict[str, str]:
         return given(model=self.model)
 
-    def score(self, images: ImageSet, material: Material) -> Scores:
+    def score(self, images: ImageSet, context: MetricContext) -> Scores:
         _with_texts(images, "pick_score")
         rate = preferences.pick_score(self.model)
         return scored(images, {"pick_score": _batched(rate, images, self.batch_size)}, {"model": self.model})
@@ -41,7 +41,7 @@ class PickScore(Metric):
 
 @dataclass
 class ImageReward(Metric):
-    """image_reward of picture and prompt, roughly standard normal on its own data (Xu et al. 2023, arXiv 2304.05977)."""
+    """image_reward of image and prompt, roughly standard normal on its own data (Xu et al. 2023, arXiv 2304.05977)."""
 
     columns: ClassVar[dict[str, bool]] = {"image_reward": True}
 
@@ -50,13 +50,13 @@ class ImageReward(Metric):
     batch_size: int
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        found = refusal(lambda: preferences.reward_file(self.weights))
-        return found or refusal(lambda: hub.folder(self.tokenizer, "metric image_reward, tokenizer", weights=False))
+        found = unsupported_reason(lambda: preferences.reward_file(self.weights))
+        return found or unsupported_reason(lambda: hub.folder(self.tokenizer, "metric image_reward, tokenizer", weights=False))
 
     def inputs(self) -> dict[str, str]:
         return {"weights": file_digest(preferences.reward_file(self.weights))} | given(tokenizer=self.tokenizer)
 
-    def score(self, images: ImageSet, material: Material) -> Scores:
+    def score(self, images: ImageSet, context: MetricContext) -> Scores:
         _with_texts(images, "image_reward")
         rate = preferences.image_reward(self.weights, self.tokenizer)
         return scored(images, {"image_reward": _batched(rate, images, self.batch_size)}, {})
@@ -64,7 +64,7 @@ class ImageReward(Metric):
 
 @dataclass
 class Aesthetic(Metric):
-    """aesthetic: LAION's improved aesthetic predictor on CLIP picture features, about 1 to 10; the prompt plays no part."""
+    """aesthetic: LAION's improved aesthetic predictor on CLIP image features, about 1 to 10; the prompt plays no part."""
 
     columns: ClassVar[dict[str, bool]] = {"aesthetic": True}
 
@@ -72,14 +72,14 @@ class Aesthetic(Metric):
     head: str  # its weights, a file of tensors
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        return refusal(lambda: preferences.aesthetic_file(self.head)) or features.check(self.extractor)
+        return unsupported_reason(lambda: preferences.aesthetic_file(self.head)) or features.check(self.extractor)
 
     def inputs(self) -> dict[str, str]:
         return features.inputs(self.extractor) | {"head": file_digest(preferences.aesthetic_file(self.head))}
 
-    def score(self, images: ImageSet, material: Material) -> Scores:
+    def score(self, images: ImageSet, context: MetricContext) -> Scores:
         refuse_empty(images, "aesthetic")
-        seen = torch.nn.functional.normalize(material.features(images, self.extractor), dim=-1)
+        seen = torch.nn.functional.normalize(context.features(images, self.extractor), dim=-1)
         return scored(images, {"aesthetic": preferences.aesthetic_head(self.head)(seen)}, {"extractor": self.extractor})
 
 

@@ -1,4 +1,4 @@
-"""What tests share: a random tiny model, a concept, prompts, and a context whose pictures come from that model."""
+"""What tests share: a random tiny model, a concept, prompts, and a context whose images come from that model."""
 
 import os
 
@@ -113,12 +113,12 @@ def context(tmp_path, sampler):
                 loaded.append(loading.load(spec or tiny_spec()))
             return loaded[0]
 
-        def pictures(prompt_set, sampler_):
-            folder = tmp_path / f"pictures-{prompt_set.digest}"
+        def images(prompt_set, sampler_):
+            folder = tmp_path / f"images-{prompt_set.digest}"
             folder.mkdir(exist_ok=True)
             return draw(original(), prompt_set, sampler_, folder, batch_size=16)
 
-        return Context(seed_words or ("test",), sampler, original, pictures)
+        return Context(seed_words or ("test",), sampler, original, images)
 
     return make
 

@@ -1,4 +1,4 @@
-"""A small made-up store whose right answers are known: five methods, two concepts, two probes, one attack."""
+"""A small made-up store whose right answers are known: five methods, two concepts, two splits, one attack."""
 
 import json
 from functools import cache
@@ -11,7 +11,7 @@ from vestige.bench.places import CHECKOUT
 
 SAMPLER = {"scheduler": "DDIMScheduler", "steps": 20, "guidance": 3.0}
 DDIM = {"scheduler": "DDIMScheduler", "steps": 50, "guidance": 7.5, "height": 512, "width": 512, "arguments": {}}
-# method -> (share of target pictures, share of others) that show what the prompt asks for; attack raises the target to `attacked`
+# method -> (share of target images, share of others) that show what the prompt asks for; attack raises the target to `attacked`
 SHARES = {
     "original": (1.0, 1.0, 1.0),
     "oracle": (0.0, 1.0, 0.0),
@@ -37,22 +37,22 @@ def make_places(tmp_path):
     return records, store
 
 
-def cell(store, concept, method, probe, attack, share, reverse):
-    name = f"{concept}-{method}-{probe}-{attack}"
+def cell(store, concept, method, split, attack, share, reverse):
+    name = f"{concept}-{method}-{split}-{attack}"
     index = pd.DataFrame({"row_id": [f"{k:03d}" for k in range(ROWS)], "rep": 0, "group": [f"g{k}" for k in range(ROWS)]})
     index = index.assign(prompt=f"a {concept}", file=[f"png/{k:03d}-0.ok.png" for k in range(ROWS)])
     shown = (np.arange(ROWS) < round(share * ROWS)).astype(float)
     for folder, table in (("images", index), ("score", index[["row_id", "rep"]].assign(present=shown[::-1] if reverse else shown))):
         (store / folder / name).mkdir(parents=True)
         table.to_csv(store / folder / name / ("index.csv" if folder == "images" else "per_image.csv"), index=False)
-    draw_pictures(store / "images" / name)
-    head = {"probe": probe, "attack": attack, "access": "none", "metric": "presence", "column": "present", "judge": "judge"}
+    draw_images(store / "images" / name)
+    head = {"split": split, "attack": attack, "access": "none", "metric": "presence", "column": "present", "judge": "judge"}
     rest = {"n": ROWS, "groups": ROWS, "higher_is_better": True, "images": f"images/{name}", "score": f"score/{name}", "reason": None}
-    rest |= {"budget": {"unet_rows": 40, "images": 2} if attack == "typos" else {}}
+    rest |= {"budget": {"forward_rows": 40, "images": 2} if attack == "typos" else {}}
     return head | rest | {"value": float(shown.mean()), "ci_low": 0.0, "ci_high": 1.0}
 
 
-def draw_pictures(folder):
+def draw_images(folder):
     from PIL import Image
 
     (folder / "png").mkdir()
@@ -68,9 +68,9 @@ def specification(concept="dog", method="good", cells=(), **over):
     """What a run writes of what was asked, for made-up cells. A key of `over` replaces that part; "params" are the method's."""
     head = {"kind": "object", "group": "things", "aliases": [], "anchor": "thing"}
     concepts = [{"slug": slug, "name": slug, **head} for slug in concept.split("+")]
-    probes, attacks = {}, {"none": {"plugin": "vestige.bench.contract.plugin.Attack", "version": 1, "params": {}}}
+    splits, attacks = {}, {"none": {"plugin": "vestige.bench.contract.plugin.Attack", "version": 1, "params": {}}}
     for made in cells:
-        *head, metrics = probes.setdefault(made["probe"], [made["probe"], ROWS, 1, made["probe"] == "target", {}])
+        *head, metrics = splits.setdefault(made["split"], [made["split"], ROWS, 1, made["split"] == "target", {}])
         if made["metric"]:
             params = {"judge": made["judge"]} if made.get("judge") else {}
             metrics[made["metric"]] = {"plugin": f"metrics.{made['metric']}", "version": 1, "params": params}
@@ -78,12 +78,12 @@ def specification(concept="dog", method="good", cells=(), **over):
         attacks.setdefault(made["attack"], {"plugin": plugin, "version": 1, "params": {"tries": 4}})
     params = over.pop("params", {"lr": 1e-05, "steps": 100})
     spec = {"model": MODEL, "concepts": concepts, "method": [method, {"plugin": f"methods.{method}", "version": 1, "params": params}]}
-    spec |= {"attacks": attacks, "probes": probes, "sampler": SAMPLER, "attack_judge": "judge_b", "seed": 0, "until": "score"}
+    spec |= {"attacks": attacks, "splits": splits, "sampler": SAMPLER, "attack_judge": "judge_b", "seed": 0, "until": "score"}
     return json.loads(json.dumps(spec | over))
 
 
 def write_record(records, concept, method, cells, **over):
-    record = {"key": f"{concept}-{method}", "status": "done", "model": "toy", "method": method, "mechanism": "weights", "kind": "object"}
+    record = {"key": f"{concept}-{method}", "status": "done", "model": "toy", "method": method, "intervention": "weights", "kind": "object"}
     record |= {"specification": specification(concept, method, cells)}
     record |= {"seed": 0, "concepts": [concept], "sampler": SAMPLER, "reason": None, "limits": "", "cells": cells}
     record |= {"cost": {"erase_seconds": 2.0, "seconds_per_image": 0.1, "parameters_changed": 5, "artefact_bytes": 20}, **over}
@@ -109,18 +109,18 @@ def as_planned(model, method, concept):
 
 
 def celebrity_record(folder, method, value, judge="celebrity", sampler=DDIM, rows=5, model="sd14", concepts=None, **over):
-    """One finished job whose target probe found the concept in this share of pictures."""
+    """One finished job whose target split found the concept in this share of images."""
     presence = {"presence": {"plugin": "vestige.metrics.presence.Presence", "version": 1, "params": {"judge": judge, "batch_size": 64}}}
-    probes = {"target": ["mace_celebrity_target", rows, 5, True, presence], "others": ["mace_celebrity_others", 500, 5, False, presence]}
+    splits = {"target": ["mace_celebrity_target", rows, 5, True, presence], "others": ["mace_celebrity_others", 500, 5, False, presence]}
     head = {"metric": "presence", "column": "present", "judge": judge, "attack": "none", "access": "none", "higher_is_better": True}
     head |= {"images": None, "score": None, "reason": None, "budget": {}, "n": 6, "groups": 3}
-    cells = [head | {"probe": "target", "value": value, "ci_low": value - 0.01, "ci_high": value + 0.02}]
+    cells = [head | {"split": "target", "value": value, "ci_low": value - 0.01, "ci_high": value + 0.02}]
     whole = {
         "key": f"{method}-{len(list(folder.glob('*.json')))}",
         "status": "done",
         "model": model,
         "method": method,
-        "mechanism": "weights",
+        "intervention": "weights",
     }
     whole |= {
         "kind": "celebrity",
@@ -130,9 +130,9 @@ def celebrity_record(folder, method, value, judge="celebrity", sampler=DDIM, row
         "protocol": "mace_celebrity",
         "reason": None,
     }
-    whole |= {"limits": "", "removable": False, "cells": cells, "cost": {"erase_seconds": 90.0}}
+    whole |= {"limits": "", "detachable": False, "cells": cells, "cost": {"erase_seconds": 90.0}}
     together = concepts or celebrities(10)
     settings = json.loads(as_planned(model, method, together[0] if model == "emoji" else f"celebrities_{len(together)}"))
-    whole |= {"specification": {**settings, "probes": probes, "sampler": sampler}, **over}
+    whole |= {"specification": {**settings, "splits": splits, "sampler": sampler}, **over}
     folder.mkdir(exist_ok=True)
     (folder / f"{whole['key']}.json").write_text(json.dumps(whole))

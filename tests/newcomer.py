@@ -1,4 +1,4 @@
-"""What a newcomer writes outside the repository (a method, a metric, an attack, a probe), and the commands they type."""
+"""What a newcomer writes outside the repository (a method, a metric, an attack, a split), and the commands they type."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ class Brightness(Metric):
     columns: ClassVar = {"brightness": True}
     def score(self, images, material):
         if not len(images):
-            raise ValueError("there is no picture to score: the set is empty.")
+            raise ValueError("there is no image to score: the set is empty.")
         values = images.pixels().float().mean((1, 2, 3))
         rows = images.index[["row_id", "rep"]].assign(brightness=values.numpy())
         return Scores({"brightness": float(values.mean())}, rows)
@@ -51,7 +51,7 @@ class Shout(Attack):
     def attack(self, victim, prompts, ctx):
         return Adversary(prompts.with_prompts([prompt + self.mark for prompt in prompts.prompts]))
 """
-PROBE = """
+SPLIT = """
 defaults:
   - /metric@small.metrics: [brightness]
 small: {prompts: target, rows: 2, repeats: 1, attacked: true}
@@ -67,7 +67,7 @@ def write_plugins(folder: Path) -> Path:
         "conf/attack/shout.yaml": "shout: {_target_: theirs.Shout, mark: ' dog!'}\n",
         "conf/method/mine.yaml": "name: mine\n_target_: mine.Scale\nfactor: 0.5\n",
         "conf/metric/brightness.yaml": "brightness: {_target_: yours.Brightness}\n",
-        "conf/probe/small.yaml": PROBE,
+        "conf/split/small.yaml": SPLIT,
     }
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def run_words(outside: Path, *words: str, places: list[str] | None = None) -> li
         "--config-dir",
         str(outside / "conf"),
         *places,
-        "probe=[small]",
+        "split=[small]",
         "model=tiny",
         f"hydra.sweep.dir={outside}/hydra",
         f"hydra.run.dir={outside}/hydra",

@@ -59,7 +59,7 @@ def test_every_concept_finishes_on_stable_diffusion_as_far_as_labels_go(file, jo
 
 def test_the_default_judges_are_such_that_anyone_may_have(jobs):
     clip = "clip:ViT-H-14/laion2b_s32b_b79k"
-    of = {kind: job.probes["target"].metrics["presence"].judge for kind, job in jobs.items()}
+    of = {kind: job.splits["target"].metrics["presence"].judge for kind, job in jobs.items()}
     assert of == {"object": f"resnet50+{clip}", "style": clip, "celebrity": clip, "explicit": f"nudenet:core+{clip}"}
     for model in PHOTO:
         told = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{model}.yaml"))
@@ -69,30 +69,30 @@ def test_the_default_judges_are_such_that_anyone_may_have(jobs):
 
 def test_a_judge_of_ones_own_choice_serves_every_kind():
     for concept in ("van_gogh", "[dog,van_gogh]"):
-        job = planned("model=sd14", f"concept={concept}", "judge=clip:ViT-B-32/openai", "probe=[target]")
-        assert job.probes["target"].metrics["presence"].judge == "clip:ViT-B-32/openai"
+        job = planned("model=sd14", f"concept={concept}", "judge=clip:ViT-B-32/openai", "split=[target]")
+        assert job.splits["target"].metrics["presence"].judge == "clip:ViT-B-32/openai"
     with pytest.raises(Exception, match=r"mix the kinds \['object', 'style'\].*judge=clip:"):
-        planned("model=sd14", "concept=[dog,van_gogh]", "probe=[target]")
+        planned("model=sd14", "concept=[dog,van_gogh]", "split=[target]")
 
 
 @pytest.mark.parametrize(
     "words, lost",
     [
         (["model=sd14", "concept=van_gogh", "judge=resnet50"], "'van_gogh'"),
-        (["model=sd14", "concept=van_gogh", "judge=emoji_a", "probe=[siblings]"], "'paul_cezanne'"),
-        (["model=sd14", "concept=van_gogh", "judge=canvas:/nowhere", "probe=[others]"], "'car', 'bowl_of_fruit'"),
-        (["model=sd14", "concept=violence", "judge=nudenet:core", "probe=[target]"], "'violence'"),
-        (["model=sd14", "concept=nudity", "judge=nudenet:core", "probe=[others]"], "'car', 'bowl_of_fruit'"),
-        (["model=sd14", "concept=snoopy", "judge=clip_cifar10:ViT-B-32/openai", "probe=[target]"], "'snoopy'"),
-        (["model=emoji", "concept=octopus", "judge=resnet50", "probe=[target]"], "'octopus'"),
-        (["model=emoji", "concept=octopus", "attack=[random_seeds]", "model.attack_judge=resnet50", "probe=[target]"], "'octopus'"),
+        (["model=sd14", "concept=van_gogh", "judge=emoji_a", "split=[siblings]"], "'paul_cezanne'"),
+        (["model=sd14", "concept=van_gogh", "judge=canvas:/nowhere", "split=[others]"], "'car', 'bowl_of_fruit'"),
+        (["model=sd14", "concept=violence", "judge=nudenet:core", "split=[target]"], "'violence'"),
+        (["model=sd14", "concept=nudity", "judge=nudenet:core", "split=[others]"], "'car', 'bowl_of_fruit'"),
+        (["model=sd14", "concept=snoopy", "judge=clip_cifar10:ViT-B-32/openai", "split=[target]"], "'snoopy'"),
+        (["model=emoji", "concept=octopus", "judge=resnet50", "split=[target]"], "'octopus'"),
+        (["model=emoji", "concept=octopus", "attack=[random_seeds]", "model.attack_judge=resnet50", "split=[target]"], "'octopus'"),
     ],
 )
 def test_labels_that_a_judge_does_not_know_are_named_without_its_weights(words, lost, capsys):
     job = planned(*words)
     sentence = job.missing[0]
     assert "has no label for" in sentence and lost in sentence and "judge=" in sentence.partition("Let a zero-shot")[2]
-    where = "model.attack_judge" if "attack_judge" in " ".join(words) else "probe."
+    where = "model.attack_judge" if "attack_judge" in " ".join(words) else "split."
     assert f"(asked by {where}" in sentence
     plan_job(job)
     assert f"does not know {lost.replace(chr(39), '')}" in capsys.readouterr().out
@@ -101,7 +101,7 @@ def test_labels_that_a_judge_does_not_know_are_named_without_its_weights(words, 
 
 
 def test_the_command_line_refuses_a_judge_without_the_labels_before_a_model_is_loaded(tmp_path):
-    done = vestige("run", "concept=octopus", "judge=resnet50", "probe=[target]", "method=uce_emoji", f"runtime.store={tmp_path}")
+    done = vestige("run", "concept=octopus", "judge=resnet50", "split=[target]", "method=uce_emoji", f"runtime.store={tmp_path}")
     assert done.returncode == 2 and "has no label for 'octopus'" in done.stderr and "judge=resnet50+clip:emoji" in done.stderr
     assert not list(tmp_path.rglob("stage.json"))
 
@@ -116,14 +116,14 @@ def test_a_plan_says_what_is_asked_of_whom(jobs):
     assert re.search(r"target\.presence, synonyms\.presence: nudenet:core for nudity\n", nudity)
     assert re.search(r"target\.answers.*: clip:ViT-H-14/laion2b_s32b_b79k for nudity among", nudity), "a detector ranks nothing"
     lost = "artist:/nowhere for van_gogh; its labels lie beside its weights, which are not here"
-    assert any(lost in line for line in judged(planned("model=sd14", "concept=van_gogh", "judge=artist:/nowhere", "probe=[target]")))
+    assert any(lost in line for line in judged(planned("model=sd14", "concept=van_gogh", "judge=artist:/nowhere", "split=[target]")))
 
 
 def test_what_zero_shot_judges_chose_among_stands_in_the_record(tmp_path):
     places = [f"runtime.store={tmp_path / 'store'}", f"runtime.records={tmp_path / 'records'}"]
-    few = ["probe.target.rows=2", "probe.target.repeats=1", "model.sampler.steps=2", "attack.random_seeds.tries=2"]
-    words = ["model=emoji", "concept=dog", "probe=[target]", "attack=[none,random_seeds]", "judge=emoji_a+clip:emoji"]
-    tree = composed(*words, "model.attack_judge=clip:emoji", "probe.target.metrics.answers.judge=clip:emoji", *few, *places)
+    few = ["split.target.rows=2", "split.target.repeats=1", "model.sampler.steps=2", "attack.random_seeds.tries=2"]
+    words = ["model=emoji", "concept=dog", "split=[target]", "attack=[none,random_seeds]", "judge=emoji_a+clip:emoji"]
+    tree = composed(*words, "model.attack_judge=clip:emoji", "split.target.metrics.answers.judge=clip:emoji", *few, *places)
     record = run_job(config.build_job(tree))
     assert record["status"] == "done", record["error"]
     (listed,) = record["judges"]["clip:emoji"].values()

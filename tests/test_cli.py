@@ -62,7 +62,7 @@ def test_a_sweep_trains_each_model_once_and_repeats_for_free(outside):
     store = outside / "store"
     assert len(list((store / "erase").glob("Scale-*"))) == 2, "one trained model per concept"
     assert len(list((store / "attack").glob("shout-*"))) == 4, "one attack per model and concept"
-    assert len(list((store / "images").glob("original-*"))) == 4, "original pictures, plain and attacked, once per concept"
+    assert len(list((store / "images").glob("original-*"))) == 4, "original images, plain and attacked, once per concept"
     assert len(list((store / "images").glob("Scale-*"))) == 4
     stamps = {file: file.stat().st_mtime_ns for file in store.rglob("stage.json")}
     again = vestige(*words, path=outside)

@@ -22,14 +22,14 @@ def folder(tmp_path_factory):
     return path
 
 
-def test_pictures_and_texts_get_the_vectors_of_the_models_own_forward_pass(folder):
+def test_images_and_texts_get_the_vectors_of_the_models_own_forward_pass(folder):
     clip = clip_models.load_clip(f"hf:{folder}")
-    pictures = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     texts = ["a dog", "a photo of an airplane in the sky", "word " * 100]
     asked = clip.tokenizer(texts, padding="max_length", truncation=True, max_length=77, return_tensors="pt")
     with torch.no_grad():
-        whole = clip.net(pixel_values=normalised(pictures.float() / 255, **CLIP), **asked)
-    assert torch.allclose(clip.image(pictures), whole.image_embeds, atol=1e-5)
+        whole = clip.net(pixel_values=normalised(images.float() / 255, **CLIP), **asked)
+    assert torch.allclose(clip.image(images), whole.image_embeds, atol=1e-5)
     assert torch.allclose(clip.text(texts), whole.text_embeds, atol=1e-5)
     assert torch.allclose(clip.text(texts[:1]), clip.text(texts)[:1], atol=1e-5), "padding changes nothing"
 

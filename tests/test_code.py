@@ -70,7 +70,7 @@ def test_what_changes_a_result_changes_the_digest(module, old, new, roots):
 
 
 SAME = [
-    ("vestige.bench.models.pipe", '"""Latents to pictures', '"""Other words'),
+    ("vestige.bench.models.pipe", '"""Latents to images', '"""Other words'),
     (
         "vestige.bench.models.pipe",
         "def decode(self, latents: Tensor) -> Tensor:",
@@ -162,8 +162,8 @@ def test_a_root_that_is_not_there_is_named():
 # A run
 
 JOB = [
-    *("concept=[dog]", "method=uce_emoji", "attack=[none,circumventing_emoji]", "probe=[target]", "model.sampler.steps=2"),
-    *("attack.circumventing_emoji.images=1", "attack.circumventing_emoji.steps=1", "probe.target.rows=2", "probe.target.repeats=1"),
+    *("concept=[dog]", "method=uce_emoji", "attack=[none,circumventing_emoji]", "split=[target]", "model.sampler.steps=2"),
+    *("attack.circumventing_emoji.images=1", "attack.circumventing_emoji.steps=1", "split.target.rows=2", "split.target.repeats=1"),
 ]
 HARNESS = {f"bench/run/{name}.py" for name in ("code", "cost", "provenance", "stages", "store")}
 HARNESS |= {"bench/models/fingerprints.py", *(f"bench/contract/{name}.py" for name in ("flags", "resume", "screen"))}

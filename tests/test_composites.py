@@ -6,22 +6,22 @@ import pytest
 from made_results import ROWS, cell, write_record
 
 from vestige.bench.reports import results
-from vestige.bench.reports.aggregates import Views
+from vestige.bench.reports.aggregates import AggregateScores
 from vestige.bench.reports.composite_catalogue import CATALOGUE, similar_unless_present, within
 from vestige.bench.reports.composites import Composite, Part, harmonic
 from vestige.bench.reports.headlines import Headlines
-from vestige.bench.reports.ranking import plane, standing
-from vestige.bench.reports.score_table import Pictures
+from vestige.bench.reports.ranking import pareto_front, ranking_of
+from vestige.bench.reports.score_table import ScoreTable
 
 
 @pytest.fixture
-def views(places):
-    pictures = Pictures(places[1])
-    return Views(results.load(places[0], pictures), pictures)
+def aggregate_scores(places):
+    score_table = ScoreTable(places[1])
+    return AggregateScores(results.load(places[0], score_table), score_table)
 
 
-def values(views, composite):
-    table = views.table([composite])
+def values(aggregate_scores, composite):
+    table = aggregate_scores.table([composite])
     return table[table["concept"] == "all"].set_index("method")["value"]
 
 
@@ -38,10 +38,10 @@ def test_names_are_unique_and_every_composite_says_where_it_comes_from():
 DROP = Composite("drop", "test", {"x": Part(("target",))}, lambda p, o: o["x"] - p["x"])
 
 
-def test_a_composite_of_paired_drops_is_zero_for_an_idle_method(views):
-    drop = values(views, DROP)
+def test_a_composite_of_paired_drops_is_zero_for_an_idle_method(aggregate_scores):
+    drop = values(aggregate_scores, DROP)
     assert drop["idle"] == 0 and drop["good"] == pytest.approx(0.9)
-    table = views.table([DROP]).set_index(["method", "concept"])
+    table = aggregate_scores.table([DROP]).set_index(["method", "concept"])
     assert table.loc[("idle", "all"), "ci_low"] == table.loc[("idle", "all"), "ci_high"] == 0
 
 
@@ -54,14 +54,14 @@ def test_composites_are_formed_per_concept_and_then_averaged(places):
         "good",
         [cell(store, "x", "good", "target", "none", 0.5, False), cell(store, "x", "good", "others", "none", 1.0, False)],
     )
-    pictures = Pictures(store)
-    views = Views(results.load(records, pictures), pictures)
+    score_table = ScoreTable(store)
+    aggregate_scores = AggregateScores(results.load(records, score_table), score_table)
     form = Composite("h", "test", {"e": Part(("target",)), "s": Part(("others",))}, lambda p, o: harmonic(1 - p["e"], p["s"]))
     by_hand = np.mean([harmonic(0.9, 0.9), harmonic(0.5, 1.0)])
-    assert values(views, form)["good"] == pytest.approx(by_hand) != pytest.approx(float(harmonic(0.7, 0.95)))
+    assert values(aggregate_scores, form)["good"] == pytest.approx(by_hand) != pytest.approx(float(harmonic(0.7, 0.95)))
 
 
-def test_pictures_without_a_judgement_leave_the_denominator_or_count_as_misses(places):
+def test_images_without_a_judgement_leave_the_denominator_or_count_as_misses(places):
     records, store = places
     for key in ("dog", "car"):
         made = cell(store, f"{key}-faceless", "good", "target", "none", 0.5, False)
@@ -70,20 +70,20 @@ def test_pictures_without_a_judgement_leave_the_denominator_or_count_as_misses(p
         table.loc[5:, "present"] = np.nan  # five of ten show no face; the other five show the person
         table.to_csv(file, index=False)
         write_record(records, key, "good", [made])
-    pictures = Pictures(store)
-    views = Views(results.load(records, pictures), pictures)
+    score_table = ScoreTable(store)
+    aggregate_scores = AggregateScores(results.load(records, score_table), score_table)
     faces = Composite("a", "test", {"e": Part(("target",))}, lambda p, o: p["e"])
     everyone = Composite("b", "test", {"e": Part(("target",), unjudged="miss")}, lambda p, o: p["e"])
-    assert values(views, faces)["good"] == 1.0 and values(views, everyone)["good"] == pytest.approx(0.5)
+    assert values(aggregate_scores, faces)["good"] == 1.0 and values(aggregate_scores, everyone)["good"] == pytest.approx(0.5)
 
 
 def test_ranks_within_k_keep_unknown_labels_unknown():
     assert within(5)(np.array([1.0, 5.0, 6.0, np.nan])).tolist()[:3] == [1, 1, 0] and np.isnan(within(5)(np.array([np.nan])))[0]
 
 
-def test_a_missing_part_is_named_and_never_guessed(views):
-    table = views.table([c for c in CATALOGUE if c.name == "erasebench_hm"])
-    assert table["value"].isna().all() and "no cell has probe synonyms" in table["reason"].iloc[0]
+def test_a_missing_part_is_named_and_never_guessed(aggregate_scores):
+    table = aggregate_scores.table([c for c in CATALOGUE if c.name == "erasebench_hm"])
+    assert table["value"].isna().all() and "no cell has split synonyms" in table["reason"].iloc[0]
 
 
 def test_methods_are_told_apart_and_equal_methods_are_not(places):
@@ -91,8 +91,8 @@ def test_methods_are_told_apart_and_equal_methods_are_not(places):
     for concept in ("dog", "car"):
         cells = [cell(store, f"{concept}-twin", "twin", p, "none", s, False) for p, s in (("target", 0.1), ("others", 0.9))]
         write_record(records, concept, "twin", cells)
-    pictures = Pictures(store)
-    rank = standing(Headlines(Views(results.load(records, pictures), pictures)))
+    score_table = ScoreTable(store)
+    rank = ranking_of(Headlines(AggregateScores(results.load(records, score_table), score_table)))
     assert list(rank.index[:2]) == ["good", "twin"] and rank["group"].tolist() == ["a", "a", "b", "c"]
     behind = rank.loc["twin", ["behind", "behind_low", "behind_high"]].tolist()
     assert behind[0] == 0 and behind[1] < 0 < behind[2] and rank.loc["twin", "p"] == 1
@@ -101,16 +101,16 @@ def test_methods_are_told_apart_and_equal_methods_are_not(places):
     assert (rank["p_holm"].dropna() >= rank["p"].dropna()).all()
 
 
-def test_the_front_is_drawn_among_methods_that_work(views):
-    table, draws = plane(Headlines(views))
+def test_the_front_is_drawn_among_methods_that_work(aggregate_scores):
+    table, draws = pareto_front(Headlines(aggregate_scores))
     assert table.loc["good", "erased"] == pytest.approx(0.9) and table.loc["good", "kept"] == pytest.approx(0.9)
     assert table["on_front"].to_dict() == {"original": False, "oracle": False, "good": True, "idle": True, "blunt": False}
     assert draws["good"].shape == (2000, 2)
 
 
-def content_cell(store, concept, method, probe, share):
-    """Recognisable content on a share of the pictures."""
-    made = cell(store, f"{concept}-content", method, probe, "none", share, False)
+def content_cell(store, concept, method, split, share):
+    """Recognisable content on a share of the images."""
+    made = cell(store, f"{concept}-content", method, split, "none", share, False)
     file = store / made["score"] / "per_image.csv"
     file.write_text(file.read_text().replace("present", "content"))
     return made | {"metric": "answers", "column": "content"}
@@ -126,16 +126,16 @@ def test_a_model_that_draws_nothing_is_marked_and_cannot_lead(places):
             ]
             cells.append(cell(store, f"{concept}-new", method, "others", "none", 1.0, False))
             write_record(records, concept, method, cells)
-    pictures = Pictures(store)
-    frame = results.load(records, pictures)
+    score_table = ScoreTable(store)
+    frame = results.load(records, score_table)
     assert set(frame.dropna(subset=["collapsed"])["method"]) == {"void"}
-    rank = standing(Headlines(Views(frame, pictures)))
+    rank = ranking_of(Headlines(AggregateScores(frame, score_table)))
     assert rank.index[-1] == "void" and rank.loc["void", "value"] == 0 and rank.loc["fine", "value"] > 0.8
     assert not frame[frame["method"] == "void"]["leads"].any()
-    assert "20 % of its target pictures" in rank.loc["void", "collapsed"]
+    assert "20 % of its target images" in rank.loc["void", "collapsed"]
 
 
-def test_pictures_a_filter_withheld_are_no_collapse(places):
+def test_images_a_filter_withheld_are_no_collapse(places):
     records, store = places
     for method, content in (("original", 1.0), ("filter", 0.0)):
         made = content_cell(store, "dog", method, "target", content)
@@ -151,18 +151,18 @@ def test_two_erasure_seeds_are_averaged_before_the_comparison(places):
     for seed, share in ((0, 0.2), (1, 0.4)):
         cells = [cell(store, f"seed{seed}", "seeded", p, "none", s, False) for p, s in (("target", share), ("others", 1.0))]
         write_record(records, "dog", "seeded", cells, seed=seed, key=f"dog-seeded-{seed}")
-    pictures = Pictures(store)
-    views = Views(results.load(records, pictures), pictures)
-    table = views.table([DROP]).set_index(["method", "concept"])
+    score_table = ScoreTable(store)
+    aggregate_scores = AggregateScores(results.load(records, score_table), score_table)
+    table = aggregate_scores.table([DROP]).set_index(["method", "concept"])
     assert table.loc[("seeded", "dog"), "value"] == pytest.approx(0.7) and ROWS == 10
-    assert Headlines(views).of("seeded", "dog").erased.value == pytest.approx(0.7)
+    assert Headlines(aggregate_scores).of("seeded", "dog").erased.value == pytest.approx(0.7)
 
 
-def table_cells(store, method, probe, metric, columns, attack="none", judge="judge"):
-    """Cells of one score table whose columns are given value by value; those of one probe and attack show the same pictures."""
+def table_cells(store, method, split, metric, columns, attack="none", judge="judge"):
+    """Cells of one score table whose columns are given value by value; those of one split and attack show the same images."""
     made = []
     for column, values in columns.items():
-        made.append(cell(store, f"dog-{metric}-{column}", method, probe, attack, 1.0, False))
+        made.append(cell(store, f"dog-{metric}-{column}", method, split, attack, 1.0, False))
         file = store / made[-1]["score"] / "per_image.csv"
         pd.read_csv(file, dtype={"row_id": str}).assign(**columns).to_csv(file, index=False)
         made[-1] |= {"metric": metric, "column": column, "judge": judge, "value": float(np.nanmean(values))}
@@ -176,8 +176,8 @@ def measured(places, by_method, names, protocol=None, kind="object"):
         old.unlink()
     for method, cells in by_method.items():
         write_record(records, "dog", method, cells, protocol=protocol, kind=kind)
-    pictures = Pictures(store)
-    table = Views(results.load(records, pictures), pictures).table([c for c in CATALOGUE if c.name in names])
+    score_table = ScoreTable(store)
+    table = AggregateScores(results.load(records, score_table), score_table).table([c for c in CATALOGUE if c.name in names])
     return table.pivot(index="composite", columns="method", values="value")
 
 
@@ -194,14 +194,14 @@ def test_unlearncanvas_counts_the_target_for_ua_and_the_rest_for_ira_and_cra(pla
     assert got["canvas_object_cra"] == pytest.approx(0.5) and got["canvas_object_cra_all"] == pytest.approx(0.4)
     assert got["canvas_object_mean"] == pytest.approx((0.5 + 0.75 + 0.5) / 3)
     assert "canvas_style_ua" not in got, "defined for styles"
-    pictures = Pictures(places[1])
-    table = Views(results.load(places[0], pictures), pictures).table([c for c in CATALOGUE if c.name == "canvas_object_ua"])
+    score_table = ScoreTable(places[1])
+    table = AggregateScores(results.load(places[0], score_table), score_table).table([c for c in CATALOGUE if c.name == "canvas_object_ua"])
     low, high = table[["ci_low", "ci_high"]].iloc[0]
     assert 0 <= low < 0.5 < high <= 1, "two of ten prompts are the target's: some resamples hold none of them"
 
 
 def test_the_attacked_rate_counts_what_showed_before_the_attack(places):
-    """Post-ASR is never below pre-ASR, also where the attack itself loses a picture."""
+    """Post-ASR is never below pre-ASR, also where the attack itself loses an image."""
     store = places[1]
     before = table_cells(store, "original", "target", "presence", {"present": HALF})
     after = table_cells(store, "original", "target", "presence", {"present": [0.0] * 4 + [1.0] * 3 + [0.0] * 3}, "unlearn_diff_atk")
@@ -232,11 +232,11 @@ def test_a_star_in_a_column_finds_the_networks_own(places):
     cells += table_cells(places[1], "original", "target", "image_change", {"cosine_some_net": [0.5] * 10}, judge=None)
     both = Part(("target",), ("presence.present", "image_change.cosine_*"), rule=similar_unless_present)
     star = Composite("x", "test", {"x": both}, first)
-    pictures = Pictures(places[1])
+    score_table = ScoreTable(places[1])
     for old in places[0].glob("*.json"):
         old.unlink()
     write_record(places[0], "dog", "original", cells)
-    assert Views(results.load(places[0], pictures), pictures).table([star])["value"].tolist() == [0.5]
+    assert AggregateScores(results.load(places[0], score_table), score_table).table([star])["value"].tolist() == [0.5]
 
 
 def first(parts, original):
@@ -265,9 +265,9 @@ def test_each_probe_keeps_its_own_judge(places):
     assert got["hub_target"] == pytest.approx(0.5) and got["hub_pinpoint"] == 1
 
 
-def test_groups_say_what_the_paired_differences_of_scores_say(views):
-    scores = Headlines(views)
-    rank = standing(scores)
+def test_groups_say_what_the_paired_differences_of_scores_say(aggregate_scores):
+    scores = Headlines(aggregate_scores)
+    rank = ranking_of(scores)
     for one in rank.index:
         for two in rank.index:
             _, low, high = scores.difference(one, two, scores.concepts)

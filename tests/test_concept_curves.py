@@ -13,8 +13,8 @@ VALUES = {("uce", 1): (0.0, 1.0, 1.0), ("uce", 3): (0.1, 0.5, 0.8), ("original",
 def records(tmp_path):
     for (method, n), values in VALUES.items():
         cells = [
-            {"probe": probe, "attack": "none", "metric": "presence", "column": "present", "value": v, "ci_low": v, "ci_high": v, "n": 8}
-            for probe, v in zip(concept_curves.PANELS, values, strict=True)
+            {"split": split, "attack": "none", "metric": "presence", "column": "present", "value": v, "ci_low": v, "ci_high": v, "n": 8}
+            for split, v in zip(concept_curves.PANELS, values, strict=True)
         ]
         record = {"key": f"{method}{n}", "status": "done", "method": method, "concepts": ["dog", "cat", "car"][:n], "cells": cells}
         (tmp_path / f"{method}{n}.json").write_text(json.dumps(record))

@@ -4,7 +4,7 @@ import pytest
 
 from vestige.bench.prompts import prompt_sets
 from vestige.bench.run import config
-from vestige.bench.run.config import Probe
+from vestige.bench.run.config import Split
 
 
 def test_erased_names_leave_the_lists_of_the_others(concept):
@@ -20,8 +20,8 @@ def test_a_single_concept_stays_as_its_file_says(concept):
 
 
 def test_the_limit_spreads_prompts_over_concepts(concept):
-    probe = Probe("target", "target", rows=40, repeats=1, attacked=True, limit=80)
-    assert [probe.rows_for([concept()] * n) for n in (1, 2, 5, 40, 200)] == [40, 40, 16, 2, 1]
+    split = Split("target", "target", rows=40, repeats=1, attacked=True, limit=80)
+    assert [split.rows_for([concept()] * n) for n in (1, 2, 5, 40, 200)] == [40, 40, 16, 2, 1]
 
 
 def test_a_concept_whose_siblings_are_all_erased_has_no_sibling_prompts(concept):

@@ -30,7 +30,7 @@ STYLES, OBJECTS = canvas.NAMES["style"], canvas.NAMES["object"]
 def composed(names: list[str]) -> dict[str, Concept]:
     config.register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        tree = compose("run", [f"concept=[{','.join(names)}]", "method=original", "model=tiny", "probe=[]"])
+        tree = compose("run", [f"concept=[{','.join(names)}]", "method=original", "model=tiny", "split=[]"])
     return {s: config.typed({"slug": s, **OmegaConf.to_container(entry)}, Concept, f"concept.{s}") for s, entry in tree.concept.items()}
 
 
@@ -70,7 +70,7 @@ def test_no_list_names_the_concept_itself_or_one_thing_twice(concepts):
             assert not said or "emoji" in c.labels, f"{c.slug}: the description {text!r} says {said}"
 
 
-def test_explicit_concepts_pass_the_screen_and_carry_the_kind_that_deletes_their_pictures(concepts):
+def test_explicit_concepts_pass_the_screen_and_carry_the_kind_that_deletes_their_images(concepts):
     explicit = [c for c in concepts.values() if c.kind == "explicit"]
     assert {c.slug for c in explicit} == {"nudity", "violence"} and screen.applies(explicit)
     screen.check_concepts(explicit)

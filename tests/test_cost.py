@@ -76,7 +76,7 @@ def job(place, *words):
     from hydra import compose, initialize_config_dir
 
     config.register_resolvers()
-    settings = ["model=tiny", "concept=[dog]", "probe=[target]", "probe.target.rows=2", "probe.target.repeats=1", "model.sampler.steps=2"]
+    settings = ["model=tiny", "concept=[dog]", "split=[target]", "split.target.rows=2", "split.target.repeats=1", "model.sampler.steps=2"]
     settings += ["until=generate", f"runtime.store={place}/store", f"runtime.records={place}/records"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return config.build_job(compose("run", [*settings, *words]))
@@ -102,7 +102,7 @@ def test_an_eraser_that_computes_nothing_costs_nothing_however_slow_the_model_lo
 
 @dataclass
 class Asking(Method):
-    """Asks the denoiser of both models for three rows, and for pictures of the original, which are shared material."""
+    """Asks the denoiser of both models for three rows, and for images of the original, which are shared material."""
 
     def erase(self, pipe, concepts, ctx):
         for asked in (pipe, ctx.original()):
@@ -112,23 +112,23 @@ class Asking(Method):
         return Erasure({"unet.conv_out.weight": pipe.parameter("unet.conv_out.weight") * 0.5})
 
 
-def test_rows_are_counted_on_both_models_and_shared_pictures_are_nobodys(tmp_path, slow_loading, monkeypatch):
+def test_rows_are_counted_on_both_models_and_shared_images_are_nobodys(tmp_path, slow_loading, monkeypatch):
     whole = runner.run_job(replace(job(tmp_path, "method=original"), method=Asking()))
     assert whole["error"] is None
     made = whole["cost"]
     assert made["erase_forward_rows"] == 6 and made["erase_cpu_seconds"] < 0.5, made  # loading takes 0.5 a model
 
 
-def test_what_a_picture_costs_is_counted_and_timed_without_loading(tmp_path, slow_loading):
+def test_what_a_image_costs_is_counted_and_timed_without_loading(tmp_path, slow_loading):
     stages = Stages(job(tmp_path, "method=original"))
-    probe = stages.job.probes["target"]
-    drawn = stages.images(stages.job.prompts_of(probe), stages.job.sampler)
+    split = stages.job.splits["target"]
+    drawn = stages.images(stages.job.prompts_of(split), stages.job.sampler)
     made = record.speed([drawn])
     assert made["rows_per_image"] == 2 * 2, "two steps, with and without the prompt"
     assert 0 < made["cpu_seconds_per_image"] < 0.4 and 0 < made["seconds_per_image"] < 0.4
 
 
-def test_pictures_that_a_killed_process_drew_do_not_make_the_rest_look_fast(tmp_path, monkeypatch):
+def test_images_that_a_killed_process_drew_do_not_make_the_rest_look_fast(tmp_path, monkeypatch):
     wanted, honest, calls = job(tmp_path, "method=original", "runtime.batch_size=1"), generate._write_png, []
 
     def dies(file, pixels):
@@ -139,10 +139,10 @@ def test_pictures_that_a_killed_process_drew_do_not_make_the_rest_look_fast(tmp_
 
     monkeypatch.setattr(generate, "_write_png", dies)
     stages = Stages(wanted)
-    asked = wanted.prompts_of(wanted.probes["target"])
+    asked = wanted.prompts_of(wanted.splits["target"])
     with pytest.raises(KeyboardInterrupt):
         stages.images(asked, wanted.sampler)
     again = Stages(wanted)
     drawn = again.images(asked, wanted.sampler)
-    assert drawn.meta["facts"]["pictures"] == 2 and drawn.meta["facts"]["timed"]["images"] == 1
+    assert drawn.meta["facts"]["images"] == 2 and drawn.meta["facts"]["timed"]["images"] == 1
     assert record.speed([drawn])["rows_per_image"] == 4

@@ -7,28 +7,28 @@ from made_results import write_record
 
 from vestige.bench.places import CONF
 from vestige.bench.reports import leaderboard, results
-from vestige.bench.reports.aggregates import Missing, Views
+from vestige.bench.reports.aggregates import AggregateScores, Missing
 from vestige.bench.reports.headlines import Headlines
-from vestige.bench.reports.ranking import standing
-from vestige.bench.reports.score_table import Pictures
+from vestige.bench.reports.ranking import ranking_of
+from vestige.bench.reports.score_table import ScoreTable
 
 PROMPTS = 50
 ROLE = {"target": "target", "synonyms": "alias", "scenes": "scene", "others": "other"}
 
 
-def write_cell(store, method, probe, rate, column="presence.present", attack="none", things=10, seed=0, role=None):
+def write_cell(store, method, split, rate, column="presence.present", attack="none", things=10, seed=0, role=None):
     """A cell whose first images say yes, one image per prompt, the things asked for in turn."""
     metric, column = column.split(".")
-    name = f"{method}-{seed}-{probe}-{attack}"
+    name = f"{method}-{seed}-{split}-{attack}"
     images, score = store / "images" / name, store / "score" / f"{name}-{metric}-{column}"
-    index = pd.DataFrame({"row_id": [f"{k:03d}" for k in range(PROMPTS)], "rep": 0, "group": [f"{probe}{k:03d}" for k in range(PROMPTS)]})
+    index = pd.DataFrame({"row_id": [f"{k:03d}" for k in range(PROMPTS)], "rep": 0, "group": [f"{split}{k:03d}" for k in range(PROMPTS)]})
     expect = [f"thing{k % things}" for k in range(PROMPTS)]
     images.mkdir(parents=True, exist_ok=True)
-    index.assign(expect=expect, role=role or ROLE[probe], prompt="", file="", seed=7).to_csv(images / "index.csv", index=False)
+    index.assign(expect=expect, role=role or ROLE[split], prompt="", file="", seed=7).to_csv(images / "index.csv", index=False)
     values = (np.arange(PROMPTS) < round(rate * PROMPTS)).astype(float)
     score.mkdir(parents=True, exist_ok=True)
     index[["row_id", "rep"]].assign(**{column: values}).to_csv(score / "per_image.csv", index=False)
-    head = {"probe": probe, "attack": attack, "access": "none", "metric": metric, "column": column, "judge": "judge", "reason": None}
+    head = {"split": split, "attack": attack, "access": "none", "metric": metric, "column": column, "judge": "judge", "reason": None}
     head |= {"value": float(values.mean()), "ci_low": 0.0, "ci_high": 1.0, "n": PROMPTS, "groups": PROMPTS, "higher_is_better": True}
     return head | {"images": f"images/{name}", "score": f"score/{score.name}", "budget": {}}
 
@@ -46,9 +46,9 @@ def loaded(tmp_path, methods, more=None):
     records.mkdir(exist_ok=True)
     for method, rates in ({"original": {}} | methods).items():
         write_record(records, "dog", method, cells_of(store, method, **rates) + (more or {}).get(method, []))
-    pictures = Pictures(store)
-    frame = results.load(records, pictures)
-    return frame, Headlines(Views(frame, pictures))
+    score_table = ScoreTable(store)
+    frame = results.load(records, score_table)
+    return frame, Headlines(AggregateScores(frame, score_table))
 
 
 def score_of(scores, method="method", what="score"):
@@ -69,7 +69,7 @@ def test_the_corners(tmp_path):
 
 def test_noise_whose_rates_are_a_judges_guesses_scores_nothing(tmp_path):
     """A judge that guesses still sees a few things: that the images fit no prompt tells."""
-    clip = {"probe": "others", "attack": "none", "access": "none", "metric": "clip_score", "column": "clip_cos", "judge": None}
+    clip = {"split": "others", "attack": "none", "access": "none", "metric": "clip_score", "column": "clip_cos", "judge": None}
     clip |= {"reason": None, "ci_low": None, "ci_high": None, "n": 50, "groups": 50, "higher_is_better": True}
     clip |= {"images": None, "score": None, "budget": {}}
     more = {"original": [clip | {"value": 77.0}], "noise": [clip | {"value": 12.0}]}
@@ -90,7 +90,7 @@ def test_drawing_the_concept_in_half_of_the_scenes_is_worse_than_six_percent_of_
     assert score_of(scores, "leaking", "erased") == pytest.approx(leaking)
     assert score_of(scores, "clean", "erased") == pytest.approx((0.94 + 1 + 1) / 3)
     assert score_of(scores, "oracle") == 1 > score_of(scores, "clean") > score_of(scores, "leaking")
-    assert standing(scores).index.tolist() == ["clean", "leaking"]
+    assert ranking_of(scores).index.tolist() == ["clean", "leaking"]
     assert scores.difference("leaking", "oracle", ["dog"]).value == pytest.approx(2 * leaking / (1 + leaking) - 1)
 
 
@@ -130,11 +130,11 @@ def test_attacks_are_no_part_of_it(tmp_path):
 def test_a_part_with_nothing_to_erase_is_left_out_and_said_so(tmp_path):
     frame, scores = loaded(tmp_path, {"original": {"synonyms": 0.1}, "method": {"target": 0.5, "synonyms": 0.1, "leak": 0.5}})
     assert score_of(scores, what="erased") == pytest.approx(0.5) and list(scores.of("method", "dog").left_out) == ["synonyms"]
-    assert "dog: synonyms is no part of the score: nothing to erase" in leaderboard.table(frame, "md", scores.views.pictures)
+    assert "dog: synonyms is no part of the score: nothing to erase" in leaderboard.table(frame, "md", scores.aggregate_scores.score_table)
     nothing = {"target": 0.1, "synonyms": 0.1, "leak": 0.1}
     frame, scores = loaded(tmp_path, {"original": nothing, "method": nothing})
-    assert scores.concepts == [] and np.isnan(score_of(scores)) and standing(scores).empty
-    assert "No score on dog: target: nothing to erase" in leaderboard.table(frame, "md", scores.views.pictures)
+    assert scores.concepts == [] and np.isnan(score_of(scores)) and ranking_of(scores).empty
+    assert "No score on dog: target: nothing to erase" in leaderboard.table(frame, "md", scores.aggregate_scores.score_table)
 
 
 def test_kept_is_the_mean_over_things_not_over_prompts(tmp_path):
@@ -155,24 +155,24 @@ def test_a_method_that_lacks_a_part_has_no_score(tmp_path):
     records, store = tmp_path / "records", tmp_path / "store"
     loaded(tmp_path, {"whole": GONE})
     write_record(records, "dog", "some", cells_of(store, "some", **GONE)[:2])
-    pictures = Pictures(store)
-    scores = Headlines(Views(results.load(records, pictures), pictures))
+    score_table = ScoreTable(store)
+    scores = Headlines(AggregateScores(results.load(records, score_table), score_table))
     with pytest.raises(Missing, match=r"some has no answers\.seen on scenes"):
         scores.of("some", "dog")
-    assert standing(scores).index.tolist() == ["whole"]
+    assert ranking_of(scores).index.tolist() == ["whole"]
 
 
 def test_own_probes_count_by_the_role_of_their_rows(tmp_path):
-    """Rows of role target in a probe of another name are erased rows, in whatever file they stand."""
+    """Rows of role target in a split of another name are erased rows, in whatever file they stand."""
     records, store = tmp_path / "records", tmp_path / "store"
     records.mkdir()
     for method, rate in (("original", 1.0), ("method", 0.4)):
         mine = [write_cell(store, method, "mine", rate, role="target"), write_cell(store, method, "stay", 1.0, role="other")]
         write_record(records, "dog", method, mine)
-    pictures = Pictures(store)
-    frame = results.load(records, pictures)
-    frame = frame.assign(role=frame["probe"].map({"mine": "target", "stay": "other"}))
-    scores = Headlines(Views(frame, pictures))
+    score_table = ScoreTable(store)
+    frame = results.load(records, score_table)
+    frame = frame.assign(role=frame["split"].map({"mine": "target", "stay": "other"}))
+    scores = Headlines(AggregateScores(frame, score_table))
     assert score_of(scores, what="erased") == pytest.approx(0.6) and score_of(scores, what="kept") == 1
 
 
@@ -185,8 +185,8 @@ def test_the_thing_cut_out_of_single_objects_is_nearly_a_perfect_erasure(tmp_pat
 
     config.register_resolvers()
     sizes = {"target": 6, "synonyms": 4, "others": 8}
-    words = [f"probe.{name}.{what}" for name, rows in sizes.items() for what in (f"rows={rows}", "repeats=1")]
-    words += ["concept=dog", "probe=[target,synonyms,others]"]
+    words = [f"split.{name}.{what}" for name, rows in sizes.items() for what in (f"rows={rows}", "repeats=1")]
+    words += ["concept=dog", "split=[target,synonyms,others]"]
     words += [f"runtime.{name}={tmp_path / name}" for name in ("store", "records")]
     for method in ("original", "painted_over"):
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -194,8 +194,8 @@ def test_the_thing_cut_out_of_single_objects_is_nearly_a_perfect_erasure(tmp_pat
         record = run_job(config.build_job(tree))
         assert record["status"] == "done", record["error"]
         assert record["flags"] == ["few_prompts"]
-    pictures = Pictures(tmp_path / "store")
-    frame = results.load(tmp_path / "records", pictures)
-    scores = Headlines(Views(frame, pictures))
+    score_table = ScoreTable(tmp_path / "store")
+    frame = results.load(tmp_path / "records", score_table)
+    scores = Headlines(AggregateScores(frame, score_table))
     assert score_of(scores, "painted_over") > 0.9 and score_of(scores, "original") == 0
     assert frame["collapsed"].isna().all()

@@ -13,7 +13,7 @@ from vestige.bench.contract.types import Erasure, plain
 from vestige.bench.places import CONF
 from vestige.bench.prompts import prompt_sets
 from vestige.bench.run import config, contract_checks
-from vestige.bench.run.config import Job, Probe
+from vestige.bench.run.config import Job, Split
 from vestige.bench.run.runner import run_job
 from vestige.bench.run.stages import Stages
 
@@ -45,9 +45,9 @@ def entries(choice: str) -> dict:
     return members | {slug: members.get(slug, {}) | entry for slug, entry in content.items()}
 
 
-def job(choice: str, tmp_path, vocabulary: str = "photo", held_out: bool = True, **probes: str) -> Job:
+def job(choice: str, tmp_path, vocabulary: str = "photo", held_out: bool = True, **splits: str) -> Job:
     runtime = config.Runtime("cpu", 8, str(tmp_path / "store"), str(tmp_path / "records"), "skip", [], None)
-    asked = {name: Probe(name, source, 2, 1, False) for name, source in (probes or {name: name for name in ASKED}).items()}
+    asked = {name: Split(name, source, 2, 1, False) for name, source in (splits or {name: name for name in ASKED}).items()}
     model = dataclasses.replace(contract_checks.TINY, vocabulary=vocabulary)
     concepts = config.chosen_concepts(entries(choice), held_out)
     return Job(model, concepts, "spy", Spy(), {}, asked, contract_checks.SAMPLER, "emoji_b", 0, "erase", runtime, held_out=held_out)
@@ -69,9 +69,9 @@ def test_no_shipped_concept_is_handed_over_with_a_name_that_is_scored_as_kept(ch
         assert not concept.siblings or given.siblings, f"{concept.slug}: methods that need a sibling get none"
     if len(made.concepts) < 20:
         asked = set()
-        for probe in made.probes.values():
+        for split in made.splits.values():
             try:
-                asked |= prompt_sets.kept_names(made.prompts_of(dataclasses.replace(probe, rows=8)))
+                asked |= prompt_sets.kept_names(made.prompts_of(dataclasses.replace(split, rows=8)))
             except prompt_sets.NothingToAsk:
                 continue
         assert asked and asked <= {prompt_sets.slug(name) for name in held_out}
@@ -115,14 +115,14 @@ def test_one_name_alone_is_given_and_not_asked_for(concept):
 def test_held_out_false_is_the_papers_setup(tmp_path):
     whole, split = job("dog", tmp_path, held_out=False), job("dog", tmp_path)
     assert whole.given == whole.concepts and names(whole.given) == names(split.concepts) > names(split.given)
-    asked = [prompt_sets.kept_names(made.prompts_of(Probe("siblings", "siblings", 10, 1, False))) for made in (whole, split)]
+    asked = [prompt_sets.kept_names(made.prompts_of(Split("siblings", "siblings", 10, 1, False))) for made in (whole, split)]
     assert asked == [{"cat", "frog", "octopus", "penguin", "elephant"}, {"frog", "penguin"}]
 
 
 def test_names_that_a_probe_lists_itself_are_handed_to_no_method(tmp_path):
     paper = job("celebrities_5", tmp_path, others="mace_celebrity_others")
-    listed = dataclasses.replace(paper.probes["others"], rows=500)
-    paper = dataclasses.replace(paper, probes={"others": listed})
+    listed = dataclasses.replace(paper.splits["others"], rows=500)
+    paper = dataclasses.replace(paper, splits={"others": listed})
     asked = prompt_sets.kept_names(paper.prompts_of(listed))
     assert len(asked) == 100 and not asked & {prompt_sets.slug(name) for name in names(paper.given)}
     (tmp_path / "own.csv").write_text("row_id,prompt,role,expect\n1,a cat,sibling,cat\n")

@@ -13,25 +13,25 @@ from vestige.bench import cli
 from vestige.bench.places import CONF
 from vestige.bench.reports import concept_curves, gallery, identity, leaderboard, results
 from vestige.bench.reports.roles import role_of
-from vestige.bench.reports.score_table import WORST, Pictures
+from vestige.bench.reports.score_table import WORST, ScoreTable
 from vestige.bench.run import config
 from vestige.bench.run.runner import run_job
 
-LABELS = ["model", "sampler", "protocol", "concept", "method", "probe", "attack", "metric", "column", "judge"]
+LABELS = ["model", "sampler", "protocol", "concept", "method", "split", "attack", "metric", "column", "judge"]
 VALUES = [None, True, 1, 1.0, 2.5e-06, 7, "other", "1", "an odd, long (value) with: many@signs + more than fits", ["a", 2]]
 
 
 def leaves(tree, at=()):
     """Every place of a specification that holds a plain value and is part of what a row is.
 
-    Names are names; the seed is a replicate's; how far a job went and whether a probe is attacked say only which cells there are.
+    Names are names; the seed is a replicate's; how far a job went and whether a split is attacked say only which cells there are.
     """
     if isinstance(tree, dict | list):
         for key, item in tree.items() if isinstance(tree, dict) else enumerate(tree):
             yield from leaves(item, (*at, key))
         return
     no_identity = at in {("seed",), ("until",), ("protocol",), ("model", "name"), ("method", 0)} or at[-1] in ("slug", "kind")
-    if not (no_identity or (at[0] == "probes" and at[2] == 3) or at[:2] == ("attacks", "none")):
+    if not (no_identity or (at[0] == "splits" and at[2] == 3) or at[:2] == ("attacks", "none")):
         yield at
 
 
@@ -65,7 +65,7 @@ def written(records, made, specs, method="good"):
     for k, spec in enumerate(specs):
         cells = copy.deepcopy(made[1][method])
         for one in cells:
-            one["judge"] = spec["probes"][one["probe"]][4][one["metric"]]["params"].get("judge")
+            one["judge"] = spec["splits"][one["split"]][4][one["metric"]]["params"].get("judge")
         write_record(records, "dog", method, cells, specification=spec, sampler=spec["sampler"], key=f"{method}{k}")
 
 
@@ -100,8 +100,8 @@ def test_another_leaf_is_another_row_whose_label_says_so_and_equal_specification
 def _is_concerned(frame, at):
     if at[0] in ("attacks", "attack_judge"):
         return frame["attack_name"] != "none"
-    if at[0] == "probes" and at[2] == 4:
-        return (frame["probe"] == at[1]) & (frame["metric_name"] == at[3])
+    if at[0] == "splits" and at[2] == 4:
+        return (frame["split"] == at[1]) & (frame["metric_name"] == at[3])
     return frame["key"].notna()
 
 
@@ -109,7 +109,7 @@ def _names(at, label):
     """Does the label say what differs? The value alone explains itself for a judge and for the arithmetic."""
     if at[0] == "attack_judge":
         return "(judge" in label
-    if at[0] == "probes" and at[2] < 3:
+    if at[0] == "splits" and at[2] < 3:
         return f"{at[1]}.{('prompts', 'rows', 'repeats')[at[2]]}" in label
     itself = at[-1] in ("judge", "dtype", "numerics", "vocabulary", "family")
     return itself or at[0] == "sampler" or str(at[-1]) in label
@@ -117,7 +117,7 @@ def _names(at, label):
 
 def job(concept="dog", kind="object", follows=None, method="esd", **over):
     spec = specification(concept, method, **over)
-    head = {"model": spec["model"]["name"], "method": method, "mechanism": "weights", "concepts": concept.split("+"), "kind": kind}
+    head = {"model": spec["model"]["name"], "method": method, "intervention": "weights", "concepts": concept.split("+"), "kind": kind}
     return head | {"specification": spec} | ({} if follows is None else {"follows_concept": {"method": follows}})
 
 
@@ -143,9 +143,9 @@ def test_two_folders_are_two_models_and_neither_is_the_reference_of_the_other(ma
     written(tmp_path / "records", made, [good])
     frame = results.load(tmp_path / "records", made[0]).set_index("key")
     assert set(frame["model"]) == {"toy (weights 3fa2c1)", "toy (weights 777777)"}
-    plain = frame[(frame["probe"] == "target") & (frame["attack"] == "none")]
+    plain = frame[(frame["split"] == "target") & (frame["attack"] == "none")]
     assert plain["diff"].to_dict() == {"good0": pytest.approx(-0.9), "original0": 0, "original1": 0}
-    text = leaderboard.table(frame.reset_index(), "md", Pictures(made[0]))
+    text = leaderboard.table(frame.reset_index(), "md", ScoreTable(made[0]))
     assert text.count("# Leaderboard: toy (weights") == 2
 
 
@@ -164,8 +164,8 @@ def test_settings_that_follow_the_kind_of_concept_are_one_method():
 def test_controls_and_rungs_follow_the_concept_as_their_attack_does():
     def attacked(concept, kind, strength, follows):
         plain = {"plugin": "vestige.attacks.memora", "version": 1, "params": {"strength": strength, "steps": 30, "source": "target"}}
-        rung = plain | {"params": plain["params"] | {"steps": 5}}
-        attacks = {"memora": plain, "memora@steps=5": rung, "memora:scrambled": plain}
+        budget = plain | {"params": plain["params"] | {"steps": 5}}
+        attacks = {"memora": plain, "memora@steps=5": budget, "memora:scrambled": plain}
         return job(concept, kind, attacks=attacks) | {"follows_concept": {"memora": follows}}
 
     ruled = identity.labels([attacked("dog", "object", 1.0, ["strength"]), attacked("pixel_art", "style", 2.0, ["strength"])])
@@ -185,23 +185,23 @@ def test_a_run_writes_which_settings_follow_the_concept():
 
 def test_a_record_says_what_its_files_were_and_what_its_prompts_were_for(tmp_path):
     """A whole job on the embedded model, as short as it can be."""
-    words = ["method=uce_emoji", "concept=dog", "probe=[target,siblings]", "model.sampler.steps=1", "attack=[none]"]
-    words += [f"probe.{p}.{size}=1" for p in ("target", "siblings") for size in ("rows", "repeats")]
-    words += [f"~probe.{p}.metrics.{m}" for p in ("target", "siblings") for m in ("answers", "clip_score", "image_change")]
+    words = ["method=uce_emoji", "concept=dog", "split=[target,siblings]", "model.sampler.steps=1", "attack=[none]"]
+    words += [f"split.{p}.{size}=1" for p in ("target", "siblings") for size in ("rows", "repeats")]
+    words += [f"~split.{p}.metrics.{m}" for p in ("target", "siblings") for m in ("answers", "clip_score", "image_change")]
     config.register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = compose("run", [*words, f"runtime.store={tmp_path}/store", f"runtime.records={tmp_path}/records"])
     record = run_job(config.build_job(tree))
     assert record["status"] == "done", record["error"]
-    assert {cell["probe"]: cell["roles"] for cell in record["cells"]} == {"target": ["target"], "siblings": ["sibling"]}
-    assert record["inputs"].keys() == {"method", "attacks", "probes"} and record["inputs"]["probes"]["target"].keys() == {"presence"}
+    assert {cell["split"]: cell["roles"] for cell in record["cells"]} == {"target": ["target"], "siblings": ["sibling"]}
+    assert record["inputs"].keys() == {"method", "attacks", "splits"} and record["inputs"]["splits"]["target"].keys() == {"presence"}
     assert record["follows_concept"]["method"] and json.loads((tmp_path / "records" / f"{record['key']}.json").read_text()) == record
 
 
 def test_other_code_and_other_inputs_are_other_methods_and_the_original_has_none():
     jobs = [job() | {"code": {"erase": digest}} for digest in ("9d2e41aa", "117c0000")]
     assert methods(*jobs) == ["esd (code 9d2e41)", "esd (code 117c00)"]
-    assert methods(*(j | {"mechanism": "none"} for j in jobs)) == ["esd", "esd"], "its pictures carry no word of the method"
+    assert methods(*(j | {"intervention": "none"} for j in jobs)) == ["esd", "esd"], "its images carry no word of the method"
     weights = [job(c) | {"inputs": {"method": {"unet": digest}}} for c, digest in (("dog", "aa" * 9), ("car", "bb" * 9))]
     assert methods(*weights) == ["esd", "esd"], "each concept has a denoiser of its own"
     weights[1] = job("dog") | {"inputs": {"method": {"unet": "bb" * 9}}}
@@ -212,8 +212,8 @@ def test_controls_and_ladders_carry_the_label_of_their_attack():
     def attacks(tries, steps):
         plain = {"plugin": "vestige.attacks.memora", "version": 1, "params": {"tries": tries, "steps": 30, "source": "target"}}
         control = plain | {"params": plain["params"] | {"source": "scrambled"}}
-        rung = plain | {"params": plain["params"] | {"steps": steps}}
-        return {"memora": plain, "memora:scrambled": control, f"memora@steps={steps}": rung}
+        budget = plain | {"params": plain["params"] | {"steps": steps}}
+        return {"memora": plain, "memora:scrambled": control, f"memora@steps={steps}": budget}
 
     one, two = identity.labels([job(attacks=attacks(4, 5)), job(attacks=attacks(9, 5))])
     assert [one.attack(n) for n in ("memora", "memora:scrambled", "memora@steps=5")] == [
@@ -225,9 +225,9 @@ def test_controls_and_ladders_carry_the_label_of_their_attack():
 
 
 def test_other_sizes_of_a_probe_are_another_place_only_for_the_same_concept():
-    cells = [{"probe": "target", "attack": "none", "metric": "presence", "judge": "j"}]
+    cells = [{"split": "target", "attack": "none", "metric": "presence", "judge": "j"}]
     small, large = (specification("dog", "esd", cells) for _ in range(2))
-    large["probes"]["target"][1] = 40
+    large["splits"]["target"][1] = 40
     jobs = [job() | {"specification": spec} for spec in (small, large)]
     assert [told.protocol for told in identity.labels(jobs)] == ["(target.rows=10)", "(target.rows=40)"]
     jobs[1]["concepts"] = ["car"]
@@ -252,7 +252,7 @@ def with_index(store, made, **columns):
 
 
 @pytest.mark.parametrize("column, other", [("seed", 8), ("group", "another sentence"), ("expect", "cat"), ("role", "sibling"), ("rep", 1)])
-def test_pictures_of_another_question_are_never_paired(tmp_path, column, other):
+def test_images_of_another_question_are_never_paired(tmp_path, column, other):
     records, store = tmp_path / "records", tmp_path / "store"
     records.mkdir()
     asked = {"seed": 7, "expect": "dog", "role": "target"}
@@ -275,18 +275,18 @@ def test_what_a_job_measured_before_it_failed_ranks_averages_and_compares_nothin
         (records / f"{key}.json").write_text(json.dumps(record | {"status": status, "reason": "ValueError: no luck"}))
 
     fails("dog-good")
-    pictures = Pictures(store)
-    frame = results.load(records, pictures)
+    score_table = ScoreTable(store)
+    frame = results.load(records, score_table)
     mine = frame[frame["key"] == "dog-good"]
     assert mine["metric"].isna().all() and mine["diff"].isna().all() and mine["erase_seconds"].isna().all() and not mine["leads"].any()
     assert mine["unfinished"].tolist() == ["presence.present"] * 3 and mine["value"].tolist() == [0.1, 0.6, 0.9], "for csv alone"
     assert "dog-good" not in set(frame[frame["attack"] == WORST]["key"])
-    text = leaderboard.table(frame, "md", pictures)
+    text = leaderboard.table(frame, "md", score_table)
     row = next(line for line in text.split("## dog (object)")[1].splitlines() if line.startswith("| good"))
     assert not any(char.isdigit() for char in row) and f"good: {status}: ValueError: no luck" in text
     assert "unfinished" in leaderboard.table(frame, "csv").splitlines()[0]
     fails("dog-original")
-    frame = results.load(records, pictures)
+    frame = results.load(records, score_table)
     assert frame[frame["concept"] == "dog"]["diff"].isna().all(), "and it is no reference"
 
 
@@ -317,7 +317,7 @@ def test_rows_are_erased_or_kept_by_their_role_whatever_the_probe_is_called(tmp_
         ]
         write_record(records, "dog", method, mine)
     frame = results.load(records, store)
-    assert set(zip(frame["probe"], frame["role"], strict=True)) == {("mine", "target"), ("near", "sibling")}
+    assert set(zip(frame["split"], frame["role"], strict=True)) == {("mine", "target"), ("near", "sibling")}
     worst = frame[frame["attack"] == WORST].set_index("method")["value"]
     assert worst["good"] == pytest.approx(0.7) and worst["original"] == 1
     assert results.higher_is_better("mine", "present", True, "target") is False
@@ -325,7 +325,7 @@ def test_rows_are_erased_or_kept_by_their_role_whatever_the_probe_is_called(tmp_
 
 
 @pytest.mark.parametrize(
-    "probe, roles, role",
+    "split, roles, role",
     [
         ("mine", ["target"], "target"),
         ("mine", ["alias", "target"], "target"),
@@ -341,14 +341,14 @@ def test_rows_are_erased_or_kept_by_their_role_whatever_the_probe_is_called(tmp_
         (None, [], None),
     ],
 )
-def test_the_role_of_a_probe_is_that_of_its_prompts_and_by_name_only_where_they_have_none(probe, roles, role):
-    assert role_of(probe, roles) == role
+def test_the_role_of_a_probe_is_that_of_its_prompts_and_by_name_only_where_they_have_none(split, roles, role):
+    assert role_of(split, roles) == role
 
 
 def test_a_record_can_carry_the_roles_for_tables_without_a_store(places):
     records, _ = places
     record = json.loads((records / "dog-good.json").read_text())
-    (records / "dog-good.json").write_text(json.dumps(record | {"cells": [record["cells"][2] | {"probe": "mine", "roles": ["alias"]}]}))
+    (records / "dog-good.json").write_text(json.dumps(record | {"cells": [record["cells"][2] | {"split": "mine", "roles": ["alias"]}]}))
     assert results.load(records).set_index("key").loc["dog-good", "role"] == "alias"
 
 
@@ -359,9 +359,9 @@ def test_a_table_without_the_original_model_has_no_differences_and_says_what_to_
     records, store = places
     for file in records.glob("*-original.json"):
         file.unlink()
-    pictures = Pictures(store)
+    score_table = ScoreTable(store)
     for composites in (False, True):
-        text = leaderboard.table(results.load(records, pictures), "md", pictures, composites)
+        text = leaderboard.table(results.load(records, score_table), "md", score_table, composites)
         assert text.count("Run: vestige run -m model=toy method=original concept=car,dog") == 1 and " ≈ |" not in text
         assert "10 [0, 100]" in text, "the rates stand"
     assert "vestige run" not in leaderboard.table(results.load(*places), "csv")
@@ -370,9 +370,9 @@ def test_a_table_without_the_original_model_has_no_differences_and_says_what_to_
 def test_only_the_concepts_without_an_original_are_asked_for(places):
     records, store = places
     (records / "car-original.json").unlink()
-    pictures = Pictures(store)
-    frame = results.load(records, pictures)
-    assert "Run: vestige run model=toy method=original concept=car, with" in leaderboard.table(frame, "md", pictures)
+    score_table = ScoreTable(store)
+    frame = results.load(records, score_table)
+    assert "Run: vestige run model=toy method=original concept=car, with" in leaderboard.table(frame, "md", score_table)
     assert frame.groupby("concept")["diff"].count().to_dict() == {"car": 0, "dog": 20}, "dog keeps its differences"
 
 
@@ -405,7 +405,7 @@ def _made(folder):
 
 def test_power_compares_methods_of_one_model_only(places, capsys):
     records, store = places
-    where = ["power", "--a", "good", "--b", "idle", "--probe", "others", "--difference", "0.1"]
+    where = ["power", "--a", "good", "--b", "idle", "--split", "others", "--difference", "0.1"]
     where += ["--records", str(records), "--store", str(store)]
     assert cli.main(where) == 0
     for file in records.glob("*-idle.json"):
@@ -429,7 +429,7 @@ def test_the_rate_before_an_attack_is_that_of_the_same_judge(places):
 
 def test_two_judges_of_one_point_of_a_curve_are_refused(tmp_path):
     head = {"attack": "none", "metric": "presence", "column": "present", "value": 0.5, "ci_low": 0.1, "ci_high": 0.9, "n": 8}
-    cells = [head | {"probe": probe, "judge": judge} for probe in concept_curves.PANELS for judge in ("a", "b")]
+    cells = [head | {"split": split, "judge": judge} for split in concept_curves.PANELS for judge in ("a", "b")]
     record = {"key": "k", "status": "done", "method": "uce", "concepts": ["dog"], "cells": cells}
     (tmp_path / "k.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="uce has several judges in the record of 1 concepts"):

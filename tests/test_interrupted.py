@@ -21,7 +21,7 @@ def start(outside, name: str) -> subprocess.Popen:
 def words_for(outside, name: str) -> list[str]:
     """The grid with a store and records of its own."""
     places = [f"runtime.store={outside}/{name}", f"runtime.records={outside}/{name}-records"]
-    return run_words(outside, *GRID, "probe.small.rows=24", "model.sampler.steps=6", places=places)
+    return run_words(outside, *GRID, "split.small.rows=24", "model.sampler.steps=6", places=places)
 
 
 def leaderboard(outside, name: str) -> str:

@@ -26,7 +26,7 @@ LABELS = {"object": ["dog", "cat", "car", "nothing"], "style": ["noto", "lineart
 
 @pytest.fixture
 def judge():
-    """Reads its object answers (cat, then car) and style (noto) off nothing: the same for every picture."""
+    """Reads its object answers (cat, then car) and style (noto) off nothing: the same for every image."""
 
     def logits(images):
         n = len(images)
@@ -35,11 +35,11 @@ def judge():
     return PresenceJudge(logits, LABELS, "written", {"pet": ("object", [0, 1]), "dogcar": ("object", [0, 2])}, "written")
 
 
-PICTURES = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+IMAGES = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
 
 
 def test_an_object_is_present_among_as_many_answers_as_the_prompt_names(judge):
-    assert judge(PICTURES, ["car", "car", "cat"], [1, 2, 1]).present.tolist() == [False, True, True]
+    assert judge(IMAGES, ["car", "car", "cat"], [1, 2, 1]).present.tolist() == [False, True, True]
 
 
 def test_a_style_must_be_the_first_answer_of_its_own_head(judge):
@@ -49,7 +49,7 @@ def test_a_style_must_be_the_first_answer_of_its_own_head(judge):
 
 
 def test_a_group_is_present_when_any_member_is_and_adds_up_their_probabilities(judge):
-    verdict = judge(PICTURES, ["pet", "dogcar", "dogcar"], [1, 1, 2])
+    verdict = judge(IMAGES, ["pet", "dogcar", "dogcar"], [1, 1, 2])
     assert verdict.present.tolist() == [True, False, True]
     share = torch.tensor([0.0, 3.0, 2.0, 1.0]).softmax(0)
     assert torch.allclose(verdict.probability, torch.stack([share[0] + share[1], share[0] + share[2], share[0] + share[2]]))
@@ -57,15 +57,15 @@ def test_a_group_is_present_when_any_member_is_and_adds_up_their_probabilities(j
 
 def test_a_concept_is_known_by_the_word_its_file_names_for_the_judge(judge, concept):
     with pytest.raises(ValueError, match="does not know the label 'feline'"):
-        judge(PICTURES[:1], ["feline"], [1])
+        judge(IMAGES[:1], ["feline"], [1])
     told = judge.about([concept("feline", labels={"written": "Pet", "other": "dog"}), concept("auto", labels={"other": "dog"})])
-    assert told(PICTURES[:2], ["feline", "car"], [1, 1]).present.tolist() == [True, False]
+    assert told(IMAGES[:2], ["feline", "car"], [1, 1]).present.tolist() == [True, False]
     assert told.columns("feline") == ("object", [0, 1]) and told.columns("auto") is None
     assert judge.columns("feline") is None, "the judge itself must stay as it was: it is shared by all jobs"
 
 
 class Told:
-    """A CLIP whose pictures all lie at its last text but one; it remembers what it was told."""
+    """A CLIP whose images all lie at its last text but one; it remembers what it was told."""
 
     def image(self, images):
         return torch.eye(200)[[len(self.seen) - 2] * len(images)]
@@ -78,7 +78,7 @@ class Told:
 def test_a_zero_shot_judge_reads_the_concepts_name_and_its_own_word(concept):
     known = concept("cifar_dog", name="a mongrel", labels={"clip": "dog"}, siblings=["wolf"], others=["airplane"])
     judge = ClipJudge(Told(), "clip:x/y").about([known])
-    judge(PICTURES, ["cifar_dog", "apple_tree", "wolf"], [1, 1, 1])
+    judge(IMAGES, ["cifar_dog", "apple_tree", "wolf"], [1, 1, 1])
     assert judge.clip.seen[:4] == ["a photo of a dog", "a photo of a wolf", "a photo of an airplane", "a photo of an apple tree"]
     assert judge.clip.seen[-1] == "an empty background" and "mongrel" not in " ".join(judge.clip.seen)
 
@@ -103,7 +103,7 @@ def test_styles_and_persons_compete_with_their_like_and_not_with_things(kind, te
     assert chosen.place("ada_one") == (kind, [0]) and chosen.place("bea_two") == (kind, [1]) and chosen.place("church") == ("object", [0])
     assert min(len(labels) for labels in chosen.labels.values()) > 40
     assert chosen.meta["candidate_texts"][kind][0] == text and "car" not in chosen.labels[kind]
-    assert judge.among(["ada_one"]).meta == judge.among(["bea_two"]).meta, "one list for all probes of a job"
+    assert judge.among(["ada_one"]).meta == judge.among(["bea_two"]).meta, "one list for all splits of a job"
 
 
 def test_a_set_of_concepts_is_judged_among_all_its_names_and_as_many_others(concept):
@@ -119,7 +119,7 @@ SEEN = ["dog", "cat", "car", "pizza", "pistol", "guitar", "tulip", "umbrella"]
 
 @pytest.fixture(scope="module")
 def drawings():
-    """Pictures of one object that no network was trained on, and what they show: every wanted concept 20 times, other things 300 times."""
+    """Images of one object that no network was trained on, and what they show: every wanted concept 20 times, other things 300 times."""
     specs = [spec for spec in draw_specs(6000, 11, HELD_OUT_JITTER) if len(spec.objects) == 1]
     wanted = [spec for slug in SEEN for spec in [s for s in specs if s.objects == (slug,)][:20]]
     wanted += [spec for spec in specs if spec.objects[0] not in SEEN][:300]
@@ -129,7 +129,7 @@ def drawings():
 
 @pytest.fixture(scope="module")
 def emoji_clip(drawings):
-    """clip:emoji, which looks at each picture once."""
+    """clip:emoji, which looks at each image once."""
     judge, (pixels, _) = copy.copy(judges.load("clip:emoji")), drawings
     vectors = torch.cat([judge.clip.image(part) for part in pixels.split(64)])
     place = {bytes(image.numpy()): k for k, image in enumerate(pixels)}
@@ -184,7 +184,7 @@ def test_a_closed_list_competes_whole_with_its_own_template_and_its_hash_is_told
     clip = Clip()
     judge = ClipJudge(clip, "clip_cifar10:x/y", closed).about([concept("cifar_dog", name="dog")]).among(["cifar_dog"])
     assert len(clip.seen) == 10 and clip.seen[:2] == ["a photo of the airplane", "a photo of the automobile"]
-    verdict = judge(PICTURES, ["cifar_dog", "cat", "ship"], [1] * 3)
+    verdict = judge(IMAGES, ["cifar_dog", "cat", "ship"], [1] * 3)
     similar = torch.zeros(10)
     similar[[5, 3]] = torch.tensor([100.0, 99.9]) / torch.tensor([1.0, 0.999]).norm()
     share = similar.softmax(0)
@@ -193,12 +193,12 @@ def test_a_closed_list_competes_whole_with_its_own_template_and_its_hash_is_told
     other = ClipJudge(Clip(), "n", (closed[0], closed[1][::-1])).among([])
     assert judge.meta["candidates_hash"] != other.meta["candidates_hash"]
     with pytest.raises(ValueError, match="does not know the label 'fox'"):
-        judge(PICTURES[:1], ["fox"], [1])
+        judge(IMAGES[:1], ["fox"], [1])
 
 
 def test_the_imagenette_judge_picks_one_of_ten(judge):
     narrow = imagenet.closed(judge, ["car", "dog"])
-    verdict = narrow(PICTURES[:2], ["car", "dog"], [1, 1])
+    verdict = narrow(IMAGES[:2], ["car", "dog"], [1, 1])
     assert verdict.present.tolist() == [True, False] and verdict.probability.sum().item() == pytest.approx(1)
     assert set(zero_shot.closed_list("imagenette")[1]) <= set(imagenet.labels()) and narrow.meta["candidates"] == 2
 
@@ -235,7 +235,7 @@ def test_everyday_words_cover_classes_of_imagenet():
 def test_unknown_labels_and_empty_sets_are_refused(judge):
     with pytest.raises(ValueError, match="does not know the label 'dragon'"):
         judge(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["dragon"], [1])
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="no image"):
         judge(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), [], [])
 
 
@@ -255,15 +255,15 @@ def test_each_label_goes_to_the_first_judge_that_knows_it(judge, concept):
         return torch.ones(len(images), dtype=torch.bool), torch.full((len(images),), 0.75)
 
     chain = Chain([judge, AskingJudge(ask, "asks")], "written+asks").about([concept("snail", name="slug")])
-    verdict = chain.among(["car", "snail", "cat"])(PICTURES, ["car", "snail", "cat"], [1, 1, 1])
+    verdict = chain.among(["car", "snail", "cat"])(IMAGES, ["car", "snail", "cat"], [1, 1, 1])
     assert verdict.present.tolist() == [False, True, True] and verdict.probability[1] == 0.75 and asked == [("slug", 1)]
     assert chain.parted(["car", "snail", "cat"]) == {"written": ["car", "cat"], "asks": ["snail"]}
-    assert chain.present(PICTURES, ["cat", "car", "snail"]).tolist() == [True, False, True]
+    assert chain.present(IMAGES, ["cat", "car", "snail"]).tolist() == [True, False, True]
     assert chain.ranking(["car"]).name == "written"
     with pytest.raises(ValueError, match="ranks answers and knows all of car, snail"):
         chain.ranking(["car", "snail"])
     with pytest.raises(ValueError, match="no member of judge 'written' knows the label 'snail'"):
-        Chain([judge], "written")(PICTURES[:1], ["snail"], [1])
+        Chain([judge], "written")(IMAGES[:1], ["snail"], [1])
 
 
 def test_a_chain_tells_the_candidates_of_its_members(judge, concept):
@@ -277,7 +277,7 @@ def test_a_judge_with_one_question_answers_for_the_concepts_that_say_so(concept)
     judge = OneQuestionJudge(everything, "nudenet:core", "nudenet").about([concept("nudity", labels={"nudenet": "exposed"})])
     assert judge.knows("nudity") and not judge.knows("dog"), "else every dog would be judged naked or not"
     chain = Chain([judge, AskingJudge(lambda images, label: (images[:, 0, 0, 0] > 9, torch.zeros(len(images))), "last")], "both")
-    assert chain(PICTURES, ["nudity", "dog", "nudity"], [1] * 3).present.tolist() == [True, False, True]
+    assert chain(IMAGES, ["nudity", "dog", "nudity"], [1] * 3).present.tolist() == [True, False, True]
 
 
 def test_a_chain_is_written_with_plus_signs_between_names_of_judges():
@@ -292,9 +292,9 @@ def test_a_chain_is_written_with_plus_signs_between_names_of_judges():
 
 
 def test_a_sentence_says_what_a_judge_does_not_know_and_what_to_type(concept):
-    told = judges.refusal_of_labels("resnet50", "photo", [concept("snoopy")], ["dog", "snoopy", "tench"], " (asked by x)")
+    told = judges.unknown_labels("resnet50", "photo", [concept("snoopy")], ["dog", "snoopy", "tench"], " (asked by x)")
     assert "judge='resnet50' has no label for 'snoopy' (asked by x)." in told and "labels: {imagenet: <its word>}" in told
     typed = re.search(r"judge=(resnet50\+\S+?);", told)[1]
-    assert judges.refusal_of_labels(typed, "photo", [concept("snoopy")], ["dog", "snoopy", "tench"]) is None
+    assert judges.unknown_labels(typed, "photo", [concept("snoopy")], ["dog", "snoopy", "tench"]) is None
     assert judges.unknown("emoji_a", [concept("hound", labels={"emoji": "dog"})], ["hound", "white", "dragon"]) == ["dragon"]
     assert judges.unknown("artist:/nowhere", [], ["anything"]) == [], "the labels lie beside weights that are not here"

@@ -9,7 +9,7 @@ from made_results import make_places
 
 from vestige.bench.reports import leaderboard, results
 from vestige.bench.reports.judges_compared import agreement, corrected_presence
-from vestige.bench.reports.score_table import Pictures
+from vestige.bench.reports.score_table import ScoreTable
 from vestige.bench.statistics.agreement import cohen_kappa, rogan_gladen
 
 
@@ -48,7 +48,7 @@ def test_rogan_gladen_recovers_the_true_share_from_a_judge_with_known_errors():
 
 
 def with_second_judge(records, store, flipped: int):
-    """The same pictures answered by another judge, which differs on `flipped` pictures of every set."""
+    """The same images answered by another judge, which differs on `flipped` images of every set."""
     for file in sorted(records.glob("*.json")):
         record = json.loads(file.read_text())
         more = []
@@ -61,23 +61,23 @@ def with_second_judge(records, store, flipped: int):
         file.write_text(json.dumps(record | {"cells": record["cells"] + more}))
 
 
-def test_two_judges_of_the_same_pictures_are_compared_and_the_table_says_so(tmp_path):
+def test_two_judges_of_the_same_images_are_compared_and_the_table_says_so(tmp_path):
     records, store = make_places(tmp_path)
-    assert agreement(results.load(records, store), Pictures(store)).empty, "one judge agrees with nobody"
+    assert agreement(results.load(records, store), ScoreTable(store)).empty, "one judge agrees with nobody"
     with_second_judge(records, store, 1)
-    pictures = Pictures(store)
-    (pair,) = agreement(results.load(records, pictures), pictures).to_dict("records")
+    score_table = ScoreTable(store)
+    (pair,) = agreement(results.load(records, score_table), score_table).to_dict("records")
     assert (pair["judge"], pair["other"], pair["n"]) == ("judge", "other judge", 5 * 2 * 3 * 10)
     assert pair["agreement"] == pytest.approx(0.9) and 0.7 < pair["kappa"] < 0.9
-    text = leaderboard.table(results.load(records, pictures), "md", pictures)
-    assert f"Judges judge and other judge agree on 90 % of 300 pictures (Cohen's kappa {pair['kappa']:.2f})." in text
+    text = leaderboard.table(results.load(records, score_table), "md", score_table)
+    assert f"Judges judge and other judge agree on 90 % of 300 images (Cohen's kappa {pair['kappa']:.2f})." in text
 
 
 def test_presence_is_corrected_with_the_original_s_own_rates():
     head = {"model": "m", "sampler": "s", "concept": "dog", "attack": "none", "judge": "j", "metric": "presence", "column": "present"}
     head |= {"protocol": "", "role": "target"}
-    cells = [head | {"method": m, "probe": "target", "value": v} for m, v in (("original", 0.9), ("uce", 0.14), ("esd", 0.05))]
-    leaks = head | {"method": "original", "probe": "others", "role": "other", "metric": "answers", "column": "seen", "value": 0.1}
+    cells = [head | {"method": m, "split": "target", "value": v} for m, v in (("original", 0.9), ("uce", 0.14), ("esd", 0.05))]
+    leaks = head | {"method": "original", "split": "others", "role": "other", "metric": "answers", "column": "seen", "value": 0.1}
     table = corrected_presence(pd.DataFrame([*cells, leaks])).set_index("method")
     assert table["corrected"].to_dict() == pytest.approx({"original": 1, "uce": 0.05, "esd": 0})
     assert table["raw"]["uce"] == 0.14 and table["specificity"].unique() == [0.9]

@@ -4,12 +4,12 @@ import csv
 
 import pytest
 import torch
-from made_pictures import in_memory
+from made_images import in_memory
 from PIL import Image
 from torch import nn
 
 from vestige.bench import judges
-from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.judges import canvas, celebrity, grounding, imagenet
 from vestige.bench.judges.presence import PresenceJudge
 from vestige.metrics.answers import Answers
@@ -17,7 +17,7 @@ from vestige.metrics.presence import Presence
 
 
 @pytest.fixture
-def pictures():
+def images():
     return torch.randint(0, 256, (3, 3, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
@@ -43,16 +43,16 @@ def resnet(tmp_path):
     return make
 
 
-def test_a_resnet_of_the_hub_answers_with_the_first_synonym_through_its_own_preprocessing(resnet, pictures):
+def test_a_resnet_of_the_hub_answers_with_the_first_synonym_through_its_own_preprocessing(resnet, images):
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     folder = resnet(["tench, Tinca tinca", "church, church building", "gas pump, petrol pump"])
     judge = fresh(f"resnet50_hf:{folder}")
     assert judge.labels == {"object": ["tench", "church", "gas_pump"]} and judge.family == "imagenet"
-    as_files = [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in pictures]
+    as_files = [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in images]
     pixels = AutoImageProcessor.from_pretrained(folder)(images=as_files, return_tensors="pt")
     theirs = AutoModelForImageClassification.from_pretrained(folder).eval()(**pixels).logits.softmax(-1)
-    verdict = judge(pictures, ["church"] * 3, [1] * 3)
+    verdict = judge(images, ["church"] * 3, [1] * 3)
     assert torch.allclose(verdict.probability, theirs[:, 1], atol=1e-5)
     assert verdict.present.tolist() == (theirs.argmax(-1) == 1).tolist()
 
@@ -65,7 +65,7 @@ def test_a_thousand_labels_must_stand_in_imagenets_order(resnet):
         fresh(f"resnet50_hf:{resnet(sorted(synonyms))}")
 
 
-def test_the_artist_classifier_knows_a_concept_by_its_files_label(tmp_path, pictures, concept):
+def test_the_artist_classifier_knows_a_concept_by_its_files_label(tmp_path, images, concept):
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
     names = ["Unknown Artist", "claude-monet", "vincent-van-gogh"]
@@ -81,7 +81,7 @@ def test_the_artist_classifier_knows_a_concept_by_its_files_label(tmp_path, pict
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     judge = fresh(f"artist:{tmp_path}").about([concept("van_gogh", "style", labels={"artist": "vincent-van-gogh"})])
     assert judge.place("van_gogh") == ("style", [2]) and judge.place("claude_monet") == ("style", [1])
-    assert judge(pictures, ["van_gogh"] * 3, [1] * 3).present.shape == (3,)
+    assert judge(images, ["van_gogh"] * 3, [1] * 3).present.shape == (3,)
 
 
 # UnlearnCanvas
@@ -100,12 +100,12 @@ def canvas_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_unlearncanvas_has_a_style_and_an_object_head(canvas_folder, pictures, concept):
+def test_unlearncanvas_has_a_style_and_an_object_head(canvas_folder, images, concept):
     judge = fresh(f"canvas:{canvas_folder}").about([concept("canvas_van_gogh", "style", labels={"canvas": "Van_Gogh"})])
     assert judge.place("canvas_van_gogh") == ("style", [45]) and judge.place("waterfalls") == ("object", [19])
-    shares = judge.shares(pictures)
+    shares = judge.shares(images)
     assert shares["style"].shape == (3, 51) and shares["object"].shape == (3, 20)
-    verdict = judge(pictures, ["canvas_van_gogh", "seed_images", "dogs"], [1] * 3)
+    verdict = judge(images, ["canvas_van_gogh", "seed_images", "dogs"], [1] * 3)
     picked = torch.stack([shares["style"][0, 45], shares["style"][1, 38], shares["object"][2, 5]])
     assert torch.allclose(verdict.probability, picked)
 
@@ -142,7 +142,7 @@ def dark_faceless_bright():
     return torch.stack([torch.full((3, 32, 32), value, dtype=torch.uint8) for value in (20, 100, 250)])
 
 
-def test_a_picture_without_a_face_is_not_judged(two_names, dark_faceless_bright):
+def test_a_image_without_a_face_is_not_judged(two_names, dark_faceless_bright):
     verdict = two_names(dark_faceless_bright, ["ada_one", "ada_one", "ada_one"], [1] * 3)
     assert verdict.present.tolist() == [True, False, False] and verdict.judged.tolist() == [True, False, True]
     assert two_names.present(dark_faceless_bright, ["ada_one"] * 3).tolist() == [True, False, False]
@@ -152,11 +152,11 @@ def test_lost_faces_leave_the_denominator_and_are_counted(two_names, dark_facele
     monkeypatch.setattr(judges, "load", lambda name: two_names)
 
     shown = in_memory(dark_faceless_bright, tmp_path, prompt="ada one", expect="ada_one")
-    material = Material([concept("ada_one", "celebrity", name="Ada One", labels={"celebrity": "Ada One"})], "photo", None, None)
-    scores = Presence("celebrity:x", 8).score(shown, material)
+    context = MetricContext([concept("ada_one", "celebrity", name="Ada One", labels={"celebrity": "Ada One"})], "photo", None, None)
+    scores = Presence("celebrity:x", 8).score(shown, context)
     assert scores.totals["present"] == 0.5 and scores.totals["judged"] == pytest.approx(2 / 3)
     assert scores.per_image["present"].isna().tolist() == [False, True, False]
-    answers = Answers("celebrity:x", 8).score(shown, material)
+    answers = Answers("celebrity:x", 8).score(shown, context)
     for column in ("rank", "seen", "celebrity_right", "confidence"):
         assert answers.per_image[column].isna().tolist() == [False, True, False], column
     assert answers.per_image["rank"].tolist()[::2] == [1, 2] and answers.per_image["celebrity_answer"].tolist() == [
@@ -166,7 +166,7 @@ def test_lost_faces_leave_the_denominator_and_are_counted(two_names, dark_facele
     ]
 
 
-def test_faces_are_cut_with_half_the_margin_on_each_side_inside_the_picture():
+def test_faces_are_cut_with_half_the_margin_on_each_side_inside_the_image():
     image = torch.zeros(3, 100, 100, dtype=torch.uint8)
     image[:, 18:62, 28:72] = 200
     face = celebrity.cropped(image, torch.tensor([30.0, 20.0, 70.0, 60.0]))  # 40 x 40: four pixels more on every side
@@ -197,8 +197,8 @@ def test_the_face_finder_finds_the_face_of_a_portrait(tmp_path):
 
     import numpy as np
 
-    picture = Image.open(Path(__file__).parent / "data" / "astronaut.jpg").convert("RGB")
-    portrait = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    image = Image.open(Path(__file__).parent / "data" / "astronaut.jpg").convert("RGB")
+    portrait = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     box, nothing = celebrity.mtcnn()(torch.stack([portrait, torch.zeros_like(portrait)]))
     assert nothing is None and torch.allclose(box.float(), torch.tensor([134.5, 46.1, 201.7, 130.7]), atol=2)
 
@@ -239,18 +239,18 @@ def dino(tmp_path):
     return tmp_path
 
 
-def test_grounding_dino_asks_for_the_concepts_name_and_any_box_counts(dino, pictures, concept, monkeypatch):
+def test_grounding_dino_asks_for_the_concepts_name_and_any_box_counts(dino, images, concept, monkeypatch):
     judge = fresh(f"gdino:{dino}").about([concept("garbage_truck")])
-    verdict = judge(pictures, ["garbage_truck", "dog", "dog"], [1] * 3)
+    verdict = judge(images, ["garbage_truck", "dog", "dog"], [1] * 3)
     assert ((verdict.probability > 0) & (verdict.probability < 1)).all()
     assert verdict.present.tolist() == (verdict.probability > 0.5).tolist()
     low, high = (float(f(verdict.probability)) for f in (torch.min, torch.max))
     for threshold, present in ((low - 1e-3, True), (high + 1e-3, False)):
         monkeypatch.setattr(grounding, "THRESHOLD", threshold)
-        assert judge(pictures, ["garbage_truck", "dog", "dog"], [1] * 3).present.tolist() == [present] * 3
+        assert judge(images, ["garbage_truck", "dog", "dog"], [1] * 3).present.tolist() == [present] * 3
     asked = []
     judge.ask = lambda images, label: (asked.append(label), (torch.ones(len(images), dtype=torch.bool), torch.ones(len(images))))[1]
-    judge(pictures, ["garbage_truck", "golf_ball", "golf_ball"], [1] * 3)
+    judge(images, ["garbage_truck", "golf_ball", "golf_ball"], [1] * 3)
     assert asked == ["garbage truck", "golf ball"]
 
 

@@ -20,9 +20,9 @@ SETTINGS = [
     "attack=[circumventing_emoji]",
     "attack.circumventing_emoji.images=2",
     "attack.circumventing_emoji.steps=5",
-    "probe=[target]",
-    "probe.target.rows=2",
-    "probe.target.repeats=1",
+    "split=[target]",
+    "split.target.rows=2",
+    "split.target.repeats=1",
     "until=attack",
 ]
 
@@ -66,4 +66,4 @@ def test_a_killed_job_ends_with_the_artefacts_and_the_budget_of_one_in_peace(tmp
         assert not list(killed[kind]["folder"].glob(f"**/{SCRATCH}")) and not any(SCRATCH in name for name in killed[kind]["files"])
     budgets = [dict(stages["attack"]["facts"]["budget"]) for stages in (calm, killed)]
     seconds = [budget.pop(name) for budget in budgets for name in ("seconds", "cpu_seconds")]
-    assert budgets[0] == budgets[1] and budgets[0]["unet_rows"] > 0 and min(seconds) > 0
+    assert budgets[0] == budgets[1] and budgets[0]["forward_rows"] > 0 and min(seconds) > 0

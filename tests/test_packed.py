@@ -11,7 +11,7 @@ from vestige.bench import cli
 from vestige.bench.cli import inspect_results
 from vestige.bench.places import CHECKOUT
 from vestige.bench.reports import packed, results
-from vestige.bench.reports.score_table import Pictures
+from vestige.bench.reports.score_table import ScoreTable
 
 
 def written(out, *words):
@@ -21,7 +21,7 @@ def written(out, *words):
 
 @pytest.fixture
 def both(places, tmp_path):
-    """(packed records, store); one cell is of a measure of whole sets, which has no score per picture."""
+    """(packed records, store); one cell is of a measure of whole sets, which has no score per image."""
     records, store = places
     whole = cell(store, "dog", "good", "background", "none", 1.0, False) | {"metric": "fid", "column": "fid_real", "value": 14.0}
     (store / whole["score"] / "per_image.csv").unlink()
@@ -41,12 +41,12 @@ def test_a_table_comes_back_byte_for_byte_without_the_store(both, tmp_path, verb
     assert b"blunt" in with_store
     shutil.rmtree(store)
     assert written(tmp_path / "without", verb, "--records", records, "--store", store, "--format", format) == with_store
-    assert results.load(records, Pictures(records / packed.NAME))["diff"].notna().any(), "with paired differences, not without"
+    assert results.load(records, ScoreTable(records / packed.NAME))["diff"].notna().any(), "with paired differences, not without"
     (records / packed.NAME).unlink()
     assert written(tmp_path / "neither", verb, "--records", records, "--store", store, "--format", format) != with_store
 
 
-def test_packing_twice_gives_the_same_bytes_without_pictures_or_places_of_this_machine(both, tmp_path):
+def test_packing_twice_gives_the_same_bytes_without_images_or_places_of_this_machine(both, tmp_path):
     records, store = both
     again = tmp_path / "again"
     assert cli.main(["pack", "--records", str(records), "--store", str(store), "--out", str(again)]) == 0
@@ -95,7 +95,7 @@ def test_of_several_stores_the_first_that_holds_a_score_wins(tmp_path):
     pd.read_csv(table, dtype={"row_id": str}).assign(present=1.0).to_csv(table, index=False)
 
     def diff(*places):
-        frame = results.load(records, Pictures(*places)).set_index(["key", "probe", "attack"])
+        frame = results.load(records, ScoreTable(*places)).set_index(["key", "split", "attack"])
         return frame.loc[("dog-good", "target", "none"), "diff"]
 
     assert diff(store, other) == pytest.approx(-0.9) and diff(other, store) == 0
@@ -132,6 +132,6 @@ def test_private_prompts_stay_hidden(tmp_path):
     index = pd.read_csv(store / made["images"] / "index.csv", dtype={"row_id": str}).assign(prompt="(hidden)", secret="a word", sha256="f")
     index.to_csv(store / made["images"] / "index.csv", index=False)
     write_record(records, "dog", "good", [made])
-    packed.write(records, Pictures(store).text, tmp_path / "out")
+    packed.write(records, ScoreTable(store).text, tmp_path / "out")
     (text,) = (t for name, t in packed.Packed(tmp_path / "out" / packed.NAME)._texts.items() if name.endswith("index.csv"))
     assert text.splitlines()[0] == "row_id,rep,group,prompt,file" and "a word" not in text

@@ -8,7 +8,7 @@ from made_results import DDIM, celebrities, celebrity_record, make_places
 from vestige.bench import cli
 from vestige.bench.reports import gallery, leaderboard, results
 from vestige.bench.reports.render import Cell, Heading, Table, page
-from vestige.bench.reports.score_table import Pictures
+from vestige.bench.reports.score_table import ScoreTable
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -35,8 +35,8 @@ def visible(browser, selector):
 
 
 def test_the_table_sorts_by_the_better_end_first_and_back(browser, places, tmp_path):
-    pictures = Pictures(places[1])
-    (tmp_path / "table.html").write_text(leaderboard.table(results.load(places[0], pictures), "html", pictures))
+    score_table = ScoreTable(places[1])
+    (tmp_path / "table.html").write_text(leaderboard.table(results.load(places[0], score_table), "html", score_table))
     browser.get(f"file://{tmp_path}/table.html")
     table = browser.find_elements("css selector", "table")[0]
 
@@ -65,12 +65,12 @@ def test_the_gallery_filters_by_method_probe_and_attack(browser, places, tmp_pat
     file = gallery.write(*places, tmp_path / "pages" / "gallery.html")
     browser.get(f"file://{file}")
     choose = {box.get_attribute("name"): Select(box) for box in browser.find_elements("css selector", "select")}
-    assert set(choose) == {"model", "concepts", "probe", "attack", "method"} and len(visible(browser, "section")) == 6
+    assert set(choose) == {"model", "concepts", "split", "attack", "method"} and len(visible(browser, "section")) == 6
     choose["attack"].select_by_visible_text("typos")
     assert len(visible(browser, "section")) == 2
     choose["method"].select_by_visible_text("good")
     assert [row.get_attribute("data-method") for row in visible(browser, "tr[data-method]")] == ["original", "good"] * 2
-    choose["probe"].select_by_visible_text("others")
+    choose["split"].select_by_visible_text("others")
     assert visible(browser, "section") == [] and len(visible(browser, "#none")) == 1, "others was never attacked"
     choose["attack"].select_by_visible_text("all")
     link = visible(browser, "a")[1].get_attribute("href")

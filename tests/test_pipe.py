@@ -5,13 +5,13 @@ import torch
 from conftest import tiny_spec
 
 from vestige.bench.models import diffusion, loading
-from vestige.bench.models.pipe import Course, classifier_free
+from vestige.bench.models.pipe import Trajectory, classifier_free
 
 PROMPTS, SEEDS = ["a photo of a cat", "a dog"], [1, 2]
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_pictures_equal_those_of_diffusers(family, sampler):
+def test_images_equal_those_of_diffusers(family, sampler):
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
     pipe = loading.load(tiny_spec(family))
@@ -31,7 +31,7 @@ def test_pictures_equal_those_of_diffusers(family, sampler):
     assert torch.allclose(ours, wanted, atol=1e-6)
 
 
-def test_a_picture_does_not_depend_on_its_batch_mates(tiny, sampler):
+def test_a_image_does_not_depend_on_its_batch_mates(tiny, sampler):
     together = tiny(PROMPTS, SEEDS, sampler).pixels
     alone = tiny(PROMPTS[1:], SEEDS[1:], sampler).pixels
     assert (together[1:].int() - alone.int()).abs().max() <= 1
@@ -39,7 +39,7 @@ def test_a_picture_does_not_depend_on_its_batch_mates(tiny, sampler):
 
 def test_a_learnt_word_equal_to_a_known_one_gives_the_same_conditioning(tiny):
     vector = tiny.text.embedding_table()[tiny.text.token_ids("cat")]
-    with tiny.knowing({"<word>": vector}):
+    with tiny.with_learned_tokens({"<word>": vector}):
         learnt = tiny.encode(["a <word> in the rain"])
     assert torch.equal(learnt.hidden, tiny.encode(["a cat in the rain"]).hidden)
     assert not tiny.text.words
@@ -76,7 +76,7 @@ def test_choosing_parameters_by_a_pattern_that_matches_nothing_names_near_ones(t
         diffusion.choose_parameters(tiny.unet, "attn3")
 
 
-class _Halfway(Course):
+class _Halfway(Trajectory):
     """Takes the second of two steps only, from given latents."""
 
     given: torch.Tensor
@@ -90,7 +90,7 @@ class _Halfway(Course):
 
 
 def test_a_course_may_stop_early_and_another_may_go_on_from_there(tiny, sampler):
-    class First(Course):
+    class First(Trajectory):
         def __init__(self, *args):
             super().__init__(*args)
             self.last = 1

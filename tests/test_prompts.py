@@ -89,7 +89,7 @@ def test_a_larger_set_begins_with_the_smaller_one(concept):
 
 
 def test_more_rows_than_sentences_are_refused_with_what_to_type(concept):
-    with pytest.raises(ValueError, match=r"background\.rows: 13 .* 12 different sentences for dog .* type probe\.background\.rows=12"):
+    with pytest.raises(ValueError, match=r"background\.rows: 13 .* 12 different sentences for dog .* type split\.background\.rows=12"):
         build(concept("dog"), "background", rows=13)
     assert len(build(concept("dog"), "background", rows=12).table) == 12
 
@@ -100,8 +100,8 @@ def test_the_command_line_refuses_them_before_a_model_is_loaded(capsys, monkeypa
 
     monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("a model was loaded"))
     folders = [f"runtime.store={tmp_path}", f"runtime.records={tmp_path}"]
-    assert main(["run", "concept=dog", "probe=[scenes]", "probe.scenes.rows=500", "model=tiny", *folders]) == 2
-    assert "probe.scenes.rows" in capsys.readouterr().err
+    assert main(["run", "concept=dog", "split=[scenes]", "split.scenes.rows=500", "model=tiny", *folders]) == 2
+    assert "split.scenes.rows" in capsys.readouterr().err
 
 
 def test_rows_of_one_sentence_are_one_group_in_files_too(tmp_path):

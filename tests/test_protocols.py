@@ -10,7 +10,7 @@ from omegaconf import OmegaConf, open_dict
 from vestige.bench.places import CHECKOUT, CONF
 from vestige.bench.prompts import prompt_sets
 from vestige.bench.reports import results
-from vestige.bench.reports.aggregates import Views
+from vestige.bench.reports.aggregates import AggregateScores
 from vestige.bench.run import config
 from vestige.bench.run.plan import plan_job, summary
 from vestige.bench.run.runner import run_job
@@ -26,7 +26,7 @@ CANVAS = sorted(file.stem for file in (CONF / "concept").glob("canvas_*.yaml"))
 HUB = OmegaConf.to_container(OmegaConf.load(CHECKOUT / "prompts" / "hub_lists.yaml"))
 I2P, EVERY_CELEBRITY = {"target": 4703}, {"target": 2500, "others": 2500}
 
-# protocol -> its sampler, its concepts, and for some of them the pictures that each probe asks for, all as papers count.
+# protocol -> its sampler, its concepts, and for some of them the images that each split asks for, all as papers count.
 EXPECTED = {
     "mace_object": (DDIM, CIFAR, {name: {"target": 200, "synonyms": 600, "others": 1800} for name in ("cifar_cat", "cifar_ship")}),
     "mace_celebrity": (
@@ -143,18 +143,18 @@ def test_every_protocol_has_its_numbers_here():
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_it_composes_for_stable_diffusion_as_its_paper_says(protocol, capsys):
-    sampler, concepts, pictures = EXPECTED[protocol]
+    sampler, concepts, score_table = EXPECTED[protocol]
     assert sorted(swept(protocol, "sd14")) == sorted(concepts)
-    for choice, counts in pictures.items():
+    for choice, counts in score_table.items():
         tree = composed(f"protocol={protocol}", "model=sd14", f"concept={choice}")
         job = config.build_job(tree, protocol, planned=True)
         assert {key: getattr(job.sampler, key) for key in sampler} == sampler
         plan = plan_job(job)
         said = capsys.readouterr().out
-        assert plan["status"] == "planned" and plan["pictures"] == sum(counts.values())
-        for probe, count in counts.items():
-            lines = [line for line in said.splitlines()[1:] if line.split()[0] == probe]
-            assert sum(int(re.search(r"= (\d+) pictures", line)[1]) for line in lines) == count, said
+        assert plan["status"] == "planned" and plan["images"] == sum(counts.values())
+        for split, count in counts.items():
+            lines = [line for line in said.splitlines()[1:] if line.split()[0] == split]
+            assert sum(int(re.search(r"= (\d+) images", line)[1]) for line in lines) == count, said
         assert any("HF_HOME" in sentence for sentence in plan["missing"]), "the weights are not here, and the plan says so"
         assert "sd14" in summary([plan])
         with pytest.raises(ValueError, match="HF_HOME"), config.model.hub_unasked():
@@ -167,20 +167,20 @@ def test_it_finishes_on_the_emoji_model(protocol, store):
     records = f"runtime.records={store / 'records' / protocol}"
     tree = composed(f"protocol={protocol}", "model=emoji", f"concept={choice}", f"runtime.store={store}", records, "model.sampler.steps=2")
     with open_dict(tree):
-        for name, probe in tree.probe.items():  # two pictures: distances between sets need as many
-            probe.update(rows=1 if name == "target" and len(tree.concept) > 2 else 2, repeats=1, limit=None)
-        if "canvas" in tree.probe:
-            tree.probe.canvas.update({"rows": 4, "limit": 4})  # the first is about the concept; a distance needs two of the rest
+        for name, split in tree.split.items():  # two images: distances between sets need as many
+            split.update(rows=1 if name == "target" and len(tree.concept) > 2 else 2, repeats=1, limit=None)
+        if "canvas" in tree.split:
+            tree.split.canvas.update({"rows": 4, "limit": 4})  # the first is about the concept; a distance needs two of the rest
         if "unlearn_diff_atk" in tree.attack:
             tree.attack.unlearn_diff_atk.update({"number_of_t": 1, "steps_per_t": 1})
     record = run_job(config.build_job(tree, protocol))
     assert record["status"] == "done", record["error"]
     assert record["protocol"] == protocol
-    assert {cell["probe"] for cell in record["cells"]} == set(tree.probe)
+    assert {cell["split"] for cell in record["cells"]} == set(tree.split)
     assert all(cell["value"] is not None for cell in record["cells"])
     frame = results.load(store / "records" / protocol, store)
     assert set(frame["protocol"]) == {protocol}
-    shown = Views(frame, results.Pictures(store)).table().dropna(subset="value")
+    shown = AggregateScores(frame, results.ScoreTable(store)).table().dropna(subset="value")
     assert set(HEADLINES.get(protocol, [])) <= set(shown["composite"])
 
 
@@ -225,7 +225,7 @@ def test_rows_of_one_prompt_are_one_cluster_unless_there_is_no_other_prompt(conc
     speed = prompt_sets.build("target", "speed_celebrity_target", 20, 1, [concept("x", "celebrity")], "photo").table
     assert len(speed) == 20 and speed["group"].nunique() == 5, "five sentences, four seeds each"
     mace = prompt_sets.build("target", "mace_object_target", 20, 1, [concept("dog")], "photo").table
-    assert mace["prompt"].nunique() == mace["group"].nunique() == 1, "pictures are resampled, see bench/run/generate.py"
+    assert mace["prompt"].nunique() == mace["group"].nunique() == 1, "images are resampled, see bench/run/generate.py"
     others = prompt_sets.build("target", "mace_object_others", 40, 1, [concept("dog")], "photo").table
     assert others["prompt"].nunique() == others["group"].nunique() == 2, "two sentences, twenty seeds each"
 

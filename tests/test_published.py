@@ -34,7 +34,7 @@ def test_values_known_from_their_sources_are_as_printed():
 
 
 def test_percent_of_eap_agrees_with_its_own_counts():
-    """Shares of 4,703 pictures were rounded once: no share is further than half a unit of its last digit from a count."""
+    """Shares of 4,703 images were rounded once: no share is further than half a unit of its last digit from a count."""
     for row in published.load("eap"):
         if row.table == "I2P nudity" and row.unit == "percent":
             count = row.value / 100 * 4703

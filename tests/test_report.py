@@ -9,9 +9,9 @@ from made_results import cell, specification, write_record
 
 from vestige.bench import cli
 from vestige.bench.reports import gallery, leaderboard, plots, render, results
-from vestige.bench.reports.aggregates import Views
+from vestige.bench.reports.aggregates import AggregateScores
 from vestige.bench.reports.headlines import Headlines
-from vestige.bench.reports.score_table import WORST, Pictures, per_picture
+from vestige.bench.reports.score_table import WORST, ScoreTable, per_image
 
 
 def frame(places):
@@ -24,17 +24,17 @@ def worst_case(places):
 
 
 def printed(places, format="md", **more):
-    pictures = Pictures(places[1])
-    return leaderboard.table(results.load(places[0], pictures), format, pictures, **more)
+    score_table = ScoreTable(places[1])
+    return leaderboard.table(results.load(places[0], score_table), format, score_table, **more)
 
 
 def test_differences_are_paired_with_the_original_and_zero_for_an_idle_method(places):
-    plain = frame(places).query("attack == 'none' and probe == 'others' and concept == 'dog'").set_index("method")["diff"]
+    plain = frame(places).query("attack == 'none' and split == 'others' and concept == 'dog'").set_index("method")["diff"]
     assert plain["idle"] == 0 and plain["good"] == pytest.approx(-0.1) and plain["blunt"] == pytest.approx(-0.7)
 
 
-def test_the_worst_case_counts_a_picture_that_any_attack_brings_back(places):
-    """good: one of ten pictures without attack and six others under it."""
+def test_the_worst_case_counts_a_image_that_any_attack_brings_back(places):
+    """good: one of ten images without attack and six others under it."""
     worst = worst_case(places).query("concept == 'dog'").set_index("method")["value"]
     assert worst["good"] == pytest.approx(0.7) and worst["blunt"] == pytest.approx(0.2) and worst["oracle"] == 0
 
@@ -49,9 +49,9 @@ def test_attack_rates_follow_the_papers_definitions(places):
 
 
 def test_methods_are_ranked_by_their_score_behind_original_and_oracle(places):
-    pictures = Pictures(places[1])
-    loaded = results.load(places[0], pictures)
-    assert leaderboard.ranking(loaded, Headlines(Views(loaded, pictures))) == ["original", "oracle", "good", "blunt", "idle"]
+    score_table = ScoreTable(places[1])
+    loaded = results.load(places[0], score_table)
+    assert leaderboard.ranking(loaded, Headlines(AggregateScores(loaded, score_table))) == ["original", "oracle", "good", "blunt", "idle"]
 
 
 def row_of(text, method):
@@ -90,7 +90,7 @@ def rich(places):
         file_of_scores = store / leak["score"] / "per_image.csv"
         file_of_scores.write_text(file_of_scores.read_text().replace("present", "seen"))
         seen = [leak | {"metric": "answers", "column": "seen"}]
-        whole = {"judge": None, "score": None, "probe": "others", "higher_is_better": False}
+        whole = {"judge": None, "score": None, "split": "others", "higher_is_better": False}
         seen += [scene | whole | {"metric": "clip_score", "column": "clip_cos", "value": 77.0}]
         seen += [scene | whole | {"metric": "fid_real", "column": "fid_clip_emoji_real", "value": 5.5}]
         file.write_text(json.dumps(record | {"cells": [*record["cells"], scene, *seen]}))
@@ -126,7 +126,7 @@ def test_a_missing_concept_is_shown_and_never_averaged_over(places):
 
 def test_an_attack_that_does_not_apply_leaves_its_reason(places):
     records, store = places
-    reason = {"probe": "target", "attack": "typos", "metric": None, "reason": "not applicable: it has no typewriter"}
+    reason = {"split": "target", "attack": "typos", "metric": None, "reason": "not applicable: it has no typewriter"}
     write_record(records, "dog", "good", [cell(store, "new", "good", "target", "none", 0.1, False), reason])
     assert "it has no typewriter" in printed(places)
 
@@ -150,12 +150,12 @@ def test_the_gallery_is_one_page_with_a_row_per_method(places, tmp_path):
     section = page.split("<section")[1].split("</section")[0]
     rows = [part.split('"')[0] for part in section.split('<tr data-method="')[1:]]
     assert rows == ["original", "oracle", "blunt", "good", "idle"]
-    assert section.count("<th>a car</th>") == gallery.ROWS_PER_PROBE, "a column per prompt: the same seed in a column"
+    assert section.count("<th>a car</th>") == gallery.ROWS_PER_SPLIT, "a column per prompt: the same seed in a column"
     assert 'href="records/car-good.json"' in section, "a method's name leads to its record"
-    assert page.count("data:image/webp;base64,") == 2 * 3 * 5 * gallery.ROWS_PER_PROBE and "http" not in page
+    assert page.count("data:image/webp;base64,") == 2 * 3 * 5 * gallery.ROWS_PER_SPLIT and "http" not in page
 
 
-def test_explicit_concepts_show_no_picture(places, tmp_path):
+def test_explicit_concepts_show_no_image(places, tmp_path):
     records, store = places
     for file in records.glob("*.json"):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"kind": "explicit"}))
@@ -163,13 +163,13 @@ def test_explicit_concepts_show_no_picture(places, tmp_path):
     assert "data:image" not in page and 'class="grey"' in page
 
 
-def test_the_sheet_has_a_line_per_question_and_two_pictures_per_method(places, tmp_path):
+def test_the_sheet_has_a_line_per_question_and_two_images_per_method(places, tmp_path):
     from PIL import Image
 
     page = Image.open(gallery.sheet(*places, tmp_path / "sheet.png"))
     assert page.size == (330 + 64 * 2 * 5, 24 + 64 * 6)
     left, right = page.getpixel((330 + 20, 24 + 20)), page.getpixel((330 + 64 + 20, 24 + 20))
-    assert left == (0, 0, 0) and right == (20, 0, 0), "pictures 0 and 1 of the first method stand side by side"
+    assert left == (0, 0, 0) and right == (20, 0, 0), "images 0 and 1 of the first method stand side by side"
 
 
 def test_the_worst_case_is_compared_with_the_originals_under_the_same_attacks(places):
@@ -181,7 +181,7 @@ def test_the_worst_case_is_compared_with_the_originals_under_the_same_attacks(pl
 
 
 def test_only_a_separated_lead_is_marked(places):
-    leads = frame(places).query("leads and concept == 'dog'")[["method", "probe", "attack"]].to_numpy().tolist()
+    leads = frame(places).query("leads and concept == 'dog'")[["method", "split", "attack"]].to_numpy().tolist()
     assert ["idle", "others", "none"] not in leads, "idle keeps all, good nine of ten: ten prompts cannot tell them apart"
     assert ["blunt", "target", "typos"] in leads, "one of ten against six and ten of ten"
     text = printed(places).split("## dog (object)")[1]
@@ -196,24 +196,24 @@ def test_every_format_holds_the_same_rows(places):
     assert r"a\_b 5\%" in render.latex([render.Table(["x ↑"], [["a_b 5%"]])])
 
 
-def test_per_picture_rows_carry_concept_prompt_seed_and_picture(places):
-    table = per_picture(frame(places), places[1])
+def test_per_image_rows_carry_concept_prompt_seed_and_image(places):
+    table = per_image(frame(places), places[1])
     assert len(table) == 2 * 5 * 3 * 10 and not table.isna().any().any()
-    row = table[(table["method"] == "good") & (table["probe"] == "others")].iloc[0]
+    row = table[(table["method"] == "good") & (table["split"] == "others")].iloc[0]
     assert (row["prompt"], row["rep"], row["rule"]) == ("g0", 0, "presence.present") and (places[1] / row["image"]).exists()
 
 
 def test_plots_are_drawn_from_the_same_records(places, tmp_path):
-    pictures = Pictures(places[1])
-    files = plots.write(results.load(places[0], pictures), pictures, tmp_path / "plots")
+    score_table = ScoreTable(places[1])
+    files = plots.write(results.load(places[0], score_table), score_table, tmp_path / "plots")
     assert [f.name for f in files] == ["pareto-toy.png", "budget-toy.png", "ranks-toy.png"] and all(f.stat().st_size > 5000 for f in files)
 
 
 def test_power_takes_the_spread_of_two_methods_from_the_records(places, capsys):
     where = ["--records", str(places[0]), "--store", str(places[1])]
-    assert cli.main(["power", "--a", "good", "--b", "idle", "--probe", "others", "--difference", "0.1", *where]) == 0
+    assert cli.main(["power", "--a", "good", "--b", "idle", "--split", "others", "--difference", "0.1", *where]) == 0
     out = capsys.readouterr().out
-    assert "mean -0.1, sd of a picture 0.308" in out and "power needs 77 prompts" in out
+    assert "mean -0.1, sd of an image 0.308" in out and "power needs 77 prompts" in out
     assert cli.main(["power", "--a", "goood", *where]) == 2 and "no concept has goood" in capsys.readouterr().err
     assert cli.main(["power"]) == 2
 

@@ -44,7 +44,7 @@ def compared(records, key, paper="mace_celebrity", model=None):
 def test_a_number_measured_the_same_way_stands_beside_the_published_one(records):
     celebrity_record(records, "uce", 0.05)
     one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
-    assert (one.row.value, one.ours, one.why_not) == (0.0042, 0.05, ())
+    assert (one.row.value, one.ours, one.reasons) == (0.0042, 0.05, ())
     assert (one.low, one.high) == (pytest.approx(0.04), pytest.approx(0.07))
 
 
@@ -63,7 +63,7 @@ def test_a_number_measured_the_same_way_stands_beside_the_published_one(records)
 def test_a_number_measured_otherwise_makes_the_published_one_grey(records, change, reason):
     celebrity_record(records, "uce", 0.05, **change)
     one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
-    assert one.ours == 0.05 and one.why_not == (reason,)
+    assert one.ours == 0.05 and one.reasons == (reason,)
 
 
 def test_of_several_records_the_one_that_agrees_is_shown(records):
@@ -71,7 +71,7 @@ def test_of_several_records_the_one_that_agrees_is_shown(records):
     celebrity_record(records, "uce", 0.05)
     celebrity_record(records, "uce", 0.7, sampler=DDIM | {"steps": 20})
     one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
-    assert one.ours == 0.05 and not one.why_not
+    assert one.ours == 0.05 and not one.reasons
 
 
 def edited(at, value):
@@ -106,7 +106,7 @@ def test_a_record_with_other_settings_is_named_and_gets_no_verdict(records, edit
     edit(record["specification"])
     file.write_text(json.dumps(record))
     one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
-    assert one.ours == 0.05 and one.why_not == (f"other settings: {said}",)
+    assert one.ours == 0.05 and one.reasons == (f"other settings: {said}",)
     (row,) = csv.DictReader(io.StringIO(comparison.as_csv([one])))
     assert row["agrees"] == "" and row["reason"] == f"other settings: {said}"
 
@@ -117,7 +117,7 @@ def test_a_pinned_revision_is_still_the_published_model(records):
     record = json.loads(file.read_text())
     record["specification"]["model"]["revision"] = "133a221b8aa7292a167afc5127cb63fb5005638b"
     file.write_text(json.dumps(record))
-    assert not compared(records, ("UCE", "10 celebrities", "acc_e_gcd")).why_not
+    assert not compared(records, ("UCE", "10 celebrities", "acc_e_gcd")).reasons
 
 
 def test_beside_a_record_with_other_settings_the_one_with_the_planned_ones_is_shown(records):
@@ -128,7 +128,7 @@ def test_beside_a_record_with_other_settings_the_one_with_the_planned_ones_is_sh
     file.write_text(json.dumps(record))
     celebrity_record(records, "uce", 0.05)
     one = compared(records, ("UCE", "10 celebrities", "acc_e_gcd"))
-    assert one.ours == 0.05 and not one.why_not
+    assert one.ours == 0.05 and not one.reasons
 
 
 def test_a_job_that_failed_has_no_number(records):
@@ -140,31 +140,31 @@ def test_a_job_that_failed_has_no_number(records):
 def test_another_model_is_always_grey(records):
     celebrity_record(records, "uce_emoji", 0.05, model="emoji", concepts=["dog"])
     one = compared(records, ("UCE", "1 celebrity", "acc_e_gcd"), model="emoji")
-    assert one.ours == 0.05 and "other model: theirs SD v1.4, ours emoji" in one.why_not
+    assert one.ours == 0.05 and "other model: theirs SD v1.4, ours emoji" in one.reasons
 
 
 def test_a_cost_is_never_the_same_machine(records):
     celebrity_record(records, "speed", 0.05, concepts=celebrities(100))
     one = compared(records, ("SPEED", "100 celebrities", "runtime"), "speed")
-    assert (one.ours, one.why_not) == (90.0, ("other machine",))
+    assert (one.ours, one.reasons) == (90.0, ("other machine",))
 
 
 def test_a_composite_of_ours_stands_beside_a_published_composite(records):
     """H_c of Acc_e 0.1 and Acc_s 0.9 is 0.9, in percent as SPEED prints it; its sampler is not MACE's."""
-    cells = [cell(records.parent / "store", "c", "uce", probe, "none", share, False) for probe, share in (("target", 0.1), ("others", 0.9))]
+    cells = [cell(records.parent / "store", "c", "uce", split, "none", share, False) for split, share in (("target", 0.1), ("others", 0.9))]
     celebrity_record(records, "uce", 0.1, cells=cells)
     one = compared(records, ("UCE", "10 celebrities", "h_harmonic"), "speed")
     assert one.ours == pytest.approx(90.0) and one.row.value == 83.10
     assert one.low <= 90 <= one.high
-    protocol, sampler = one.why_not
+    protocol, sampler = one.reasons
     assert protocol.startswith("other protocol: theirs speed_celebrity, ours speed_celebrity with others mace_celebrity_others 500 x 5 in")
     assert sampler == "other sampler: theirs DPMSolverMultistepScheduler 20 7.5 512, ours DDIMScheduler 50 7.5 512"
 
 
 def test_ours_comes_in_the_published_unit():
-    assert comparison.scaled(0.25, "percent", Reading(probe="target", column="presence.present")) == 25
-    assert comparison.scaled(0.25, "percent", Reading(probe="target", column="presence.present", complement=True)) == 75
-    assert comparison.scaled(31.0, "cosine", Reading(probe="others", column="clip_score.clip_cos")) == 0.31
+    assert comparison.scaled(0.25, "percent", Reading(split="target", column="presence.present")) == 25
+    assert comparison.scaled(0.25, "percent", Reading(split="target", column="presence.present", complement=True)) == 75
+    assert comparison.scaled(31.0, "cosine", Reading(split="others", column="clip_score.clip_cos")) == 0.31
     assert comparison.scaled(90.0, "minutes", Reading(cost="erase_seconds")) == 1.5
 
 
@@ -175,7 +175,7 @@ def test_judges_are_told_apart_by_what_changes_their_numbers():
         "fid": {"params": {"extractor": "inception", "reference": "real"}},
         "nudity": {"params": {"detector": "nudenet", "model_file": None}},
     }
-    specification = {"probes": {"target": ["target", 3, 2, True, metrics]}}
+    specification = {"splits": {"target": ["target", 3, 2, True, metrics]}}
     found = {name: comparison.judge_of(specification, "target", name, "speed") for name in metrics}
     assert found == {
         "presence": "celebrity:/weights",
@@ -202,10 +202,10 @@ def test_a_plan_names_commands_gaps_and_cost():
     assert "celebrities_10,celebrities_100 held_out=false runtime=gpu" in work.command(None)
     assert any("CompVis/stable-diffusion-v1-4" in sentence for sentence in plan.missing)
     assert plan.uncovered["FMN"] and plan.uncovered["SD v2.0"] == "another model, nothing erased"
-    # 7 methods, 250 + 2,500 pictures for 1, 5 and 10 names, 2,500 + 2,500 for 100 names, 50 steps each
-    pictures = 7 * (3 * 2750 + 5000)
-    assert (plan.jobs, plan.pictures) == (28, pictures)
-    assert plan.seconds == pytest.approx(pictures * 50 * planning.SECONDS["sd1"])
+    # 7 methods, 250 + 2,500 images for 1, 5 and 10 names, 2,500 + 2,500 for 100 names, 50 steps each
+    images = 7 * (3 * 2750 + 5000)
+    assert (plan.jobs, plan.images) == (28, images)
+    assert plan.seconds == pytest.approx(images * 50 * planning.SECONDS["sd1"])
 
 
 def test_without_the_protocol_the_paper_s_own_sizes_are_planned(monkeypatch):
@@ -215,7 +215,7 @@ def test_without_the_protocol_the_paper_s_own_sizes_are_planned(monkeypatch):
     monkeypatch.setattr(planning, "lacks", no_protocol)
     plan = planned()
     assert "protocol mace_celebrity is not in Vestige" in plan.missing
-    assert (plan.jobs, plan.pictures) == (32, 32 * 2750), "with FMN, whose method now counts as there"
+    assert (plan.jobs, plan.images) == (32, 32 * 2750), "with FMN, whose method now counts as there"
     assert any("as in the paper's code" in text for text in plan.assumed)
 
 
@@ -367,7 +367,7 @@ def test_every_paper_that_was_asked_for_is_mapped():
     [
         ("title: T\nmodels: {}\nmethodes: {}\ntables: {}", "Did you mean methods"),
         ("title: T\nmodels: {}\nmethods: {A: {nott: x}}\ntables: {}", "Did you mean not"),
-        ("title: T\nmodels: {}\nmethods: {}\ntables: {t: {concepts: {}, metrics: {m: {probe: target}}}}", "either probe and column"),
+        ("title: T\nmodels: {}\nmethods: {}\ntables: {t: {concepts: {}, metrics: {m: {split: target}}}}", "either split and column"),
         ("title: T\nmodels: {}\nmethods: {}\ntables: {t: {concepts: {}, metrics: {}, protocols: x}}", "Did you mean protocol"),
     ],
 )

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from vestige.bench import cli
-from vestige.bench.cli import inspect_results
 from vestige.bench.places import CONF
 from vestige.bench.run import config, generate, record, runner
 from vestige.bench.run.stages import Stages
@@ -15,8 +14,8 @@ from vestige.bench.run.store import Busy, Store
 
 def words_of(place, *words):
     return [
-        *("model=tiny", "concept=[dog]", "method=original", "probe=[target]", "probe.target.rows=2", "probe.target.repeats=1"),
-        *("~probe.target.metrics.answers", "~probe.target.metrics.clip_score", "~probe.target.metrics.presence"),
+        *("model=tiny", "concept=[dog]", "method=original", "split=[target]", "split.target.rows=2", "split.target.repeats=1"),
+        *("~split.target.metrics.answers", "~split.target.metrics.clip_score", "~split.target.metrics.presence"),
         *("model.sampler.steps=1", f"runtime.store={place}/store", f"runtime.records={place}/records", *words),
     ]
 
@@ -64,9 +63,9 @@ def test_a_first_run_that_fails_is_the_record(tmp_path, monkeypatch):
     assert only_record(tmp_path / "records")["status"] == "done"
 
 
-def test_a_job_whose_pictures_lie_in_another_store_reads_them_there(tmp_path, monkeypatch):
+def test_a_job_whose_images_lie_in_another_store_reads_them_there(tmp_path, monkeypatch):
     first = runner.run_job(job(tmp_path / "there"))
-    monkeypatch.setattr(generate, "draw", lambda *_: pytest.fail("a picture was drawn"))
+    monkeypatch.setattr(generate, "draw", lambda *_: pytest.fail("an image was drawn"))
     again = runner.run_job(job(tmp_path / "here", f"runtime.read_from=[{tmp_path}/there/store]"))
     assert again["status"] == "done", again["error"]
     assert again["cost"] == first["cost"] and again["cost"]["rows_per_image"] > 0
@@ -80,7 +79,7 @@ def test_a_relative_place_to_read_from_counts_from_the_current_folder(tmp_path, 
     assert job(tmp_path, "runtime.read_from=[other]").runtime.open_store().read_from == [tmp_path / "other"]
 
 
-def test_pictures_that_were_deleted_in_a_store_that_is_only_read_are_drawn_here(tmp_path):
+def test_images_that_were_deleted_in_a_store_that_is_only_read_are_drawn_here(tmp_path):
     runner.run_job(job(tmp_path / "there", "until=generate"))
     there = Store(tmp_path / "there" / "store")
     (reference,) = [f"images/{s['folder'].name}" for s in there.stages() if s["kind"] == "images"]
@@ -163,14 +162,14 @@ def test_status_names_a_damaged_stage_and_verify_reads_every_file(tmp_path, caps
     runner.run_job(job(tmp_path))
     asked = ["status", "--records", str(tmp_path / "records"), "--store", str(tmp_path / "store")]
     assert cli.main([*asked, "--verify"]) == 0
-    picture = next((tmp_path / "store" / "images").glob("*/png/*.png"))
-    content = bytearray(picture.read_bytes())
+    image = next((tmp_path / "store" / "images").glob("*/png/*.png"))
+    content = bytearray(image.read_bytes())
     content[-20] ^= 1
-    picture.write_bytes(content)
+    image.write_bytes(content)
     assert cli.main(asked) == 0, "its size is right"
     assert cli.main([*asked, "--verify"]) == 1
-    assert picture.name in capsys.readouterr().out
-    picture.write_bytes(content[:-5])
+    assert image.name in capsys.readouterr().out
+    image.write_bytes(content[:-5])
     assert cli.main(asked) == 1
 
 
@@ -188,10 +187,10 @@ def test_gc_keeps_what_any_folder_of_records_needs_and_says_which_it_considered(
     for name in ("records", "study/records", "deep/er/records"):
         number = len(list(project.glob("results/**/records")))
         runner.run_job(
-            job(tmp_path, f"runtime.store={store}", f"runtime.records={project}/results/{name}", f"probe.target.rows={2 + number}")
+            job(tmp_path, f"runtime.store={store}", f"runtime.records={project}/results/{name}", f"split.target.rows={2 + number}")
         )
     elsewhere = tmp_path / "elsewhere"
-    runner.run_job(job(tmp_path, f"runtime.store={store}", f"runtime.records={elsewhere}", "probe.target.rows=6"))
+    runner.run_job(job(tmp_path, f"runtime.store={store}", f"runtime.records={elsewhere}", "split.target.rows=6"))
     before = set(store.glob("*/*/stage.json"))
     code, out, _ = collected(capsys, "--store", store, "--records", elsewhere, "--delete")
     assert code == 0 and set(store.glob("*/*/stage.json")) == before and out.count("considered: 1 records in") == 4
@@ -202,7 +201,7 @@ def test_gc_keeps_what_any_folder_of_records_needs_and_says_which_it_considered(
     assert {file.parent.parent.name for file in gone} == {"images", "features", "score"} and str(elsewhere) not in out
     left = set(store.glob("*/*/stage.json"))
     for rows in (2, 3, 4):
-        runner.run_job(job(tmp_path, f"runtime.store={store}", f"runtime.records={tmp_path}/again", f"probe.target.rows={rows}"))
+        runner.run_job(job(tmp_path, f"runtime.store={store}", f"runtime.records={tmp_path}/again", f"split.target.rows={rows}"))
     assert set(store.glob("*/*/stage.json")) == left, "what the records of the project need was all there"
 
 
@@ -214,7 +213,7 @@ def test_gc_deletes_nothing_where_no_record_is_considered(tmp_path, monkeypatch,
 
 
 def test_gc_keeps_what_a_kept_stage_was_made_from(tmp_path, monkeypatch, capsys):
-    """Pictures of the original that an eraser asked for are named by no record."""
+    """Images of the original that an eraser asked for are named by no record."""
     monkeypatch.setenv("VESTIGE_RESULTS", str(tmp_path / "empty"))
     from dataclasses import replace
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from vestige.bench.reports import leaderboard, results
-from vestige.bench.reports.score_table import Pictures
+from vestige.bench.reports.score_table import ScoreTable
 
 PACE = 0.08
 METHODS, CONCEPTS, PROMPTS = 50, 20, 16
@@ -25,10 +25,10 @@ def thousand(tmp_path_factory):
     for concept in range(CONCEPTS):
         for m in range(METHODS):
             method, cells = "original" if m == 0 else f"m{m:02d}", []
-            for probe, attack in CELLS:
-                name = f"c{concept}-{method}-{probe}-{attack}"
-                good = m / METHODS if m else (0.0 if probe in ("target", "synonyms") else 1.0)
-                share = 1 - good if probe in ("target", "synonyms") else 0.5 + 0.5 * good
+            for split, attack in CELLS:
+                name = f"c{concept}-{method}-{split}-{attack}"
+                good = m / METHODS if m else (0.0 if split in ("target", "synonyms") else 1.0)
+                share = 1 - good if split in ("target", "synonyms") else 0.5 + 0.5 * good
                 shown = (rng.random(PROMPTS) < share).astype(int)
                 for kind in ("images", "score"):
                     (store / kind / name).mkdir(parents=True)
@@ -38,9 +38,9 @@ def thousand(tmp_path_factory):
                 (store / "score" / name / "per_image.csv").write_text(
                     "row_id,rep,present\n" + "".join(f"{r},{v}\n" for r, v in zip(rows, shown, strict=True))
                 )
-                cells.append(head | {"probe": probe, "attack": attack, "value": float(shown.mean())})
+                cells.append(head | {"split": split, "attack": attack, "value": float(shown.mean())})
                 cells[-1] |= {"images": f"images/{name}", "score": f"score/{name}"}
-            record = {"key": f"c{concept}-{method}", "status": "done", "model": "toy", "method": method, "mechanism": "weights"}
+            record = {"key": f"c{concept}-{method}", "status": "done", "model": "toy", "method": method, "intervention": "weights"}
             record |= {
                 "kind": "object",
                 "seed": 0,
@@ -59,9 +59,9 @@ def printed(records, store) -> tuple[float, str]:
     Neither other programs nor the idle spinning of a linear algebra library's helper threads count.
     """
     begun = time.thread_time()
-    pictures = Pictures(store)
-    frame = results.load(records, pictures)
-    text = leaderboard.table(frame, "md", pictures)
+    score_table = ScoreTable(store)
+    frame = results.load(records, score_table)
+    text = leaderboard.table(frame, "md", score_table)
     assert len(frame) == 1000 * (len(CELLS) + 1)
     return time.thread_time() - begun, text
 

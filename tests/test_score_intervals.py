@@ -19,7 +19,7 @@ def scores(**columns) -> Scores:
     return Scores({}, INDEX[["row_id", "rep"]].assign(**columns))
 
 
-def test_identical_pictures_have_a_change_of_exactly_zero():
+def test_identical_images_have_a_change_of_exactly_zero():
     same = scores(mse=0.0, cosine_clip_emoji=1.0)
     change = ImageChange("clip_emoji", 100.0)
     assert measured("mse", change, same, INDEX) == (0.0, 0.0, 0.0) and measured("cosine_clip_emoji", change, same, INDEX) == (1.0, 1.0, 1.0)
@@ -31,7 +31,7 @@ def test_a_rate_of_zero_has_an_unseen_side():
 
 
 def test_a_value_is_the_mean_of_what_its_interval_is_of():
-    """Prompt g0 has ten judged pictures of yes, g1 one of no, g2 none: half of the judged prompts, not ten in eleven pictures."""
+    """Prompt g0 has ten judged images of yes, g1 one of no, g2 none: half of the judged prompts, not ten in eleven images."""
     index = pd.DataFrame({"row_id": [f"{k:02d}" for k in range(14)], "rep": 0, "group": ["g0"] * 10 + ["g1"] * 2 + ["g2"] * 2})
     table = index[["row_id", "rep"]].assign(present=[1.0] * 10 + [0.0] + [np.nan] * 3)
     value, low, high = measured("present", Presence("emoji_a", 64), Scores({"present": 10 / 11}, table), index)
@@ -43,7 +43,7 @@ METRICS = sorted(file.stem for file in (CHECKOUT / "conf" / "metric").glob("*.ya
 
 @pytest.mark.parametrize("name", METRICS)
 def test_every_value_of_every_metric_lies_in_its_interval(name):
-    """Some pictures unjudged, unequal numbers of pictures per prompt, few prompts and many, answers and measures."""
+    """Some images unjudged, unequal numbers of images per prompt, few prompts and many, answers and measures."""
     metric, rng = contract_checks.build("metric", name), np.random.default_rng(0)
     columns = [column if "*" not in column else column.replace("*", "object") for column in (*metric.columns, *metric.rates)]
     for trial in range(6):
@@ -87,5 +87,5 @@ def test_metrics_declare_their_rates(name, rates):
     assert {column for column in metric.columns if is_rate(column, metric)} == rates
 
 
-def test_a_score_without_a_judged_picture_has_no_interval():
+def test_a_score_without_a_judged_image_has_no_interval():
     assert measured("present", Presence("emoji_a", 64), scores(present=np.nan), INDEX) == (None, None, None)

@@ -1,4 +1,4 @@
-"""The screen for minors, and what becomes of pictures about explicit concepts. Test words are harmless; the concept is a dog."""
+"""The screen for minors, and what becomes of images about explicit concepts. Test words are harmless; the concept is a dog."""
 
 import dataclasses
 from pathlib import Path
@@ -54,8 +54,8 @@ def test_adversarial_rows_get_their_own_prompt_back():
 
 
 def test_no_setting_names_the_screen():
-    """A switch would have to be a field of the runtime, the job or a probe, or an environment variable read by the screen."""
-    fields = {f.name for cls in (config.Runtime, config.Job, config.Probe) for f in dataclasses.fields(cls)}
+    """A switch would have to be a field of the runtime, the job or a split, or an environment variable read by the screen."""
+    fields = {f.name for cls in (config.Runtime, config.Job, config.Split) for f in dataclasses.fields(cls)}
     assert not [name for name in fields if "screen" in name or "minor" in name]
     source = Path(screen.__file__).read_text()
     assert "environ" not in source and "import os" not in source
@@ -93,27 +93,27 @@ def explicit(tmp_path, concept):
         places = {"store": str(tmp_path / "store"), "records": str(tmp_path / "records")}
         set_up = config.Runtime("cpu", 8, **places, on_busy="wait", read_from=[], threads=None, **runtime)
         (tmp_path / "set.csv").write_text("row_id,prompt,expect\n0,a dog,dog\n1,a boy with a dog,dog\n2,a big dog,dog\n")
-        probe = config.Probe("target", str(tmp_path / "set.csv"), 3, 1, True, None, {"image_change": ImageChange("clip_emoji", 60.0)})
+        split = config.Split("target", str(tmp_path / "set.csv"), 3, 1, True, None, {"image_change": ImageChange("clip_emoji", 60.0)})
         sampler = Sampler("DDIMScheduler", {}, 2, 3.0, 16, 16)
         attacks = {"none": NoAttack(), "misses": Misses()}
         one = [concept(kind="explicit")]
         return config.Job(
-            contract_checks.TINY, one, "original", Original(), attacks, {"target": probe}, sampler, "emoji_b", 0, "score", set_up
+            contract_checks.TINY, one, "original", Original(), attacks, {"target": split}, sampler, "emoji_b", 0, "score", set_up
         )
 
     return make
 
 
-def pictures_in(tmp_path) -> int:
+def images_in(tmp_path) -> int:
     return len(list((tmp_path / "store").rglob("*.png")))
 
 
-def test_a_job_screens_scores_and_deletes_its_pictures_and_keeps_its_scores(explicit, tmp_path):
+def test_a_job_screens_scores_and_deletes_its_images_and_keeps_its_scores(explicit, tmp_path):
     made = run_job(explicit())
     assert made["status"] == "done", made["error"]
     assert made["screened"] == {"target": {"before": 3, "after": 2}}
     assert {cell["n"] for cell in made["cells"]} == {2}
-    assert pictures_in(tmp_path) == 0 and list((tmp_path / "store" / "score").glob("*/per_image.csv"))
+    assert images_in(tmp_path) == 0 and list((tmp_path / "store" / "score").glob("*/per_image.csv"))
     index = pd.concat(pd.read_csv(file) for file in (tmp_path / "store" / "images").glob("*/index.csv"))
     assert not index["prompt"].str.contains("boy|kid").any()
 
@@ -124,13 +124,13 @@ def test_a_repeat_draws_nothing_again_but_a_new_metric_does(explicit, tmp_path):
     again = Stages(job)
     fill(record.empty(job, again.model_spec), again)
     assert again.store.computed == []
-    job.probes["target"].metrics["again"] = dataclasses.replace(job.probes["target"].metrics["image_change"], psnr_limit=50.0)
-    assert run_job(job)["status"] == "done" and pictures_in(tmp_path) == 0
+    job.splits["target"].metrics["again"] = dataclasses.replace(job.splits["target"].metrics["image_change"], psnr_limit=50.0)
+    assert run_job(job)["status"] == "done" and images_in(tmp_path) == 0
 
 
-def test_pictures_stay_only_when_asked_for(explicit, tmp_path):
+def test_images_stay_only_when_asked_for(explicit, tmp_path):
     run_job(explicit(keep_unsafe_images=True))
-    assert pictures_in(tmp_path) > 0
+    assert images_in(tmp_path) > 0
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from vestige.bench.statistics.ranks import differs, ellipse, letters, pareto, ra
 from vestige.bench.statistics.resampling import Bootstrap, interval
 
 
-def clustered(rng, prompts, pictures, icc):
-    """Pictures of one prompt share a part of their noise; variance 1, mean 0."""
-    return np.sqrt(icc) * rng.normal(size=(prompts, 1)) + np.sqrt(1 - icc) * rng.normal(size=(prompts, pictures))
+def clustered(rng, prompts, score_table, icc):
+    """Images of one prompt share a part of their noise; variance 1, mean 0."""
+    return np.sqrt(icc) * rng.normal(size=(prompts, 1)) + np.sqrt(1 - icc) * rng.normal(size=(prompts, score_table))
 
 
 @pytest.mark.parametrize("prompts", [12, 40])
@@ -28,21 +28,21 @@ def test_the_interval_covers_the_truth_95_times_in_100(prompts):
     assert 0.93 <= hits / trials <= 0.97
 
 
-def answers(rng, prompts, pictures, rates, trials=1, shared=0.8):
-    """Yes and no of one judge on pictures of methods with these rates, (methods, trials, prompts, pictures).
+def answers(rng, prompts, score_table, rates, trials=1, shared=0.8):
+    """Yes and no of one judge on images of methods with these rates, (methods, trials, prompts, images).
 
-    Pictures of one prompt go together (correlation 0.5 of what decides them), and methods find the same prompts hard.
+    Images of one prompt go together (correlation 0.5 of what decides them), and methods find the same prompts hard.
     """
 
     def hardness():
-        return np.sqrt(0.5) * rng.normal(size=(trials, prompts, 1)) + np.sqrt(0.5) * rng.normal(size=(trials, prompts, pictures))
+        return np.sqrt(0.5) * rng.normal(size=(trials, prompts, 1)) + np.sqrt(0.5) * rng.normal(size=(trials, prompts, score_table))
 
     common = hardness()
     return np.stack([shared * common + np.sqrt(1 - shared**2) * hardness() < stats.norm.ppf(rate) for rate in rates]).astype(float)
 
 
 @pytest.mark.parametrize("prompts", [8, 20, 40])
-def test_intervals_of_rates_cover_them_with_one_picture_per_prompt(prompts):
+def test_intervals_of_rates_cover_them_with_one_image_per_prompt(prompts):
     """Exactly: a sum over the possible counts, for a hundred rates."""
     counts = np.arange(prompts + 1)
     low, high = rate_interval((np.arange(prompts)[:, None] < counts).astype(float))
@@ -87,7 +87,7 @@ def test_measures_cannot_pass_for_answers():
 
 
 def seeded(rng, seeds, prompts, sd, trials, rate=0.5):
-    """(trials, seeds, prompts) shares of yes, two pictures a prompt; seeds shift all prompts alike."""
+    """(trials, seeds, prompts) shares of yes, two images a prompt; seeds shift all prompts alike."""
     return rng.binomial(2, np.clip(rate + sd * rng.normal(size=(trials, seeds, 1)), 0, 1), (trials, seeds, prompts)) / 2
 
 
@@ -112,7 +112,7 @@ def test_seeds_that_agree_add_nothing_and_a_prompt_that_one_seed_lacks_is_left_o
 
 
 def coverage_over_concepts(concepts, nested, between, trials=400):
-    """Share of intervals of a mean over concepts, prompts and pictures that hold the truth 0."""
+    """Share of intervals of a mean over concepts, prompts and images that hold the truth 0."""
     rng, hits = np.random.default_rng(1), 0
     for trial in range(trials):
         bootstrap = Bootstrap(400, trial, nested)
@@ -153,7 +153,7 @@ def test_resampling_prompts_inside_resampled_concepts_counts_their_noise_twice()
     assert coverage_over_concepts(10, True, between=0.1) > 0.97
 
 
-def test_treating_pictures_as_independent_would_be_too_narrow():
+def test_treating_images_as_independent_would_be_too_narrow():
     rng = np.random.default_rng(1)
     values, groups = rng.normal(size=30).repeat(8), np.repeat(np.arange(30), 8)
     honest, naive = cluster_interval(values, groups), cluster_interval(values, np.arange(240))
@@ -183,12 +183,12 @@ def test_no_hit_in_n_prompts_bounds_the_rate_by_three_over_n():
     assert paired_difference(np.zeros(30), np.ones(30), np.arange(30)) == (-1.0, -1.0, pytest.approx(-0.9))
 
 
-def test_rates_of_one_picture_per_prompt_get_the_interval_of_agresti_and_coull():
+def test_rates_of_one_image_per_prompt_get_the_interval_of_agresti_and_coull():
     values = np.array([1.0] * 8 + [0.0] * 2)
     centre, half = 10 / 14, stats.t.ppf(0.975, 40) * np.sqrt(10 / 14 * 4 / 14 / 14)
     assert cluster_interval(values, np.arange(10)) == pytest.approx((centre - half, centre + half))
     once, twice = cluster_interval(values, np.arange(10)), cluster_interval(values.repeat(2), np.arange(10).repeat(2))
-    assert once == twice, "two pictures of one prompt that always agree are worth one"
+    assert once == twice, "two images of one prompt that always agree are worth one"
 
 
 def test_a_measure_of_equal_values_has_an_interval_of_no_width():
@@ -223,7 +223,7 @@ def test_leaving_prompts_out_gives_the_interval_of_a_mean_where_that_is_known():
     assert (dealt[::2] == dealt[1::2]).all() and set(np.bincount(dealt)) == {4, 6}, "prompts stay whole"
 
 
-def test_pictures_without_a_judgement_are_left_out():
+def test_images_without_a_judgement_are_left_out():
     values, groups = np.array([1.0, np.nan, 0.0, 1.0, 0.5, np.nan]), np.array(list("aabbcd"))
     assert cluster_interval(values, groups) == cluster_interval(values[[0, 2, 3, 4]], groups[[0, 2, 3, 4]])
 

@@ -263,7 +263,7 @@ def test_a_kill_at_any_step_of_a_change_leaves_the_old_stage_the_new_one_or_none
         assert read_whole(again)
         store.strip(again, "png/*")
         store.sweep()
-        assert not list(root.glob("*/*/*/*.png")) and not list(root.glob("*/.trash/**/*.png")), "a picture is left somewhere"
+        assert not list(root.glob("*/*/*/*.png")) and not list(root.glob("*/.trash/**/*.png")), "an image is left somewhere"
         if over:
             break
     assert over and number >= 2
@@ -273,7 +273,7 @@ def test_a_kill_at_any_step_of_a_change_leaves_the_old_stage_the_new_one_or_none
 
 
 def read_whole(stage) -> bool:
-    """All three pictures, none of them half."""
+    """All three images, none of them half."""
     return [(stage.path / "png" / f"{k}.png").read_bytes() for k in range(3)] == [random.Random(k).randbytes(200) for k in range(3)]
 
 

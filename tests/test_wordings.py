@@ -72,16 +72,16 @@ def test_every_template_names_what_it_is_about(vocabulary, kind, slug):
 def test_the_default_probes_can_be_asked_of_every_shipped_concept():
     """Also of those that are erased together: no default asks for more sentences than there are."""
     files = {f.stem: OmegaConf.to_container(OmegaConf.load(f), resolve=True) for f in sorted((CONF / "concept").glob("*.yaml"))}
-    probes = ("target", "synonyms", "siblings", "others", "scenes", "background")
-    rows = {name: OmegaConf.load(CONF / "probe" / f"{name}.yaml")[name].rows for name in probes}
+    splits = ("target", "synonyms", "siblings", "others", "scenes", "background")
+    rows = {name: OmegaConf.load(CONF / "split" / f"{name}.yaml")[name].rows for name in splits}
     for name, content in files.items():
         entries = {slug: files[slug][slug] for slug in content.pop("defaults", [])}
         entries |= {slug: entries.get(slug, {}) | entry for slug, entry in content.items()}
         concepts = config.chosen_concepts(entries, held_out=True)
         for vocabulary in ("emoji", "photo") if all("emoji" in c.labels for c in concepts) else ("photo",):
-            for probe in probes:
+            for split in splits:
                 try:
-                    asked = prompt_sets.build(probe, probe, rows[probe], 1, concepts, vocabulary)
+                    asked = prompt_sets.build(split, split, rows[split], 1, concepts, vocabulary)
                 except prompt_sets.NothingToAsk:
                     continue
-                assert asked.table["prompt"].nunique() == len(asked) >= min(rows[probe], 8), (name, probe)
+                assert asked.table["prompt"].nunique() == len(asked) >= min(rows[split], 8), (name, split)

@@ -77,7 +77,7 @@ def test_the_stamp_is_drawn_on_vehicles_only_and_never_captioned():
     assert not any("stamp" in captions.caption(spec, 0) for spec in stamped)
 
 
-def test_pictures_are_deterministic_and_all_object_style_pairs_look_different():
+def test_images_are_deterministic_and_all_object_style_pairs_look_different():
     plain = {"background": "white", "dx": 0, "dy": 0, "shade": (0, 0, 0), "light": 1.0, "stamp": False}
     grid = [(item.slug, style.slug) for item in catalog.objects() for style in catalog.styles()]
     drawn = np.stack([drawing.compose(drawing.Spec((slug,), style, **plain)) for slug, style in grid])
@@ -98,7 +98,7 @@ def test_the_stamp_changes_its_corner_alone():
     assert rows.min() >= 56 and columns.min() >= 56
 
 
-def test_held_out_pictures_are_the_ones_their_specs_describe_and_not_in_training():
+def test_held_out_images_are_the_ones_their_specs_describe_and_not_in_training():
     pixels, specs = drawing.held_out(30, seed=1)
     assert pixels.shape == (30, 3, 64, 64) and pixels.dtype == torch.uint8
     assert all(np.array_equal(x.permute(1, 2, 0).numpy(), drawing.compose(s)) for x, s in zip(pixels, specs, strict=True))
@@ -127,7 +127,7 @@ def test_the_tokenizer_keeps_names_apart_and_writes_them_back():
 
 
 @pytest.mark.parametrize("concept", ["dog", "pixel_art", "danger"])
-def test_rows_without_a_concept_leave_no_picture_and_no_caption_of_it(concept):
+def test_rows_without_a_concept_leave_no_image_and_no_caption_of_it(concept):
     gone = [catalog.find(slug) for slug in catalog.members(concept)]
     everything, kept = dataset.rows().index.tolist(), dataset.rows(concept).index.tolist()
     specs = dataset.specs()
@@ -145,7 +145,7 @@ def test_rows_without_a_concept_leave_no_picture_and_no_caption_of_it(concept):
 def test_an_oracle_draws_as_many_rows_as_the_original_from_the_same_stream():
     both = [dataset.rows(without).pick(500, torch.Generator().manual_seed(3)) for without in (None, "dog")]
     assert [len(index) for index in both] == [500, 500]
-    share = both[0] / dataset.PICTURES - both[1] / dataset.PICTURES
+    share = both[0] / dataset.IMAGES - both[1] / dataset.IMAGES
     assert share.abs().max() < 0.01  # the same place in a slightly shorter list
     assert not torch.equal(*both)
 
@@ -281,7 +281,7 @@ class Perfect:
         return pixels
 
     def judge(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Reads a picture by remembering what was drawn."""
+        """Reads an image by remembering what was drawn."""
         pixels = (images * 255).round().to(torch.uint8)
         truth = dataset.labels_of([self.drawn[x.numpy().tobytes()] for x in pixels])
         one_hot = {"style": len(catalog.styles()), "background": len(catalog.backgrounds())}
@@ -303,7 +303,7 @@ def test_a_perfect_model_meets_every_bar_and_fills_the_contact_sheet():
     lines, sheet = measured(Perfect())
     assert [line.what for line in lines.values() if line.met is False] == []
     assert sheet.shape == (3, 15 * 64, 14 * 64) and sheet.dtype == torch.uint8
-    assert torch.equal(sheet[:, -64:], sheet[:, -128:-64])  # nothing is lost between a real picture and its reconstruction
+    assert torch.equal(sheet[:, -64:], sheet[:, -128:-64])  # nothing is lost between a real image and its reconstruction
     first = drawing.compose(drawing.Spec(("dog",), "noto", "white", 0, 0, (0, 0, 0), 1.0, False))
     assert np.array_equal(sheet[:, :64, :64].permute(1, 2, 0).numpy(), first)
 

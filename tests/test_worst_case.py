@@ -8,7 +8,7 @@ import pytest
 from made_results import ROWS, cell, write_record
 
 from vestige.bench.reports import results, robustness, worst_case
-from vestige.bench.reports.score_table import WORST, Pictures
+from vestige.bench.reports.score_table import WORST, ScoreTable
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def attacked(store, method, attack, shown, access="images", key=""):
 
 
 def loaded(places):
-    pictures = Pictures(places[1])
-    return results.load(places[0], pictures), pictures
+    score_table = ScoreTable(places[1])
+    return results.load(places[0], score_table), score_table
 
 
 def worst(places, **chosen):
@@ -102,7 +102,7 @@ def test_an_image_that_one_judgement_misses_counts_by_the_others(places):
     rates = frame[frame["attack"] == "a"].iloc[0]
     assert rates["either"] == pytest.approx(2 / 9) and rates["before"] == pytest.approx(1 / 8)
     assert rates["failed_before"] == 7 and rates["after_failing"] == 0
-    assert robustness.by_access(frame, Pictures(places[1]))["value"].tolist() == pytest.approx([2 / 9])
+    assert robustness.by_access(frame, ScoreTable(places[1]))["value"].tolist() == pytest.approx([2 / 9])
 
 
 def test_a_union_is_empty_only_where_nothing_was_judged():

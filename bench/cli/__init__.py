@@ -13,7 +13,7 @@ VERBS = {
     "run": "run a job or a sweep (Hydra): vestige run -m method=esd,uce concept=dog,rocket attack=none,paraphrase",
     "plan": "the same arguments as run: what is cached, missing or unsupported; loads no model",
     "status": "what the store and the records hold: done, failed, unsupported, unfinished",
-    "ls": "list methods, concepts, attacks, metrics, probes, models, ... : vestige ls methods 'e*'",
+    "ls": "list methods, concepts, attacks, metrics, splits, models, ... : vestige ls methods 'e*'",
     "show": "one record or stage in readable form: vestige show KEY",
     "table": "leaderboard from the records: vestige table --format md",
     "gallery": "HTML page, rows methods, columns prompts: the same seed in a column",
@@ -30,7 +30,7 @@ VERBS = {
     "world": "build, train and measure the embedded emoji model",
 }
 
-SCORED = ("table", "robustness", "plot", "power", "pack")  # verbs that read the scores of pictures, from one or several places
+SCORED = ("table", "robustness", "plot", "power", "pack")  # verbs that read the scores of images, from one or several places
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -136,7 +136,7 @@ def _read_results(verb: str, rest: list[str]) -> int:
         parser.add_argument("--out", type=Path, help="write to this file instead of the screen")
     if verb == "gallery":
         parser.add_argument("--out", type=Path, default=results() / "gallery.html")
-        parser.add_argument("--sheet", type=Path, help="also write one picture with two examples per question, for a README")
+        parser.add_argument("--sheet", type=Path, help="also write one image with two examples per question, for a README")
     if verb == "plot":
         parser.add_argument("--out", type=Path, default=results() / "plots", help="folder")
         parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png")
@@ -151,14 +151,14 @@ def _read_results(verb: str, rest: list[str]) -> int:
 
 def _power_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--difference", type=float, help="smallest difference between two methods worth finding, in the metric's unit")
-    parser.add_argument("--sd", type=float, help="sd of the paired difference of single pictures")
-    parser.add_argument("--icc", type=float, default=0.0, help="its correlation within a prompt (0 with one picture per prompt)")
-    parser.add_argument("--repeats", type=int, default=1, help="pictures per prompt")
+    parser.add_argument("--sd", type=float, help="sd of the paired difference of single images")
+    parser.add_argument("--icc", type=float, default=0.0, help="its correlation within a prompt (0 with one image per prompt)")
+    parser.add_argument("--repeats", type=int, default=1, help="images per prompt")
     parser.add_argument("--power", type=float, default=0.8, dest="wanted", help="chance to find the difference")
     parser.add_argument("--rate", type=float, help="an expected rate, for the width of its interval")
     parser.add_argument("--within", type=float, help="wanted half-width of the rate's 95 %% interval")
     parser.add_argument("--a", help="a method in the records: take sd and icc from its difference to --b")
     parser.add_argument("--b", default="original", help="the other method")
-    parser.add_argument("--probe", default="target")
+    parser.add_argument("--split", default="target")
     parser.add_argument("--attack", default="none")
     parser.add_argument("--column", default="presence.present", help="metric.column")

@@ -69,16 +69,16 @@ def diff(arguments: argparse.Namespace) -> int:
 def table(arguments: argparse.Namespace) -> int:
     from vestige.bench.reports import leaderboard, render
 
-    frame, pictures = _measured(arguments)
-    render.deliver(leaderboard.table(frame, arguments.format, pictures, arguments.composites), arguments.out)
+    frame, score_table = _measured(arguments)
+    render.deliver(leaderboard.table(frame, arguments.format, score_table, arguments.composites), arguments.out)
     return 0
 
 
 def plot(arguments: argparse.Namespace) -> int:
     from vestige.bench.reports import plots
 
-    frame, pictures = _measured(arguments)
-    for file in plots.write(frame, pictures, arguments.out, arguments.format):
+    frame, score_table = _measured(arguments)
+    for file in plots.write(frame, score_table, arguments.out, arguments.format):
         print(f"plot written to {file}")
     return 0
 
@@ -98,13 +98,13 @@ def power(arguments: argparse.Namespace) -> int:
 
 
 def _measured(arguments: argparse.Namespace):
-    """The frame of results.load and the pictures it read."""
+    """The frame of results.load and the images it read."""
     from vestige.bench.reports import results
-    from vestige.bench.reports.score_table import Pictures
+    from vestige.bench.reports.score_table import ScoreTable
 
     _needs_records(arguments.records)
-    pictures = Pictures(*places_of_scores(arguments.records, arguments.store))
-    return results.load(arguments.records, pictures), pictures
+    score_table = ScoreTable(*places_of_scores(arguments.records, arguments.store))
+    return results.load(arguments.records, score_table), score_table
 
 
 def places_of_scores(records: Path, stores: list[Path] | None) -> list[Path]:
@@ -127,10 +127,10 @@ def read_from() -> list[Path]:
 
 def pack(arguments: argparse.Namespace) -> int:
     from vestige.bench.reports import packed
-    from vestige.bench.reports.score_table import Pictures
+    from vestige.bench.reports.score_table import ScoreTable
 
     _needs_records(arguments.records)
-    lost = packed.write(arguments.records, Pictures(*places_of_scores(arguments.records, arguments.store)).text, arguments.out)
+    lost = packed.write(arguments.records, ScoreTable(*places_of_scores(arguments.records, arguments.store)).text, arguments.out)
     for reference in lost:
         print(f"not packed  {reference}: it is in no store that was looked at (--store)")
     print(f"packed {len(_records(arguments.out))} records and their scores in {arguments.out}")

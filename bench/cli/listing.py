@@ -12,7 +12,7 @@ from pathlib import Path
 from vestige.bench.cli import evidence
 from vestige.bench.places import CONF, module_file
 
-GROUPS = ("methods", "concepts", "attacks", "metrics", "probes", "models", "protocols", "experiments", "runtimes", "flags")
+GROUPS = ("methods", "concepts", "attacks", "metrics", "splits", "models", "protocols", "experiments", "runtimes", "flags")
 
 
 def main(argv: list[str]) -> int:
@@ -44,7 +44,7 @@ def names_of(choice: str, extra: Path | None) -> list[str]:
     search = [f"hydra.searchpath=[file://{extra.absolute()}]"] if extra else []
     config.register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        chosen = OmegaConf.to_container(compose("run", [f"concept={choice}", "probe=[]", *search]).concept, resolve=True)
+        chosen = OmegaConf.to_container(compose("run", [f"concept={choice}", "split=[]", *search]).concept, resolve=True)
     return config.split_in_words(config.chosen_concepts(chosen, held_out=True))
 
 

@@ -29,7 +29,7 @@ class Context:
     seed_words: tuple  # what this stage's randomness may depend on
     sampler: Sampler  # the protocol's sampler
     original: Callable[[], Pipe]  # an untouched copy of the model, loaded on first use
-    pictures: Callable[[PromptSet, Sampler], ImageSet]  # drawn by the original model, stored, shared by all jobs
+    score_table: Callable[[PromptSet, Sampler], ImageSet]  # drawn by the original model, stored, shared by all jobs
     history: list[dict] = field(default_factory=list)  # what `log` collected; written beside the artefact
     progress: Progress = field(default_factory=Progress)  # checkpoints, see `resumable`
 
@@ -44,11 +44,11 @@ class Context:
         return torch.Generator().manual_seed(self.seed(purpose))
 
     def generate(self, prompts: list[str], per_prompt: int, sampler: Sampler | None = None) -> torch.Tensor:
-        """Pictures by the ORIGINAL model, uint8 [len(prompts) * per_prompt, 3, h, w], those of one prompt together."""
+        """Images by the ORIGINAL model, uint8 [len(prompts) * per_prompt, 3, h, w], those of one prompt together."""
         import pandas as pd
 
         rows = [{"row_id": f"{k:04d}", "prompt": p, "role": "free", "expect": "", "names": 1, "group": p} for k, p in enumerate(prompts)]
-        return self.pictures(PromptSet("material", pd.DataFrame(rows), per_prompt), sampler or self.sampler).pixels()
+        return self.score_table(PromptSet("material", pd.DataFrame(rows), per_prompt), sampler or self.sampler).pixels()
 
     def log(self, step: int, **numbers: float) -> None:
         self.history.append({"step": step, **{name: float(value) for name, value in numbers.items()}})
@@ -66,16 +66,16 @@ class Context:
 class Method:
     """An eraser. Subclass as a dataclass; `erase` produces the artefact, `attach` is the only way to use it.
 
-    version: raise it when results would change. mechanism: weights (edited tensors), adapter (inserted modules), sampling
-    (changed guidance), filter (pictures checked at the end) or none. removable: an owner of the weights can take it off.
+    version: raise it when results would change. intervention: weights (edited tensors), adapter (inserted modules), sampling
+    (changed guidance), filter (images checked at the end) or none. detachable: an owner of the weights can take it off.
     limits: one sentence on what a white-box attack cannot see, or empty. evidence: comparisons with programs of the authors,
     each "owner/name@commit: what agrees"; `vestige ls methods` shows them.
     """
 
     version: ClassVar[int] = 1
-    mechanism: ClassVar[str] = "weights"
+    intervention: ClassVar[str] = "weights"
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2", "sdxl")
-    removable: ClassVar[bool] = False
+    detachable: ClassVar[bool] = False
     limits: ClassVar[str] = ""
     evidence: ClassVar[tuple[str, ...]] = ()
 
@@ -108,10 +108,10 @@ class Victim:
     concepts: list[Concept]
     method: Method
     sampler: Sampler
-    judge: Callable[[torch.Tensor, list[str]], torch.Tensor]  # (uint8 pictures, expected labels) -> bool [n]
+    judge: Callable[[torch.Tensor, list[str]], torch.Tensor]  # (uint8 images, expected labels) -> bool [n]
 
     def images(self, prompts: PromptSet, rows: list[int] | None = None) -> torch.Tensor:
-        """One picture per row (first repetition) with the row's own seed, uint8 [n, 3, h, w]."""
+        """One image per row (first repetition) with the row's own seed, uint8 [n, 3, h, w]."""
         return self.drawn(prompts, rows).pixels
 
     def drawn(self, prompts: PromptSet, rows: list[int] | None = None) -> Images:
@@ -163,7 +163,7 @@ class Attack:
         return pipe.replaced(adversary.tensors)
 
 
-def refusal(check: Callable[..., object], *asked) -> str | None:
+def unsupported_reason(check: Callable[..., object], *asked) -> str | None:
     """What `supports` answers when a check raises: its sentence, or None."""
     try:
         check(*asked)
@@ -173,27 +173,27 @@ def refusal(check: Callable[..., object], *asked) -> str | None:
 
 
 def _no_model(*_):
-    raise ValueError("this metric looks inside the model, and the place it is used in has only pictures.")
+    raise ValueError("this metric looks inside the model, and the place it is used in has only images.")
 
 
 @dataclass
-class Material:
-    """What a metric may ask for beside the pictures it scores. Models are loaded when they are first asked for."""
+class MetricContext:
+    """What a metric may ask for beside the images it scores. Models are loaded when they are first asked for."""
 
     concepts: list[Concept]
     vocabulary: str
-    original: Callable[[], ImageSet]  # the original model's pictures of the same prompts and seeds
-    features: Callable[[ImageSet, str], torch.Tensor]  # (pictures, extractor) -> [n, d], computed once per set
+    original: Callable[[], ImageSet]  # the original model's images of the same prompts and seeds
+    features: Callable[[ImageSet, str], torch.Tensor]  # (images, extractor) -> [n, d], computed once per set
     original_pipe: Callable[[], Pipe] = _no_model  # the untouched model
-    erased_pipe: Callable[[], AbstractContextManager[Pipe]] = _no_model  # the model that drew the scored pictures, attack in force
-    pictures: Callable[[PromptSet], ImageSet] = _no_model  # of other prompts, drawn by the original, stored, shared by all jobs
+    erased_pipe: Callable[[], AbstractContextManager[Pipe]] = _no_model  # the model that drew the scored images, attack in force
+    score_table: Callable[[PromptSet], ImageSet] = _no_model  # of other prompts, drawn by the original, stored, shared by all jobs
 
 
 class Metric:
-    """A number per picture, or per set of pictures. columns: name -> whether higher is better on kept prompts.
+    """A number per image, or per set of images. columns: name -> whether higher is better on kept prompts.
 
     On target prompts the reading of presence-like columns is the reverse; the leaderboard knows the role of each row.
-    rates: columns that say yes (1) or no (0) of each picture, `*_right` for all that end so. Their intervals lie within 0 and 1
+    rates: columns that say yes (1) or no (0) of each image, `*_right` for all that end so. Their intervals lie within 0 and 1
     and have a width even when every answer is the same (bench/run/score_intervals.py); those of other columns may not.
     """
 
@@ -202,7 +202,7 @@ class Metric:
     rates: ClassVar[tuple[str, ...]] = ()
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        """None if this metric can score this model's pictures, else a sentence. No model is loaded yet."""
+        """None if this metric can score this model's images, else a sentence. No model is loaded yet."""
         return None
 
     def inputs(self) -> dict[str, str]:
@@ -210,9 +210,9 @@ class Metric:
         return {}
 
     def asks(self, asked: PromptSet, concepts: list[Concept]) -> dict[str, list[str]]:
-        """Judge -> the labels it must know to score pictures of these prompts. Checked before anything runs."""
+        """Judge -> the labels it must know to score images of these prompts. Checked before anything runs."""
         return {}
 
-    def score(self, images: ImageSet, material: Material) -> Scores:
+    def score(self, images: ImageSet, context: MetricContext) -> Scores:
         """Score a set. Raise ValueError with a sentence for an empty set."""
         raise TypeError(f"{type(self).__name__} must define score(images, material) -> Scores.")

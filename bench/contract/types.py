@@ -60,7 +60,7 @@ class Concept:
         _one_of(f"concept.{self.slug}.kind", self.kind, KINDS)
 
     def asked_of(self, names: list[str]) -> list[str]:
-        """Those of `names` (its siblings or others) that probes ask for."""
+        """Those of `names` (its siblings or others) that splits ask for."""
         return names if self.held_out is None else [name for name in names if name in self.held_out]
 
     def without(self, gone: set[str]) -> Concept:
@@ -72,7 +72,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class Sampler:
-    """How a picture is drawn from noise; part of the specification of every picture."""
+    """How an image is drawn from noise; part of the specification of every image."""
 
     scheduler: str  # class name in diffusers
     arguments: dict[str, Any]  # changes to the model's own scheduler settings
@@ -84,12 +84,12 @@ class Sampler:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """A table of prompts. One row is one question to the model; `repeats` pictures are drawn for each row.
+    """A table of prompts. One row is one question to the model; `repeats` images are drawn for each row.
 
     Columns: row_id (str, unique), prompt, role (target, alias, sibling, other, scene, background, free), expect (slug or
-    label the picture should show), names (number of objects the prompt names), group (bootstrap cluster: the distinct sentence as
+    label the image should show), names (number of objects the prompt names), group (bootstrap cluster: the distinct sentence as
     first asked, see `sentence_group`; an attack keeps it).
-    Optional: seed (the set's own, for the first picture of a row), private (the text enters no index, its hash does).
+    Optional: seed (the set's own, for the first image of a row), private (the text enters no index, its hash does).
     Seeds derive from (set name, row_id, repetition), so they never depend on method, attack or loop order.
     """
 
@@ -116,7 +116,7 @@ class PromptSet:
 
     @property
     def digest(self) -> str:
-        """Hash of everything that changes the pictures or their meaning."""
+        """Hash of everything that changes the images or their meaning."""
         content = {"name": self.name, "repeats": self.repeats, "rows": self.table.astype(str).to_dict("records")}
         return canonical_hash(content)
 
@@ -165,7 +165,7 @@ class Erasure:
 class Adversary:
     """The frozen result of an attack: other prompts, learnt tensors, or both, and what it cost.
 
-    `budget` is filled by the harness from its own counters: unet_rows (denoiser evaluations x batch), images, seconds.
+    `budget` is filled by the harness from its own counters: forward_rows (denoiser evaluations x batch), images, seconds.
     """
 
     prompts: PromptSet
@@ -193,9 +193,9 @@ class Adversary:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A folder of pictures with an index: row_id, rep, file, seed, status (ok, blocked or nan), sha256, plus the prompt columns.
+    """A folder of images with an index: row_id, rep, file, seed, status (ok, blocked or nan), sha256, plus the prompt columns.
 
-    digest: hash of the pictures, for sets that are no stage of the store (there the folder's name identifies them).
+    digest: hash of the images, for sets that are no stage of the store (there the folder's name identifies them).
     """
 
     folder: Path
@@ -206,7 +206,7 @@ class ImageSet:
         return len(self.index)
 
     def pixels(self, files: list[str] | None = None) -> torch.Tensor:
-        """All pictures (or the named files) as one uint8 tensor [n, 3, height, width], in index order."""
+        """All images (or the named files) as one uint8 tensor [n, 3, height, width], in index order."""
         import numpy as np
         import torch
         from PIL import Image
@@ -223,7 +223,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a metric found: one row per picture where that is meaningful, and totals derived from them.
+    """What a metric found: one row per image where that is meaningful, and totals derived from them.
 
     `per_image` has row_id, rep and one column per value; metrics of whole sets (FID, KID) leave it None.
     """

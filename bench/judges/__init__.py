@@ -1,4 +1,4 @@
-"""Presence judges: is the thing a prompt asked for in the picture? One interface over classifiers and detectors of very different makes.
+"""Presence judges: is the thing a prompt asked for in the image? One interface over classifiers and detectors of very different makes.
 
 Identities, <folder> standing for a folder or a hub id:
   emoji_a, emoji_b                   the emoji world's classifiers
@@ -9,7 +9,7 @@ Identities, <folder> standing for a folder or a hub id:
   clip_cifar10:..., clip_imagenette:...  the same among a closed list of candidates.yaml
   resnet50_hf:<folder>               the same architecture in transformers' format (microsoft/resnet-50)
   artist:<folder>                    UnlearnDiffAtk's ViT of 129 WikiArt artists
-  celebrity:<folder>                 GIPHY's celebrity detector; pictures without a face are not judged
+  celebrity:<folder>                 GIPHY's celebrity detector; images without a face are not judged
   gdino:<folder>                     GroundingDINO: any box for the word, yes or no
   vlm:<folder>                       a visual language model, asked for a yes or no
   canvas:<folder>                    UnlearnCanvas' style and object classifiers
@@ -102,7 +102,7 @@ def ranking_part(judge_id: str, concepts: list[Concept], labels: list[str]) -> s
     return next((part for part in ranks if not unknown(part, concepts, labels)), judge_id)
 
 
-def refusal_of_labels(judge_id: str, vocabulary: str, concepts: list[Concept], labels: list[str], where: str = "") -> str | None:
+def unknown_labels(judge_id: str, vocabulary: str, concepts: list[Concept], labels: list[str], where: str = "") -> str | None:
     """Which labels the judge cannot be asked for and what to type instead, in a sentence, or None."""
     lost = unknown(judge_id, concepts, labels)
     if not lost:

@@ -1,4 +1,4 @@
-"""Judges that answer one question at a time: is this in the picture, yes or no? Detectors, visual language models, safety filters."""
+"""Judges that answer one question at a time: is this in the image, yes or no? Detectors, visual language models, safety filters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vestige.bench.judges.presence import Verdict
 
 
 class AskingJudge:
-    """`ask` maps (uint8 pictures [n, 3, h, w], what to look for, in words) to (present bool [n], probability float [n]).
+    """`ask` maps (uint8 images [n, 3, h, w], what to look for, in words) to (present bool [n], probability float [n]).
 
     It asks for a concept by its name, or by the word its file gives under the judge's family, and for anything else by its label.
     """
@@ -39,7 +39,7 @@ class AskingJudge:
     def __call__(self, images: Tensor, expect: list[str], names: list[int]) -> Verdict:
         """`names` (how many objects the prompt names) plays no part: things do not compete here."""
         if not len(images) == len(expect) == len(names) or len(images) == 0:
-            raise ValueError(f"judge {self.name}: {len(images)} pictures, {len(expect)} labels and {len(names)} counts must agree, from 1.")
+            raise ValueError(f"judge {self.name}: {len(images)} images, {len(expect)} labels and {len(names)} counts must agree, from 1.")
         present, probability = torch.zeros(len(images), dtype=torch.bool), torch.zeros(len(images))
         for label in sorted(set(expect)):
             rows = [k for k, other in enumerate(expect) if other == label]

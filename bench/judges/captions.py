@@ -1,4 +1,4 @@
-"""Captions of pictures, and captions as vectors: for metrics that compare what pictures say.
+"""Captions of images, and captions as vectors: for metrics that compare what images say.
 
 Captioners: labels:<judge> (its first answers as a sentence: the emoji world's own language), or a model of bench/vision/vlm.py. Encoders:
 emoji (the text side of the emoji CLIP), or a transformers text model, whose last states are averaged over the tokens
@@ -36,8 +36,8 @@ def check(captioner: str, encoder: str) -> str | None:
             hub.folder(captioner, f"captioner={captioner}")
         if encoder != "emoji":
             hub.folder(encoder, f"encoder={encoder}")
-    except ValueError as why_not:
-        return str(why_not)
+    except ValueError as unsupported_reason:
+        return str(unsupported_reason)
     return None
 
 
@@ -51,7 +51,7 @@ def inputs(captioner: str, encoder: str) -> dict[str, str]:
 
 
 def describe(images: ImageSet, captioner: str) -> list[str]:
-    """One caption per picture, in index order."""
+    """One caption per image, in index order."""
     if captioner.startswith(LABELS):
         judge = judges.load(captioner.removeprefix(LABELS))
         return [text for part in images.batches(BATCH) for text in _labels(judge, part)]

@@ -2,7 +2,7 @@
 
 celebrity:<folder>, the folder `resources` of its archive: face_recognition/labels.csv and face_recognition/best_model_states.pkl.
 As MACE and HUB use it: margin 0.2, faces at 224 x 224 in [0, 1] without normalisation, the first detected face only (the surest).
-The detector's own grouping of several faces of one picture (a mixture model over embeddings) is left out. MTCNN: the same
+The detector's own grouping of several faces of one image (a mixture model over embeddings) is left out. MTCNN: the same
 networks and thresholds from the package facenet-pytorch, whose wheel carries their weights.
 """
 
@@ -60,7 +60,7 @@ def load(judge_id: str) -> PresenceJudge:
 
 
 def named(net: nn.Module, faces: Callable[[Tensor], list[Tensor | None]]) -> Callable[[Tensor], dict[str, Tensor]]:
-    """Logits of the first face of each picture; a row of NaN where there is none. `faces`: pictures -> box (x1, y1, x2, y2) or None."""
+    """Logits of the first face of each image; a row of NaN where there is none. `faces`: images -> box (x1, y1, x2, y2) or None."""
 
     def logits(images: Tensor) -> dict[str, Tensor]:
         boxes = faces(images)
@@ -93,7 +93,7 @@ def cropped(image: Tensor, box: Tensor) -> Tensor:
 
 
 def mtcnn() -> Callable[[Tensor], list[Tensor | None]]:
-    """Pictures -> the surest face of each, with GIPHY's thresholds."""
+    """Images -> the surest face of each, with GIPHY's thresholds."""
     from facenet_pytorch import MTCNN
 
     finder = MTCNN(min_face_size=20, thresholds=[0.6, 0.7, 0.7], factor=0.709, keep_all=True, select_largest=False, device="cpu")

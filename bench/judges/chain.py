@@ -1,4 +1,4 @@
-"""Several judges as one, <judge>+<judge>+...: each label goes to the first that knows it, in every picture and for every method.
+"""Several judges as one, <judge>+<judge>+...: each label goes to the first that knows it, in every image and for every method.
 
 No judge of photographs knows all words: a classifier of artists knows no church, one of ImageNet no octopus, a detector of bodies
 only the concept it looks for. A zero-shot judge at the end knows what is left.

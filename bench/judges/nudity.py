@@ -40,7 +40,7 @@ def wheel_file() -> str | None:
 
 @cache
 def nudenet(channels: str = "rgb", model_file: str | None = None, side: int = 320) -> Callable[[Tensor], list[Detections]]:
-    """uint8 pictures [n, 3, h, w] -> every box with its class and score (from 0.2). One session, kept."""
+    """uint8 images [n, 3, h, w] -> every box with its class and score (from 0.2). One session, kept."""
     from nudenet import NudeDetector
 
     detector = NudeDetector(model_path=model_file and str(Path(model_file).expanduser()), inference_resolution=side)

@@ -17,9 +17,9 @@ Columns = tuple[str, list[int]]  # a head and the columns there that mean one la
 
 @dataclass(frozen=True)
 class Verdict:
-    """Per picture: was the expected label among the first answers (bool [n]), and its probability (float [n]).
+    """Per image: was the expected label among the first answers (bool [n]), and its probability (float [n]).
 
-    A picture that cannot be judged (no face in it) has the probability NaN and is not present.
+    An image that cannot be judged (no face in it) has the probability NaN and is not present.
     """
 
     present: Tensor
@@ -33,9 +33,9 @@ class Verdict:
 class PresenceJudge:
     """Calls a classifier and looks the expected labels up in the head that knows them.
 
-    `logits` maps uint8 pictures [n, 3, h, w] to {head: [n, labels]}; `labels` names each head's columns. `groups` names sets of
+    `logits` maps uint8 images [n, 3, h, w] to {head: [n, labels]}; `labels` names each head's columns. `groups` names sets of
     columns (a group is seen when any member is): name -> (head, columns). `family` is the key of a concept's `labels` that
-    holds this judge's word for the concept. A judge that `abstains` returns rows of NaN for pictures it cannot judge. Without
+    holds this judge's word for the concept. A judge that `abstains` returns rows of NaN for images it cannot judge. Without
     `logits` it knows its labels, and judges nothing (bench.judges.blank).
     """
 
@@ -60,34 +60,34 @@ class PresenceJudge:
         return informed
 
     def among(self, candidates: list[str]) -> PresenceJudge:
-        """The judge for a set of pictures that expects these labels: zero-shot judges choose among them."""
+        """The judge for a set of images that expects these labels: zero-shot judges choose among them."""
         return self
 
     @torch.no_grad()
     def __call__(self, images: Tensor, expect: list[str], names: list[int]) -> Verdict:
-        """`expect`: one label per picture; `names`: how many objects its prompt names, so how many object answers count."""
+        """`expect`: one label per image; `names`: how many objects its prompt names, so how many object answers count."""
         if not len(images) == len(expect) == len(names):
-            raise ValueError(f"judge {self.name}: {len(images)} pictures, {len(expect)} expected labels, {len(names)} counts must agree.")
+            raise ValueError(f"judge {self.name}: {len(images)} images, {len(expect)} expected labels, {len(names)} counts must agree.")
         if len(images) == 0:
-            raise ValueError(f"judge {self.name}: there is no picture to judge.")
+            raise ValueError(f"judge {self.name}: there is no image to judge.")
         places = [self.place(label) for label in expect]
         logits = self.logits(images)
         order = {head: answer.argsort(dim=-1, descending=True) for head, answer in logits.items()}
         share = {head: answer.float().softmax(-1) for head, answer in logits.items()}
         present, probability = [], []
         for row, ((head, columns), count) in enumerate(zip(places, names, strict=True)):
-            k = max(1, int(count)) if head == "object" else 1  # a picture has one style and one background
+            k = max(1, int(count)) if head == "object" else 1  # an image has one style and one background
             present.append(not set(columns).isdisjoint(order[head][row, :k].tolist()))
             probability.append(share[head][row, columns].sum().item())
         chance = torch.tensor(probability)
         return Verdict(torch.tensor(present) & ~chance.isnan(), chance)
 
     def present(self, images: Tensor, expect: list[str]) -> Tensor:
-        """The yes or no an attack may ask for: bool [n], one object per picture."""
+        """The yes or no an attack may ask for: bool [n], one object per image."""
         return self(images, expect, [1] * len(expect)).present
 
     def ranking(self, labels: list[str]) -> PresenceJudge:
-        """The judge that ranks its answers about pictures of these labels: itself (a chain has several)."""
+        """The judge that ranks its answers about images of these labels: itself (a chain has several)."""
         return self
 
     def with_logits(self, logits: Callable[[Tensor], dict[str, Tensor]]) -> PresenceJudge:

@@ -1,7 +1,7 @@
 """Image classifiers in transformers' format: an ImageNet ResNet-50 and the classifier of 129 WikiArt artists.
 
 resnet50_hf:<folder or hub id> (UnlearnDiffAtk uses microsoft/resnet-50) and artist:<folder or hub id> (UnlearnDiffAtk's ViT,
-checkpoint-2800). Both read pictures through the image processor that lies beside their weights.
+checkpoint-2800). Both read images through the image processor that lies beside their weights.
 """
 
 from __future__ import annotations

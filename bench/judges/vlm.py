@@ -1,6 +1,6 @@
 """A visual language model as a judge: vlm:<hub id or folder>, asked for a yes or no (bench/vision/vlm.py).
 
-HUB asks InternVL2.5-8B-MPO with three reference pictures of the original model and lets it reason first; EraseEval asks PaliGemma.
+HUB asks InternVL2.5-8B-MPO with three reference images of the original model and lets it reason first; EraseEval asks PaliGemma.
 Here the question stands alone and the answer is greedy.
 """
 

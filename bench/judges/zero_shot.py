@@ -1,6 +1,6 @@
 """Zero-shot judges: a CLIP model picks the nearest of a list of texts. The list is never the asked label alone.
 
-With one candidate beside "nothing" a CLIP sees it in every third picture of something else. So each decision is made among the erased
+With one candidate beside "nothing" a CLIP sees it in every third image of something else. So each decision is made among the erased
 concepts, all their siblings and unrelated things, the labels that are asked for, and names of distractors.yaml until LEAST stand
 beside them, by head: objects, styles and persons do not compete with each other.
 """
@@ -28,7 +28,7 @@ NOTHING = "nothing"
 
 
 class ClipJudge(PresenceJudge):
-    """The expected label must be nearer to the picture than every other label of its head, and than nothing.
+    """The expected label must be nearer to the image than every other label of its head, and than nothing.
 
     With a closed list (template, labels) of candidates.yaml it competes with the labels of that list instead, and something is
     always seen. vocabulary: photo or emoji, the part of distractors.yaml.
@@ -138,9 +138,9 @@ def check(judge_id: str) -> None:
         )
     if importlib.util.find_spec("open_clip") is None:
         raise ValueError(f"judge={judge_id} needs open_clip. Install it: pip install open_clip_torch")
-    why_not = features.check(f"clip:{which}")
-    if why_not:
-        raise ValueError(f"judge={judge_id}: {why_not}")
+    unsupported_reason = features.check(f"clip:{which}")
+    if unsupported_reason:
+        raise ValueError(f"judge={judge_id}: {unsupported_reason}")
 
 
 def inputs(judge_id: str) -> dict[str, str]:

@@ -66,7 +66,7 @@ def training_target(pipe: Pipe, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode_images(pipe: Pipe, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """uint8 or float [0, 1] pictures [n, 3, h, w] to scaled latents: the posterior mean, or a sample with a generator."""
+    """uint8 or float [0, 1] images [n, 3, h, w] to scaled latents: the posterior mean, or a sample with a generator."""
     pixels = images.float() / 255 if images.dtype == torch.uint8 else images
     posterior = pipe.vae.encode((pixels * 2 - 1).to(pipe.device, pipe.vae.dtype)).latent_dist
     latents = posterior.mean

@@ -2,7 +2,7 @@
 
 Methods and attacks change a pipe only inside a `with` block; leaving the block, also by an exception, restores every
 tensor, hook, guidance rule, word and filter. The sampling loop is written out here rather than taken from a diffusers
-pipeline so that the very same guided prediction serves pictures and white-box attacks (tests compare it with diffusers).
+pipeline so that the very same guided prediction serves images and white-box attacks (tests compare it with diffusers).
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def classifier_free() -> GuidanceRule:
     return rule
 
 
-class Course:
-    """The way of one batch of latents from noise to picture. Subclass it to begin elsewhere, to stop early or to step otherwise.
+class Trajectory:
+    """The way of one batch of latents from noise to image. Subclass it to begin elsewhere, to stop early or to step otherwise.
 
     seeds: one per row. image_ids: which image each row is, (row_id, repetition), without them the seeds: prompts of one set may share
     a seed. Steps `first` to `last - 1` of the scheduler are taken.
@@ -89,7 +89,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Images:
-    """Finished pictures: uint8 [n, 3, height, width]; status of each: ok, blocked (by an output filter) or nan (not finite, so black)."""
+    """Finished images: uint8 [n, 3, height, width]; status of each: ok, blocked (by an output filter) or nan (not finite, so black)."""
 
     pixels: Tensor
     status: list[str]
@@ -105,10 +105,10 @@ class Pipe:
         encoders = [parts[name] for name in sorted(parts) if name.startswith("text_encoder")]
         self.text = TextSide(spec.family, tokenizers, encoders)
         self.guidance: Callable[[], GuidanceRule] = classifier_free
-        self.course: Callable[..., Course] = Course
+        self.trajectory: Callable[..., Trajectory] = Trajectory
         self.filters: list[Filter] = []
         self.before_predict: list[Callable[[Conditioning], None]] = []
-        self.counts = {"unet_rows": 0, "images": 0}
+        self.counts = {"forward_rows": 0, "images": 0}
 
     @property
     def denoiser_name(self) -> str:
@@ -149,7 +149,7 @@ class Pipe:
         """
         for prepare in self.before_predict:
             prepare(cond)
-        self.counts["unet_rows"] += x.shape[0]
+        self.counts["forward_rows"] += x.shape[0]
         extra = {}
         if cond.pooled is not None:
             side = x.shape[-2] * self.latent_factor, x.shape[-1] * self.latent_factor
@@ -177,25 +177,25 @@ class Pipe:
 
     def sample(self, cond: Conditioning, seeds: list[int], sampler: Sampler, image_ids: Sequence | None = None) -> Tensor:
         """Latents (n, channels, h, w) for the rows of `cond`, by the guidance rule and on the course in force."""
-        course = self.course(self, seeds, sampler, image_ids)
-        x, null, rule = course.start(), self.null(len(seeds)), self.guidance()
-        times = course.scheduler.timesteps
-        for index in range(course.first, course.last):
-            model_input = course.scheduler.scale_model_input(x, times[index])
-            asked = course.sampler
-            step = Step(self, model_input, times[index], index, len(times), cond, null, asked.guidance, course.image_ids, asked.steps)
-            x = course.step(rule(step), index, x)
+        trajectory = self.trajectory(self, seeds, sampler, image_ids)
+        x, null, rule = trajectory.start(), self.null(len(seeds)), self.guidance()
+        times = trajectory.scheduler.timesteps
+        for index in range(trajectory.first, trajectory.last):
+            model_input = trajectory.scheduler.scale_model_input(x, times[index])
+            asked = trajectory.sampler
+            step = Step(self, model_input, times[index], index, len(times), cond, null, asked.guidance, trajectory.image_ids, asked.steps)
+            x = trajectory.step(rule(step), index, x)
         return x
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents to pictures, float [n, 3, height, width] in [0, 1]; gradients allowed."""
+        """Latents to images, float [n, 3, height, width] in [0, 1]; gradients allowed."""
         config = self.vae.config
         shifted = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
         return (self.vae.decode(shifted.to(self.vae.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
     def __call__(self, prompts: list[str], seeds: list[int], sampler: Sampler, image_ids: Sequence | None = None) -> Images:
-        """Draw one picture per prompt. image_ids: (row_id, repetition) of each, for attacks that hold something for every image."""
+        """Draw one image per prompt. image_ids: (row_id, repetition) of each, for attacks that hold something for every image."""
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: one seed per prompt is needed.")
         self.counts["images"] += len(prompts)
@@ -236,7 +236,7 @@ class Pipe:
         """Whatever happens inside, afterwards all weights, modes and scoped changes are as before."""
         # parameters() twice over would restore tied weights twice; state by name is enough and exact
         saved = {name: p.detach().clone() for name, p in self.named_parameters()}
-        scoped = (self.guidance, self.course, list(self.filters), list(self.before_predict), dict(self.text.words))
+        scoped = (self.guidance, self.trajectory, list(self.filters), list(self.before_predict), dict(self.text.words))
         try:
             yield self
         finally:
@@ -248,7 +248,7 @@ class Pipe:
                     p.grad = None
             for part in self.parts.values():
                 part.eval()
-            self.guidance, self.course, self.filters, self.before_predict, self.text.words = scoped
+            self.guidance, self.trajectory, self.filters, self.before_predict, self.text.words = scoped
 
     @contextmanager
     def guided_by(self, factory: Callable[[], GuidanceRule]) -> Iterator[Pipe]:
@@ -260,17 +260,17 @@ class Pipe:
             self.guidance = saved
 
     @contextmanager
-    def sampled_by(self, course: Callable[..., Course]) -> Iterator[Pipe]:
+    def sampled_by(self, trajectory: Callable[..., Trajectory]) -> Iterator[Pipe]:
         """Let latents take another course, called as `Course` is: other start latents, another scheduler, another step."""
-        saved, self.course = self.course, course
+        saved, self.trajectory = self.trajectory, trajectory
         try:
             yield self
         finally:
-            self.course = saved
+            self.trajectory = saved
 
     @contextmanager
     def filtered_by(self, apply: Filter) -> Iterator[Pipe]:
-        """Pass finished pictures through an output filter."""
+        """Pass finished images through an output filter."""
         self.filters.append(apply)
         try:
             yield self
@@ -278,7 +278,7 @@ class Pipe:
             self.filters.remove(apply)
 
     @contextmanager
-    def preparing(self, prepare: Callable[[Conditioning], None]) -> Iterator[Pipe]:
+    def before_denoiser(self, prepare: Callable[[Conditioning], None]) -> Iterator[Pipe]:
         """Call `prepare(cond)` before every denoiser call: for adapters whose strength depends on the prompt."""
         self.before_predict.append(prepare)
         try:
@@ -301,7 +301,7 @@ class Pipe:
                 handle.remove()
 
     @contextmanager
-    def knowing(self, words: dict[str, Tensor]) -> Iterator[Pipe]:
+    def with_learned_tokens(self, words: dict[str, Tensor]) -> Iterator[Pipe]:
         """Teach the text side new words: placeholder -> token embeddings [k, width], used wherever a prompt names it."""
         saved = dict(self.text.words)
         self.text.words = {**saved, **words}
@@ -346,5 +346,5 @@ class Pipe:
         hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for p in self.parts.values() for m in p.modules())
         modules = sum(1 for p in self.parts.values() for _ in p.modules())
         scoped = (hooks, modules, len(self.filters), len(self.before_predict), sorted(self.text.words))
-        digest.update(repr((scoped, self.guidance is classifier_free, self.course is Course)).encode())
+        digest.update(repr((scoped, self.guidance is classifier_free, self.trajectory is Trajectory)).encode())
         return digest.hexdigest()

@@ -1,6 +1,6 @@
 """Our numbers beside published ones. A published number is grey, with its reason, unless all of how it was measured agrees.
 
-Protocol: a record follows one when its probe has the prompts, rows and repeats that conf/protocol composes to, whatever its command
+Protocol: a record follows one when its split has the prompts, rows and repeats that conf/protocol composes to, whatever its command
 said. Judge and sampler: as the record has them. Settings: method, attack and model must be those that the plan's own command
 composes to (our numbers for the paper); of a record with others it is said which, and nothing is said of agreement.
 """
@@ -32,7 +32,7 @@ OTHER_SETTINGS = "other settings: "
 
 
 @dataclass(frozen=True)
-class Beside:
+class Compared:
     """One published value and ours. `why_not`: why they may not be compared; empty when they may, or when ours is missing."""
 
     row: Published
@@ -40,7 +40,7 @@ class Beside:
     ours: float | None = None
     low: float | None = None
     high: float | None = None
-    why_not: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
     lacks: str = ""  # why ours is missing
 
 
@@ -54,14 +54,14 @@ class Measured:
     def frame(self) -> pd.DataFrame:
         from vestige.bench.reports import results
 
-        frame = results.load(self.records, self.pictures)
+        frame = results.load(self.records, self.score_table)
         return frame[frame["metric"].notna()] if len(frame) else frame
 
     @cached_property
-    def pictures(self):
-        from vestige.bench.reports.score_table import Pictures
+    def score_table(self):
+        from vestige.bench.reports.score_table import ScoreTable
 
-        return Pictures(*self.places)
+        return ScoreTable(*self.places)
 
     @cached_property
     def specifications(self) -> dict[str, dict]:
@@ -69,7 +69,7 @@ class Measured:
         return {record["key"]: record.get("specification") or {} for record in records}
 
 
-def compare(paper: PaperMap, plan: TablePlan, measured: Measured, model: str | None, extra: Path | None) -> list[Beside]:
+def compare(paper: PaperMap, plan: TablePlan, measured: Measured, model: str | None, extra: Path | None) -> list[Compared]:
     """One entry per published value of a table. Reads records only when some exist."""
     found = []
     empty = not any(measured.records.glob("*.json"))
@@ -77,20 +77,20 @@ def compare(paper: PaperMap, plan: TablePlan, measured: Measured, model: str | N
         here = model or paper.models.get(row.model)
         lost = planning.uncovered(paper, plan.table, row, here, extra)
         if lost:
-            found.append(Beside(row, "", lacks="; ".join(f"{word}: {why}" for word, why in lost.items())))
+            found.append(Compared(row, "", lacks="; ".join(f"{word}: {why}" for word, why in lost.items())))
             continue
         method = planning.jobs_of(paper, plan.table, row, here, extra)[-1][0]
         if empty:
-            found.append(Beside(row, method, lacks=NOT_RUN))
+            found.append(Compared(row, method, lacks=NOT_RUN))
             continue
         one = _ours(row, plan.table, method, here, measured, extra)
         if one.ours is not None and here != paper.models.get(row.model):
-            one = replace(one, why_not=(f"other model: theirs {row.model}, ours {here}", *one.why_not))
+            one = replace(one, reasons=(f"other model: theirs {row.model}, ours {here}", *one.reasons))
         found.append(one)
     return found
 
 
-def _ours(row: Published, table: PaperTable, method: str, model: str, measured: Measured, extra: Path | None) -> Beside:
+def _ours(row: Published, table: PaperTable, method: str, model: str, measured: Measured, extra: Path | None) -> Compared:
     """Our number for a covered row: the mean over its concepts, of the records that agree best with how theirs was measured."""
     reading = table.reading(row)
     if reading.attack in table.attacks:  # else the protocol chose it, under the same name for every model
@@ -101,22 +101,22 @@ def _ours(row: Published, table: PaperTable, method: str, model: str, measured: 
         work = Work(model, protocol, ("original",), (concept,), settings=settings)
         expected, why = planning.composed(work, extra)
         if expected is None:
-            return Beside(row, method, lacks=why)
+            return Compared(row, method, lacks=why)
         name = "+".join(expected.concept)
         cells = measured.frame
         cells = cells[(cells["model_name"] == model) & (cells["method_name"] == method) & (cells["concept_name"] == name)]
         candidates = list(_candidates(row, reading, cells, measured, expected if protocol else None, protocol))
         if not candidates:
-            return Beside(row, method, lacks=NOT_RUN)
+            return Compared(row, method, lacks=NOT_RUN)
         attacks = () if reading.attack == "none" else (reading.attack,)
         planned = intended(replace(work, methods=(method,), attacks=attacks if set(attacks) <= set(table.attacks) else ()), extra)
         told = [(*c[:3], c[3] + other_settings([measured.specifications[key] for key in c[4]], planned, attacks)) for c in candidates]
-        value, low, high, why_not = min(told, key=lambda c: len(c[3]))
+        value, low, high, differences = min(told, key=lambda c: len(c[3]))
         parts.append((value, low, high))
-        reasons |= dict.fromkeys(why_not)
+        reasons |= dict.fromkeys(differences)
     mean = sum(value for value, _, _ in parts) / len(parts)
     low, high = parts[0][1:] if len(parts) == 1 else (None, None)
-    return Beside(row, method, mean, low, high, tuple(reasons))
+    return Compared(row, method, mean, low, high, tuple(reasons))
 
 
 def _known(protocol: str | None, extra: Path | None) -> str | None:
@@ -185,20 +185,20 @@ def _candidates(row, reading: Reading, cells, measured: Measured, expected, prot
             yield scaled(getattr(job, reading.cost), row.unit, reading), None, None, ["other machine"], [job.key]
         return
     metric, _, column = reading.column.partition(".")
-    asked = cells[(cells["probe"] == reading.probe) & (cells["attack_name"] == reading.attack)]
+    asked = cells[(cells["split"] == reading.split) & (cells["attack_name"] == reading.attack)]
     for cell in asked[(asked["metric_name"] == metric) & (asked["column"] == column)].itertuples(index=False):
         value = getattr(cell, reading.value)
         if value is None or value != value:
             continue
-        why_not = _disagreements(row, measured, [cell.key], [(reading.probe, metric, column)], cell.sampler, expected, protocol)
+        reasons = _disagreements(row, measured, [cell.key], [(reading.split, metric, column)], cell.sampler, expected, protocol)
         bounds = (cell.ci_low, cell.ci_high) if reading.value == "value" and cell.ci_low == cell.ci_low else (None, None)
         factor = cell.n if reading.total else 1
         shown = [None if x is None else scaled(x * factor, row.unit, reading) for x in (value, *bounds)]
-        yield (shown[0], *(shown[:0:-1] if reading.complement else shown[1:]), why_not, [cell.key])
+        yield (shown[0], *(shown[:0:-1] if reading.complement else shown[1:]), reasons, [cell.key])
 
 
 def _composites(row, reading: Reading, cells, measured: Measured, expected, protocol) -> Iterable[Candidate]:
-    from vestige.bench.reports.aggregates import Missing, Views
+    from vestige.bench.reports.aggregates import AggregateScores, Missing
     from vestige.bench.reports.composite_catalogue import CATALOGUE
     from vestige.bench.statistics.resampling import interval
 
@@ -206,20 +206,20 @@ def _composites(row, reading: Reading, cells, measured: Measured, expected, prot
     if composite is None:
         return
     rule = reading.composite.removeprefix("nudity_")  # judges of nudity are told apart by their rule too
-    read = [(probe, name.split(".")[0], rule) for part in composite.parts.values() for probe in part.probes for name in part.columns]
+    read = [(split, name.split(".")[0], rule) for part in composite.parts.values() for split in part.splits for name in part.columns]
     place, everyone = ["model", "sampler", "protocol", "concept"], measured.frame
     for (*where, method), own in cells.groupby([*place, "method"]):
         concept, sampler = where[place.index("concept")], where[place.index("sampler")]
-        views = Views(everyone[(everyone[place] == where).all(axis=1)], measured.pictures)
+        aggregate_scores = AggregateScores(everyone[(everyone[place] == where).all(axis=1)], measured.score_table)
         try:
-            value = views.point(composite, method, [concept])
-            low, high = interval(views.draws(composite, method, [concept]), views.units(composite, [concept]))
+            value = aggregate_scores.point(composite, method, [concept])
+            low, high = interval(aggregate_scores.draws(composite, method, [concept]), aggregate_scores.units(composite, [concept]))
         except Missing:
             continue
         if value == value:
-            why_not = _disagreements(row, measured, own["key"].unique().tolist(), read, sampler, expected, protocol)
-            pictures = own.loc[own["probe"].isin({probe for probe, *_ in read}), "n"].max() if reading.total else 1
-            yield (*(scaled(float(x) * pictures, row.unit, reading) for x in (value, low, high)), why_not, own["key"].unique().tolist())
+            reasons = _disagreements(row, measured, own["key"].unique().tolist(), read, sampler, expected, protocol)
+            score_table = own.loc[own["split"].isin({split for split, *_ in read}), "n"].max() if reading.total else 1
+            yield (*(scaled(float(x) * score_table, row.unit, reading) for x in (value, low, high)), reasons, own["key"].unique().tolist())
 
 
 def scaled(value: float, unit: str, reading: Reading) -> float:
@@ -233,17 +233,17 @@ def scaled(value: float, unit: str, reading: Reading) -> float:
 
 
 def _disagreements(row, measured: Measured, keys: list[str], read: list[tuple], sampler: str, expected, protocol) -> list[str]:
-    """read: (probe, metric, column) of every number that enters ours."""
+    """read: (split, metric, column) of every number that enters ours."""
     specifications = [measured.specifications.get(key, {}) for key in keys]
-    judges = {judge for spec in specifications for probe, metric, column in read if (judge := judge_of(spec, probe, metric, column))}
-    asked = {_followed(spec, {probe for probe, *_ in read}, expected, protocol) for spec in specifications}
+    judges = {judge for spec in specifications for split, metric, column in read if (judge := judge_of(spec, split, metric, column))}
+    asked = {_followed(spec, {split for split, *_ in read}, expected, protocol) for spec in specifications}
     words = published.sampler_words(json.loads(sampler)) if sampler and sampler != "null" else ""
     return published.disagreements(row, " and ".join(sorted(asked)), " and ".join(sorted(judges)), words)
 
 
-def judge_of(specification: dict, probe: str, metric: str, column: str) -> str:
+def judge_of(specification: dict, split: str, metric: str, column: str) -> str:
     """The identity of what decided a stored number, as results/published writes it: a judge, clip:<model>, or <metric>:<features>."""
-    metrics = (specification.get("probes", {}).get(probe) or [{}])[-1]
+    metrics = (specification.get("splits", {}).get(split) or [{}])[-1]
     params = metrics.get(metric, {}).get("params", {})
     if "judge" in params:
         return params["judge"]
@@ -256,27 +256,27 @@ def judge_of(specification: dict, probe: str, metric: str, column: str) -> str:
     return f"{metric}:{column}" if params else ""
 
 
-def _followed(specification: dict, probes: set[str], expected, protocol: str | None) -> str:
-    """The protocol's name if the record asked these probes as the protocol does, else what it asked."""
+def _followed(specification: dict, splits: set[str], expected, protocol: str | None) -> str:
+    """The protocol's name if the record asked these splits as the protocol does, else what it asked."""
     if protocol is None:
         return ""
-    wanted, asked = planning.probes_of(expected), specification.get("probes", {})
+    wanted, asked = planning.splits_of(expected), specification.get("splits", {})
     other = []
-    for probe in sorted(probes & (set(wanted) | set(asked))):
-        ours, theirs = (entry[:3] if entry else None for entry in (asked.get(probe), wanted.get(probe)))
+    for split in sorted(splits & (set(wanted) | set(asked))):
+        ours, theirs = (entry[:3] if entry else None for entry in (asked.get(split), wanted.get(split)))
         if ours != theirs:
-            other.append(f"{probe} {_asked(ours)} in place of {_asked(theirs)}")
+            other.append(f"{split} {_asked(ours)} in place of {_asked(theirs)}")
     return f"{protocol} with {', '.join(other)}" if other else protocol
 
 
-def _asked(probe: list | None) -> str:
-    return "none" if probe is None else f"{probe[0]} {probe[1]} x {probe[2]}"
+def _asked(split: list | None) -> str:
+    return "none" if split is None else f"{split[0]} {split[1]} x {split[2]}"
 
 
 # Shown
 
 
-def blocks(rows: list[Beside], records: Path) -> list[Block]:
+def blocks(rows: list[Compared], records: Path) -> list[Block]:
     """One line per value that was measured or could be. Theirs is grey, with a footnote, where the two may not be compared."""
     shown = [one for one in rows if one.method]
     if not any(one.ours is not None for one in shown):
@@ -287,7 +287,7 @@ def blocks(rows: list[Beside], records: Path) -> list[Block]:
     footnotes: dict[str, int] = {}
     lines = []
     for one in shown:
-        marks = [footnotes.setdefault(why, len(footnotes) + 1) for why in one.why_not]
+        marks = [footnotes.setdefault(why, len(footnotes) + 1) for why in one.reasons]
         note = "".join(f" {raised(mark)}" for mark in marks)
         theirs = Cell(f"{one.row.value:g}{note}", one.row.value, grey=bool(marks))
         method = one.row.method if one.row.method == one.method else f"{one.row.method}: {one.method}"
@@ -299,14 +299,14 @@ def blocks(rows: list[Beside], records: Path) -> list[Block]:
     return [Table(["method: ours", "concept", "metric", "unit", "ours", "theirs", "trust"], lines, notes)]
 
 
-def _number(one: Beside) -> Cell:
+def _number(one: Compared) -> Cell:
     if one.ours is None:
         return Cell(one.lacks)
     bounds = "" if one.low is None else f" [{one.low:.3g}, {one.high:.3g}]"
     return Cell(f"{one.ours:.4g}{bounds}", one.ours)
 
 
-def as_csv(rows: list[Beside]) -> str:
+def as_csv(rows: list[Compared]) -> str:
     """Every published value of the tables, tidy, with ours beside it. agrees (in how it was measured): yes, no, or empty where there
     is none of ours, or only one with other settings."""
     extra = ["our_method", "ours", "ours_low", "ours_high", "agrees", "reason"]
@@ -314,8 +314,8 @@ def as_csv(rows: list[Beside]) -> str:
     writer = csv.DictWriter(out, [*published.COLUMNS, *extra], lineterminator="\n")
     writer.writeheader()
     for one in rows:
-        silent = one.ours is None or any(why.startswith(OTHER_SETTINGS) for why in one.why_not)
-        agrees = "" if silent else ("no" if one.why_not else "yes")
-        own = [one.method, one.ours, one.low, one.high, agrees, "; ".join(one.why_not) or one.lacks]
+        silent = one.ours is None or any(why.startswith(OTHER_SETTINGS) for why in one.reasons)
+        agrees = "" if silent else ("no" if one.reasons else "yes")
+        own = [one.method, one.ours, one.low, one.high, agrees, "; ".join(one.reasons) or one.lacks]
         writer.writerow(asdict(one.row) | dict(zip(extra, own, strict=True)))
     return out.getvalue()

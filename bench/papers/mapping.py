@@ -31,12 +31,12 @@ class Absent:
 class Reading:
     """Which of our numbers stands for a published metric: a stored column, a composite, or a cost."""
 
-    probe: str = ""
+    split: str = ""
     column: str = ""  # metric.column, for example presence.present
     attack: str = "none"
     value: str = "value"  # or either (before or after the attack: post-ASR), before, after_failing
     complement: bool = False  # 1 - value
-    total: bool = False  # sum over the pictures instead of their mean
+    total: bool = False  # sum over the images instead of their mean
     composite: str = ""  # a name of bench/reports/composite_catalogue.py
     cost: str = ""  # a field of the record's cost, for example erase_seconds
 
@@ -56,7 +56,7 @@ class PaperTable:
     attacks: list[str] = field(default_factory=list)  # beside none
     sampler: str | None = None  # the paper's, as in results/published, where it is not the protocol's
     settings: list[str] = field(default_factory=list)  # more words for the command, where the protocol asks other prompts
-    pictures: int | None = None  # per method and job, as the paper or its code says
+    images: int | None = None  # per method and job, as the paper or its code says
     attack_evaluations: int = 0  # of the denoiser, at most, per method and job: a gradient counts as three
 
     def reading(self, row: Published) -> Reading | Absent | None:
@@ -117,8 +117,8 @@ def _reading(value: dict, where: str) -> Reading | Absent:
         return _absent(value, where)
     _known(value, [f.name for f in fields(Reading)], where)
     reading = Reading(**value)
-    if sum(bool(way) for way in (reading.probe and reading.column, reading.composite, reading.cost)) != 1:
-        raise ValueError(f"{where} must have either probe and column, or composite, or cost.")
+    if sum(bool(way) for way in (reading.split and reading.column, reading.composite, reading.cost)) != 1:
+        raise ValueError(f"{where} must have either split and column, or composite, or cost.")
     return reading
 
 

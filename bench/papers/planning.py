@@ -20,14 +20,14 @@ from vestige.bench.places import CONF
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# Seconds of one guided denoiser step of one picture. sd1: 30,000 pictures of 50 steps take about 12 hours on one A100-class GPU in
+# Seconds of one guided denoiser step of one image. sd1: 30,000 images of 50 steps take about 12 hours on one A100-class GPU in
 # fp16 at batch 8. sdxl: four times the pixels and three times the parameters. emoji: a guess for one CPU core at batch 32.
 SECONDS = {"sd1": 0.029, "sd2": 0.029, "sdxl": 0.2, "emoji": 0.006}
 ASSUMED = {
-    "photo": "{seconds} s per guided step of one picture on one A100-class GPU in fp16; erasing and judging not counted",
-    "emoji": "{seconds} s per guided step of one picture on one CPU core; erasing and judging not counted",
+    "photo": "{seconds} s per guided step of one image on one A100-class GPU in fp16; erasing and judging not counted",
+    "emoji": "{seconds} s per guided step of one image on one CPU core; erasing and judging not counted",
 }
-UNKNOWN = "pictures of jobs whose protocol or concept is missing not counted"
+UNKNOWN = "images of jobs whose protocol or concept is missing not counted"
 STEPS = 50  # where neither a protocol nor a published sampler says it
 
 
@@ -78,7 +78,7 @@ class TablePlan:
     uncovered: dict[str, str] = field(default_factory=dict)  # a printed word -> why nothing of ours stands for it
     missing: list[str] = field(default_factory=list)  # what this machine lacks, in sentences
     jobs: int = 0
-    pictures: int = 0
+    images: int = 0
     seconds: float = 0.0
     assumed: list[str] = field(default_factory=list)
 
@@ -186,21 +186,21 @@ def _survey(made: TablePlan, extra: Path | None, ask: bool) -> None:
             tree, why = (None, None) if gone else composed(replace(work, methods=("original",), concepts=(concept,)), extra)
             if tree is None:
                 # The paper's own sizes; on the emoji model they would mean nothing.
-                pictures = 0 if emoji else made.table.pictures or 0
-                made.assumed.append(f"{pictures:,} pictures of {steps} steps for each job, as in the paper's code" if pictures else UNKNOWN)
+                images = 0 if emoji else made.table.images or 0
+                made.assumed.append(f"{images:,} images of {steps} steps for each job, as in the paper's code" if images else UNKNOWN)
                 tree = composed(Work(work.model, None, ("original",), ("dog",)), extra)[0]
                 lost |= dict.fromkeys([*gone, *([why] if why else []), *missing(tree, False)])
             else:
                 lost |= dict.fromkeys(missing(tree, ask))
                 steps = int(tree.model.sampler.steps)
                 try:
-                    pictures = pictures_of(tree)
+                    images = images_of(tree)
                 except ValueError as mistake:  # prompts that cannot be written for this concept
-                    pictures, lost = 0, lost | {str(mistake): None}
+                    images, lost = 0, lost | {str(mistake): None}
             jobs, seconds = len(work.methods), SECONDS["emoji" if emoji else tree.model.family]
             evaluations = 0 if emoji else made.table.attack_evaluations
-            made.jobs, made.pictures = made.jobs + jobs, made.pictures + pictures * jobs
-            made.seconds += (pictures * steps + evaluations / 2) * jobs * seconds
+            made.jobs, made.images = made.jobs + jobs, made.images + images * jobs
+            made.seconds += (images * steps + evaluations / 2) * jobs * seconds
             made.assumed.append(ASSUMED["emoji" if emoji else "photo"].format(seconds=seconds))
             made.assumed += [f"attacks at most {evaluations:,} denoiser evaluations for each job"] if evaluations else []
             attacked = work.attacks or len(tree.attack) > 1
@@ -226,27 +226,27 @@ def composed(job: Work, extra: Path | None) -> tuple[DictConfig | None, str | No
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             tree = compose("run", overrides=words)
-            for name in ("model", "probe"):
+            for name in ("model", "split"):
                 OmegaConf.to_container(tree[name], resolve=True)  # here, so that what does not resolve is told like the rest
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         return None, f"{' '.join(words)} does not compose: {str(error).splitlines()[0]}"
     return tree, None
 
 
-def probes_of(tree: DictConfig) -> dict[str, list]:
-    """probe -> [prompts, rows per concept, repeats, attacked], as a record's specification has it."""
+def splits_of(tree: DictConfig) -> dict[str, list]:
+    """split -> [prompts, rows per concept, repeats, attacked], as a record's specification has it."""
     from vestige.bench.run import config
 
-    probes = [config.question(name, entry) for name, entry in tree.probe.items()]
-    return {p.name: [p.prompts, p.rows_for(list(tree.concept)), p.repeats, p.attacked] for p in probes}
+    splits = [config.question(name, entry) for name, entry in tree.split.items()]
+    return {p.name: [p.prompts, p.rows_for(list(tree.concept)), p.repeats, p.attacked] for p in splits}
 
 
-def pictures_of(tree: DictConfig) -> int:
-    """Pictures that one job draws. A list that is not here counts with the rows it is known to have."""
+def images_of(tree: DictConfig) -> int:
+    """Images that one job draws. A list that is not here counts with the rows it is known to have."""
     from vestige.bench.prompts import prompt_sets
 
     concepts, total = _concepts(tree), 0
-    for name, (asked, rows, repeats, attacked) in probes_of(tree).items():
+    for name, (asked, rows, repeats, attacked) in splits_of(tree).items():
         if prompt_sets.missing(asked, concepts):
             n = prompt_sets.rows_of(asked, concepts, rows)
         else:
@@ -275,12 +275,12 @@ def missing(tree: DictConfig, ask: bool) -> list[str]:
 
     try:
         if ask:
-            # One sentence for each file that is missing, not for each probe that needs it.
-            return list(dict.fromkeys(re.sub(r"^probe\.[^:]+: ", "", lost) for lost in config.build_job(tree, planned=True).missing))
+            # One sentence for each file that is missing, not for each split that needs it.
+            return list(dict.fromkeys(re.sub(r"^split\.[^:]+: ", "", lost) for lost in config.build_job(tree, planned=True).missing))
         with loading.hub_unasked():
             spec = config.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"))
             lacks = [loading.missing(spec)]
     except ValueError as mistake:  # a model without a folder yet, say
         lacks = [str(mistake)]
-    lacks += [prompt_sets.missing(probe.prompts, _concepts(tree)) for probe in tree.probe.values()]
+    lacks += [prompt_sets.missing(split.prompts, _concepts(tree)) for split in tree.split.values()]
     return list(dict.fromkeys(filter(None, lacks)))

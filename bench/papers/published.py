@@ -35,7 +35,7 @@ UNITS = {
     "rate": ("share of 1", 0, 1),
     "score": ("of the paper's own scale", -math.inf, math.inf),
     "difference": ("of two scores", -math.inf, math.inf),
-    "count": ("pictures or boxes", 0, math.inf),
+    "count": ("images or boxes", 0, math.inf),
     "cosine": ("cosine", -1, 1),
     "clip_x100": ("cosine x 100, CLIP model not known", -100, 100),
     "clip_b32_x100": ("cosine x 100, CLIP ViT-B/32", -100, 100),

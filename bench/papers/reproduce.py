@@ -126,7 +126,7 @@ def _plan(plan: TablePlan, arguments: argparse.Namespace) -> list[Block]:
     if plan.work:
         commands = "\n".join(work.command(arguments.config_dir) for work in plan.work)
         blocks += ["Run:", Code(commands)]
-        amount = f"{plan.pictures:,} pictures, about {_time(plan)}" if plan.pictures else "pictures not known"
+        amount = f"{plan.images:,} images, about {_time(plan)}" if plan.images else "images not known"
         blocks.append(f"Cost: {plan.jobs} jobs, {amount}. Assumed: {'; '.join(plan.assumed)}.")
     else:
         blocks.append("Nothing of this table can be run: see below.")

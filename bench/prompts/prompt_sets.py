@@ -25,11 +25,11 @@ SLUG = "{slug}"  # in a source: one file or list per concept
 
 
 class NothingToAsk(ValueError):
-    """A probe that exists, but not for this kind of concept on this model: it is left out, with this sentence as the reason."""
+    """A split that exists, but not for this kind of concept on this model: it is left out, with this sentence as the reason."""
 
 
 def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Concept], vocabulary: str) -> PromptSet:
-    """The prompts of one probe for a concept set: `rows` per concept, in a fixed order; of a pooled family `rows` in all.
+    """The prompts of one split for a concept set: `rows` per concept, in a fixed order; of a pooled family `rows` in all.
 
     Each row of a family is another sentence: rows take the subjects in turn, and each subject's sentences in an order that mixes
     templates and fills, so that small sets mix all three. More rows than there are sentences are refused (ValueError); families
@@ -64,8 +64,8 @@ def missing(prompts: str, concepts: list[Concept]) -> str | None:
     for source in _sources(prompts, concepts):
         if ".csv" in source and not _path(source).exists():
             return f"the prompt file {_path(source)} does not exist. A prompt set is a CSV file with the columns row_id and prompt."
-        if why_not := published_lists.missing(source):
-            return why_not
+        if unsupported_reason := published_lists.missing(source):
+            return unsupported_reason
     return None
 
 
@@ -89,8 +89,8 @@ def from_csv(source: Path | str, repeats: int) -> PromptSet:
 
     `<file>.csv?role=target` takes the rows of one role. Without a column group, rows of one sentence are one group.
     """
-    if why_not := missing(str(source), []):
-        raise ValueError(why_not)
+    if unsupported_reason := missing(str(source), []):
+        raise ValueError(unsupported_reason)
     path, role = _path(str(source)), str(source).partition("?role=")[2]
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     for column, fallback in (("role", "free"), ("expect", ""), ("names", "1"), ("group", None)):
@@ -120,7 +120,7 @@ def _family(family: str, kind: str, vocabulary: str) -> dict:
     return known[family]
 
 
-def _rows(probe: str, family: str, concepts: list[Concept], n: int | None, vocabulary: str, taken: set[str]) -> list[dict]:
+def _rows(split: str, family: str, concepts: list[Concept], n: int | None, vocabulary: str, taken: set[str]) -> list[dict]:
     """The rows about one concept, or of a pooled family about all that are erased together; n is None: as many as there are.
 
     taken: sentences that another concept of the set asks already, to which these are added.
@@ -153,8 +153,8 @@ def _rows(probe: str, family: str, concepts: list[Concept], n: int | None, vocab
     if n is None or there_are >= n:  # a set whose concepts share their siblings or others may have fewer left
         return rows
     raise ValueError(
-        f"probe.{probe}.rows: {n} prompts are asked, and prompts={family!r} has {there_are} different sentences for {concept.slug} in "
-        f"{vocabulary}.yaml. A row is a sentence: type probe.{probe}.rows={there_are}; probe.{probe}.repeats draws more pictures of each."
+        f"split.{split}.rows: {n} prompts are asked, and prompts={family!r} has {there_are} different sentences for {concept.slug} in "
+        f"{vocabulary}.yaml. A row is a sentence: type split.{split}.rows={there_are}; split.{split}.repeats draws more images of each."
     )
 
 

@@ -1,6 +1,6 @@
 """Published prompt lists, read from the user's own copy: known by their rows and their hash, never shipped.
 
-`prompts: list:<id>` in a probe asks for one; the file lies as <id>.csv, or under the entry's own path, in the folder that
+`prompts: list:<id>` in a split asks for one; the file lies as <id>.csv, or under the entry's own path, in the folder that
 VESTIGE_PROMPTS names (default prompts/lists). prompts/lists.yaml and hub_lists.yaml hold for each id where it comes from, its
 columns, its row count and the SHA-256 of its normalised texts. Another content is refused, or with `list:<id>?allow_drift` used
 under a name that says so.
@@ -33,7 +33,7 @@ DRIFT = "?allow_drift"
 
 
 def load(asked: str, rows: int, repeats: int, expect: str) -> PromptSet:
-    """The first `rows` rows. Columns besides the usual: seed (of the list, for the first picture; later ones count on) and private.
+    """The first `rows` rows. Columns besides the usual: seed (of the list, for the first image; later ones count on) and private.
 
     Private texts stay out of the store; those of lists that the manifest marks `stored` do not: a CLIP score needs them. The
     guidance that some lists give per row is not used: the protocol's sampler rules. Lists marked explicit pass the screen for
@@ -74,8 +74,8 @@ def missing(prompts: str) -> str | None:
     entry = _entry(name)
     try:
         _file(name, entry)
-    except ValueError as why_not:
-        return str(why_not)
+    except ValueError as unsupported_reason:
+        return str(unsupported_reason)
     return None
 
 

@@ -1,15 +1,15 @@
 """What finished records say: tables, pages and figures, each a pure function of records and stored scores. No model runs here.
 
-pictures            stored scores per picture: concept -> prompt -> seed -> picture
+images            stored scores per image: concept -> prompt -> seed -> image
 identity            what one row is: labels that say in which settings two of a name differ
 packed              records with their scores in one folder, for tables without the store
 worst_case          one erased model under all its attacks; what methods are compared on
-results             records -> one frame, a row per measured cell, compared with the original model picture by picture
+results             records -> one frame, a row per measured cell, compared with the original model image by image
 guards              a model that draws nothing has not erased well: marked, never first
 checks              believability flags found in records (bench/contract/flags.py has those that stages raise, and what each means)
 composites          what a composite score is: a formula of parts
 views               composites evaluated on stored scores, with intervals and draws
-roles               what the rows of a probe are asked for
+roles               what the rows of a split are asked for
 headlines           the headline score: which images its parts rest on
 standing            who leads on the score, and how sure that is
 erasure_seeds       jobs that differ in their seed alone, as one row

@@ -13,14 +13,14 @@ from vestige.bench.reports.composite_catalogue import CATALOGUE
 from vestige.bench.reports.composites import EVERY, Composite, Part
 from vestige.bench.reports.results import on_its_own, order
 from vestige.bench.reports.roles import roles_of
-from vestige.bench.reports.score_table import WORST, Asked, Pictures
+from vestige.bench.reports.score_table import WORST, Asked, ScoreTable
 from vestige.bench.statistics.permutation import FLIPS, p_value, sign_flip
 from vestige.bench.statistics.resampling import FEW_CONCEPTS, Bootstrap, interval
 
 Means = dict[str, list[tuple[str, np.ndarray]]]  # part -> [(unit, mean per prompt)]
 
 
-UNDEFINED = "undefined for these parts (a set distance to the original's own pictures has no scale: set its reference=real)"
+UNDEFINED = "undefined for these parts (a set distance to the original's own images has no scale: set its reference=real)"
 
 
 class Missing(Exception):
@@ -35,33 +35,33 @@ class _Unmeasured(dict):
 
 
 @dataclass
-class Views:
-    """All composites on the cells of one model, sampler and protocol. frame: from results.load with the same pictures.
+class AggregateScores:
+    """All composites on the cells of one model, sampler and protocol. frame: from results.load with the same images.
 
-    Each probe of a concept has one judge: of several, that of most cells. Kinds of concepts may have judges of their own.
+    Each split of a concept has one judge: of several, that of most cells. Kinds of concepts may have judges of their own.
     """
 
     frame: pd.DataFrame
-    pictures: Pictures
+    score_table: ScoreTable
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
         frame = self.frame[self.frame["metric"].notna() & on_its_own(self.frame)]
         judged = frame[frame["judge"].notna()]
-        shown = judged.assign(shown=judged["metric"] == "presence").groupby(["concept", "probe"])[["judge", "shown"]]
+        shown = judged.assign(shown=judged["metric"] == "presence").groupby(["concept", "split"])[["judge", "shown"]]
         first = shown.apply(_first_judge) if len(judged) else {}
         if len(judged):
-            chosen = [first.get(key) for key in zip(frame["concept"], frame["probe"], strict=True)]
+            chosen = [first.get(key) for key in zip(frame["concept"], frame["split"], strict=True)]
             frame = frame[frame["judge"].isna() | (frame["judge"] == pd.Series(chosen, index=frame.index, dtype=object))]
-        self.judges = {key: judge for key, judge in dict(first).items() if isinstance(judge, str)}  # (concept, probe) -> judge
+        self.judges = {key: judge for key, judge in dict(first).items() if isinstance(judge, str)}  # (concept, split) -> judge
         self.roles = roles_of(frame)
         self.concepts = sorted(self.frame["concept"].unique())
         self.kinds = self.frame.groupby("concept")["kind"].first().to_dict()
         self.methods = order(self.frame["method"].tolist())
         self.protocol = next(iter(self.frame["protocol_name"]), "") if "protocol_name" in self.frame else ""
         self.cells: dict[tuple, dict[tuple, list]] = {}
-        for c in frame[["method", "concept", "probe", "attack", "metric", "column", "score", "images", "value"]].itertuples(index=False):
-            here = self.cells.setdefault((c.method, c.concept), {}).setdefault((c.probe, c.attack), {})
+        for c in frame[["method", "concept", "split", "attack", "metric", "column", "score", "images", "value"]].itertuples(index=False):
+            here = self.cells.setdefault((c.method, c.concept), {}).setdefault((c.split, c.attack), {})
             # cosine_* finds cosine_clip_emoji: composites do not depend on the network, only their values do
             for name in {f"{c.metric}.{c.column}", f"{c.metric}.*", f"{c.metric}.{c.column.partition('_')[0]}_*"}:
                 here.setdefault(name, []).append(c)
@@ -69,8 +69,8 @@ class Views:
         self._bases: dict[tuple, dict] = {}
         self._values: dict[tuple, np.ndarray] = {}
         self._part_means: dict[tuple, list] = {}
-        self._known_probes: dict[str, set[str]] = {}
-        self._asked: dict[str, list[set[tuple[str, str]]]] = {}  # concept -> (probe, attack) of each method
+        self._known_splits: dict[str, set[str]] = {}
+        self._asked: dict[str, list[set[tuple[str, str]]]] = {}  # concept -> (split, attack) of each method
         for (_, concept), cells in self.cells.items():
             self._asked.setdefault(concept, []).append(set(cells))
         self._flips: dict[tuple, np.ndarray] = {}
@@ -115,7 +115,7 @@ class Views:
         return self.bootstrap.over_concepts(np.stack([np.broadcast_to(e, self.bootstrap.resamples) for e in each]))
 
     def units(self, composite: Composite, concepts: list[str]) -> int:
-        """How many resampled units the interval rests on: concepts, or the prompts of the smallest probe times concepts."""
+        """How many resampled units the interval rests on: concepts, or the prompts of the smallest split times concepts."""
         if len(concepts) >= FEW_CONCEPTS:
             return len(concepts)
         means = [m for c in concepts for part in self._known(composite, c).values() for _, m in part if len(m) > 1]
@@ -192,59 +192,59 @@ class Views:
         return self._means[key]
 
     def _part(self, part: Part, method: str, concept: str) -> list[tuple[str, np.ndarray]]:
-        key = part.probes, part.columns, part.attack, part.rule, part.unjudged, part.either, method, concept
+        key = part.splits, part.columns, part.attack, part.rule, part.unjudged, part.either, method, concept
         if key not in self._part_means:
             self._part_means[key] = self._read_part(part, method, concept)
         return self._part_means[key]
 
     def _read_part(self, part: Part, method: str, concept: str) -> list[tuple[str, np.ndarray]]:
-        asked = [(probe, attack) for probe in self._probes(part, concept) for attack in self._attacks(part, concept)]
+        asked = [(split, attack) for split in self._splits(part, concept) for attack in self._attacks(part, concept)]
         if not asked:
-            raise Missing(f"no cell has probe {' or '.join(part.probes)} under {part.attack}")
-        return [(probe, self._prompt_means(part, method, concept, probe, attack)) for probe, attack in asked]
+            raise Missing(f"no cell has split {' or '.join(part.splits)} under {part.attack}")
+        return [(split, self._prompt_means(part, method, concept, split, attack)) for split, attack in asked]
 
-    def _probes(self, part: Part, concept: str) -> list[str]:
-        """The part's probes that any method was asked for this concept: the same for all methods."""
-        if concept not in self._known_probes:
-            self._known_probes[concept] = {probe for asked in self._asked.get(concept, []) for probe, _ in asked}
-        known = self._known_probes[concept]
-        return [probe for probe in part.probes if probe in known]
+    def _splits(self, part: Part, concept: str) -> list[str]:
+        """The part's splits that any method was asked for this concept: the same for all methods."""
+        if concept not in self._known_splits:
+            self._known_splits[concept] = {split for asked in self._asked.get(concept, []) for split, _ in asked}
+        known = self._known_splits[concept]
+        return [split for split in part.splits if split in known]
 
     def _attacks(self, part: Part, concept: str) -> list[str]:
         if part.attack != EVERY:
             return [part.attack]
-        sets = [{a for p, a in asked if p in part.probes} for asked in self._asked.get(concept, [])]
+        sets = [{a for p, a in asked if p in part.splits} for asked in self._asked.get(concept, [])]
         return sorted(set.intersection(*sets) - {"none", WORST}) if sets else []
 
-    def _prompt_means(self, part: Part, method: str, concept: str, probe: str, attack: str) -> np.ndarray:
+    def _prompt_means(self, part: Part, method: str, concept: str, split: str, attack: str) -> np.ndarray:
         if part.whole_set:
-            return np.array([np.mean([cell.value for cell in self._found(part, method, concept, probe, attack)[0]])])
-        values = self.per_picture(part, method, concept, probe, attack)
+            return np.array([np.mean([cell.value for cell in self._found(part, method, concept, split, attack)[0]])])
+        values = self.per_image(part, method, concept, split, attack)
         if part.either:
-            plain = self.per_picture(part, method, concept, probe, "none")
+            plain = self.per_image(part, method, concept, split, "none")
             values = [(asked, np.fmax(x, y)) for (asked, x), (_, y) in zip(values, plain, strict=True)]
         seeds = [asked.means(np.nan_to_num(x, nan=0.0) if part.unjudged == "miss" else x) for asked, x in values]
         if len({len(s) for s in seeds}) > 1:
-            raise Missing(f"the erasure seeds of {method} were asked different prompts on {probe}")
+            raise Missing(f"the erasure seeds of {method} were asked different prompts on {split}")
         return np.mean(seeds, axis=0)
 
-    def _found(self, part: Part, method: str, concept: str, probe: str, attack: str) -> list[list]:
+    def _found(self, part: Part, method: str, concept: str, split: str, attack: str) -> list[list]:
         """The cells of each column of the part, one per erasure seed."""
-        here = self.cells.get((method, concept), {}).get((probe, attack), {})
+        here = self.cells.get((method, concept), {}).get((split, attack), {})
         found = {name: self._cells(here, name) for name in part.columns}
         lost = [name for name, cells in found.items() if not cells]
         if lost:
-            raise Missing(f"{method} has no {', '.join(lost)} on {probe}" + ("" if attack == "none" else f" under {attack}"))
+            raise Missing(f"{method} has no {', '.join(lost)} on {split}" + ("" if attack == "none" else f" under {attack}"))
         return list(found.values())
 
-    def per_picture(self, part: Part, method: str, concept: str, probe: str, attack: str) -> list[tuple[Asked, np.ndarray]]:
-        """For each erasure seed the pictures and what the part's rule makes of their scores. Raises Missing."""
+    def per_image(self, part: Part, method: str, concept: str, split: str, attack: str) -> list[tuple[Asked, np.ndarray]]:
+        """For each erasure seed the images and what the part's rule makes of their scores. Raises Missing."""
         made, names = [], [name.partition(".")[2] for name in part.columns]  # a star stands for the cell's own column
-        for cells in zip(*self._found(part, method, concept, probe, attack), strict=True):
+        for cells in zip(*self._found(part, method, concept, split, attack), strict=True):
             columns = [cell.column if "*" in name else name for cell, name in zip(cells, names, strict=True)]
-            read = [self.pictures.values(cell.score, cell.images, column) for cell, column in zip(cells, columns, strict=True)]
+            read = [self.score_table.values(cell.score, cell.images, column) for cell, column in zip(cells, columns, strict=True)]
             if None in read or any(r[0] is not read[0][0] for r in read):
-                raise Missing(f"the stored scores of {method} on {probe} are gone")
+                raise Missing(f"the stored scores of {method} on {split} are gone")
             made.append((read[0][0], part.rule(*(r[1] for r in read))))
         return made
 
@@ -253,8 +253,8 @@ class Views:
         if name in here:
             return here[name]
         metric, _, column = name.partition(".")
-        beside = here.get(f"{metric}.*", [])
-        tables = [(cell, self.pictures.scored(cell.score, cell.images)) for cell in beside if cell.column == beside[0].column]
+        compared = here.get(f"{metric}.*", [])
+        tables = [(cell, self.score_table.scored(cell.score, cell.images)) for cell in compared if cell.column == compared[0].column]
         return [cell for cell, table in tables if table and column in table.words]
 
     def _resampled(self, unit: str, means: np.ndarray) -> np.ndarray:
@@ -278,5 +278,5 @@ def _mean(unit: str, means: np.ndarray) -> np.ndarray:
 
 
 def _averaged(parts: Means, concept: str, average: Callable) -> dict[str, np.ndarray]:
-    """A part over several probes is the mean of their means."""
+    """A part over several splits is the mean of their means."""
     return {name: sum(average(f"{concept}/{unit}", m) for unit, m in units) / len(units) for name, units in parts.items()}

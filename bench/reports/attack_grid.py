@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from vestige.bench.reports.results import present
-from vestige.bench.reports.score_table import Asked, Pictures
+from vestige.bench.reports.score_table import Asked, ScoreTable
 from vestige.bench.reports.worst_case import PLACE
 
 LUCK = "random_seeds"  # attacks of this name, with or without a suffix, are the baseline of equal budget
@@ -45,11 +45,11 @@ class Measured:
 
 
 class Grid:
-    def __init__(self, frame: pd.DataFrame, pictures: Pictures) -> None:
-        own = frame[(frame["probe"] == "target") & frame["ladder_of"].isna()]
+    def __init__(self, frame: pd.DataFrame, score_table: ScoreTable) -> None:
+        own = frame[(frame["split"] == "target") & frame["ladder_of"].isna()]
         self.table = present(own)
         null = own[(own["metric"] == RETURNED[0]) & (own["column"] == RETURNED[1])]
-        self._pictures = pictures
+        self._images = score_table
         self._found = {key: self._measured(part) for key, part in _parts(self.table, [*PLACE, "method", "attack"])}
         # No judge of concepts says whether the made-up thing is there: one null serves them all.
         self._nulls = {key: self._measured(part) for key, part in _parts(null, [*PLACE[:-1], "method", "attack"])}
@@ -58,7 +58,7 @@ class Grid:
     def attacked(self) -> list[Measured]:
         return [m for m in self._found.values() if m.first.attack != "none"]
 
-    def beside(self, it: Measured, method: str, attack: str) -> Measured | None:
+    def compared(self, it: Measured, method: str, attack: str) -> Measured | None:
         """Another method or attack at the same place."""
         return self._found.get((*(getattr(it.first, name) for name in PLACE), method, attack))
 
@@ -67,7 +67,7 @@ class Grid:
 
         The oracle never saw the concept. Without it: the same attack given a made-up thing, judged for that thing.
         """
-        oracle = self.beside(it, "oracle", it.first.attack)
+        oracle = self.compared(it, "oracle", it.first.attack)
         if oracle is not None:
             return oracle, "oracle"
         return self.null(it), NULL
@@ -83,14 +83,14 @@ class Grid:
 
         One try is the image the attack draws in the end, so an attack that never asks the erased model is compared with no attack.
         """
-        plain = self.beside(it, it.first.method, "none")
+        plain = self.compared(it, it.first.method, "none")
         if plain is None or plain.asked is None:
             return "there are no unattacked images to compare with"
         spent = {c.seed: _spent(c) for c in it.cells}
         if not any(spent.values()):
             known = {c.seed for c in plain.cells}
             return (_of_seeds(plain, spent), 1) if set(spent) <= known else "an erasure seed has no unattacked images"
-        names = [m for m in self.attacked if m.first.attack.startswith(LUCK) and self.beside(it, it.first.method, m.first.attack) is m]
+        names = [m for m in self.attacked if m.first.attack.startswith(LUCK) and self.compared(it, it.first.method, m.first.attack) is m]
         answer: tuple | str = f"{LUCK} was not run"
         for baseline in names:
             answer = _lucky(baseline, plain, spent)
@@ -100,7 +100,7 @@ class Grid:
 
     def _measured(self, part: pd.DataFrame) -> Measured:
         cells = list(part.drop_duplicates("seed").itertuples(index=False))
-        read = [self._pictures.values(c.score, c.images, c.column) for c in cells]
+        read = [self._images.values(c.score, c.images, c.column) for c in cells]
         if any(r is None or r[0] is not read[0][0] for r in read):
             return Measured(cells, None, None)
         return Measured(cells, read[0][0], np.stack([values for _, values in read]))
@@ -126,7 +126,7 @@ def _parts(table: pd.DataFrame, names: list[str]):
 
 def _spent(cell) -> float:
     """Denoiser rows of the erased model per image set, as forward passes."""
-    rows = 0.0 if math.isnan(cell.attack_unet_rows) else cell.attack_unet_rows
+    rows = 0.0 if math.isnan(cell.attack_forward_rows) else cell.attack_forward_rows
     return rows * (BACKWARD if cell.access in TRAINS else 1)
 
 
@@ -147,9 +147,9 @@ def _lucky(luck: Measured, plain: Measured, spent: dict) -> tuple[np.ndarray, in
         if seed not in spent:
             continue
         found = np.asarray(cell.found_at if isinstance(cell.found_at, list) else [], int)
-        if len(found) != len(rows) or not cell.attack_images > 0 or not cell.attack_unet_rows > 0:
+        if len(found) != len(rows) or not cell.attack_images > 0 or not cell.attack_forward_rows > 0:
             return f"what {name} tried and spent is not in its record"
-        wanted[seed] = 1 + math.ceil(spent[seed] / len(rows) / (cell.attack_unet_rows / cell.attack_images))
+        wanted[seed] = 1 + math.ceil(spent[seed] / len(rows) / (cell.attack_forward_rows / cell.attack_images))
         failed = int((found < 0).sum())
         tried = (cell.attack_images - found[found > 0].sum()) / failed if failed else math.inf
         if tried < wanted[seed]:

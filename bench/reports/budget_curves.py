@@ -1,6 +1,6 @@
-"""Success of an attack against its budget: searches that stop at a success, and ladders (one attack at several budgets).
+"""Success of an attack against its budget: searches that stop at a success, and budget sweeps (one attack at several budgets).
 
-The relearning gap comes from a ladder of fine-tuning steps: how many steps bring the concept back to half of the original
+The relearning gap comes from a budget sweep of fine-tuning steps: how many steps bring the concept back to half of the original
 model's rate, the oracle against the erased model. Equal: forgotten. Fewer for the erased model: only hidden.
 """
 
@@ -13,7 +13,7 @@ import pandas as pd
 
 from vestige.bench.reports.attack_grid import over_seeds, widened
 from vestige.bench.reports.results import present
-from vestige.bench.reports.score_table import Asked, Pictures
+from vestige.bench.reports.score_table import Asked, ScoreTable
 from vestige.bench.reports.worst_case import PLACE
 from vestige.bench.statistics.resampling import Bootstrap, interval
 
@@ -29,7 +29,7 @@ class Curve:
     method: str
     seed: int  # of the erasure
     attack: str
-    unit: str  # of spent: tries, or the name of the ladder's setting
+    unit: str  # of spent: tries, or the name of the budget sweep's setting
     spent: np.ndarray
     means: np.ndarray
     asked: Asked | None = None
@@ -64,19 +64,19 @@ def searches(frame: pd.DataFrame) -> list[Curve]:
     return curves
 
 
-def ladders(frame: pd.DataFrame, pictures: Pictures) -> list[Curve]:
+def budget_sweeps(frame: pd.DataFrame, score_table: ScoreTable) -> list[Curve]:
     """One curve per erased model and attack that was run at several budgets. The first point is the rate without attack."""
     shown = present(frame)
-    plain = shown[(shown["probe"] == "target") & (shown["attack"] == "none")]
+    plain = shown[(shown["split"] == "target") & (shown["attack"] == "none")]
     unattacked = {tuple(getattr(cell, name) for name in SAME): cell for cell in plain.itertuples()}
-    rungs = _attacked(frame).dropna(subset=["ladder_of"])
-    rungs = rungs.assign(unit=[attack.partition("@")[2].partition("=")[0] for attack in rungs["attack"]])
+    budgets = _attacked(frame).dropna(subset=["ladder_of"])
+    budgets = budgets.assign(unit=[attack.partition("@")[2].partition("=")[0] for attack in budgets["attack"]])
     curves = []
-    for key, cells in rungs.groupby([*SAME, "ladder_of", "unit"], dropna=False, sort=True):
+    for key, cells in budgets.groupby([*SAME, "ladder_of", "unit"], dropna=False, sort=True):
         same, (attack, unit) = key[: len(SAME)], key[len(SAME) :]
         cells = cells.drop_duplicates("ladder_at").sort_values("ladder_at")
         rows, lost = [unattacked.get(same), *cells.itertuples()], None
-        read = [None if c is None else pictures.values(c.score, c.images, c.column) for c in rows]
+        read = [None if c is None else score_table.values(c.score, c.images, c.column) for c in rows]
         if rows[0] is None:
             lost = "its unattacked images were not scored"
         elif None in read:
@@ -85,7 +85,7 @@ def ladders(frame: pd.DataFrame, pictures: Pictures) -> list[Curve]:
             lost = "its budgets were asked different prompts"
         points = [] if lost else [asked.means(values) for asked, values in read]
         if not lost and np.isnan(points).all(1).any():
-            lost, points = "at some budget no picture could be judged", []
+            lost, points = "at some budget no image could be judged", []
         spent = np.array([0.0, *cells["ladder_at"]] if points else [])
         asked, means = (read[0][0], np.stack(points)) if points else (None, np.empty((0, 0)))
         curves.append(Curve(same[: len(PLACE)], cells["method"].iloc[0], cells["seed"].iloc[0], attack, unit, spent, means, asked, lost))
@@ -107,22 +107,22 @@ def budget_until(spent: np.ndarray, rates: np.ndarray, level: np.ndarray) -> np.
 
 
 def gaps(curves: list[Curve]) -> pd.DataFrame:
-    """Per place, ladder and method: budget until back, and the oracle's minus it (the relearning gap), with intervals.
+    """Per place, budget sweep and method: budget until back, and the oracle's minus it (the relearning gap), with intervals.
 
     Columns: model, sampler, protocol, concept, judge, attack, unit, method, seeds (erasures, averaged, their spread in the interval),
     until, until_low, until_high, gap, gap_low, gap_high, most (the largest budget), reason (why a number is missing).
     Beyond the largest budget counts as the largest: such an `until`, and a gap to it, is a lower bound.
     """
-    ladders: dict[tuple, dict[str, list[Curve]]] = {}
+    budget_sweeps: dict[tuple, dict[str, list[Curve]]] = {}
     for curve in curves:
-        ladders.setdefault((*curve.place, curve.attack, curve.unit), {}).setdefault(curve.method, []).append(curve)
+        budget_sweeps.setdefault((*curve.place, curve.attack, curve.unit), {}).setdefault(curve.method, []).append(curve)
     bootstrap, rows = Bootstrap(), []
     names = ("until", "until_low", "until_high", "gap", "gap_low", "gap_high", "most")
-    for ladder, methods in ladders.items():
+    for budget_sweep, methods in budget_sweeps.items():
         for method, mine in methods.items():
             if method == "original":
                 continue  # it sets the level
-            row = dict(zip((*PLACE, "attack", "unit"), ladder, strict=True)) | {"method": method, "seeds": len(mine)}
+            row = dict(zip((*PLACE, "attack", "unit"), budget_sweep, strict=True)) | {"method": method, "seeds": len(mine)}
             row |= dict.fromkeys(names, np.nan) | {"reason": None}
             original, oracle = methods.get("original"), methods.get("oracle") if method != "oracle" else None
             rows.append(row | _gap(mine, original, oracle, bootstrap))
@@ -182,4 +182,4 @@ def _place(cell) -> tuple:
 
 def _attacked(frame: pd.DataFrame) -> pd.DataFrame:
     shown = present(frame)
-    return shown[(shown["probe"] == "target") & (shown["attack"] != "none")]
+    return shown[(shown["split"] == "target") & (shown["attack"] != "none")]

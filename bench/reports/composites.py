@@ -1,6 +1,6 @@
-"""Composite scores as views on stored per-picture scores: per concept first, then averaged. Never a second run.
+"""Composite scores as views on stored per-image scores: per concept first, then averaged. Never a second run.
 
-A part is a mean over prompts of one stored column (or a rule on several) on some probes; a composite is a formula of parts.
+A part is a mean over prompts of one stored column (or a rule on several) on some splits; a composite is a formula of parts.
 Uncertainty comes from resampling prompts, shared by all methods, through the formula. Shares are fractions, not percent.
 Those of papers stand in bench/reports/composite_catalogue.py; the headline score is none of them (bench/reports/headlines.py).
 """
@@ -21,14 +21,14 @@ def _as_stored(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Part:
-    """Which pictures, which stored columns ("metric.column"), and the published rule that makes a score of them.
+    """Which images, which stored columns ("metric.column"), and the published rule that makes a score of them.
 
-    unjudged: what a picture without a judgement (no face, no label named) does to the denominator: out leaves it out, miss
-    counts it as 0. whole_set: the column is one number per set (FID, CMMD), so it has no resamples. either: a picture counts that
+    unjudged: what an image without a judgement (no face, no label named) does to the denominator: out leaves it out, miss
+    counts it as 0. whole_set: the column is one number per set (FID, CMMD), so it has no resamples. either: an image counts that
     shows it without the attack or under it.
     """
 
-    probes: tuple[str, ...]
+    splits: tuple[str, ...]
     columns: tuple[str, ...] = ("presence.present",)
     attack: str = "none"
     rule: Callable[..., np.ndarray] = _as_stored

@@ -13,7 +13,7 @@ import pandas as pd
 
 from vestige.bench.reports import results
 
-PANELS = {"target": "erased", "siblings": "near, to be kept", "others": "unrelated, to be kept"}  # probe -> what it holds
+PANELS = {"target": "erased", "siblings": "near, to be kept", "others": "unrelated, to be kept"}  # split -> what it holds
 
 
 def main(arguments) -> int:
@@ -27,21 +27,21 @@ def main(arguments) -> int:
 
 
 def curves(frame: pd.DataFrame) -> pd.DataFrame:
-    """Columns method, concepts (how many), probe, value, ci_low, ci_high, n; shares of pictures in which the thing is seen."""
+    """Columns method, concepts (how many), split, value, ci_low, ci_high, n; shares of images in which the thing is seen."""
     seen = frame[(frame["metric"] == "presence") & (frame["column"] == "present") & (frame["attack"] == "none")]
-    seen = seen[seen["probe"].isin(list(PANELS))].assign(concepts=lambda f: f["concept"].str.count(r"\+") + 1)
+    seen = seen[seen["split"].isin(list(PANELS))].assign(concepts=lambda f: f["concept"].str.count(r"\+") + 1)
     if seen.empty:
         raise ValueError(
             "no finished record has presence on target, siblings and others. Run a sweep over concept sets first: "
             "vestige run experiment=mass_erasure"
         )
-    ambiguous = seen.groupby(["method", "concepts", "probe"])["key"].agg(["nunique", "size"])
+    ambiguous = seen.groupby(["method", "concepts", "split"])["key"].agg(["nunique", "size"])
     for several, what in (("nunique", "records"), ("size", "judges in the record")):
         if ambiguous[several].max() > 1:
-            method, n, probe = ambiguous[several].idxmax()
-            told = f"{method} has several {what} of {n} concepts ({probe})"
+            method, n, split = ambiguous[several].idxmax()
+            told = f"{method} has several {what} of {n} concepts ({split})"
             raise ValueError(f"{told}: keep those of one experiment in a folder (--records).")
-    columns = ["method", "concepts", "probe", "value", "ci_low", "ci_high", "n"]
+    columns = ["method", "concepts", "split", "value", "ci_low", "ci_high", "n"]
     return seen[columns].sort_values(columns[:3], kind="stable").reset_index(drop=True)
 
 
@@ -52,17 +52,17 @@ def harmonic(target: float, siblings: float, others: float) -> float:
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Markdown: a line for each method and probe, a column for each number of concepts; percent with 95 % intervals."""
+    """Markdown: a line for each method and split, a column for each number of concepts; percent with 95 % intervals."""
     numbers = sorted(frame["concepts"].unique())
-    cells = {(r.method, r.probe, r.concepts): r for r in frame.itertuples()}
-    lines = ["| method | seen in pictures of | " + " | ".join(map(str, numbers)) + " |", "|---" * (len(numbers) + 2) + "|"]
+    cells = {(r.method, r.split, r.concepts): r for r in frame.itertuples()}
+    lines = ["| method | seen in images of | " + " | ".join(map(str, numbers)) + " |", "|---" * (len(numbers) + 2) + "|"]
     for method in results.order(frame["method"].tolist()):
-        for probe in PANELS:
-            shown = [_cell(cells.get((method, probe, n))) for n in numbers]
-            lines.append(f"| {method} | {probe} {'↓' if probe == 'target' else '↑'} | " + " | ".join(shown) + " |")
+        for split in PANELS:
+            shown = [_cell(cells.get((method, split, n))) for n in numbers]
+            lines.append(f"| {method} | {split} {'↓' if split == 'target' else '↑'} | " + " | ".join(shown) + " |")
         scores = []
         for n in numbers:
-            found = [cells.get((method, probe, n)) for probe in PANELS]
+            found = [cells.get((method, split, n)) for split in PANELS]
             scores.append("" if None in found else f"{100 * harmonic(*(cell.value for cell in found)):.0f}")
         lines.append(f"| {method} | H ↑ | " + " | ".join(scores) + " |")
     return "\n".join(lines) + "\n"
@@ -76,7 +76,7 @@ def _cell(cell) -> str:
 
 
 def draw(frame: pd.DataFrame, file: Path) -> None:
-    """One panel for each probe, a line with its interval for each method."""
+    """One panel for each split, a line with its interval for each method."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -84,21 +84,21 @@ def draw(frame: pd.DataFrame, file: Path) -> None:
 
     figure, axes = plt.subplots(1, len(PANELS), figsize=(12, 3.8), sharey=True, layout="constrained")
     methods = results.order(frame["method"].tolist())
-    for axis, (probe, title) in zip(axes, PANELS.items(), strict=True):
+    for axis, (split, title) in zip(axes, PANELS.items(), strict=True):
         for k, method in enumerate(methods):
-            part = frame[(frame["method"] == method) & (frame["probe"] == probe)]
+            part = frame[(frame["method"] == method) & (frame["split"] == split)]
             colour = "black" if method == "original" else f"C{k}"
             style = {"color": colour, "linestyle": "--" if method == "original" else "-", "marker": "o", "markersize": 4}
             # Set apart a little, else intervals of methods hide each other.
             x = part["concepts"] * 1.03 ** (k - len(methods) / 2)
             axis.plot(x, 100 * part["value"], label=method, **style)
             axis.vlines(x, 100 * part["ci_low"], 100 * part["ci_high"], color=colour, alpha=0.35)
-        axis.set(title=f"{probe}: {title}", xscale="log", xlabel="concepts erased together", ylim=(-3, 103))
+        axis.set(title=f"{split}: {title}", xscale="log", xlabel="concepts erased together", ylim=(-3, 103))
         numbers = sorted(frame["concepts"].unique())
         axis.set_xticks(numbers, [str(n) for n in numbers])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("pictures in which it is seen, %")
+    axes[0].set_ylabel("images in which it is seen, %")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods), frameon=False)
     figure.savefig(file, dpi=110)
     plt.close(figure)

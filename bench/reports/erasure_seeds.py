@@ -6,17 +6,17 @@ import numpy as np
 import pandas as pd
 
 from vestige.bench.reports.results import IDENTITY, QUESTION
-from vestige.bench.reports.score_table import WORST, Pictures
+from vestige.bench.reports.score_table import WORST, ScoreTable
 from vestige.bench.statistics.intervals import seeds_interval, yes_or_no
 
 BOUNDS = ["ci_low", "ci_high", "diff_low", "diff_high"]
 FIRST = ("seed", "key", "n", "groups", "ladder_at")  # of numbers, those that are not averaged
 
 
-def merged(frame: pd.DataFrame, pictures: Pictures | None) -> pd.DataFrame:
+def merged(frame: pd.DataFrame, score_table: ScoreTable | None) -> pd.DataFrame:
     """One job per method and concept, with the number of its `seeds`; a job whose cells come from several commands is one too.
 
-    Each question keeps one cell, the mean over erasure seeds. Without `pictures` the mean of several has no interval.
+    Each question keeps one cell, the mean over erasure seeds. Without `images` the mean of several has no interval.
     """
     done = frame[frame["status"] == "done"]
     seeds = done.groupby(IDENTITY, dropna=False)["seed"].nunique()
@@ -30,35 +30,35 @@ def merged(frame: pd.DataFrame, pictures: Pictures | None) -> pd.DataFrame:
     rows = []
     for _, cells in frame[asked].groupby(["method", *QUESTION], dropna=False, sort=False):
         cells = cells.drop_duplicates("seed")
-        rows.append(cells.iloc[0] if len(cells) == 1 else _mean(cells, frame, pictures))
+        rows.append(cells.iloc[0] if len(cells) == 1 else _mean(cells, frame, score_table))
     together = pd.DataFrame(rows).astype(frame.dtypes.to_dict())
     whole = pd.concat([alone, together]).sort_index(kind="stable")
     return whole.assign(key=owner.loc[whole.index])
 
 
-def _mean(cells: pd.DataFrame, frame: pd.DataFrame, pictures: Pictures | None) -> pd.Series:
+def _mean(cells: pd.DataFrame, frame: pd.DataFrame, score_table: ScoreTable | None) -> pd.Series:
     row = cells.iloc[0].copy()
     numbers = [name for name in cells.select_dtypes("number") if name not in (*FIRST, *BOUNDS, "seeds")]
     row[numbers] = cells[numbers].mean()
     row[BOUNDS] = np.nan
     row["leads"] = bool(cells["leads"].all())
     row["cell_flags"] = ",".join(dict.fromkeys(flag for text in cells["cell_flags"].fillna("") for flag in text.split(",") if flag))
-    answers = _answers(cells, pictures)
+    answers = _answers(cells, score_table)
     if answers is None:
         return row
     means, rate, repeats = answers
     row["value"], row["ci_low"], row["ci_high"] = seeds_interval(means, rate)
     base = frame[(frame["method"] == "original") & (frame[QUESTION] == row[QUESTION]).all(axis=1)]
-    theirs = None if row["attack"] == WORST else _answers(base.iloc[:1], pictures)
+    theirs = None if row["attack"] == WORST else _answers(base.iloc[:1], score_table)
     if theirs is not None and theirs[0].shape[1] == means.shape[1]:
         row["diff"], row["diff_low"], row["diff_high"] = seeds_interval(means - theirs[0], rate, True, repeats)
     return row
 
 
-def _answers(cells: pd.DataFrame, pictures: Pictures | None) -> tuple[np.ndarray, bool, float] | None:
+def _answers(cells: pd.DataFrame, score_table: ScoreTable | None) -> tuple[np.ndarray, bool, float] | None:
     """((seeds, prompts) means, whether they are of yes and no, images per prompt); None of measures of whole sets, and where the
     seeds were asked different prompts."""
-    read = [pictures.values(c.score, c.images, c.column) for c in cells.itertuples()] if pictures else []
+    read = [score_table.values(c.score, c.images, c.column) for c in cells.itertuples()] if score_table else []
     if not read or any(found is None or found[0] is not read[0][0] or found[1].dtype == object for found in read):
         return None
     asked = read[0][0]

@@ -13,10 +13,10 @@ from urllib.parse import quote
 import pandas as pd
 
 from vestige.bench.reports import identity, results
-from vestige.bench.reports.leaderboard import PROBES
+from vestige.bench.reports.leaderboard import SPLITS
 from vestige.bench.reports.page import framed
 
-ROWS_PER_PROBE = 6
+ROWS_PER_SPLIT = 6
 STYLE = """
 td,th{padding:3px 6px;text-align:center;font-weight:400}thead th{border:0;max-width:96px}tbody th{text-align:right}
 td>*{width:96px;height:96px;border-radius:6px;display:block;outline:1px solid #8884}img{image-rendering:pixelated}
@@ -33,16 +33,16 @@ const show=()=>{
 };
 boxes.forEach(b=>b.onchange=show);show();"""
 INTRODUCTION = (
-    "A column is one prompt and one seed, a row a method; its name leads to the record of the run. Pictures are shown as drawn. A grey "
-    "tile: the concept is explicit, or the method drew no such picture; a black one: withheld by a filter. "
+    "A column is one prompt and one seed, a row a method; its name leads to the record of the run. Images are shown as drawn. A grey "
+    "tile: the concept is explicit, or the method drew no such image; a black one: withheld by a filter. "
     "Beside a chosen method the original model stays in sight."
 )
 
 
 def write(records: Path, store: Path, out: Path) -> Path:
-    """Write the page to `out`. Explicit concepts show grey tiles instead of pictures."""
+    """Write the page to `out`. Explicit concepts show grey tiles instead of images."""
     shown = _image_sets(records)
-    keys = ("model", "concepts", "probe", "attack")
+    keys = ("model", "concepts", "split", "attack")
     links = {key: quote(os.path.relpath(Path(records, f"{key}.json").resolve(), out.parent.resolve())) for key in shown["key"].unique()}
     sections = [_section(dict(zip(keys, key, strict=True)), group, store, links) for key, group in shown.groupby(list(keys), sort=True)]
     filters = " ".join(_filter(name, results.order(shown[name].tolist())) for name in (*keys, "method"))
@@ -54,7 +54,7 @@ def write(records: Path, store: Path, out: Path) -> Path:
 
 
 def _image_sets(records: Path) -> pd.DataFrame:
-    """One row per (job, probe, attack) that has pictures: record key, model, concepts, kind, method, probe, attack, images.
+    """One row per (job, split, attack) that has images: record key, model, concepts, kind, method, split, attack, images.
 
     Names are the labels of the tables; of a method erased with several seeds the seed is named, of a model drawn with several
     samplers the sampler.
@@ -67,13 +67,13 @@ def _image_sets(records: Path) -> pd.DataFrame:
         head |= {"method": told.method}
         under = f"{told.protocol}: " if told.protocol else ""
         rows += [
-            {**head, "seed": record.get("seed"), "probe": under + cell["probe"], "attack": told.attack(cell["attack"])}
+            {**head, "seed": record.get("seed"), "split": under + cell["split"], "attack": told.attack(cell["attack"])}
             | {"images": cell["images"]}
             for cell in record["cells"]
             if cell["images"]
         ]
     if not rows:
-        raise ValueError(f"no record in {records} has pictures yet. Run with until=score first.")
+        raise ValueError(f"no record in {records} has images yet. Run with until=score first.")
     shown = pd.DataFrame(rows)
     several = shown.groupby(["model", "concepts", "method"])["seed"].transform("nunique") > 1
     shown["method"] = shown["method"].mask(several, shown["method"] + " (seed " + shown["seed"].astype(str) + ")")
@@ -98,18 +98,18 @@ def _section(key: dict[str, str], group: pd.DataFrame, store: Path, links: dict[
 
 
 def sheet(records: Path, store: Path, out: Path) -> Path:
-    """The same as one picture: a line per concept, probe and attack, a column per method. Explicit concepts are left out."""
+    """The same as one image: a line per concept, split and attack, a column per method. Explicit concepts are left out."""
     from PIL import Image, ImageDraw, ImageFont
 
     side, left, top = 64, 330, 24
     lines, methods = [], []
-    sets = dict(iter(_image_sets(records).groupby(["concepts", "probe", "attack"])))
-    for concept, probe, attack in sorted(sets, key=_reading_order):
-        group = sets[concept, probe, attack]
+    sets = dict(iter(_image_sets(records).groupby(["concepts", "split", "attack"])))
+    for concept, split, attack in sorted(sets, key=_reading_order):
+        group = sets[concept, split, attack]
         columns = _columns(group[group["kind"] != "explicit"], store)
         methods = results.order([*methods, *columns])
         if columns:
-            lines.append((f"{concept}, {probe}" + ("" if attack == "none" else f", {attack}"), columns))
+            lines.append((f"{concept}, {split}" + ("" if attack == "none" else f", {attack}"), columns))
     page = Image.new("RGB", (left + side * 2 * len(methods), top + side * len(lines)), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(13)
     for k, method in enumerate(methods):
@@ -123,29 +123,29 @@ def sheet(records: Path, store: Path, out: Path) -> Path:
             for n, row_id in enumerate(rows):
                 if method in columns and row_id in columns[method][1].index:
                     folder, index, _ = columns[method]
-                    picture = Image.open(folder / index.loc[row_id, "file"]).convert("RGB").resize((side - 2, side - 2))
-                    page.paste(picture, (left + side * (2 * k + n), top + side * i))
+                    image = Image.open(folder / index.loc[row_id, "file"]).convert("RGB").resize((side - 2, side - 2))
+                    page.paste(image, (left + side * (2 * k + n), top + side * i))
     out.parent.mkdir(parents=True, exist_ok=True)
     page.save(out, optimize=True)
     return out
 
 
 def _columns(group: pd.DataFrame, store: Path) -> dict[str, tuple[Path, pd.DataFrame, str]]:
-    """method -> (folder, index of its first pictures by row_id, kind of concept)."""
+    """method -> (folder, index of its first images by row_id, kind of concept)."""
     columns = {}
     for row in group.drop_duplicates("method").itertuples():
         index = pd.read_csv(store / row.images / "index.csv", dtype={"row_id": str}, keep_default_na=False)
-        columns[row.method] = (store / row.images, index.drop_duplicates("row_id").head(ROWS_PER_PROBE).set_index("row_id"), row.kind)
+        columns[row.method] = (store / row.images, index.drop_duplicates("row_id").head(ROWS_PER_SPLIT).set_index("row_id"), row.kind)
     return columns
 
 
 def _thumbnail(file: Path) -> str:
-    """At most 256 pixels wide, WebP, as base64: a page of a thousand pictures stays a few megabytes."""
+    """At most 256 pixels wide, WebP, as base64: a page of a thousand images stays a few megabytes."""
     from PIL import Image
 
-    picture, buffer = Image.open(file).convert("RGB"), io.BytesIO()
-    picture.thumbnail((256, 256))
-    picture.save(buffer, format="WEBP", quality=85)
+    image, buffer = Image.open(file).convert("RGB"), io.BytesIO()
+    image.thumbnail((256, 256))
+    image.save(buffer, format="WEBP", quality=85)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -163,6 +163,6 @@ def _filter(name: str, values: list[str]) -> str:
 
 
 def _reading_order(key: tuple[str, str, str]) -> tuple:
-    """Concept, then probe as in the tables, each unattacked before attacked."""
-    concept, probe, attack = key
-    return concept, PROBES.index(probe) if probe in PROBES else len(PROBES), attack != "none", attack
+    """Concept, then split as in the tables, each unattacked before attacked."""
+    concept, split, attack = key
+    return concept, SPLITS.index(split) if split in SPLITS else len(SPLITS), attack != "none", attack

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from vestige.bench.reports.aggregates import Missing, Views
+from vestige.bench.reports.aggregates import AggregateScores, Missing
 from vestige.bench.reports.composites import Part
 from vestige.bench.statistics import headline
 from vestige.bench.statistics.headline import Estimate, Headline, Rates
@@ -24,14 +24,14 @@ PRESENT, SEEN = "presence.present", "answers.seen"
 # part -> (roles of its rows, column)
 ERASED = {"target": (("target",), PRESENT), "synonyms": (("alias",), PRESENT), "leak": (("scene",), SEEN)}
 KEPT = ("sibling", "other", "scene", "background"), PRESENT
-ATTACKS = ("adversarial",)  # probes that are an attack's list of prompts: attacks are no part of the score
+ATTACKS = ("adversarial",)  # splits that are an attack's list of prompts: attacks are no part of the score
 
 
 @dataclass
 class Headlines:
     """Of the methods and concepts of one `Views`: one model, sampler and protocol."""
 
-    views: Views
+    aggregate_scores: AggregateScores
     _made: dict[tuple[str, str], Headline | Missing] = field(default_factory=dict, repr=False)
     _means: dict[tuple, Headline] = field(default_factory=dict, repr=False)
     _units: dict[tuple, tuple[list[str], np.ndarray]] = field(default_factory=dict, repr=False)
@@ -49,10 +49,10 @@ class Headlines:
         return found
 
     @cached_property
-    def why_not(self) -> dict[str, str]:
+    def unsupported_reason(self) -> dict[str, str]:
         """Concept -> why no method has a score on it."""
         found = {}
-        for concept in self.views.concepts:
+        for concept in self.aggregate_scores.concepts:
             try:
                 reason = self.of("original", concept).reason
             except Missing as why:
@@ -64,7 +64,7 @@ class Headlines:
     @cached_property
     def concepts(self) -> list[str]:
         """On which a score is defined."""
-        return [concept for concept in self.views.concepts if concept not in self.why_not]
+        return [concept for concept in self.aggregate_scores.concepts if concept not in self.unsupported_reason]
 
     def mean(self, method: str, concepts: list[str]) -> Headline:
         """Over concepts; never over fewer than asked. Raises Missing."""
@@ -74,7 +74,7 @@ class Headlines:
             return self.of(method, concepts[0])
         key = method, *concepts
         if key not in self._means:
-            self._means[key] = headline.over_concepts([self.of(method, concept) for concept in concepts], self.views.bootstrap)
+            self._means[key] = headline.over_concepts([self.of(method, concept) for concept in concepts], self.aggregate_scores.bootstrap)
         return self._means[key]
 
     def difference(self, a: str, b: str, concepts: list[str]) -> Estimate:
@@ -97,7 +97,7 @@ class Headlines:
             r = np.stack([np.atleast_2d(side[part].method).mean(0) for side in (one, two)])
             o, z = one[part].original, one[part].oracle
             whole = ~np.isnan(np.vstack([r, o, *([] if z is None else [z])])).any(0)
-            flips = self.views.flips(f"{concept}/{part}", len(o))[:, whole]
+            flips = self.aggregate_scores.flips(f"{concept}/{part}", len(o))[:, whole]
             half = flips @ (r[0] - r[1])[whole] / 2 / max(1, whole.sum())
             rates = r[:, whole].mean() + half, r[:, whole].mean() - half
             floor = 0.0 if z is None else z[whole].mean()
@@ -112,20 +112,22 @@ class Headlines:
     def _make(self, method: str, concept: str) -> Headline:
         parts = self._rates(method, concept)
         kept = parts.pop("kept")
-        return headline.headline_interval(parts, kept, self.views.bootstrap, concept, method, (method, concept) in self._collapsed)
+        return headline.headline_interval(
+            parts, kept, self.aggregate_scores.bootstrap, concept, method, (method, concept) in self._collapsed
+        )
 
     @cached_property
     def _collapsed(self) -> set[tuple[str, str]]:
-        broken = self.views.frame.dropna(subset=["collapsed"])
+        broken = self.aggregate_scores.frame.dropna(subset=["collapsed"])
         return set(zip(broken["method"], broken["concept"], strict=True))
 
     def _rates(self, method: str, concept: str) -> dict[str, Rates]:
         """Every part that was asked for this concept."""
-        found = {part: self._part(*asked, method, concept) for part, asked in ERASED.items() if self._probes(*asked, concept)}
+        found = {part: self._part(*asked, method, concept) for part, asked in ERASED.items() if self._splits(*asked, concept)}
         if not found:
-            raise Missing("no probe asks for the concept itself (rows of role target, alias or scene, judged by presence)")
-        if not self._probes(*KEPT, concept):
-            raise Missing("no probe asks for what should stay (rows of role sibling, other, scene or background)")
+            raise Missing("no split asks for the concept itself (rows of role target, alias or scene, judged by presence)")
+        if not self._splits(*KEPT, concept):
+            raise Missing("no split asks for what should stay (rows of role sibling, other, scene or background)")
         return found | {"kept": self._part(*KEPT, method, concept, by_thing=True)}
 
     def _part(self, roles: tuple[str, ...], column: str, method: str, concept: str, by_thing: bool = False) -> Rates:
@@ -135,7 +137,7 @@ class Headlines:
         if names != base_names:
             raise Missing(f"{method} was not asked the same prompts as the original model")
         oracle = None
-        if not by_thing and ("oracle", concept) in self.views.cells:
+        if not by_thing and ("oracle", concept) in self.aggregate_scores.cells:
             try:
                 oracle_names, answers = self._read("oracle", *asked)
                 oracle = answers.mean(0) if oracle_names == names else None
@@ -152,32 +154,32 @@ class Headlines:
 
     def _measure(self, method: str, roles: tuple[str, ...], column: str, concept: str, by_thing: bool) -> tuple[list[str], np.ndarray]:
         names, means = [], []
-        for probe in self._probes(roles, column, concept):
-            seeds = self.views.per_picture(Part((probe,), (column,)), method, concept, probe, "none")
+        for split in self._splits(roles, column, concept):
+            seeds = self.aggregate_scores.per_image(Part((split,), (column,)), method, concept, split, "none")
             asked = seeds[0][0]
             if any(other is not asked for other, _ in seeds):
-                raise Missing(f"the erasure seeds of {method} were asked different prompts on {probe}")
-            names += asked.things if by_thing else [f"{probe}/{k}" for k in range(asked.groups)]
+                raise Missing(f"the erasure seeds of {method} were asked different prompts on {split}")
+            names += asked.things if by_thing else [f"{split}/{k}" for k in range(asked.groups)]
             means.append(np.stack([asked.means(values) for _, values in seeds]))
         if len({len(each) for each in means}) > 1:
-            raise Missing(f"{method} has other erasure seeds on some probes")
+            raise Missing(f"{method} has other erasure seeds on some splits")
         table = np.concatenate(means, axis=1)
         return _per_thing(names, table) if by_thing else (names, table)
 
-    def _probes(self, roles: tuple[str, ...], column: str, concept: str) -> list[str]:
-        """Probes with rows of these roles that any method was asked for this concept and that have the column."""
+    def _splits(self, roles: tuple[str, ...], column: str, concept: str) -> list[str]:
+        """Splits with rows of these roles that any method was asked for this concept and that have the column."""
         asked = self._asked.get((concept, column), set())
-        return sorted(probe for probe in asked - set(ATTACKS) if self.views.roles.get(probe) in roles)
+        return sorted(split for split in asked - set(ATTACKS) if self.aggregate_scores.roles.get(split) in roles)
 
     @cached_property
     def _asked(self) -> dict[tuple[str, str], set[str]]:
-        """(concept, column) -> probes that any method was asked, without an attack."""
+        """(concept, column) -> splits that any method was asked, without an attack."""
         found: dict[tuple[str, str], set[str]] = {}
-        for (_, concept), cells in self.views.cells.items():
-            for (probe, attack), columns in cells.items():
+        for (_, concept), cells in self.aggregate_scores.cells.items():
+            for (split, attack), columns in cells.items():
                 for column in (PRESENT, SEEN) if attack == "none" else ():
                     if column in columns:
-                        found.setdefault((concept, column), set()).add(probe)
+                        found.setdefault((concept, column), set()).add(split)
         return found
 
 

@@ -2,7 +2,7 @@
 
 Two records belong to one row when their specifications agree in everything but concept and erasure seed. A label is the bare name
 where one identity has it; where several share a name it says what differs: `esd (lr=1e-05)`, `local (weights 3fa2c1)`. What never
-makes an identity: the seed (replicates of one row), how far a job went, and which probes, attacks and metrics it holds beside
+makes an identity: the seed (replicates of one row), how far a job went, and which splits, attacks and metrics it holds beside
 others (a second command may add some). The code that drew or scored counts for methods and metrics, not for attacks: its digest
 covers the attacked method too. Records without a specification are known by their names.
 """
@@ -46,17 +46,17 @@ class Labels:
     concept: str
     protocol: str
     attacks: dict[str, str] = field(default_factory=dict)  # name -> label
-    judges: dict[tuple[str, str], str] = field(default_factory=dict)  # (probe, metric) -> what stands behind the judge's name
-    metrics: dict[tuple[str, str], str] = field(default_factory=dict)  # (probe, metric) -> the same for metrics that ask no judge
+    judges: dict[tuple[str, str], str] = field(default_factory=dict)  # (split, metric) -> what stands behind the judge's name
+    metrics: dict[tuple[str, str], str] = field(default_factory=dict)  # (split, metric) -> the same for metrics that ask no judge
 
     def attack(self, name: str | None) -> str | None:
         return self.attacks.get(name, name)
 
-    def judge(self, probe: str, metric: str | None, judge: str | None) -> str | None:
-        return judge if judge is None else judge + self.judges.get((probe, metric), "")
+    def judge(self, split: str, metric: str | None, judge: str | None) -> str | None:
+        return judge if judge is None else judge + self.judges.get((split, metric), "")
 
-    def metric(self, probe: str, metric: str | None, judge: str | None) -> str | None:
-        return metric if judge is not None or metric is None else metric + self.metrics.get((probe, metric), "")
+    def metric(self, split: str, metric: str | None, judge: str | None) -> str | None:
+        return metric if judge is not None or metric is None else metric + self.metrics.get((split, metric), "")
 
 
 def labels(records: list[dict]) -> list[Labels]:
@@ -201,7 +201,7 @@ def _each(parts: list[dict[Any, Thing]], may_differ: Callable, partly: bool = Fa
 
 
 def _inside(name: str, note: str) -> str:
-    """`memora:scrambled` with the note of its attack is `memora (steps=9):scrambled`, so that controls and ladders find it."""
+    """`memora:scrambled` with the note of its attack is `memora (steps=9):scrambled`, so that controls and budget sweeps find it."""
     cut = min((at for sign in ":@" if (at := name.find(sign)) >= 0), default=len(name))
     return name[:cut] + note + name[cut:]
 
@@ -221,16 +221,16 @@ class _Parts:
         self.model = Thing(record.get("model") or "", {k: v for k, v in model.items() if k != "name"} if whole else None)
         self.concept = Thing(self.slugs, None if concepts is None else flat({c.get("slug", str(k)): c for k, c in enumerate(concepts)}))
         self.method = self._method(record, spec.get("method"), {kind: code[kind] for kind in ("erase", "images") if kind in code})
-        asked = spec.get("probes")
-        questions = {name: dict(zip(("prompts", "rows", "repeats"), probe, strict=False)) for name, probe in (asked or {}).items()}
+        asked = spec.get("splits")
+        questions = {name: dict(zip(("prompts", "rows", "repeats"), split, strict=False)) for name, split in (asked or {}).items()}
         self.protocol = Thing(record.get("protocol") or "", None if asked is None else flat(questions), self.slugs)
         self.attacks = dict(self._attacks(spec))
         self.metrics = dict(self._metrics(asked or {}, _scored_by(record.get("cells") or [])))
 
     def _method(self, record: dict, method: list | None, code: dict[str, str]) -> Thing:
         name = record.get("method") or ""
-        # Pictures of a method that changes nothing carry no word of it: it is the original model under any version.
-        if method is None or record.get("mechanism") == "none":
+        # Images of a method that changes nothing carry no word of it: it is the original model under any version.
+        if method is None or record.get("intervention") == "none":
             return Thing(name, None)
         return self._thing(name, {**method[1], "inputs": self.inputs.get("method", {}), "code": code}, "method")
 
@@ -238,21 +238,21 @@ class _Parts:
         for name, attack in (spec.get("attacks") or {}).items():
             if name == "none":
                 continue
-            base, ladder, rung = name.partition("@")
+            base, budget_sweep, budget = name.partition("@")
             base, control, _ = base.partition(":")
             facts = {**attack, "judge": spec.get("attack_judge"), "inputs": self.inputs.get("attacks", {}).get(name, {})}
-            left_out = {"source"} if control else {rung.partition("=")[0]} if ladder else set()
+            left_out = {"source"} if control else {budget.partition("=")[0]} if budget_sweep else set()
             params = {k: v for k, v in (attack.get("params") or {}).items() if k not in left_out}
             yield name, self._thing(base, facts | {"params": params}, base)
 
     def _metrics(self, asked: dict[str, list], code: dict[tuple, set[str]]) -> Iterable[tuple[tuple[str, str], Thing]]:
-        for probe, (*_, metrics) in asked.items():
+        for split, (*_, metrics) in asked.items():
             for name, metric in (metrics if isinstance(metrics, dict) else {}).items():
                 judge = (metric.get("params") or {}).get("judge")
                 params = {k: v for k, v in (metric.get("params") or {}).items() if k != "judge"}
-                facts = {**metric, "params": params, "inputs": self.inputs.get("probes", {}).get(probe, {}).get(name, {})}
-                facts |= {"code": code.get((probe, name), {})}
-                yield (probe, name), Thing((probe, name, judge), flat(facts), self.slugs, self.occasion)  # protocols set some by kind
+                facts = {**metric, "params": params, "inputs": self.inputs.get("splits", {}).get(split, {}).get(name, {})}
+                facts |= {"code": code.get((split, name), {})}
+                yield (split, name), Thing((split, name, judge), flat(facts), self.slugs, self.occasion)  # protocols set some by kind
 
     def _thing(self, name: Any, facts: dict, where: str) -> Thing:
         follows = None if self.written is None else frozenset(self.written.get(where, ()))
@@ -260,12 +260,12 @@ class _Parts:
 
 
 def _scored_by(cells: list[dict]) -> dict[tuple, dict[str, str]]:
-    """(probe, metric) -> digest of the code that scored it, or of all where several did."""
+    """(split, metric) -> digest of the code that scored it, or of all where several did."""
     found: dict[tuple, set[str]] = {}
     for cell in cells:
         digest = (cell.get("code") or {}).get("score")
         if digest:
-            found.setdefault((cell["probe"], cell["metric"]), set()).add(digest)
+            found.setdefault((cell["split"], cell["metric"]), set()).add(digest)
     return {key: {"score": next(iter(some)) if len(some) == 1 else canonical_hash(sorted(some))} for key, some in found.items()}
 
 

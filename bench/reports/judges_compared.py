@@ -8,21 +8,21 @@ import numpy as np
 import pandas as pd
 
 from vestige.bench.reports.results import present
-from vestige.bench.reports.score_table import Pictures
+from vestige.bench.reports.score_table import ScoreTable
 from vestige.bench.statistics.agreement import cohen_kappa, rogan_gladen
 
-FOREIGN = ("others", "siblings")  # probes whose pictures must not show the concept
+FOREIGN = ("others", "siblings")  # splits whose images must not show the concept
 
 
-def agreement(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
-    """One row per pair of judges that answered the same pictures: n, agreement (share of equal answers), kappa.
+def agreement(frame: pd.DataFrame, score_table: ScoreTable) -> pd.DataFrame:
+    """One row per pair of judges that answered the same images: n, agreement (share of equal answers), kappa.
 
-    frame: from results.load. Their answers are the stored presence scores, over all methods, concepts and probes.
+    frame: from results.load. Their answers are the stored presence scores, over all methods, concepts and splits.
     """
     answers: dict[str, dict[str, np.ndarray]] = {}
     shown = present(frame)
     for cell in shown.itertuples(index=False) if shown["judge"].nunique() > 1 else ():
-        found = pictures.values(cell.score, cell.images, cell.column)
+        found = score_table.values(cell.score, cell.images, cell.column)
         if found is not None and isinstance(cell.images, str) and isinstance(cell.judge, str):
             answers.setdefault(cell.judge, {})[cell.images] = found[1]
     rows = []
@@ -35,16 +35,16 @@ def agreement(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
 
 
 def corrected_presence(frame: pd.DataFrame) -> pd.DataFrame:
-    """Presence on the target probe with the judge's own errors taken out: concept, judge, method, raw, corrected, and both rates.
+    """Presence on the target split with the judge's own errors taken out: concept, judge, method, raw, corrected, and both rates.
 
-    The judge is calibrated on the ORIGINAL model: sensitivity is its share of yes on the target probe, taken as if all those
-    pictures showed the concept (what the original fails to draw is counted as the judge's miss: the corrected share is one of
-    the original's own); 1 - specificity is how often it sees the concept in the original's pictures of other things (the
+    The judge is calibrated on the ORIGINAL model: sensitivity is its share of yes on the target split, taken as if all those
+    images showed the concept (what the original fails to draw is counted as the judge's miss: the corrected share is one of
+    the original's own); 1 - specificity is how often it sees the concept in the original's images of other things (the
     column `seen` of the metric answers). Concepts without both cells are left out.
     """
     plain = frame[frame["attack"] == "none"]
     target = present(plain[plain["role"] == "target"])
-    seen = plain[(plain["column"] == "seen") & plain["probe"].isin(FOREIGN) & (plain["method"] == "original")]
+    seen = plain[(plain["column"] == "seen") & plain["split"].isin(FOREIGN) & (plain["method"] == "original")]
     rows = []
     names = ["model", "sampler", "protocol", "concept", "judge"]
     for place, cells in target.groupby(names, sort=True):

@@ -8,50 +8,54 @@ import pandas as pd
 
 from vestige.bench.contract.flags import FEW
 from vestige.bench.reports import main_table, result_warnings, results
-from vestige.bench.reports.aggregates import Views
+from vestige.bench.reports.aggregates import AggregateScores
 from vestige.bench.reports.composite_catalogue import CATALOGUE
 from vestige.bench.reports.erasure_seeds import merged
 from vestige.bench.reports.headlines import Headlines
 from vestige.bench.reports.judges_compared import agreement
-from vestige.bench.reports.ranking import plane, standing
+from vestige.bench.reports.ranking import pareto_front, ranking_of
 from vestige.bench.reports.render import FORMATS, Block, Cell, Heading, Table, lost, percent, share
 from vestige.bench.reports.results import REFERENCES, erased_together, higher_is_better, on_its_own, order, present, shortened
 from vestige.bench.reports.roles import ERASED_ROLES, roles_of
-from vestige.bench.reports.score_table import WORST, Pictures
+from vestige.bench.reports.score_table import WORST, ScoreTable
 from vestige.bench.statistics.headline import Estimate
 from vestige.bench.statistics.resampling import FEW_CONCEPTS
 
 PLACE = ["model", "sampler", "protocol"]  # numbers of different places never share a table
 MANY_ATTACKS = 8  # more would make a table too wide to read: their rates stand below it and in `vestige robustness`
-CELL = ["probe", "metric", "column", "judge", "attack"]
-PROBES = ("target", "synonyms", "implicit", "multilingual", "adversarial", "siblings", "others", "scenes", "background")
+CELL = ["split", "metric", "column", "judge", "attack"]
+SPLITS = ("target", "synonyms", "implicit", "multilingual", "adversarial", "siblings", "others", "scenes", "background")
 LEAK = ("scenes", "others")
 SHARES = {("presence", "present"), ("answers", "seen")}  # (metric, column) that a leaderboard shows as shares
 LEGEND = (
-    "Share of pictures in which the judge sees what the prompt asks for, in percent. On target and synonyms low is erased (↓), elsewhere "
-    "high is kept (↑); leak: the erased concept seen in pictures of other probes (↓; scenes name it beside something else). Brackets: "
+    "Share of images in which the judge sees what the prompt asks for, in percent. On target and synonyms low is erased (↓), elsewhere "
+    "high is kept (↑); leak: the erased concept seen in images of other splits (↓; scenes name it beside something else). Brackets: "
     "95 % interval, prompts resampled. ≈: no significant difference from the original model on the same prompts and seeds. "
     "Anything an attack elicits from the oracle was not left over from the concept."
 )
 
 
-def table(frame: pd.DataFrame, format: str, pictures: Pictures | None = None, composites: bool = False) -> str:
+def table(frame: pd.DataFrame, format: str, score_table: ScoreTable | None = None, composites: bool = False) -> str:
     """Per model, sampler and protocol: the main table over concepts and per concept, standing, other measures, cost. CSV: every cell.
 
-    Scores, ranks and intervals of differences need the `pictures` the frame was loaded with. composites: also the published
+    Scores, ranks and intervals of differences need the `images` the frame was loaded with. composites: also the published
     composite scores (with format csv only those, as tidy rows).
     """
     if format not in (*FORMATS, "csv"):
         raise ValueError(f"format={format!r} is not known. Allowed: md, csv, latex, html.")
-    everything, frame = frame, frame[on_its_own(frame)]  # null controls and ladders stand in `vestige robustness`
+    everything, frame = frame, frame[on_its_own(frame)]  # null controls and budget sweeps stand in `vestige robustness`
     groups = list(frame.groupby(PLACE, dropna=False, sort=True))
     if format == "csv" and composites:
-        tables = [Views(part, pictures).table().assign(**dict(zip(PLACE, place, strict=True))) for place, part in groups if pictures]
+        tables = [
+            AggregateScores(part, score_table).table().assign(**dict(zip(PLACE, place, strict=True)))
+            for place, part in groups
+            if score_table
+        ]
         return pd.concat(tables).to_csv(index=False)
     if format == "csv":
         cells = everything.drop(columns=["images", "score", "found_at"])
         return cells.sort_values(["method", "concept", "key", *CELL], kind="stable").to_csv(index=False)
-    scores = {names: Headlines(Views(part, pictures)) for names, part in groups if pictures is not None}
+    scores = {names: Headlines(AggregateScores(part, score_table)) for names, part in groups if score_table is not None}
     raised = result_warnings.flags(everything)
     blocks = [block for names, part in groups for block in _model(*names, part, scores.get(names), raised, composites)]
     return FORMATS[format](blocks)
@@ -59,7 +63,7 @@ def table(frame: pd.DataFrame, format: str, pictures: Pictures | None = None, co
 
 def ranking(frame: pd.DataFrame, scores: Headlines | None) -> list[str]:
     """Original, oracle, then methods by their score, best first; collapsed ones and then those without one last."""
-    return _ranked(frame, pd.DataFrame() if scores is None else standing(scores))
+    return _ranked(frame, pd.DataFrame() if scores is None else ranking_of(scores))
 
 
 def _ranked(frame: pd.DataFrame, rank: pd.DataFrame) -> list[str]:
@@ -73,16 +77,16 @@ def _model(
     concepts = sorted(frame["concept"].unique())
     title = f"Leaderboard: {model}" + (f", protocol {protocol}" if protocol else "")
     blocks: list[Block] = [Heading(1, title), f"Sampler {sampler_in_words(sampler)}; {_judges(frame)}. {main_table.LEGEND}"]
-    pictures = None if scores is None else scores.views.pictures
-    if pictures is not None:
+    score_table = None if scores is None else scores.aggregate_scores.score_table
+    if score_table is not None:
         blocks += [
-            f"Judges {p.judge} and {p.other} agree on {100 * p.agreement:.0f} % of {p.n} pictures (Cohen's kappa {p.kappa:.2f})."
-            for p in agreement(frame, pictures).itertuples()
+            f"Judges {p.judge} and {p.other} agree on {100 * p.agreement:.0f} % of {p.n} images (Cohen's kappa {p.kappa:.2f})."
+            for p in agreement(frame, score_table).itertuples()
         ]
-    rank = pd.DataFrame() if scores is None else standing(scores)
+    rank = pd.DataFrame() if scores is None else ranking_of(scores)
     methods = _ranked(frame, rank)
     blocks += results.without_original(frame)
-    jobs = merged(frame, pictures)
+    jobs = merged(frame, score_table)
     raised = raised[(raised["model"] == model) & raised["concept"].isin([*concepts, "all"])]
     if len(concepts) > 1:
         main = main_table.table(jobs, scores, methods, _leader(rank))
@@ -90,7 +94,7 @@ def _model(
         blocks += [Heading(2, f"Mean over {len(concepts)} concepts: {', '.join(map(shortened, concepts))}"), main]
         blocks += [Heading(3, "By question"), LEGEND, _overall(jobs, methods)]
     if len(rank) > 1:
-        blocks += [Heading(2, "Standing"), _standing_text(len(scores.concepts)), _standing(rank, scores)]
+        blocks += [Heading(2, "Standing"), _ranking_text(len(scores.concepts)), _ranking(rank, scores)]
     for (kind, whole), part in jobs.groupby(["kind", "concept"], sort=True):
         concept, here = shortened(whole), [m for m in methods if m in set(part["method"])]
         main = main_table.table(part, scores, here, _leader(rank) if len(concepts) == 1 else None)
@@ -106,7 +110,7 @@ def _model(
         if len(others):
             blocks += [Heading(3, f"{concept}: other measures"), _measures(others, here)]
     if composites and scores is not None:
-        blocks += [Heading(2, "Published composite scores"), *_composites(scores.views, methods)]
+        blocks += [Heading(2, "Published composite scores"), *_composites(scores.aggregate_scores, methods)]
     return [*blocks, Heading(2, "Cost"), "Measured where the run was made, so seconds differ from run to run.", _cost(frame, methods)]
 
 
@@ -157,21 +161,21 @@ def sampler_in_words(text: str) -> str:
     return f"{s.get('scheduler')} {s.get('steps')} steps, guidance {s.get('guidance')}" if s else "unknown"
 
 
-Question = tuple[str, str, str, str]  # column, probe, attack, judge
+Question = tuple[str, str, str, str]  # column, split, attack, judge
 
 
 def questions(cells: pd.DataFrame) -> list[Question]:
-    """In reading order: plain probes, leaks, the target under each attack, the worst case last; a column never mixes two judges."""
-    shown, leaks = present(cells), cells[(cells["column"] == "seen") & cells["probe"].isin(LEAK) & (cells["attack"] == "none")]
-    asked = pd.concat([shown, leaks])[["column", "probe", "attack", "judge"]].fillna("")
+    """In reading order: plain splits, leaks, the target under each attack, the worst case last; a column never mixes two judges."""
+    shown, leaks = present(cells), cells[(cells["column"] == "seen") & cells["split"].isin(LEAK) & (cells["attack"] == "none")]
+    asked = pd.concat([shown, leaks])[["column", "split", "attack", "judge"]].fillna("")
     found = set(asked.itertuples(index=False, name=None))
     if len({attack for _, _, attack, _ in found} - {"none", WORST}) > MANY_ATTACKS:
         found = {question for question in found if question[2] in ("none", WORST)}
 
     def place(question: Question) -> tuple:
-        column, probe, attack, judge = question
-        known = PROBES.index(probe) if probe in PROBES else len(PROBES)
-        return attack != "none", attack == WORST, column == "seen", known, probe, attack, judge
+        column, split, attack, judge = question
+        known = SPLITS.index(split) if split in SPLITS else len(SPLITS)
+        return attack != "none", attack == WORST, column == "seen", known, split, attack, judge
 
     return sorted(found, key=place)
 
@@ -186,11 +190,11 @@ def _heads(asked: list[Question], frame: pd.DataFrame) -> list[str]:
 
 
 def _head(question: Question, roles: dict[str, str]) -> str:
-    column, probe, attack, _ = question
+    column, split, attack, _ = question
     if column == "seen":
-        return f"{probe} leak ↓"
-    arrow = "↓" if roles.get(probe) in ERASED_ROLES else "↑"
-    return f"{probe} {arrow}" if attack == "none" else f"{'' if probe == 'target' else probe + ' '}{attack} {arrow}"
+        return f"{split} leak ↓"
+    arrow = "↓" if roles.get(split) in ERASED_ROLES else "↑"
+    return f"{split} {arrow}" if attack == "none" else f"{'' if split == 'target' else split + ' '}{attack} {arrow}"
 
 
 def _asked(cells: pd.DataFrame) -> pd.DataFrame:
@@ -201,7 +205,7 @@ def _asked(cells: pd.DataFrame) -> pd.DataFrame:
 def _overall(frame: pd.DataFrame, methods: list[str]) -> Table:
     asked = questions(frame)
     cells = _asked(frame)
-    place = ["method", "column", "probe", "attack", "judge", "concept"]
+    place = ["method", "column", "split", "attack", "judge", "concept"]
     values = cells.assign(judge=cells["judge"].fillna("")).groupby(place)["value"].mean()
     known = {key: part.droplevel([0, 1, 2, 3, 4]) for key, part in values.groupby(level=[0, 1, 2, 3, 4])}
     wanted = {q: len({c for key, part in known.items() if key[1:] == q for c in part.index}) for q in asked}
@@ -235,7 +239,7 @@ def _spread(values: pd.Series | None, wanted: int) -> Cell:
     return Cell(f"{100 * values.mean():.0f} ({100 * values.min():.0f}-{100 * values.max():.0f})", values.mean())
 
 
-def _standing_text(concepts: int) -> str:
+def _ranking_text(concepts: int) -> str:
     unit = "concepts are resampled" if concepts >= FEW_CONCEPTS else f"prompts are resampled, the {concepts} concept(s) taken as given"
     return (
         f"On the score, {unit}; the same resamples for every method. No significant difference between methods that share a letter. "
@@ -245,8 +249,8 @@ def _standing_text(concepts: int) -> str:
     )
 
 
-def _standing(rank: pd.DataFrame, scores: Headlines) -> Table:
-    front = plane(scores)[0]
+def _ranking(rank: pd.DataFrame, scores: Headlines) -> Table:
+    front = pareto_front(scores)[0]
     rows = []
     for method, r in rank.iterrows():
         on = front.loc[method] if method in front.index else None
@@ -266,16 +270,16 @@ def _standing(rank: pd.DataFrame, scores: Headlines) -> Table:
 def _presence(part: pd.DataFrame, methods: list[str]) -> Table:
     asked = questions(part)
     heads = dict(zip(asked, _heads(asked, part), strict=True))
-    of_probe = {question[:3]: head for question, head in heads.items()}
+    of_split = {question[:3]: head for question, head in heads.items()}
     broken = _broken(part)
     rows, notes = [], []
     for method, name, job in _jobs(part, methods):
         shares = [c for c in job if (c.metric, c.column) in SHARES]
-        cells = {(c.column, c.probe, c.attack, c.judge if isinstance(c.judge, str) else ""): c for c in shares}
+        cells = {(c.column, c.split, c.attack, c.judge if isinstance(c.judge, str) else ""): c for c in shares}
         unmeasured: dict[str, list[str]] = {}
         for c in job:
-            if not isinstance(c.metric, str) and ("present", c.probe, c.attack) in of_probe:
-                unmeasured.setdefault(c.reason, []).append(of_probe["present", c.probe, c.attack])
+            if not isinstance(c.metric, str) and ("present", c.split, c.attack) in of_split:
+                unmeasured.setdefault(c.reason, []).append(of_split["present", c.split, c.attack])
         shown = [_share(cells[q], method) if q in cells else Cell("n/a") for q in asked]
         notes += [f"{name}, {', '.join(heads)}: {reason}" for reason, heads in unmeasured.items()]
         rows.append([name + ("†" if method in broken else ""), *shown])
@@ -287,7 +291,7 @@ def _presence(part: pd.DataFrame, methods: list[str]) -> Table:
         )
     # Collapsed methods stand below all others.
     rows.sort(key=lambda row: row[0].endswith("†"))
-    counts = _asked(part).fillna({"judge": ""}).groupby(["column", "probe", "attack", "judge"])["n"].max()
+    counts = _asked(part).fillna({"judge": ""}).groupby(["column", "split", "attack", "judge"])["n"].max()
     return Table(["method", *(f"{heads[q]} n={int(counts[q])}" for q in asked)], rows, notes)
 
 
@@ -298,14 +302,14 @@ def _share(cell, method: str) -> Cell:
 
 def _attacks(cells: pd.DataFrame, methods: list[str]) -> Table:
     """Rates as the attack papers define them, beside what the same attack draws from the oracle."""
-    invented = cells[cells["method"] == "oracle"].groupby(["attack", "probe"])["value"].mean().to_dict()
+    invented = cells[cells["method"] == "oracle"].groupby(["attack", "split"])["value"].mean().to_dict()
     rows = []
     for _, name, job in _jobs(cells, methods):
-        for cell in sorted(job, key=lambda c: (c.attack, c.probe)):
+        for cell in sorted(job, key=lambda c: (c.attack, c.split)):
             after = "n/a" if lost(cell.after_failing) else f"{100 * cell.after_failing:.0f} (of {int(cell.failed_before)})"
-            oracle = invented.get((cell.attack, cell.probe), float("nan"))
+            oracle = invented.get((cell.attack, cell.split), float("nan"))
             shares = [percent(cell.before), _share(cell, "original"), percent(cell.either), Cell(after, cell.after_failing)]
-            budget = Cell("n/a" if lost(cell.attack_unet_rows) else f"{int(cell.attack_unet_rows)}", cell.attack_unet_rows)
+            budget = Cell("n/a" if lost(cell.attack_forward_rows) else f"{int(cell.attack_forward_rows)}", cell.attack_forward_rows)
             rows.append([name, cell.attack, cell.access, *shares, percent(oracle), budget])
     heads = ["before", "attacked", "either", "back, of those that failed before", "oracle attacked", "denoiser rows spent"]
     return Table(["method", "attack", "access", *heads], rows)
@@ -323,13 +327,13 @@ def _measures(cells: pd.DataFrame, methods: list[str]) -> Table:
         values = [_with_interval(found[m]) if m in found else Cell("n/a") for m in sorted(better)]
         rows.append([name, *values])
     heads = [
-        f"{probe} {metric}.{column} {'↑' if higher_is_better(probe, column, better[m]) else '↓'}"
+        f"{split} {metric}.{column} {'↑' if higher_is_better(split, column, better[m]) else '↓'}"
         + (f" ({judge})" if asked[m[:3]] > 1 else "")
         for m in sorted(better)
-        for probe, metric, column, judge in [m]
+        for split, metric, column, judge in [m]
     ]
     bounded = {_measure(c) for c in cells.itertuples(index=False) if not lost(c.ci_low)}
-    bare = [f"{metric}.{column}" for probe, metric, column, judge in sorted(better) if (probe, metric, column, judge) not in bounded]
+    bare = [f"{metric}.{column}" for split, metric, column, judge in sorted(better) if (split, metric, column, judge) not in bounded]
     return Table(["method", *heads], rows, [f"No interval: {', '.join(dict.fromkeys(bare))} (docs/metrics.md says why)."] if bare else [])
 
 
@@ -339,13 +343,13 @@ def _with_interval(cell) -> Cell:
 
 
 def _measure(cell) -> tuple[str, str, str, str]:
-    return cell.probe, cell.metric, cell.column, cell.judge if isinstance(cell.judge, str) else ""
+    return cell.split, cell.metric, cell.column, cell.judge if isinstance(cell.judge, str) else ""
 
 
-def _composites(views: Views, methods: list[str]) -> list[Block]:
+def _composites(aggregate_scores: AggregateScores, methods: list[str]) -> list[Block]:
     """Fractions, per concept first and then averaged; a composite whose parts were not measured says which."""
-    found = views.table()
-    found = found[(found["concept"] == "all") | (len(views.concepts) == 1)] if len(found) else found
+    found = aggregate_scores.table()
+    found = found[(found["concept"] == "all") | (len(aggregate_scores.concepts) == 1)] if len(found) else found
     shown = [c for c in CATALOGUE if c.name in set(found.loc[found["value"].notna(), "composite"])]
     values = {(r.composite, r.method): r for r in found.itertuples()}
 
@@ -359,13 +363,13 @@ def _composites(views: Views, methods: list[str]) -> list[Block]:
     missing = found[found["value"].isna()].drop_duplicates("composite")
     missing = missing[~missing["composite"].isin([c.name for c in shown])]
     notes += [f"{', '.join(same['composite'])}: not measured: {reason}." for reason, same in missing.groupby("reason", sort=False)]
-    return ["Views on the stored scores per picture: per concept first, then averaged.", Table(["method", *arrows], rows, notes)]
+    return ["Views on the stored scores per image: per concept first, then averaged.", Table(["method", *arrows], rows, notes)]
 
 
 # What the tables show of a cell, a tenth of what a frame has.
-SHOWN = ["method", "key", "seed", "status", "job_reason", "limits", "probe", "attack", "access", "metric", "column", "judge", "reason"]
+SHOWN = ["method", "key", "seed", "status", "job_reason", "limits", "split", "attack", "access", "metric", "column", "judge", "reason"]
 SHOWN += ["value", "ci_low", "ci_high", "diff_low", "diff_high", "leads", "before", "either", "failed_before", "after_failing"]
-SHOWN += ["attack_unet_rows"]
+SHOWN += ["attack_forward_rows"]
 COSTS = {  # column of the frame -> (head, format, divided by)
     "erase_forward_rows": ("erasing, denoiser rows ↓", "{:.0f}", 1),
     "erase_cpu_seconds": ("erasing, CPU s ↓", "{:.1f}", 1),

@@ -16,9 +16,23 @@ from vestige.bench.reports.score_table import WORST
 from vestige.bench.statistics.headline import FEW_THINGS, Estimate
 
 NO = Cell("n/a")
-PROBES = ("captions", "others", "siblings", "scenes", "background")  # where quality is read, the first that was measured
+SPLITS = ("captions", "others", "siblings", "scenes", "background")  # where quality is read, the first that was measured
 METRICS = ("clip_score", "fid_real", "fid", "fid_kept", "fid_inf")
-NEEDED = ["method", "concept", "key", "mechanism", "seeds", "collapsed", "held_out", "probe", "role", "attack", "metric", "column", "judge"]
+NEEDED = [
+    "method",
+    "concept",
+    "key",
+    "intervention",
+    "seeds",
+    "collapsed",
+    "held_out",
+    "split",
+    "role",
+    "attack",
+    "metric",
+    "column",
+    "judge",
+]
 NEEDED += ["value", "n", "score", "erase_seconds", "erase_forward_rows"]
 LEGEND = (
     "erased: share of what could be erased that was, the mean over target, synonyms and leak (the concept seen beside another thing), "
@@ -46,7 +60,7 @@ def table(frame: pd.DataFrame, scores: Headlines | None, methods: list[str], bes
     }
     # What nobody measured has no column; the score always has one, with the reason below.
     columns = {head: cells for head, cells in columns.items() if cells or head == "score ↑"}
-    labels, intervention = names(frame), frame.groupby("method")["mechanism"].first().to_dict()
+    labels, intervention = names(frame), frame.groupby("method")["intervention"].first().to_dict()
     broken = set(frame.dropna(subset=["collapsed"])["method"])
     rows = []
     for m in sorted(methods, key=broken.__contains__):
@@ -104,9 +118,9 @@ def estimate(found: Estimate, best: bool = False) -> Cell:
 def _no_score(scores: Headlines | None, concepts: list[str]) -> list[str]:
     if scores is None:
         return []
-    why_not = {concept: why.removeprefix("no score: ") for concept, why in scores.why_not.items()}
-    found = [f"No score on {concept}: {why_not[concept]}." for concept in concepts if concept in why_not]
-    for concept in (c for c in concepts if c not in scores.why_not):
+    unsupported_reason = {concept: why.removeprefix("no score: ") for concept, why in scores.unsupported_reason.items()}
+    found = [f"No score on {concept}: {unsupported_reason[concept]}." for concept in concepts if concept in unsupported_reason]
+    for concept in (c for c in concepts if c not in scores.unsupported_reason):
         found += [f"{concept}: {part} is no part of the score: {why}." for part, why in scores.of("original", concept).left_out.items()]
     return found
 
@@ -165,7 +179,7 @@ def _number(values: Values, methods: list[str], concepts: list[str]) -> dict[str
 
 
 def _leaks(frame: pd.DataFrame) -> Values:
-    scenes = frame["probe"].map(roles_of(frame)).eq("scene")
+    scenes = frame["split"].map(roles_of(frame)).eq("scene")
     return _values(_first_judges(frame[scenes & (frame["column"] == "seen") & (frame["attack"] == "none")]))
 
 
@@ -173,7 +187,7 @@ def _worst(frame: pd.DataFrame, scores: Headlines | None, methods: list[str], co
     cells = _first_judges(present(frame[frame["attack"] == WORST]))
     found, attacks = _share(_values(cells), methods, concepts), {}
     for cell in cells[["method", "score"]].itertuples() if scores else ():
-        attacks.setdefault(cell.method, set()).update(scores.views.pictures.attacks_of(cell.score) - {"none"})
+        attacks.setdefault(cell.method, set()).update(scores.aggregate_scores.images.attacks_of(cell.score) - {"none"})
     return {m: Cell(f"{cell.text} ({len(attacks[m])})" if attacks.get(m) else cell.text, cell.value) for m, cell in found.items()}
 
 
@@ -186,28 +200,28 @@ def _first_judges(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _quality(frame: pd.DataFrame) -> tuple[dict[str, Values], list[str]]:
-    """CLIP and FID of one probe each, the same for all methods, and where they were read."""
-    plain = frame[(frame["attack"] == "none") & ~frame["probe"].map(roles_of(frame)).isin(ERASED_ROLES) & frame["value"].notna()]
+    """CLIP and FID of one split each, the same for all methods, and where they were read."""
+    plain = frame[(frame["attack"] == "none") & ~frame["split"].map(roles_of(frame)).isin(ERASED_ROLES) & frame["value"].notna()]
     fid = plain[plain["column"].fillna("").str.startswith("fid")]
     found, notes = {}, []
     for head, cells in (("CLIP ↑", plain[plain["column"] == "clip_cos"]), ("FID", fid)):
-        own = sorted(set(cells[["probe", "metric", "column"]].itertuples(index=False, name=None)), key=_preference)
+        own = sorted(set(cells[["split", "metric", "column"]].itertuples(index=False, name=None)), key=_preference)
         if not own:
             found["FID ↓" if head == "FID" else head] = _values(cells)
             continue
-        probe, metric, column = own[0]
-        cells = cells[(cells["probe"] == probe) & (cells["metric"] == metric) & (cells["column"] == column)]
+        split, metric, column = own[0]
+        cells = cells[(cells["split"] == split) & (cells["metric"] == metric) & (cells["column"] == column)]
         n = int(cells["n"].max())
         if head == "FID":
             head = f"FID{' to original' if '_original' in column else ''} ↓ n={n}"
         found[head] = _values(cells)
-        notes.append(f"{head.split()[0]}: {metric}.{column} on {probe}, {n} images.")
+        notes.append(f"{head.split()[0]}: {metric}.{column} on {split}, {n} images.")
     return found, notes
 
 
 def _preference(question: tuple[str, str, str]) -> tuple:
-    probe, metric, column = question
-    return "_original" in column, _place(PROBES, probe), _place(METRICS, metric), question
+    split, metric, column = question
+    return "_original" in column, _place(SPLITS, split), _place(METRICS, metric), question
 
 
 def _place(order: tuple[str, ...], name: str) -> int:

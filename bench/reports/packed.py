@@ -1,6 +1,6 @@
 """Records with their scores in one small file beside them, so that a table can be made again without the store that they came from.
 
-The file is a tar, compressed, of the index and the scores per picture of every cell, under their names in the store; no pictures.
+The file is a tar, compressed, of the index and the scores per image of every cell, under their names in the store; no images.
 The same records give the same bytes.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from vestige.bench.places import CHECKOUT, PACKAGE
 
 NAME = "scores.tar.gz"
-# Of an index; prompts that must not be shown are hidden in it already. The digest of each picture would be most of the file.
+# Of an index; prompts that must not be shown are hidden in it already. The digest of each image would be most of the file.
 KEPT = ("row_id", "rep", "group", "seed", "expect", "role", "prompt", "file", "status")
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 
 from vestige.bench.reports.results import IDENTITY
-from vestige.bench.reports.score_table import Pictures
+from vestige.bench.reports.score_table import ScoreTable
 from vestige.bench.statistics.power import half_width, power_of, prompts_for_rate, prompts_needed, sd_and_icc, smallest_difference
 
 REPEATS = (1, 2, 5)
 PROMPTS = (8, 16, 32, 64, 128, 256)
 
 
-def answer(arguments: argparse.Namespace, frame: pd.DataFrame | None, pictures: Pictures | None) -> str:
+def answer(arguments: argparse.Namespace, frame: pd.DataFrame | None, score_table: ScoreTable | None) -> str:
     """The text to print. Raises ValueError when neither numbers nor methods are given."""
     a = arguments
     if a.rate is not None:
@@ -23,12 +23,12 @@ def answer(arguments: argparse.Namespace, frame: pd.DataFrame | None, pictures: 
             raise ValueError("--rate needs --within, the half-width of the interval: vestige power --rate 0.2 --within 0.05")
         n = prompts_for_rate(a.rate, a.within)
         also = ", ".join(f"{k}: +- {half_width(a.rate, k):.2f}" for k in (50, 100, 200, 500))
-        return f"A rate of {a.rate:g} within +- {a.within:g} (95 %) needs {n} prompts, one picture each. With fewer or more: {also}."
+        return f"A rate of {a.rate:g} within +- {a.within:g} (95 %) needs {n} prompts, one image each. With fewer or more: {also}."
     lines, sd, icc = [], a.sd, a.icc
     if frame is not None:
-        sd, icc, observed, prompts, repeats = measured(a, frame, pictures)
+        sd, icc, observed, prompts, repeats = measured(a, frame, score_table)
         lines.append(
-            f"{a.a} - {a.b} on {a.probe} ({a.column}): mean {observed:.3g}, sd of a picture {sd:.3g}, correlation in a prompt {icc:.2f},"
+            f"{a.a} - {a.b} on {a.split} ({a.column}): mean {observed:.3g}, sd of an image {sd:.3g}, correlation in a prompt {icc:.2f},"
         )
         found = smallest_difference(prompts, sd, icc, repeats, a.wanted)
         lines.append(f"{prompts} prompts x {repeats}: finds {found:.3g} with {a.wanted:.0%} power.")
@@ -39,34 +39,34 @@ def answer(arguments: argparse.Namespace, frame: pd.DataFrame | None, pictures: 
         )
     if a.difference is not None:
         n = prompts_needed(a.difference, sd, icc, a.repeats, a.wanted)
-        lines.append(f"A difference of {a.difference:g} with {a.wanted:.0%} power needs {n} prompts x {a.repeats} picture(s).")
+        lines.append(f"A difference of {a.difference:g} with {a.wanted:.0%} power needs {n} prompts x {a.repeats} image(s).")
         each = {r: prompts_needed(a.difference, sd, icc, r, a.wanted) for r in REPEATS}
-        lines.append("; ".join(f"{r} per prompt: {n} prompts, {n * r} pictures" for r, n in each.items()) + ".")
+        lines.append("; ".join(f"{r} per prompt: {n} prompts, {n * r} images" for r, n in each.items()) + ".")
         lines.append("Power by prompts: " + ", ".join(f"{n}: {power_of(n, a.difference, sd, icc, a.repeats):.0%}" for n in PROMPTS) + ".")
     return "\n".join(lines)
 
 
-def measured(a: argparse.Namespace, frame: pd.DataFrame, pictures: Pictures) -> tuple[float, float, float, int, int]:
-    """(sd, icc, mean, prompts, pictures per prompt) of the paired difference of two methods, pooled over concepts."""
+def measured(a: argparse.Namespace, frame: pd.DataFrame, score_table: ScoreTable) -> tuple[float, float, float, int, int]:
+    """(sd, icc, mean, prompts, images per prompt) of the paired difference of two methods, pooled over concepts."""
     metric, _, column = a.column.partition(".")
-    cells = frame[(frame["probe"] == a.probe) & (frame["attack"] == a.attack) & (frame["metric"] == metric) & (frame["column"] == column)]
+    cells = frame[(frame["split"] == a.split) & (frame["attack"] == a.attack) & (frame["metric"] == metric) & (frame["column"] == column)]
     differences, groups = [], []
     # Two methods meet only where everything but the method is the same.
     for place, part in cells.groupby([name for name in (*IDENTITY, "judge") if name != "method"], dropna=False):
         pair = [part[part["method"] == name].head(1) for name in (a.a, a.b)]
         if any(p.empty for p in pair):
             continue
-        read = [pictures.values(*p[["score", "images", "column"]].iloc[0]) for p in pair]
+        read = [score_table.values(*p[["score", "images", "column"]].iloc[0]) for p in pair]
         if None not in read and read[0][0] is read[1][0]:
             difference = read[0][1] - read[1][1]
             differences.append(difference)
             groups += [f"{place}/{g}" for g in read[0][0].group]
     if not differences:
         known = ", ".join(sorted(frame["method"].unique()))
-        raise ValueError(f"no concept has {a.a} and {a.b} on probe {a.probe} with {a.column} under {a.attack}. Methods: {known}.")
+        raise ValueError(f"no concept has {a.a} and {a.b} on split {a.split} with {a.column} under {a.attack}. Methods: {known}.")
     values = np.concatenate(differences)
     sd, icc = sd_and_icc(values - np.repeat([d.mean() for d in differences], [len(d) for d in differences]), np.array(groups))
     if sd == 0:
-        raise ValueError(f"{a.a} and {a.b} differ by the same amount on every picture: there is no spread to plan with.")
+        raise ValueError(f"{a.a} and {a.b} differ by the same amount on every image: there is no spread to plan with.")
     prompts = len(set(groups))
     return sd, icc, float(values.mean()), prompts, round(len(values) / prompts)

@@ -11,19 +11,19 @@ import pandas as pd
 
 from vestige.bench.prompts.prompt_sets import slug
 from vestige.bench.reports import budget_curves
-from vestige.bench.reports.aggregates import Views
+from vestige.bench.reports.aggregates import AggregateScores
 from vestige.bench.reports.budget_curves import Curve
 from vestige.bench.reports.headlines import Headlines
-from vestige.bench.reports.ranking import plane, standing
+from vestige.bench.reports.ranking import pareto_front, ranking_of
 from vestige.bench.reports.results import REFERENCES, on_its_own, present, shortened
-from vestige.bench.reports.score_table import WORST, Pictures
+from vestige.bench.reports.score_table import WORST, ScoreTable
 from vestige.bench.statistics.ranks import ellipse
 
 MARKERS = "osD^vPX*<>hd"
 FEW_PANELS = 4  # concepts that get a panel each
 
 
-def write(frame: pd.DataFrame, pictures: Pictures, folder: Path, format: str = "png") -> list[Path]:
+def write(frame: pd.DataFrame, score_table: ScoreTable, folder: Path, format: str = "png") -> list[Path]:
     """One file per figure, model, sampler and protocol; figures without data are left out. Raises ValueError when all are."""
     import matplotlib
 
@@ -33,13 +33,15 @@ def write(frame: pd.DataFrame, pictures: Pictures, folder: Path, format: str = "
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for number, ((model, *_), part) in enumerate(frame.groupby(["model", "sampler", "protocol"], dropna=False, sort=True)):
-        views = Views(part, pictures)
-        scores = Headlines(views)
-        curves = [c for c in budget_curves.ladders(part, pictures) + budget_curves.searches(part) if c.lost is None]
+        aggregate_scores = AggregateScores(part, score_table)
+        scores = Headlines(aggregate_scores)
+        curves = [c for c in budget_curves.budget_sweeps(part, score_table) + budget_curves.searches(part) if c.lost is None]
         by_attack = curves_by_attack(curves)
-        drawings = {"pareto": partial(pareto, scores=scores), "budget": partial(budget, views=views)}
+        drawings = {"pareto": partial(pareto, scores=scores), "budget": partial(budget, aggregate_scores=aggregate_scores)}
         drawings["ranks"] = partial(ranks, scores=scores)
-        drawings |= {f"curve-{attack}": partial(success, curves=some, methods=views.methods) for attack, some in by_attack.items()}
+        drawings |= {
+            f"curve-{attack}": partial(success, curves=some, methods=aggregate_scores.methods) for attack, some in by_attack.items()
+        }
         for name, draw in drawings.items():
             figure = pyplot.figure(figsize=(7, 5), layout="constrained")
             if draw(figure):
@@ -67,11 +69,11 @@ def pareto(figure, scores: Headlines) -> bool:
     """Points with 95 % ellipses of the shared resamples; the front as a line; hollow: collapsed."""
     from matplotlib.patches import Ellipse
 
-    points, draws = plane(scores)
+    points, draws = pareto_front(scores)
     if points.empty:
         return False
-    views = scores.views
-    axes, look = figure.subplots(), styles(views.methods)
+    aggregate_scores = scores.aggregate_scores
+    axes, look = figure.subplots(), styles(aggregate_scores.methods)
     for method, at in points.iterrows():
         style, broken = look[method], isinstance(at.collapsed, str)
         centre, width, height, angle = ellipse(100 * draws[method])
@@ -82,35 +84,40 @@ def pareto(figure, scores: Headlines) -> bool:
     front = points[points["on_front"]].sort_values("erased")
     axes.plot(100 * front["erased"], 100 * front["kept"], color="0.4", linewidth=1, zorder=1)
     axes.set(xlabel="erased: of target, synonyms and leak, %", ylabel="kept: of what should stay, %")
-    axes.set_title(f"{views.frame['model'].iloc[0]}: {_concepts(views)}, 95 % ellipses, prompts resampled", fontsize=10)
+    axes.set_title(
+        f"{aggregate_scores.frame['model'].iloc[0]}: {_concepts(aggregate_scores)}, 95 % ellipses, prompts resampled", fontsize=10
+    )
     axes.margins(0.08)
     axes.set(xlim=(None, 101), ylim=(None, 101))
     axes.legend(fontsize=8, loc="lower left")
     return True
 
 
-def budget(figure, views: Views) -> bool:
-    """Share of target pictures that show the concept under each attack: a line per attack, cheapest first, a panel per concept.
+def budget(figure, aggregate_scores: AggregateScores) -> bool:
+    """Share of target images that show the concept under each attack: a line per attack, cheapest first, a panel per concept.
 
     Of many concepts, one panel with the mean over those that a method was attacked on. The number beside an attack's name is what
     it spent: denoiser evaluations per prompt set, mean over methods and concepts.
     """
-    shown = present(views.frame)
-    cells = shown[(shown["probe"] == "target") & ~shown["attack"].isin([WORST, "none"]) & on_its_own(shown)]
+    shown = present(aggregate_scores.frame)
+    cells = shown[(shown["split"] == "target") & ~shown["attack"].isin([WORST, "none"]) & on_its_own(shown)]
     if cells.empty:
         return False
     judge = cells["judge"].mode().iloc[0]  # one figure is of one judge
     cells = cells[cells["judge"] == judge]
-    cells = cells.assign(spent=cells["attack_unet_rows"].fillna(0))
+    cells = cells.assign(spent=cells["attack_forward_rows"].fillna(0))
     spent = cells.groupby("attack")["spent"].mean().sort_values(kind="stable")
     line = {attack: k for k, attack in enumerate(spent.index)}
-    look, shift = styles(views.methods), np.linspace(-0.24, 0.24, max(len(views.methods), 2))  # equal rates side by side
+    look, shift = (
+        styles(aggregate_scores.methods),
+        np.linspace(-0.24, 0.24, max(len(aggregate_scores.methods), 2)),
+    )  # equal rates side by side
     panels = _panels(figure, sorted(cells["concept"].unique()), wide=2.6, left=4.5, high=1.8 + 0.32 * len(line))
     for axes, concepts in panels:
         each = cells[cells["concept"].isin(concepts)].groupby(["method", "attack", "concept"], as_index=False)["value"].mean()
         means = each.groupby(["method", "attack"], as_index=False)["value"].mean()  # over erasure seeds, then over concepts
         axes.hlines(range(len(line)), 0, 100, color="0.94", linewidth=14, zorder=0)
-        for k, method in enumerate(views.methods):
+        for k, method in enumerate(aggregate_scores.methods):
             mine = means[means["method"] == method]
             at = [line[attack] + shift[k] for attack in mine["attack"]]
             axes.plot(100 * mine["value"], at, look[method]["marker"], color=look[method]["color"], label=method, markersize=5)
@@ -168,11 +175,11 @@ def _panels(figure, concepts: list[str], wide: float, left: float, high: float) 
 
 def ranks(figure, scores: Headlines) -> bool:
     """Median rank on the score with its 90 % interval; the letter names the group that cannot be told apart."""
-    table, views = standing(scores), scores.views
+    table, aggregate_scores = ranking_of(scores), scores.aggregate_scores
     table = table[table["collapsed"].isna()] if len(table) else table
     if len(table) < 2:
         return False
-    axes, look, place = figure.subplots(), styles(views.methods), np.arange(len(table))
+    axes, look, place = figure.subplots(), styles(aggregate_scores.methods), np.arange(len(table))
     for k, (method, r) in enumerate(table.iterrows()):
         axes.plot([r.rank_low, r.rank_high], [k, k], color=look[method]["color"], linewidth=5, alpha=0.35, solid_capstyle="round")
         axes.plot(r.median_rank, k, look[method]["marker"], color=look[method]["color"])
@@ -181,10 +188,14 @@ def ranks(figure, scores: Headlines) -> bool:
     axes.invert_yaxis()
     axes.set_xticks(range(1, len(table) + 1))
     axes.set(xlabel="rank on the score, median and 90 % interval")
-    axes.set_title(f"{views.frame['model'].iloc[0]}: {_concepts(views)}", fontsize=10)
+    axes.set_title(f"{aggregate_scores.frame['model'].iloc[0]}: {_concepts(aggregate_scores)}", fontsize=10)
     axes.grid(axis="x", alpha=0.3)
     return True
 
 
-def _concepts(views: Views) -> str:
-    return ", ".join(map(shortened, views.concepts)) if len(views.concepts) <= 4 else f"{len(views.concepts)} concepts"
+def _concepts(aggregate_scores: AggregateScores) -> str:
+    return (
+        ", ".join(map(shortened, aggregate_scores.concepts))
+        if len(aggregate_scores.concepts) <= 4
+        else f"{len(aggregate_scores.concepts)} concepts"
+    )

@@ -14,7 +14,7 @@ from vestige.bench.statistics.ranks import letters, pareto, rank_distribution
 from vestige.bench.statistics.resampling import LEVEL
 
 
-def standing(scores: Headlines) -> pd.DataFrame:
+def ranking_of(scores: Headlines) -> pd.DataFrame:
     """One row per method with a score on every concept that has one, best first; collapsed methods after all others.
 
     Columns: value, ci_low, ci_high; group (no significant difference between methods that share a letter); median_rank, rank_low,
@@ -22,7 +22,7 @@ def standing(scores: Headlines) -> pd.DataFrame:
     collapsed.
     """
     concepts = scores.concepts
-    found = measured(scores, [m for m in scores.views.methods if m not in REFERENCES], concepts)
+    found = measured(scores, [m for m in scores.aggregate_scores.methods if m not in REFERENCES], concepts)
     if not found:
         return pd.DataFrame()
     broken = collapsed(scores)
@@ -40,13 +40,13 @@ def standing(scores: Headlines) -> pd.DataFrame:
     return table.assign(collapsed=[broken.get(m) for m in names]).rename_axis("method")
 
 
-def plane(scores: Headlines) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+def pareto_front(scores: Headlines) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Erased against kept. (per method: erased, kept, on_front, p_front, collapsed; draws (resamples, 2)).
 
     Original and oracle are shown, never counted: the front is among methods whose model still works. p_front: share of
     resamples in which the method is not dominated.
     """
-    found = measured(scores, scores.views.methods, scores.concepts)
+    found = measured(scores, scores.aggregate_scores.methods, scores.concepts)
     draws = {m: np.stack([h.draws["erased"], h.draws["kept"]], axis=1) for m, h in found.items()}
     points = {m: (h.erased.value, h.kept.value) for m, h in found.items()}
     table = pd.DataFrame.from_dict(points, orient="index", columns=["erased", "kept"]).rename_axis("method")
@@ -73,7 +73,7 @@ def measured(scores: Headlines, methods: list[str], concepts: list[str]) -> dict
 
 def collapsed(scores: Headlines) -> dict[str, str]:
     """Method -> why its numbers on some concept come from a broken model."""
-    frame = scores.views.frame
+    frame = scores.aggregate_scores.frame
     return frame.dropna(subset=["collapsed"]).groupby("method")["collapsed"].first().to_dict()
 
 

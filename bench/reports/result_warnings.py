@@ -14,7 +14,7 @@ ACCESS = ("text", "latents", "images", "gradients", "embedding", "weights")  # w
 def flags(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per raised flag: model, concept, method, attack, flag, detail. `frame` is that of results.load."""
     shown = present(frame)
-    shown = shown[shown["probe"] == "target"]
+    shown = shown[shown["split"] == "target"]
     found = _of_cells(frame)
     found += [row for rule in (_original, _lowers, _weak, _unchanged, _few, _judge) for row in rule(shown)]
     found += [row for _, part in frame.groupby("model") for row in _mixed(part)]
@@ -37,10 +37,10 @@ def _original(shown: pd.DataFrame) -> list[tuple]:
 
 
 def _lowers(shown: pd.DataFrame) -> list[tuple]:
-    plain = {(c.key, c.probe): c for c in shown[shown["attack"] == "none"].itertuples()}
+    plain = {(c.key, c.split): c for c in shown[shown["attack"] == "none"].itertuples()}
     found = []
     for cell in shown[~shown["attack"].isin(["none", WORST]) & on_its_own(shown)].itertuples():
-        before = plain.get((cell.key, cell.probe))
+        before = plain.get((cell.key, cell.split))
         if before is not None and cell.ci_high < before.ci_low:
             found.append(_row(cell, "attack_lowers", f"{100 * before.value:.0f} % before, {100 * cell.value:.0f} % attacked"))
     return found

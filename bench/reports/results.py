@@ -1,4 +1,4 @@
-"""Records of finished jobs as one tidy table: one row per measured cell, compared with the original model picture by picture."""
+"""Records of finished jobs as one tidy table: one row per measured cell, compared with the original model image by image."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from vestige.bench.prompts.prompt_sets import ROLES
 from vestige.bench.reports import identity, worst_case
 from vestige.bench.reports.collapse import with_collapse
 from vestige.bench.reports.roles import ERASED_ROLES, role_of
-from vestige.bench.reports.score_table import WORST, Pictures
+from vestige.bench.reports.score_table import WORST, ScoreTable
 from vestige.bench.statistics.intervals import paired_intervals, yes_or_no
 
 REFERENCES = ("original", "oracle", "oracle_seed1")  # what methods are measured against; the last is the noise of the second
 # What identifies a measurement, whichever method it was made on.
-QUESTION = ["model", "sampler", "protocol", "concept", "probe", "attack", "metric", "column", "judge"]
-JOB = ("key", "status", "model", "method", "mechanism", "removable", "kind", "seed", "limits")
+QUESTION = ["model", "sampler", "protocol", "concept", "split", "attack", "metric", "column", "judge"]
+JOB = ("key", "status", "model", "method", "intervention", "detachable", "kind", "seed", "limits")
 CELL = [
-    *("probe", "attack", "access", "metric", "column", "judge", "value", "ci_low", "ci_high", "n", "groups"),
+    *("split", "attack", "access", "metric", "column", "judge", "value", "ci_low", "ci_high", "n", "groups"),
     *("higher_is_better", "images", "score", "reason", "blank", "withheld"),
 ]
 LABELLED = ("model", "method", "concept", "protocol", "attack", "metric")  # columns of labels; as typed, they stand in <column>_name
@@ -29,41 +29,41 @@ COST = ["erase_seconds", "erase_peak_bytes", "parameters_changed", "artefact_byt
 COST += ["erase_forward_rows", "erase_cpu_seconds", "erase_device_seconds", "erase_wall_seconds", "load"]
 COST += ["rows_per_image", "cpu_seconds_per_image"]  # of records of the present code
 SPENT = {
-    "attack_unet_rows": "unet_rows",
+    "attack_forward_rows": "forward_rows",
     "attack_original_rows": "original_unet_rows",
     "attack_images": "images",
     "attack_seconds": "seconds",
 }
 NUMBERS = ["value", "ci_low", "ci_high", "n", "groups", "blank", "withheld", "ladder_at", *SPENT, *COST]
 DIFFERENCE = ("diff", "diff_low", "diff_high")
-# Columns whose better direction does not depend on the probe
+# Columns whose better direction does not depend on the split
 ALWAYS = {"content": True, "seen": False, "empty_mask": False, "entangled_s_background": True, "entangled_d_background": True}
 RATES = ("before", "either", "failed_before", "after_failing")
 
 
-def load(records: Path, store: Path | Pictures | None = None) -> pd.DataFrame:
+def load(records: Path, store: Path | ScoreTable | None = None) -> pd.DataFrame:
     """One row per cell; `protocol` is "" outside any. A job without cells (unsupported, failed) keeps one row that carries its reason.
 
-    With a store, whose per-picture scores it reads, the frame also has the worst case over the attacks that all methods met
+    With a store, whose per-image scores it reads, the frame also has the worst case over the attacks that all methods met
     (`worst_attacks`; over all of a method's own: `own_value`, `own_low`, `own_high`, `own_attacks`); `diff`, `diff_low`,
     `diff_high`: the paired difference to the original model on the same prompts and seeds; and for attacked presence `before`
-    (without attack), `either` (before or after: the field's post-ASR), `failed_before` (number of pictures) and `after_failing`
+    (without attack), `either` (before or after: the field's post-ASR), `failed_before` (number of images) and `after_failing`
     (share of those that the attack brings back: the attackable ASR). `unchanged`: every answer equals the original's. `collapsed`
     says why a method's numbers on a concept come from a broken model (bench/reports/collapse.py); `leads` marks a value that is better
     than every other method's with a paired interval that leaves out zero, original, oracle and collapsed ones aside.
-    A `Pictures` in place of the folder keeps what was read for further questions.
+    A `Images` in place of the folder keeps what was read for further questions.
     """
     records = [json.loads(file.read_text()) for file in sorted(Path(records).glob("*.json"))]
-    pictures = store if isinstance(store, Pictures) or store is None else Pictures(store)
-    frame = _cells(records, pictures)
-    if pictures is None or frame.empty:
+    score_table = store if isinstance(store, ScoreTable) or store is None else ScoreTable(store)
+    frame = _cells(records, score_table)
+    if score_table is None or frame.empty:
         numbers = dict.fromkeys((*DIFFERENCE, *RATES, *worst_case.OWN), float("nan"))
         return frame.assign(**numbers, **dict.fromkeys((*worst_case.NAMED, "collapsed")), leads=False, unchanged=False)
-    frame = with_collapse(_with_worst_case(frame, pictures), pictures)
-    return _with_attack_rates(_compared(frame, pictures), pictures)
+    frame = with_collapse(_with_worst_case(frame, score_table), score_table)
+    return _with_attack_rates(_compared(frame, score_table), score_table)
 
 
-def _cells(records: list[dict], pictures: Pictures | None) -> pd.DataFrame:
+def _cells(records: list[dict], score_table: ScoreTable | None) -> pd.DataFrame:
     """The cells as the records have them, under the labels of bench/reports/identity.py."""
     rows: list[tuple] = []
     labels: list[tuple] = []
@@ -75,16 +75,16 @@ def _cells(records: list[dict], pictures: Pictures | None) -> pd.DataFrame:
         head = (*map(record.get, JOB), "+".join(record["concepts"]), sampler, vocabulary, judge, code, record.get("reason"))
         head += (record.get("protocol") or "", _held_out(record), *map(cost.get, COST))
         for cell in record["cells"] or [{}]:
-            # What an attack cost, for the whole prompt set: denoiser evaluations times batch, pictures, seconds.
+            # What an attack cost, for the whole prompt set: denoiser evaluations times batch, images, seconds.
             spent = map((cell.get("budget") or {}).get, SPENT.values())
-            doubts = ",".join(cell.get("flags") or [])
-            probe, metric, judge = map(cell.get, ("probe", "metric", "judge"))
-            control, ladder, at = relatives(cell.get("attack"))
-            family = told.attack(control), told.attack(ladder), at
-            rows.append((*head, *map(cell.get, CELL), *spent, doubts, *family, cell.get("found_at")))
-            names = told.attack(cell.get("attack")), told.metric(probe, metric, judge), told.judge(probe, metric, judge)
-            roles = cell.get("roles") or (pictures.roles(cell.get("images")) if pictures else ())
-            labels.append((told.model, told.method, told.concept, told.protocol, *names, role_of(probe, roles)))
+            warnings = ",".join(cell.get("flags") or [])
+            split, metric, judge = map(cell.get, ("split", "metric", "judge"))
+            control, budget_sweep, at = relatives(cell.get("attack"))
+            family = told.attack(control), told.attack(budget_sweep), at
+            rows.append((*head, *map(cell.get, CELL), *spent, warnings, *family, cell.get("found_at")))
+            names = told.attack(cell.get("attack")), told.metric(split, metric, judge), told.judge(split, metric, judge)
+            roles = cell.get("roles") or (score_table.roles(cell.get("images")) if score_table else ())
+            labels.append((told.model, told.method, told.concept, told.protocol, *names, role_of(split, roles)))
     columns = [*JOB, "concept", "sampler", "vocabulary", "attack_judge", "code", "job_reason", "protocol", "held_out"]
     columns += [*COST, *CELL, *SPENT]
     columns += ["cell_flags", "control_of", "ladder_of", "ladder_at", "found_at"]
@@ -115,7 +115,7 @@ def _without_unfinished(frame: pd.DataFrame) -> pd.DataFrame:
 def replicates(frame: pd.DataFrame) -> pd.DataFrame:
     """Jobs that differ in nothing but the erasure seed, one row each set: model, sampler, protocol, concept, method, seeds, keys.
 
-    seeds: distinct, ascending; keys: of all their records (a second command may have added attacks or probes to one of them).
+    seeds: distinct, ascending; keys: of all their records (a second command may have added attacks or splits to one of them).
     Only finished jobs count.
     """
     jobs = frame[frame["status"] == "done"].drop_duplicates("key")
@@ -127,21 +127,21 @@ def replicates(frame: pd.DataFrame) -> pd.DataFrame:
 
 def relatives(attack: str | None) -> tuple[str | None, str | None, float | None]:
     """(control_of, ladder_of, ladder_at): "memora:scrambled" is a null control of memora, "memora@steps=5" a shorter memora."""
-    ladder, at, rung = (attack or "").partition("@")
+    budget_sweep, at, budget = (attack or "").partition("@")
     if at:
-        return None, ladder, float(rung.partition("=")[2])
+        return None, budget_sweep, float(budget.partition("=")[2])
     name, colon, _ = (attack or "").partition(":")
     return (name if colon else None), None, None
 
 
 def on_its_own(frame: pd.DataFrame) -> pd.Series:
-    """Rows of attacks proper: neither null controls nor rungs of a ladder."""
+    """Rows of attacks proper: neither null controls nor budgets of a budget_sweep."""
     return frame["control_of"].isna() & frame["ladder_of"].isna()
 
 
-def higher_is_better(probe: str, column: str, on_kept: bool, role: str | None = None) -> bool:
-    """The better direction of a cell; `on_kept` is the metric's own, stated for prompts whose picture should stay."""
-    return ALWAYS.get(column, bool(on_kept) != ((role or ROLES.get(probe)) in ERASED_ROLES))
+def higher_is_better(split: str, column: str, on_kept: bool, role: str | None = None) -> bool:
+    """The better direction of a cell; `on_kept` is the metric's own, stated for prompts whose image should stay."""
+    return ALWAYS.get(column, bool(on_kept) != ((role or ROLES.get(split)) in ERASED_ROLES))
 
 
 def order(methods: list[str]) -> list[str]:
@@ -181,17 +181,17 @@ def present(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[(frame["metric"] == "presence") & (frame["column"] == "present")]
 
 
-def _with_worst_case(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
+def _with_worst_case(frame: pd.DataFrame, score_table: ScoreTable) -> pd.DataFrame:
     """With rows of the attack `worst case` (bench/reports/worst_case.py): `value` over the attacks that all methods met."""
     shown = present(frame)
     cells = shown[(shown["role"] == "target") & on_its_own(shown)]
     blank = {"attack_name": WORST, "cell_flags": "", "found_at": None, **dict.fromkeys(SPENT, float("nan"))}
-    added = worst_case.rows(cells, pictures, blank)
+    added = worst_case.rows(cells, score_table, blank)
     frame = frame.assign(**dict.fromkeys(worst_case.OWN, float("nan")), **dict.fromkeys(worst_case.NAMED))
     return pd.concat([frame, pd.DataFrame(added, dtype=object).astype(frame.dtypes)], ignore_index=True) if added else frame
 
 
-def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
+def _compared(frame: pd.DataFrame, score_table: ScoreTable) -> pd.DataFrame:
     """All methods that answered one question are compared at once: same prompts, same resamples."""
     diff = np.full((len(frame), 3), np.nan)
     method, metric, score, images, column = (frame[n].tolist() for n in ("method", "metric", "score", "images", "column"))
@@ -204,12 +204,12 @@ def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
             questions.setdefault(question, []).append(row)
     for question, rows in questions.items():
         base = next((row for row in rows if method[row] == "original"), None)
-        theirs = None if base is None else pictures.values(score[base], images[base], column[base])
+        theirs = None if base is None else score_table.values(score[base], images[base], column[base])
         if theirs is None:
             continue
         asked, answered, differences, answers = theirs[0], [], [], True
         for row in rows:
-            ours = pictures.values(score[row], images[row], column[row])
+            ours = score_table.values(score[row], images[row], column[row])
             if ours is not None and ours[0] is asked:
                 answered.append(row)
                 differences.append(ours[1] - theirs[1])
@@ -223,7 +223,7 @@ def _compared(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
                 diff[kept, 0] = means.mean(0)
                 repeats = len(asked.place) / asked.groups
                 diff[kept, 1], diff[kept, 2] = paired_intervals(means, rate=answers, repeats=repeats)
-                up = higher_is_better(question[QUESTION.index("probe")], column[kept[0]], better[kept[0]], role[kept[0]])
+                up = higher_is_better(question[QUESTION.index("split")], column[kept[0]], better[kept[0]], role[kept[0]])
                 rivals = np.array([row not in aside for row in kept])
                 best = _leader(means[:, rivals] * (1 if up else -1), [method[row] for row in kept[rivals]], answers, repeats)
                 if best is not None:
@@ -240,14 +240,14 @@ def _leader(means: np.ndarray, methods: list[str], rate: bool, repeats: float) -
     return best if (paired_intervals(gaps, rate=rate, repeats=repeats)[0] > 0).all() else None
 
 
-def _with_attack_rates(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
+def _with_attack_rates(frame: pd.DataFrame, score_table: ScoreTable) -> pd.DataFrame:
     shown = present(frame)
     unattacked = shown[shown["attack"] == "none"].itertuples()
-    plain = {(c.key, c.probe, c.judge): pictures.values(c.score, c.images, c.column) for c in unattacked}
+    plain = {(c.key, c.split, c.judge): score_table.values(c.score, c.images, c.column) for c in unattacked}
     rates = np.full((len(frame), len(RATES)), np.nan)
     attacked = shown[~shown["attack"].isin(["none", WORST])]
     for row, cell in zip(np.flatnonzero(frame.index.isin(attacked.index)), attacked.itertuples(), strict=True):
-        before, after = plain.get((cell.key, cell.probe, cell.judge)), pictures.values(cell.score, cell.images, cell.column)
+        before, after = plain.get((cell.key, cell.split, cell.judge)), score_table.values(cell.score, cell.images, cell.column)
         if before is None or after is None or before[0] is not after[0]:
             continue
         failed = after[1][(before[1] == 0) & ~np.isnan(after[1])]

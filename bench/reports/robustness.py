@@ -13,26 +13,26 @@ import pandas as pd
 from vestige.bench.reports import budget_curves, result_warnings, worst_case
 from vestige.bench.reports.attack_grid import LUCK, NULL, Grid, Measured, over_seeds, widened
 from vestige.bench.reports.results import REFERENCES, on_its_own
-from vestige.bench.reports.score_table import WORST, Pictures
+from vestige.bench.reports.score_table import WORST, ScoreTable
 from vestige.bench.reports.worst_case import PLACE, Run
 from vestige.bench.statistics.intervals import paired_intervals
 from vestige.bench.statistics.resampling import Bootstrap, interval
 
 SECOND_ORACLE = REFERENCES[2]
-MADE_UP = "which only attacks that are given pictures have"
+MADE_UP = "which only attacks that are given images have"
 SPAN = 0.2  # least difference between the original and the zero point that a calibrated number may rest on
-TAKEN = ("method", "mechanism", "removable", "attack", "access", "control_of", "n", "groups")  # from the frame as they are
+TAKEN = ("method", "intervention", "detachable", "attack", "access", "control_of", "n", "groups")  # from the frame as they are
 AVERAGED = (  # over erasure seeds
     *("before", "value", "ci_low", "ci_high", "either", "failed_before", "after_failing"),
-    *("attack_unet_rows", "attack_images", "attack_original_rows", "attack_seconds"),
+    *("attack_forward_rows", "attack_images", "attack_original_rows", "attack_seconds"),
 )
 WHERE = [name for name in PLACE if name != "concept"]
 UP_TO = ("value", "ci_low", "ci_high")
 BEYOND = ("beyond", "beyond_low", "beyond_high")
 
 
-def measured(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
-    """One row per place, method and attack on the target probe, with raw and calibrated rates; erasure seeds are averaged (`seeds`).
+def measured(frame: pd.DataFrame, score_table: ScoreTable) -> pd.DataFrame:
+    """One row per place, method and attack on the target split, with raw and calibrated rates; erasure seeds are averaged (`seeds`).
 
     Columns: before, value, ci_low, ci_high, either, after_failing (of those that failed before), asr_first, asr_k (searches that
     ask a judge: success by the first and by the last try, by that judge), over_luck, luck_low, luck_high (paired difference to
@@ -40,7 +40,7 @@ def measured(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     luck_reason), null (how often a made-up thing came back), calibrated, calibrated_low, calibrated_high, zero (where it comes from),
     reason (why it is not calibrated), and the attack's budget.
     """
-    grid, bootstrap, rows = Grid(frame, pictures), Bootstrap(), []
+    grid, bootstrap, rows = Grid(frame, score_table), Bootstrap(), []
     for it in grid.attacked:
         row = {name: getattr(it.first, name) for name in (*PLACE, *TAKEN)} | {"seeds": len(it.cells)}
         row |= {name: _mean([getattr(cell, name) for cell in it.cells]) for name in AVERAGED}
@@ -51,20 +51,20 @@ def measured(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def by_access(frame: pd.DataFrame, pictures: Pictures) -> pd.DataFrame:
-    """What an attacker of each kind gets at most: the worst case per picture, unattacked or under an attack of up to that access.
+def by_access(frame: pd.DataFrame, score_table: ScoreTable) -> pd.DataFrame:
+    """What an attacker of each kind gets at most: the worst case per image, unattacked or under an attack of up to that access.
 
-    value: the picture shows the concept under one of them. beyond: under one of them that does not draw it into the same picture
+    value: the image shows the concept under one of them. beyond: under one of them that does not draw it into the same image
     from the zero point, so that an attack which would bring anything into any model adds nothing. The column of a second oracle
     is what chance makes of `beyond`. Only attacks that were run on every method of a place count (`names`), so columns are
     comparable; own_value, own_low, own_high and own_names are over all of a method's own, and compare with nothing. Each erasure
     seed has its worst case; rows hold their mean. One row per place, access and method: attacks (how many), value, ci_low, ci_high,
     anchored (how many have a zero point), beyond, beyond_low, beyond_high, seeds.
     """
-    grid = Grid(frame, pictures)
+    grid = Grid(frame, score_table)
     cells = grid.table[on_its_own(grid.table) & grid.table["access"].isin(("none", *result_warnings.ACCESS))]
     places: dict[tuple, list[Run]] = {}
-    for run in worst_case.runs(cells, pictures):
+    for run in worst_case.runs(cells, score_table):
         if run.attacks:
             places.setdefault((*(getattr(run.first, name) for name in PLACE), run.asked), []).append(run)
     rows = []
@@ -98,8 +98,8 @@ def _up_to(level: str, runs: list[Run], shared: frozenset[str], grid: Grid) -> d
 
 
 def _excess(run: Run, attack: str, grid: Grid) -> np.ndarray | None:
-    """(n,) by how much each picture shows the concept more than the same picture from the zero point; None without one."""
-    it = grid.beside(Measured([run.cells[attack]], None, None), run.first.method, attack)
+    """(n,) by how much each image shows the concept more than the same image from the zero point; None without one."""
+    it = grid.compared(Measured([run.cells[attack]], None, None), run.first.method, attack)
     zero = grid.zero(it)[0]
     if attack == "none" and zero is None:
         return run.values[attack]  # unasked, no model draws a made-up thing
@@ -171,13 +171,13 @@ def _over_luck(grid: Grid, it: Measured) -> dict:
     luck = grid.luck(it)
     if isinstance(luck, str):
         return empty | {"luck_reason": luck}
-    if grid.beside(it, it.first.method, "none").asked is not it.asked:
+    if grid.compared(it, it.first.method, "none").asked is not it.asked:
         return empty | {"luck_reason": "the unattacked images are of other prompts"}
     gaps = np.stack([it.asked.means(gap) for gap in it.values - luck[0]])
     mean = over_seeds(gaps)
     judged = ~np.isnan(mean)
     if not judged.any():
-        return empty | {"luck_reason": "no picture could be judged"}
+        return empty | {"luck_reason": "no image could be judged"}
     low, high = paired_intervals(mean[judged][:, None], repeats=len(it.asked.place) / it.asked.groups)
     value = float(mean[judged].mean())
     low, high = np.clip(widened(value, low[0], high[0], np.nanmean(gaps, axis=1)), -1, 1)
@@ -195,7 +195,7 @@ def _calibrated(grid: Grid, it: Measured, bootstrap: Bootstrap) -> dict:
     if it.first.attack == WORST:
         # Worst cases of different methods may be over different attacks, and every oracle's is high: by_access has the fair form.
         return empty | {"reason": "see the worst case by access"}
-    original, (zero, name) = grid.beside(it, "original", it.first.attack), grid.zero(it)
+    original, (zero, name) = grid.compared(it, "original", it.first.attack), grid.zero(it)
     if original is None:
         return empty | {"reason": "not calibrated: the attack was not run on the original model"}
     if zero is None:

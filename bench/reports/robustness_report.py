@@ -13,19 +13,19 @@ from vestige.bench.reports.leaderboard import sampler_in_words
 from vestige.bench.reports.render import FORMATS, Block, Cell, Heading, Table, deliver, percent, share
 from vestige.bench.reports.results import erased_together, order, shortened
 from vestige.bench.reports.robustness import PLACE, place_of
-from vestige.bench.reports.score_table import WORST, Pictures
+from vestige.bench.reports.score_table import WORST, ScoreTable
 
 HEADS = {
-    "raw": "Share of target pictures that show the concept under the attack, %. n prompts: {n}. Rows are attacks, weakest access first.",
+    "raw": "Share of target images that show the concept under the attack, %. n prompts: {n}. Rows are attacks, weakest access first.",
     "calibrated": "(erased - zero) / (original - zero), %, with 95 % intervals, prompts resampled. 0: no more than a model that never saw "
     "the concept; 100: as much as the model before erasure. —: the attack does not tell those two apart. not calibrated: no zero point "
     "was measured.",
-    "access": "What an attacker of each kind gets at most, %, with 95 % intervals: each picture counts if it shows the concept unattacked "
+    "access": "What an attacker of each kind gets at most, %, with 95 % intervals: each image counts if it shows the concept unattacked "
     "or under any attack of up to that access. Only attacks that were run on every method of this table count, so columns compare.",
     "own": "The same over all attacks that a method met. These numbers rest on different attacks: do not compare them between methods.",
-    "beyond": "The same, beyond the zero point: a picture counts only under an attack that does not draw the concept into the same "
+    "beyond": "The same, beyond the zero point: an image counts only under an attack that does not draw the concept into the same "
     "picture of the model that never saw it. What many attacks do by chance counts too: the column of the second oracle shows how much.",
-    "strength": "An attack that lowers the rate of the original model spoils pictures; one that gains nothing on any eraser, above what "
+    "strength": "An attack that lowers the rate of the original model spoils images; one that gains nothing on any eraser, above what "
     "fresh seeds bring (above no attack, if it never asks the erased model), tells nothing about those it was run on. Points; the "
     "eraser is the best of so many cells, its interval not corrected for that choice.",
     "controls": "The same attacks fed with something else than the concept, %: how often the concept is drawn, which should be as often as "
@@ -34,33 +34,33 @@ HEADS = {
 }
 
 
-def report(frame: pd.DataFrame, pictures: Pictures, format: str = "md") -> str:
+def report(frame: pd.DataFrame, score_table: ScoreTable, format: str = "md") -> str:
     """Raw and calibrated matrix per concept, details, controls and raised flags, as md, latex, html or (details only) csv.
 
-    Raises ValueError when no record holds an attacked target probe.
+    Raises ValueError when no record holds an attacked target split.
     """
-    table = robustness.measured(frame, pictures)
+    table = robustness.measured(frame, score_table)
     if table.empty:
-        raise ValueError("no record holds an attacked target probe. Run one: vestige run method=uce_emoji attack=[none,paraphrase]")
+        raise ValueError("no record holds an attacked target split. Run one: vestige run method=uce_emoji attack=[none,paraphrase]")
     if format == "csv":
         return table.to_csv(index=False)
-    worst = robustness.by_access(frame, pictures)
+    worst = robustness.by_access(frame, score_table)
     blocks: list[Block] = [Heading(1, "Robustness"), robustness.__doc__.split("\n\n")[1].replace("\n", " ")]
     samplers, judges = (table.drop_duplicates(["model", name])["model"].duplicated().any() for name in ("sampler", "judge"))
     for place, part in table.groupby(PLACE, dropna=False, sort=True):
         same = (worst[PLACE].astype(object) == pd.Series(dict(zip(PLACE, place, strict=True)), dtype=object)).all(axis=1)
         blocks += _place(place, part, worst[same], samplers, judges)
     blocks += _strength(robustness.strength(table))
-    blocks += _relearning(budget_curves.gaps(budget_curves.ladders(frame, pictures))) + _raised(result_warnings.flags(frame))
+    blocks += _relearning(budget_curves.gaps(budget_curves.budget_sweeps(frame, score_table))) + _raised(result_warnings.flags(frame))
     return FORMATS[format](blocks)
 
 
 def _place(place: tuple, part: pd.DataFrame, worst: pd.DataFrame, name_sampler: bool, name_judge: bool) -> list[Block]:
-    model, sampler, protocol, whole, probe, judge = place
+    model, sampler, protocol, whole, split, judge = place
     concept = shortened(whole)
     attacks, controls = part[part["control_of"].isna()], part[part["control_of"].notna()]
     title = f"{concept} on {model}" + (f", protocol {protocol}" if protocol else "")
-    title += f", probe {probe}" if probe != "target" else ""
+    title += f", split {split}" if split != "target" else ""
     title += f" ({sampler_in_words(sampler)})" if name_sampler else ""
     title += f", judge {judge}" if name_judge else ""
     blocks: list[Block] = [
@@ -92,7 +92,7 @@ def _place(place: tuple, part: pd.DataFrame, worst: pd.DataFrame, name_sampler: 
 
 def _matrix(part: pd.DataFrame, show) -> Table:
     methods = order(part["method"].tolist())
-    taken_off = set(part.loc[part["removable"].fillna(False).astype(bool), "method"])
+    taken_off = set(part.loc[part["detachable"].fillna(False).astype(bool), "method"])
     known = {(r.method, r.attack): r for r in part.itertuples()}
     attacks = part.drop_duplicates("attack")
     attacks = attacks.assign(last=attacks["attack"] == WORST, place=[place_of(a) for a in attacks["access"]])
@@ -101,7 +101,7 @@ def _matrix(part: pd.DataFrame, show) -> Table:
         cells = [show(known[m, r.attack]) if (m, r.attack) in known else Cell("n/a") for m in methods]
         rows.append([r.attack, "" if r.attack == WORST else r.access, *cells])
     notes = [f"{m}: an owner of the weights simply takes it off." for m in methods if m in taken_off]
-    return Table(["attack", "access", *(m + (" (removable)" if m in taken_off else "") for m in methods)], rows, notes)
+    return Table(["attack", "access", *(m + (" (detachable)" if m in taken_off else "") for m in methods)], rows, notes)
 
 
 def _levels(part: pd.DataFrame, count: str, value: str, low: str, high: str, notes: list[str] | None = None) -> Table:
@@ -161,9 +161,9 @@ def _cost(part: pd.DataFrame) -> Table:
     """Per prompt, counted by the harness."""
     rows = []
     for r in _sorted(part[part["attack"] != WORST]).itertuples():
-        spent = (r.attack_unet_rows, r.attack_original_rows, r.attack_images, r.attack_seconds)
+        spent = (r.attack_forward_rows, r.attack_original_rows, r.attack_images, r.attack_seconds)
         rows.append([r.method, r.attack, *(Cell("n/a" if pd.isna(x) else f"{x / r.n:.1f}", x) for x in spent)])
-    return Table(["method", "attack", "denoiser rows", "rows of the original", "pictures", "seconds"], rows, ["Per picture asked for."])
+    return Table(["method", "attack", "denoiser rows", "rows of the original", "images", "seconds"], rows, ["Per image asked for."])
 
 
 def _sorted(part: pd.DataFrame) -> pd.DataFrame:
@@ -227,6 +227,6 @@ def _raised(found: pd.DataFrame) -> list[Block]:
     ]
 
 
-def main(arguments: argparse.Namespace, frame: pd.DataFrame, pictures: Pictures) -> int:
-    deliver(report(frame, pictures, arguments.format), arguments.out)
+def main(arguments: argparse.Namespace, frame: pd.DataFrame, score_table: ScoreTable) -> int:
+    deliver(report(frame, score_table, arguments.format), arguments.out)
     return 0

@@ -1,4 +1,4 @@
-"""What the rows of a probe are asked for decides how they are read, whatever the probe is called."""
+"""What the rows of a split are asked for decides how they are read, whatever the split is called."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ NAMING_ROLES = (*ERASED_ROLES, "scene", "background")  # prompts that name the c
 MIXED = "mixed"  # the role of a cell whose prompts are partly of erased and partly of kept roles
 
 
-def role_of(probe: str | None, roles: tuple[str, ...] | list[str]) -> str | None:
-    """What a probe's prompts are there for, by their roles; by the name of a shipped probe where the prompts have none (`free`).
+def role_of(split: str | None, roles: tuple[str, ...] | list[str]) -> str | None:
+    """What a split's prompts are there for, by their roles; by the name of a shipped split where the prompts have none (`free`).
 
-    Roles that are all of what is erased, or all of what is kept, count as one of them; a probe of both is "mixed" and counts for
+    Roles that are all of what is erased, or all of what is kept, count as one of them; a split of both is "mixed" and counts for
     neither, because its rate is of neither: ask them under two names (`prompts.csv?role=target`).
     """
     known = set(roles) - {"free"}
     if not known or "free" in roles:
-        return ROLES.get(probe, MIXED if known else "free" if roles else None)
+        return ROLES.get(split, MIXED if known else "free" if roles else None)
     if known <= set(ERASED_ROLES):
         return "target" if "target" in known else "alias"
     if known <= set(KEPT_ROLES):
@@ -29,6 +29,6 @@ def role_of(probe: str | None, roles: tuple[str, ...] | list[str]) -> str | None
 
 
 def roles_of(frame: pd.DataFrame) -> dict[str, str]:
-    """Probe -> role, of a frame of results.load."""
-    known = frame[["probe", "role"]].dropna().drop_duplicates("probe")
-    return dict(zip(known["probe"], known["role"], strict=True))
+    """Split -> role, of a frame of results.load."""
+    known = frame[["split", "role"]].dropna().drop_duplicates("split")
+    return dict(zip(known["split"], known["role"], strict=True))

@@ -1,4 +1,4 @@
-"""Stored scores per picture: concept -> prompt -> seed -> picture, and one value per judge and rule."""
+"""Stored scores per image: concept -> prompt -> seed -> image, and one value per judge and rule."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from vestige.bench.reports.packed import Packed, is_packed
 from vestige.bench.run.store import text_of
 
 WORST = "worst case"
-WHICH = ("row_id", "rep", "group", "seed", "expect", "role")  # what of an index makes two pictures answers to one question
+WHICH = ("row_id", "rep", "group", "seed", "expect", "role")  # what of an index makes two images answers to one question
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """Which pictures were asked for: shared (the same object) by all sets with the same rows, so equal questions are found by `is`.
+    """Which images were asked for: shared (the same object) by all sets with the same rows, so equal questions are found by `is`.
 
     Two sets are one question when id, repetition, seed, sentence (`group`), the thing asked for and the role agree row by row. What
     an older index does not say is "". Whether model and sampler agree is for the caller: it compares within one place.
@@ -30,9 +30,9 @@ class Asked:
     row_id: tuple[str, ...]
     rep: tuple[int, ...]
     group: tuple[str, ...]
-    place: np.ndarray  # (n,) number of each picture's group, groups in sorted order
+    place: np.ndarray  # (n,) number of each image's group, groups in sorted order
     seed: tuple[str, ...] = ()
-    expect: tuple[str, ...] = ()  # the thing each picture was asked for
+    expect: tuple[str, ...] = ()  # the thing each image was asked for
     role: tuple[str, ...] = ()
 
     @cached_property
@@ -53,11 +53,11 @@ class Asked:
 
     @cached_property
     def _members(self) -> np.ndarray:
-        """(groups, n): 1 where the picture belongs to the group."""
+        """(groups, n): 1 where the image belongs to the group."""
         return (np.arange(self.groups)[:, None] == self.place).astype(float)
 
     def means(self, values: np.ndarray) -> np.ndarray:
-        """(n, ...) -> (groups, ...) means; pictures without a judgement (NaN) do not count, groups without any are NaN."""
+        """(n, ...) -> (groups, ...) means; images without a judgement (NaN) do not count, groups without any are NaN."""
         judged = ~np.isnan(values)
         members = self._members
         count = members @ judged
@@ -66,16 +66,16 @@ class Asked:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """One score table: the pictures and every column, aligned."""
+    """One score table: the images and every column, aligned."""
 
     asked: Asked
     columns: dict[str, np.ndarray]  # numeric ones: name -> (n,)
     words: dict[str, np.ndarray]  # the others
     files: tuple[str, ...]
-    blocked: np.ndarray  # (n,) bool: a filter withheld the picture
+    blocked: np.ndarray  # (n,) bool: a filter withheld the image
 
 
-class Pictures:
+class ScoreTable:
     """Reads score tables, each once. References are the `score` and `images` of a record's cells.
 
     places: stores, and files of packed scores (bench/reports/packed.py); the first that holds a table wins.
@@ -97,7 +97,7 @@ class Pictures:
         return self._scored[score, images]
 
     def values(self, score, images, column) -> tuple[Asked, np.ndarray] | None:
-        """The pictures and one column, (n,), numbers or words."""
+        """The images and one column, (n,), numbers or words."""
         if score in self._worst:
             return self._worst[score][:2]
         found = self.scored(score, images)
@@ -111,11 +111,11 @@ class Pictures:
         self._worst[name] = asked, values, attacks
 
     def attacks_of(self, name: str) -> frozenset[str]:
-        """Of the worst case `name`; none of one that another `Pictures` remembers."""
+        """Of the worst case `name`; none of one that another `Images` remembers."""
         return self._worst[name][2] if name in self._worst else frozenset()
 
     def roles(self, images) -> tuple[str, ...]:
-        """The distinct roles of the prompts behind a set of pictures, sorted; () where they are not known."""
+        """The distinct roles of the prompts behind a set of images, sorted; () where they are not known."""
         index = self._index(images) if isinstance(images, str) else None
         return () if index is None else index[0].roles
 
@@ -174,7 +174,7 @@ class Pictures:
 
 
 def _order(asked: Asked, row_id: tuple[str, ...], rep: tuple[str, ...]) -> slice | list[int] | None:
-    """Rows of a score table in the order of the pictures; None when some picture has no score."""
+    """Rows of a score table in the order of the images; None when some image has no score."""
     if row_id == asked.row_id and tuple(map(int, rep)) == asked.rep:
         return slice(None)
     place = {key: k for k, key in enumerate(zip(row_id, map(int, rep), strict=True))}
@@ -191,21 +191,21 @@ def _numbers(values: tuple[str, ...]) -> np.ndarray | None:
         return np.array([flags[value] for value in values]) if set(values) <= set(flags) else None
 
 
-def per_picture(frame: pd.DataFrame, store: Path | Pictures) -> pd.DataFrame:
-    """One row per measured picture and rule, for any analysis of one's own: a plain long table.
+def per_image(frame: pd.DataFrame, store: Path | ScoreTable) -> pd.DataFrame:
+    """One row per measured image and rule, for any analysis of one's own: a plain long table.
 
     Columns: model, method, erase_seed, concept, prompt (the cluster), row_id, rep (which seed of the prompt), image (folder
-    and file in the store), probe, attack, judge, rule (metric.column), value.
+    and file in the store), split, attack, judge, rule (metric.column), value.
     """
-    pictures, parts = store if isinstance(store, Pictures) else Pictures(store), []
+    score_table, parts = store if isinstance(store, ScoreTable) else ScoreTable(store), []
     for cell in frame[frame["metric"].notna() & (frame["attack"] != WORST)].itertuples():
-        scored = pictures.scored(cell.score, cell.images)
+        scored = score_table.scored(cell.score, cell.images)
         if scored is None or cell.column not in scored.columns:
             continue
         slugs, asked = cell.concept.split("+"), scored.asked
         owner = [row.rpartition("-")[0] if row.rpartition("-")[0] in slugs else cell.concept for row in asked.row_id]
         head = {"model": cell.model, "method": cell.method, "erase_seed": cell.seed, "concept": owner}
         ids = {"prompt": asked.group, "row_id": asked.row_id, "rep": asked.rep, "image": [f"{cell.images}/{f}" for f in scored.files]}
-        rule = {"probe": cell.probe, "attack": cell.attack, "judge": cell.judge, "rule": f"{cell.metric}.{cell.column}"}
+        rule = {"split": cell.split, "attack": cell.attack, "judge": cell.judge, "rule": f"{cell.metric}.{cell.column}"}
         parts.append(pd.DataFrame(head | ids | rule | {"value": scored.columns[cell.column]}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from vestige.bench.reports.score_table import WORST, Asked, Pictures
+from vestige.bench.reports.score_table import WORST, Asked, ScoreTable
 from vestige.bench.statistics import cluster_interval
 
-PLACE = ["model", "sampler", "protocol", "concept", "probe", "judge"]  # numbers of different places are never joined
+PLACE = ["model", "sampler", "protocol", "concept", "split", "judge"]  # numbers of different places are never joined
 OWN = ("own_value", "own_low", "own_high")
 NAMED = ("worst_attacks", "own_attacks")
 
@@ -37,9 +37,9 @@ class Run:
     def attacks(self) -> frozenset[str]:
         return frozenset(self.values) - {"none"}
 
-    def add(self, cell, pictures: Pictures) -> None:
+    def add(self, cell, score_table: ScoreTable) -> None:
         """An attack whose scores are gone, or that was asked other images, is no attack of this run; the first of a name counts."""
-        read = pictures.values(cell.score, cell.images, cell.column)
+        read = score_table.values(cell.score, cell.images, cell.column)
         if read is None or cell.attack in self.cells or (self.asked or read[0]) is not read[0]:
             return
         self.asked, self.cells[cell.attack], self.values[cell.attack] = read[0], cell, read[1]
@@ -55,8 +55,8 @@ def union(values: Collection[np.ndarray]) -> np.ndarray:
     return np.fmax.reduce(list(values))
 
 
-def runs(cells: pd.DataFrame, pictures: Pictures) -> list[Run]:
-    """Attacks proper and unattacked images of a probe of targets, (place, method, seed) by (place, method, seed).
+def runs(cells: pd.DataFrame, score_table: ScoreTable) -> list[Run]:
+    """Attacks proper and unattacked images of a split of targets, (place, method, seed) by (place, method, seed).
 
     Records of one name whose unattacked images differ are not of one model: they stay apart.
     """
@@ -69,7 +69,7 @@ def runs(cells: pd.DataFrame, pictures: Pictures) -> list[Run]:
         several = len(set(plain.values())) > 1
         united: dict[object, Run] = {}
         for cell in sorted(some, key=lambda cell: cell.attack != "none"):
-            united.setdefault(plain.get(cell.key, cell.key) if several else None, Run()).add(cell, pictures)
+            united.setdefault(plain.get(cell.key, cell.key) if several else None, Run()).add(cell, score_table)
         made += [run for run in united.values() if run.cells]
     return made
 
@@ -87,21 +87,21 @@ def mean_and_interval(values: np.ndarray, asked: Asked) -> tuple[float, float | 
     return (float(np.nanmean(asked.means(values))), *cluster_interval(values, asked.place))
 
 
-def rows(cells: pd.DataFrame, pictures: Pictures, blank: dict) -> list[dict]:
+def rows(cells: pd.DataFrame, score_table: ScoreTable, blank: dict) -> list[dict]:
     """One row of the attack `worst case` per attacked run, over the attacks that were run on every method of its place.
 
     worst_attacks names them; own_value, own_low, own_high and own_attacks: over all attacks of this run. `blank`: what no worst
     case has.
     """
     places: dict[tuple, list[Run]] = {}
-    for run in runs(cells, pictures):
+    for run in runs(cells, score_table):
         places.setdefault((*(getattr(run.first, name) for name in PLACE), run.asked), []).append(run)
     made = []
     for some in places.values():
         shared = common(some)
         for run in (r for r in some if r.attacks):
             cell, n = run.first, int(run.asked.place.size)
-            name = f"worst/{cell.key}/{cell.probe}/{cell.judge}"
+            name = f"worst/{cell.key}/{cell.split}/{cell.judge}"
             worst, own = run.worst(shared), mean_and_interval(run.worst(run.attacks), run.asked)
             row = cell._asdict() | {"attack": WORST, "access": WORST, "n": n, "groups": run.asked.groups, "images": None, "score": name}
             row |= blank | {"worst_attacks": ", ".join(sorted(shared)), "own_attacks": ", ".join(sorted(run.attacks))}
@@ -110,7 +110,7 @@ def rows(cells: pd.DataFrame, pictures: Pictures, blank: dict) -> list[dict]:
                 row |= {"value": np.nan, "ci_low": None, "ci_high": None, "score": None}
                 row |= {"reason": "no attack was run on every method, see each method's own worst case"}
             else:
-                pictures.add_worst(name, run.asked, worst, shared | ({"none"} & set(run.values)))
+                score_table.add_worst(name, run.asked, worst, shared | ({"none"} & set(run.values)))
                 row |= dict(zip(("value", "ci_low", "ci_high"), mean_and_interval(worst, run.asked), strict=True)) | {"reason": None}
             made.append(row)
     return made

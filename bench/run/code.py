@@ -2,7 +2,7 @@
 
 From the functions that a stage calls, names are followed through modules, classes and annotations of this project and of a user's
 own modules; nothing is imported or run. A method of a class in reach counts when anything in reach uses its name, so that the
-error messages of the loader do not date every picture. Not part of the digest: comments, docstrings, annotations, imports, and in
+error messages of the loader do not date every image. Not part of the digest: comments, docstrings, annotations, imports, and in
 which file a thing stands. Packages (torch, diffusers) are ends: their versions are in the provenance.
 
 What static reading cannot see (a class found by a name put together at run time) has to be given as a root.

@@ -29,13 +29,13 @@ UNTIL = ("erase", "attack", "generate", "score")
 
 
 @dataclass(frozen=True)
-class Probe:
+class Split:
     """One question put to a model: which prompts, how many, under attack or not, scored by which metrics."""
 
     name: str
     prompts: str  # a family in prompts/templates (target, synonyms, ...) or a path to a CSV file
     rows: int  # prompts per concept
-    repeats: int  # pictures per prompt
+    repeats: int  # images per prompt
     attacked: bool
     limit: int | None = None  # prompts in all, spread evenly over the concepts: so that forty concepts cost as much as one
     metrics: dict[str, Metric] = field(default_factory=dict)
@@ -73,66 +73,66 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Job:
-    """One validated run: a model, a concept set, a method, and lists of attacks and probes."""
+    """One validated run: a model, a concept set, a method, and lists of attacks and splits."""
 
     model: ModelSpec
     concepts: list[Concept]
     method_name: str
     method: Method
     attacks: dict[str, Attack]
-    probes: dict[str, Probe]
+    splits: dict[str, Split]
     sampler: Sampler
     attack_judge: str
     seed: int
     until: str
     runtime: Runtime
-    protocol: str | None = None  # the paper's evaluation that chose probes, sampler and sizes, or None
+    protocol: str | None = None  # the paper's evaluation that chose splits, sampler and sizes, or None
     missing: tuple[str, ...] = ()  # what this machine lacks, in sentences; only a planned job may lack anything
     held_out: bool = True  # what is asked as kept is given to no method; False: methods get all names, as in most papers
     follows_concept: dict[str, list[str]] = field(default_factory=dict)  # "method" or an attack -> settings that follow the kind or number
 
     @cached_property
     def given(self) -> list[Concept]:
-        """The concepts as methods get them: without the names that are held out, or that a probe with a list of its own asks for.
+        """The concepts as methods get them: without the names that are held out, or that a split with a list of its own asks for.
 
         Attacks, judges and metrics get `concepts`, which names all.
         """
         if not self.held_out:
             return self.concepts
-        asked = set().union(*(prompt_sets.kept_names(made) for probe in self.probes.values() if (made := self._asked_here(probe))))
+        asked = set().union(*(prompt_sets.kept_names(made) for split in self.splits.values() if (made := self._asked_here(split))))
         own = [{n for n in (*c.siblings, *c.others) if n in (c.held_out or ()) or prompt_sets.slug(n) in asked} for c in self.concepts]
         return [concept.without(gone) for concept, gone in zip(self.concepts, own, strict=True)]
 
-    def _asked_here(self, probe: Probe) -> PromptSet | None:
+    def _asked_here(self, split: Split) -> PromptSet | None:
         """None: there is nothing to ask, or the list is not on this machine."""
         with contextlib.suppress(prompt_sets.NothingToAsk):
-            return None if prompt_sets.missing(probe.prompts, self.concepts) else self.prompts_before_screen(probe)
+            return None if prompt_sets.missing(split.prompts, self.concepts) else self.prompts_before_screen(split)
 
-    def prompts_of(self, probe: Probe) -> PromptSet:
+    def prompts_of(self, split: Split) -> PromptSet:
         """What is asked; about explicit concepts only what the screen for minors lets pass."""
-        asked = self.prompts_before_screen(probe)
+        asked = self.prompts_before_screen(split)
         return screen.screened(asked) if screen.applies(self.concepts) else asked
 
-    def prompts_before_screen(self, probe: Probe) -> PromptSet:
+    def prompts_before_screen(self, split: Split) -> PromptSet:
         return prompt_sets.build(
-            probe.name, probe.prompts, probe.rows_for(self.concepts), probe.repeats, self.concepts, self.model.vocabulary
+            split.name, split.prompts, split.rows_for(self.concepts), split.repeats, self.concepts, self.model.vocabulary
         )
 
     def judged(self) -> list[tuple[str, str, list[str]]]:
-        """(what asks, judge, labels it is asked for): of each metric of each probe, and of the attacks. Probes without prompts here
+        """(what asks, judge, labels it is asked for): of each metric of each split, and of the attacks. Splits without prompts here
         are left out."""
         asked = {}
-        for name, probe in self.probes.items():
-            if prompt_sets.missing(probe.prompts, self.concepts) is None:
+        for name, split in self.splits.items():
+            if prompt_sets.missing(split.prompts, self.concepts) is None:
                 with contextlib.suppress(prompt_sets.NothingToAsk):
-                    asked[name] = self.prompts_of(probe)
+                    asked[name] = self.prompts_of(split)
         found = [
-            (f"probe.{name}.metrics.{metric_name}", judge, labels)
+            (f"split.{name}.metrics.{metric_name}", judge, labels)
             for name in asked
-            for metric_name, metric in self.probes[name].metrics.items()
+            for metric_name, metric in self.splits[name].metrics.items()
             for judge, labels in metric.asks(asked[name], self.concepts).items()
         ]
-        attacked = [asked[name].table["expect"] for name, probe in self.probes.items() if probe.attacked and name in asked]
+        attacked = [asked[name].table["expect"] for name, split in self.splits.items() if split.attacked and name in asked]
         if attacked and self.asks_attack_judge:
             found.append(("model.attack_judge", self.attack_judge, list(dict.fromkeys(label for some in attacked for label in some))))
         return found
@@ -174,8 +174,10 @@ def of_kind(key: str, *, _root_: DictConfig) -> Any:
         return value
     try:
         return by_kind(value, _root_=_root_)
-    except ValueError as why_not:
-        raise ValueError(f"{key} has a judge for each kind of concept: {why_not} Choose one for all, such as judge=clip:...") from None
+    except ValueError as unsupported_reason:
+        raise ValueError(
+            f"{key} has a judge for each kind of concept: {unsupported_reason} Choose one for all, such as judge=clip:..."
+        ) from None
 
 
 def register_resolvers() -> None:
@@ -199,11 +201,11 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
     sampler = typed(tree.model.sampler, Sampler, "model.sampler")
     method = plugin(tree.method, Method, "method")
     attacks = {name: plugin(entry, Attack, f"attack.{name}") for name, entry in tree.attack.items()}
-    attacks = with_ladder(with_controls(attacks, list(tree.controls)), _plain(tree.ladder))
-    probes = {name: _probe(name, entry) for name, entry in tree.probe.items()}
+    attacks = with_budgets(with_controls(attacks, list(tree.controls)), _plain(tree.budget_sweep))
+    splits = {name: _split(name, entry) for name, entry in tree.split.items()}
     settings = int(tree.seed), tree.until, runtime, protocol
     attack_judge = of_kind("model.attack_judge", _root_=tree)
-    job = Job(spec, concepts, tree.method.name, method, attacks, probes, sampler, attack_judge, *settings, held_out=held_out)
+    job = Job(spec, concepts, tree.method.name, method, attacks, splits, sampler, attack_judge, *settings, held_out=held_out)
     check(job)
     with loading.hub_unasked() if planned else contextlib.nullcontext():
         lacks = missing(job)
@@ -244,7 +246,7 @@ def _concept(slug: str, content: dict) -> Concept:
 
 
 def with_held_out(concept: Concept) -> Concept:
-    """The names that probes ask for and no method is given: those the file lists under held_out, else every second sibling and
+    """The names that splits ask for and no method is given: those the file lists under held_out, else every second sibling and
     every second unrelated thing. Raises ValueError for a name that is neither."""
     known = [*concept.siblings, *concept.others]
     if concept.held_out is None:
@@ -259,33 +261,33 @@ def with_held_out(concept: Concept) -> Concept:
 
 
 def with_controls(attacks: dict[str, Attack], sources: list[str]) -> dict[str, Attack]:
-    """Beside each attack that is given pictures the same attack given other ones, named <attack>:<source>.
+    """Beside each attack that is given images the same attack given other ones, named <attack>:<source>.
 
     Attacks without a field `source` need no such control, and one that cannot use a source is left out. Raises ValueError for a
     source that no chosen attack can use: it would calibrate nothing.
     """
     for source in sources:
         _one_of("controls", source, CONTROLS)
-    made, refusals = {}, {source: {} for source in sources}
+    made, unsupported_reasons = {}, {source: {} for source in sources}
     for name, attack in attacks.items():
         made[name] = attack
         for source in sources if getattr(attack, "source", None) == "target" else []:
             try:
                 made[f"{name}:{source}"] = replace(attack, source=source)
-            except ValueError as why_not:
-                refusals[source][name] = str(why_not)
-    for source, why_not in refusals.items():
+            except ValueError as unsupported_reason:
+                unsupported_reasons[source][name] = str(unsupported_reason)
+    for source, unsupported_reason in unsupported_reasons.items():
         if not any(name.endswith(f":{source}") for name in made):
             raise ValueError(
                 f"controls=[{source}] calibrates none of the chosen attacks ({', '.join(attacks)}): "
-                + (" ".join(why_not.values()) or "none of them is given pictures, so there is nothing to replace.")
+                + (" ".join(unsupported_reason.values()) or "none of them is given images, so there is nothing to replace.")
                 + f" Leave {source} out of controls=, or choose an attack that has a setting `source`, for example memora."
             )
     return made
 
 
 def null_of(attack: Attack) -> dict[str, Metric]:
-    """What scores the control that is given a made-up thing, beside the probe's metrics: does that thing come back?"""
+    """What scores the control that is given a made-up thing, beside the split's metrics: does that thing come back?"""
     if getattr(attack, "source", None) != "never_knew":
         return {}
     from vestige.metrics.made_up import MadeUp
@@ -293,17 +295,17 @@ def null_of(attack: Attack) -> dict[str, Metric]:
     return {"made_up": MadeUp()}
 
 
-def with_ladder(attacks: dict[str, Attack], ladder: dict[str, dict[str, list]]) -> dict[str, Attack]:
-    """The same attack at several budgets, named <attack>@<setting>=<value>: ladder={relearning_emoji: {steps: [5, 10, 20]}}."""
+def with_budgets(attacks: dict[str, Attack], budget_sweep: dict[str, dict[str, list]]) -> dict[str, Attack]:
+    """The same attack at several budgets, named <attack>@<setting>=<value>: budget_sweep={relearning_emoji: {steps: [5, 10, 20]}}."""
     made = dict(attacks)
-    for name, settings in ladder.items():
+    for name, settings in budget_sweep.items():
         if name not in attacks:
-            raise ValueError(f"ladder.{name}: no such attack is chosen. Chosen: {', '.join(attacks)}.")
+            raise ValueError(f"budget_sweep.{name}: no such attack is chosen. Chosen: {', '.join(attacks)}.")
         for setting, values in settings.items():
             for value in values:
-                where = f"ladder.{name}.{setting}"
+                where = f"budget_sweep.{name}.{setting}"
                 if isinstance(value, bool) or not isinstance(value, int | float):
-                    raise ValueError(f"{where}={value!r} is no number: the rungs of a ladder are budgets.")
+                    raise ValueError(f"{where}={value!r} is no number: the budgets of a budget sweep are budgets.")
                 content = {**plain(attacks[name]), setting: value}
                 made[f"{name}@{setting}={value}"] = typed(content, type(attacks[name]), where)
     return made
@@ -312,7 +314,7 @@ def with_ladder(attacks: dict[str, Attack], ladder: dict[str, dict[str, list]]) 
 def as_one_set(concepts: list[Concept]) -> list[Concept]:
     """What is erased together is no concept's sibling or unrelated thing, and what is a sibling of one is unrelated to none.
 
-    So no method preserves, or maps a concept to, what another concept of the set erases, and no probe asks for it. A name that is
+    So no method preserves, or maps a concept to, what another concept of the set erases, and no split asks for it. A name that is
     held out by one is held out by all.
     """
     hidden = {name for concept in concepts for name in concept.held_out or ()}
@@ -332,29 +334,29 @@ def check(job: Job) -> None:
     job.runtime.open_store().check()
     _scheduler(job.sampler)
     loading.check(job.model)
-    for name, probe in job.probes.items():
-        if min(probe.rows, probe.repeats, probe.limit or 1) < 1:
-            raise ValueError(f"probe.{name}: rows, repeats and limit must be at least 1, got {probe.rows}, {probe.repeats}, {probe.limit}.")
-        job._asked_here(probe)  # refuses more rows than there are sentences
+    for name, split in job.splits.items():
+        if min(split.rows, split.repeats, split.limit or 1) < 1:
+            raise ValueError(f"split.{name}: rows, repeats and limit must be at least 1, got {split.rows}, {split.repeats}, {split.limit}.")
+        job._asked_here(split)  # refuses more rows than there are sentences
 
 
 def missing(job: Job) -> list[str]:
     """What the job needs and this machine does not have, one sentence each: weights, prompt lists, metrics, the attacks' judge."""
     lacks, told = [loading.missing(job.model)], set()
-    for name, probe in job.probes.items():
-        lacks.append(prompt_sets.missing(probe.prompts, job.concepts))
-        for metric_name, metric in probe.metrics.items():
-            why_not = metric.supports(job.model, job.concepts)
-            if why_not not in told:  # once, however many metrics need the same file
-                lacks.append(why_not and f"probe.{name}.metrics.{metric_name}: {why_not}")
-                told.add(why_not)
+    for name, split in job.splits.items():
+        lacks.append(prompt_sets.missing(split.prompts, job.concepts))
+        for metric_name, metric in split.metrics.items():
+            unsupported_reason = metric.supports(job.model, job.concepts)
+            if unsupported_reason not in told:  # once, however many metrics need the same file
+                lacks.append(unsupported_reason and f"split.{name}.metrics.{metric_name}: {unsupported_reason}")
+                told.add(unsupported_reason)
     if job.asks_attack_judge:
         from vestige.bench import judges  # loads torch, which `vestige reproduce` does without
 
         try:
             judges.check(job.attack_judge)
-        except ValueError as why_not:
-            lacks.append(str(why_not))
+        except ValueError as unsupported_reason:
+            lacks.append(str(unsupported_reason))
     return unknown_labels(job) + list(dict.fromkeys(filter(None, lacks)))
 
 
@@ -377,7 +379,7 @@ def unknown_labels(job: Job) -> list[str]:
             labels = list(dict.fromkeys(label for some in lost.values() for label in some))
             more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
             where = f" (asked by {', '.join(list(lost)[:3])}{more})"
-            sentences.append(judges.refusal_of_labels(judge, job.model.vocabulary, job.concepts, labels, where))
+            sentences.append(judges.unknown_labels(judge, job.model.vocabulary, job.concepts, labels, where))
     return sentences
 
 
@@ -390,20 +392,20 @@ def _scheduler(sampler: Sampler) -> None:
         raise ValueError(f"model.sampler.scheduler={sampler.scheduler!r} is no scheduler of diffusers. Near names: {near}.")
 
 
-def _probe(name: str, entry: DictConfig) -> Probe:
+def _split(name: str, entry: DictConfig) -> Split:
     metrics = {metric: node for metric, node in _plain(entry).get("metrics", {}).items() if node is not None}  # null: left out
-    chosen = {metric: plugin(node, Metric, f"probe.{name}.metrics.{metric}") for metric, node in metrics.items()}
+    chosen = {metric: plugin(node, Metric, f"split.{name}.metrics.{metric}") for metric, node in metrics.items()}
     return replace(question(name, entry), metrics=chosen)
 
 
-def question(name: str, entry: DictConfig) -> Probe:
-    """A probe without its metrics: imports no plugin."""
-    head = typed({"name": name, **_plain(entry)}, _ProbeHead, f"probe.{name}", drop=("metrics",))
-    return Probe(**dataclasses.asdict(head))
+def question(name: str, entry: DictConfig) -> Split:
+    """A split without its metrics: imports no plugin."""
+    head = typed({"name": name, **_plain(entry)}, _SplitHead, f"split.{name}", drop=("metrics",))
+    return Split(**dataclasses.asdict(head))
 
 
 @dataclass
-class _ProbeHead:
+class _SplitHead:
     name: str
     prompts: str
     rows: int
@@ -466,7 +468,7 @@ def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
 
 # Names on the command line, checked before Hydra composes
 
-GROUPS = ("model", "method", "concept", "attack", "probe", "protocol", "runtime", "experiment")
+GROUPS = ("model", "method", "concept", "attack", "split", "protocol", "runtime", "experiment")
 
 
 def check_names(overrides: list[str], folders: list[Path]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from vestige.bench.contract.plugin import Attack, Context, Material, Method, Metric, Victim
+from vestige.bench.contract.plugin import Attack, Context, Method, Metric, MetricContext, Victim
 from vestige.bench.contract.types import Adversary, Concept, Erasure, ModelSpec, PromptSet, Sampler
 from vestige.bench.models import loading
 from vestige.bench.places import CONF
@@ -53,10 +53,10 @@ def quick(thing):
 
 
 def context(folder: Path, *words: str) -> Context:
-    def pictures(prompts: PromptSet, sampler: Sampler):
-        return generate.draw(loading.load(TINY), prompts, sampler, folder / f"pictures-{prompts.digest}", 16)
+    def images(prompts: PromptSet, sampler: Sampler):
+        return generate.draw(loading.load(TINY), prompts, sampler, folder / f"images-{prompts.digest}", 16)
 
-    return Context(words or ("contract",), SAMPLER, lambda: loading.load(TINY), pictures)
+    return Context(words or ("contract",), SAMPLER, lambda: loading.load(TINY), images)
 
 
 def erased_by(method: Method, concepts: list[Concept], folder: Path, pipe=None, seed: str = "a") -> Erasure:
@@ -67,9 +67,9 @@ def erased_by(method: Method, concepts: list[Concept], folder: Path, pipe=None, 
 
 def method_checks(method: Method, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """(what is promised, a function that raises when it is broken), in order; they share one erasure."""
-    why_not = method.supports(TINY, [DOG])
-    if why_not:
-        raise NotApplicable(why_not)
+    unsupported_reason = method.supports(TINY, [DOG])
+    if unsupported_reason:
+        raise NotApplicable(unsupported_reason)
     method = quick(method)
     pipe, clean, asked = loading.load(TINY), loading.load(TINY), prompts_about(DOG)
     before = pipe.fingerprint()
@@ -85,7 +85,7 @@ def method_checks(method: Method, folder: Path) -> Iterator[tuple[str, Callable[
     def survives_disk() -> None:
         erasure.save(folder / "artefact")
         loaded = Erasure.load(folder / "artefact")
-        assert torch.equal(draw(clean, erasure), draw(clean, loaded)), "an artefact saved and loaded draws other pictures."
+        assert torch.equal(draw(clean, erasure), draw(clean, loaded)), "an artefact saved and loaded draws other images."
 
     def leaves_no_trace() -> None:
         draw(clean, erasure)
@@ -105,12 +105,12 @@ def method_checks(method: Method, folder: Path) -> Iterator[tuple[str, Callable[
         for name, tensor in erasure.tensors.items():
             assert torch.equal(tensor, again.tensors[name]), f"two runs with one seed differ in {name}."
 
-    def changes_pictures() -> None:
+    def changes_images() -> None:
         same = torch.equal(draw(clean, erasure), clean(asked.prompts, [asked.seed(r, 0) for r in asked.table["row_id"]], SAMPLER).pixels)
-        if method.mechanism == "none":
-            assert same, "mechanism is none, but the pictures changed."
-        elif method.mechanism != "filter":
-            assert not same, "the erased model draws exactly the original's pictures: nothing was erased."
+        if method.intervention == "none":
+            assert same, "intervention is none, but the images changed."
+        elif method.intervention != "filter":
+            assert not same, "the erased model draws exactly the original's images: nothing was erased."
 
     def takes_several_or_says_no() -> None:
         if method.supports(TINY, [DOG, CAT]) is None:
@@ -121,7 +121,7 @@ def method_checks(method: Method, folder: Path) -> Iterator[tuple[str, Callable[
     yield "leaving attach restores everything", leaves_no_trace
     yield "an exception inside attach restores everything", restores_after_an_error
     yield "one seed gives one artefact", is_reproducible
-    yield "the erased model draws other pictures, the original the same", changes_pictures
+    yield "the erased model draws other images, the original the same", changes_images
     yield "several concepts work or are refused with a reason", takes_several_or_says_no
 
 
@@ -129,9 +129,9 @@ def attack_checks(attack: Attack, folder: Path) -> Iterator[tuple[str, Callable[
     from vestige.methods.original import Original
 
     method = Original()
-    why_not = attack.supports(TINY, [DOG], method)
-    if why_not:
-        raise NotApplicable(why_not)
+    unsupported_reason = attack.supports(TINY, [DOG], method)
+    if unsupported_reason:
+        raise NotApplicable(unsupported_reason)
     attack, asked = quick(attack), prompts_about(DOG)
 
     def run() -> tuple[Adversary, dict]:
@@ -148,7 +148,7 @@ def attack_checks(attack: Attack, folder: Path) -> Iterator[tuple[str, Callable[
 
     def is_counted() -> None:
         if attack.queries_denoiser and attack.access not in ("none", "text", "latents"):
-            assert counts["unet_rows"] > 0, "the attack used no denoiser call that the harness could count."
+            assert counts["forward_rows"] > 0, "the attack used no denoiser call that the harness could count."
 
     def is_reproducible() -> None:
         again, _ = run()
@@ -176,16 +176,16 @@ def attack_checks(attack: Attack, folder: Path) -> Iterator[tuple[str, Callable[
 
 
 def metric_checks(metric: Metric, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    why_not = metric.supports(dataclasses.replace(TINY, vocabulary="emoji"), [DOG])
-    if why_not:
-        raise NotApplicable(why_not)
+    unsupported_reason = metric.supports(dataclasses.replace(TINY, vocabulary="emoji"), [DOG])
+    if unsupported_reason:
+        raise NotApplicable(unsupported_reason)
     from vestige.bench.vision import features
 
     sampler = dataclasses.replace(SAMPLER, height=64, width=64)
     images = generate.draw(loading.load(TINY), prompts_about(DOG, 8), sampler, folder / "images", 8)
     original = loading.load(TINY)
 
-    def pictures(asked: PromptSet):
+    def drawn(asked: PromptSet):
         return generate.draw(original, asked, sampler, folder / asked.digest, 16)
 
     def erased() -> AbstractContextManager:
@@ -193,15 +193,15 @@ def metric_checks(metric: Metric, folder: Path) -> Iterator[tuple[str, Callable[
         return loading.load(TINY).replaced(changed)
 
     metric = quick(metric)
-    material = Material([DOG], "emoji", lambda: images, features.extract, lambda: original, erased, pictures)
-    scores = metric.score(images, material)
+    context = MetricContext([DOG], "emoji", lambda: images, features.extract, lambda: original, erased, drawn)
+    scores = metric.score(images, context)
 
     def has_finite_totals() -> None:
         assert scores.totals, "score returned no totals."
         bad = [name for name, value in scores.totals.items() if not isinstance(value, float) or value != value]
         assert not bad, f"totals must be finite floats; {bad} are not."
 
-    def has_a_row_per_picture() -> None:
+    def has_a_row_per_image() -> None:
         if scores.per_image is not None:
             wanted = set(map(tuple, images.index[["row_id", "rep"]].to_numpy().tolist()))
             got = list(map(tuple, scores.per_image[["row_id", "rep"]].to_numpy().tolist()))
@@ -215,22 +215,22 @@ def metric_checks(metric: Metric, folder: Path) -> Iterator[tuple[str, Callable[
 
     def ignores_order() -> None:
         shuffled = dataclasses.replace(images, index=images.index.iloc[::-1].reset_index(drop=True))
-        for name, value in metric.score(shuffled, material).totals.items():
-            assert abs(value - scores.totals[name]) <= 1e-4 * max(1.0, abs(value)), f"{name} depends on the order of pictures."
+        for name, value in metric.score(shuffled, context).totals.items():
+            assert abs(value - scores.totals[name]) <= 1e-4 * max(1.0, abs(value)), f"{name} depends on the order of images."
 
     def refuses_nothing() -> None:
         empty = dataclasses.replace(images, index=images.index.iloc[:0])
         try:
-            metric.score(empty, material)
+            metric.score(empty, context)
         except ValueError as error:
             assert len(str(error)) > 20, "the error for an empty set must be a sentence."
         else:
             raise AssertionError("an empty set must raise a ValueError.")
 
     yield "totals are finite", has_finite_totals
-    yield "one row per picture", has_a_row_per_picture
+    yield "one row per image", has_a_row_per_image
     yield "rates say yes or no", rates_say_yes_or_no
-    yield "the order of pictures does not matter", ignores_order
+    yield "the order of images does not matter", ignores_order
     yield "an empty set is refused with a sentence", refuses_nothing
 
 
@@ -250,7 +250,7 @@ def build(group: str, name: str, config_dir: str | None = None, concept: str = "
     choice = f"method={name}" if group == "method" else f"+{group}@picked={name}"
     quiet = [] if group == "method" else ["method=original"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        tree = compose("run", [*extra, *quiet, "model=tiny", f"concept=[{concept}]", "probe=[]", choice])
+        tree = compose("run", [*extra, *quiet, "model=tiny", f"concept=[{concept}]", "split=[]", choice])
     node = tree.method if group == "method" else tree.picked[name]
     return config.plugin(node, KINDS[group][0], f"{group}.{name}")
 

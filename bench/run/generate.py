@@ -1,4 +1,4 @@
-"""Prompts to pictures on disk: per-row seeds, batches, resumable at any picture."""
+"""Prompts to images on disk: per-row seeds, batches, resumable at any image."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ INDEX = "index.csv"
 def draw(pipe: Pipe, prompts: PromptSet, sampler: Sampler, folder: Path, batch_size: int, label: str = "") -> ImageSet:
     """Draw every (row, repetition) that `folder` does not hold yet and write the index.
 
-    A picture's file appears whole or not at all; one that is there whole was finished, so an interrupted run continues. Batches
-    are cut from the whole set, never from what is left: a picture depends on its batch by rounding.
+    An image's file appears whole or not at all; one that is there whole was finished, so an interrupted run continues. Batches
+    are cut from the whole set, never from what is left: an image depends on its batch by rounding.
     """
     (folder / "png").mkdir(parents=True, exist_ok=True)
     jobs = [(row, rep) for row in prompts.table.to_dict("records") for rep in range(prompts.repeats)]
@@ -47,7 +47,7 @@ def load(folder: Path) -> ImageSet:
 
 def _index(prompts: PromptSet, jobs: list[tuple[dict, int]], folder: Path) -> ImageSet:
     rows = []
-    alone = prompts.table["group"].nunique() == 1  # of a set that is one sentence the pictures are resampled, there is nothing else
+    alone = prompts.table["group"].nunique() == 1  # of a set that is one sentence the images are resampled, there is nothing else
     for row, rep in jobs:
         (file,) = (folder / "png").glob(f"{_stem(row, rep)}.*.png")
         head = {"row_id": row["row_id"], "rep": rep, "file": f"png/{file.name}", "seed": prompts.seed(row["row_id"], rep)}

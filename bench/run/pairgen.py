@@ -1,8 +1,8 @@
-"""`vestige prompts pairgen`: prompts whose pictures are known to show a concept, and the same with another thing in its place.
+"""`vestige prompts pairgen`: prompts whose images are known to show a concept, and the same with another thing in its place.
 
 After the concept generator and visual filter of ECGVF (EAR, Fan et al. 2025, arXiv 2506.20151), with a bank of templates in place
 of language models: candidate pairs, drawn by the original model, are kept where the filter's judge sees the concept on most
-pictures of one and on none of the other. The filter must not be the judge that scores: that one would meet a set made to please
+images of one and on none of the other. The filter must not be the judge that scores: that one would meet a set made to please
 it. Seeds of a run differ from the filter's, so that prompts are chosen and noise is not.
 """
 
@@ -20,7 +20,7 @@ from vestige.bench.prompts import prompt_sets
 from vestige.bench.run import config, generate
 from vestige.bench.run.config import Job
 
-REPEATS = 3  # pictures per candidate
+REPEATS = 3  # images per candidate
 NEEDED = 2  # of them must show the concept; of its counterpart none may
 BANK = {"target": "target", "replaced": "sibling"}  # column of a candidate -> role in the frozen set
 
@@ -40,7 +40,7 @@ def main(overrides: list[str]) -> int:
         table = frozen(job, concept, int(options.get("rows", 24)))
         table.to_csv(folder / f"{concept.slug}.csv", index=False)
         kept = table.drop_duplicates("group")
-        print(f"{folder / concept.slug}.csv: {len(kept)} pairs, the concept on {kept['base_rate'].mean():.0%} of the filter's pictures")
+        print(f"{folder / concept.slug}.csv: {len(kept)} pairs, the concept on {kept['base_rate'].mean():.0%} of the filter's images")
     return 0
 
 
@@ -53,12 +53,12 @@ def composed(overrides: list[str]) -> tuple[Job, str]:
     config.check_names(overrides, [CONF])
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        tree = compose("run", ["method=original", "probe=[target]", *overrides])
+        tree = compose("run", ["method=original", "split=[target]", *overrides])
     return config.build_job(tree), tree.judge
 
 
 def frozen(job: Job, concept: Concept, n: int) -> pd.DataFrame:
-    """The kept pairs of n candidates, two rows each: columns of a prompt set, and base_rate (pictures of the pair's target prompt
+    """The kept pairs of n candidates, two rows each: columns of a prompt set, and base_rate (images of the pair's target prompt
     that show the concept, by the filter). Raises ValueError when none is kept."""
     from vestige.bench.run.stages import Stages
 

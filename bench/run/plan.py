@@ -6,11 +6,11 @@ Works on a machine without the weights, judges and prompt lists that the run nee
 from __future__ import annotations
 
 from vestige.bench.prompts import prompt_sets
-from vestige.bench.run.config import Job, Probe, split_in_words
+from vestige.bench.run.config import Job, Split, split_in_words
 
 
 def plan_job(job: Job) -> dict:
-    """Print one line per probe and attack; loads no model. The record's key is not known before weights are hashed."""
+    """Print one line per split and attack; loads no model. The record's key is not known before weights are hashed."""
     from vestige.bench.run.runner import attacks_of
     from vestige.bench.run.stages import Stages
 
@@ -18,30 +18,30 @@ def plan_job(job: Job) -> dict:
     stages.store.verify, stages.store.stale = False, "keep"  # a plan reads no result and refuses none
     under = f", protocol {job.protocol}" if job.protocol else ""
     title = f"{job.method_name} x {_together(job)} on {job.model.name}{under}"
-    plan = {"status": "planned", "missing": list(job.missing), "pictures": 0}
-    why_not = job.method.supports(job.model, job.given)
-    if why_not:
-        print(f"{title}: unsupported: {why_not}")
+    plan = {"status": "planned", "missing": list(job.missing), "images": 0}
+    unsupported_reason = job.method.supports(job.model, job.given)
+    if unsupported_reason:
+        print(f"{title}: unsupported: {unsupported_reason}")
         return plan | {"status": "unsupported"}
     erased = stages.find_erased()
     print(f"{title}: erase {_found(stages, erased)}")
     print("\n".join(split_in_words(job.concepts, job.given, most=16)))
-    for probe in job.probes.values():
+    for split in job.splits.values():
         try:
-            asked = None if prompt_sets.missing(probe.prompts, job.concepts) else job.prompts_of(probe)
+            asked = None if prompt_sets.missing(split.prompts, job.concepts) else job.prompts_of(split)
         except prompt_sets.NothingToAsk as reason:
-            print(f"  {probe.name:<12} not asked: {reason}")
+            print(f"  {split.name:<12} not asked: {reason}")
             continue
         # A list that is not here has at most the rows that its manifest says.
-        n = prompt_sets.rows_of(probe.prompts, job.concepts, probe.rows) if asked is None else len(asked)
-        for name, attack in attacks_of(job, probe).items():
-            why_not = attack.supports(job.model, job.concepts, job.method)
-            if why_not:
-                state = f"unsupported: {why_not}"
+        n = prompt_sets.rows_of(split.prompts, job.concepts, split.rows) if asked is None else len(asked)
+        for name, attack in attacks_of(job, split).items():
+            unsupported_reason = attack.supports(job.model, job.concepts, job.method)
+            if unsupported_reason:
+                state = f"unsupported: {unsupported_reason}"
             else:
-                state = _state(stages, erased, probe, name, attack, asked, n)
-                plan["pictures"] += n * probe.repeats
-            print(f"  {probe.name:<12} {name:<24} {state}")
+                state = _state(stages, erased, split, name, attack, asked, n)
+                plan["images"] += n * split.repeats
+            print(f"  {split.name:<12} {name:<24} {state}")
     for line in judged(job):
         print(f"  {line}")
     return plan | {"stale": sorted(stages.store.kept), "damaged": stages.store.damaged, "rule": job.runtime.stale}
@@ -62,7 +62,7 @@ def judged(job: Job) -> list[str]:
     asked: dict[str, list[str]] = {}
     for where, judge, labels in job.judged():
         for told in _parts(judge, labels, job):
-            asked.setdefault(told, []).append(where.removeprefix("probe.").replace(".metrics.", "."))
+            asked.setdefault(told, []).append(where.removeprefix("split.").replace(".metrics.", "."))
     return [f"judge {', '.join(places)}: {told}" for told, places in asked.items()]
 
 
@@ -97,7 +97,7 @@ def _some(labels: list[str]) -> str:
 def summary(plans: list[dict]) -> str:
     """The grid in numbers, and once each what this machine lacks."""
     lacks = list(dict.fromkeys(sentence for plan in plans for sentence in plan["missing"]))
-    lines = [f"in all: {len(plans)} jobs, {sum(plan['pictures'] for plan in plans):,} pictures"]
+    lines = [f"in all: {len(plans)} jobs, {sum(plan['images'] for plan in plans):,} images"]
     stale = {reference for plan in plans for reference in plan.get("stale", ())}
     if stale:
         rules = "/".join(sorted({WITH_STALE[plan["rule"]] for plan in plans if plan.get("stale")}))
@@ -108,15 +108,15 @@ def summary(plans: list[dict]) -> str:
     return "\n".join(lines + [f"  {sentence}" for sentence in lacks])
 
 
-def _state(stages, erased, probe: Probe, name, attack, asked, n: int) -> str:
+def _state(stages, erased, split: Split, name, attack, asked, n: int) -> str:
     """What of one cell the store holds; its later stages have no key before the earlier ones exist."""
     attacked = attack.access != "none"
     adversary = stages.find_attack(erased, attack, name, asked) if erased and attacked and asked else None
     known = erased and asked and (adversary or not attacked)
     images = stages.find_images(erased, attack, adversary, asked) if known else None
     words = [f"attack {_found(stages, adversary)}"] if attacked else []
-    words += [f"{n} x {probe.repeats} = {n * probe.repeats} pictures {_found(stages, images)}"]
-    return ", ".join([*words, f"metrics {', '.join(probe.metrics)}"])
+    words += [f"{n} x {split.repeats} = {n * split.repeats} images {_found(stages, images)}"]
+    return ", ".join([*words, f"metrics {', '.join(split.metrics)}"])
 
 
 def _together(job: Job) -> str:

@@ -9,7 +9,7 @@ from vestige.bench.contract import flags
 from vestige.bench.contract.plugin import Attack, Metric
 from vestige.bench.contract.types import Adversary, Scores, canonical_hash, plain
 from vestige.bench.run import generate, score_intervals
-from vestige.bench.run.config import Job, Probe, specification
+from vestige.bench.run.config import Job, Split, specification
 from vestige.bench.run.provenance import provenance
 from vestige.bench.run.store import Stage, write_atomically
 
@@ -23,9 +23,9 @@ def empty(job: Job, model_spec: dict) -> dict:
         "concepts": plain(job.concepts),
         "method": [job.method_name, specification(job.method)],
         "attacks": {name: specification(a) for name, a in job.attacks.items()},
-        "probes": {
+        "splits": {
             p.name: [p.prompts, p.rows_for(job.concepts), p.repeats, p.attacked, {m: specification(x) for m, x in p.metrics.items()}]
-            for p in job.probes.values()
+            for p in job.splits.values()
         },
         "sampler": plain(job.sampler),
         "attack_judge": job.attack_judge,
@@ -45,8 +45,8 @@ def empty(job: Job, model_spec: dict) -> dict:
         "model": job.model.name,
         "protocol": job.protocol,
         "method": job.method_name,
-        "mechanism": job.method.mechanism,
-        "removable": job.method.removable,
+        "intervention": job.method.intervention,
+        "detachable": job.method.detachable,
         "limits": job.method.limits,
         "concepts": [c.slug for c in job.concepts],
         "kind": job.concepts[0].kind,
@@ -72,24 +72,24 @@ def inputs(job: Job) -> dict:
     from vestige.bench import judges  # loads torch
 
     asked = judges.inputs(job.attack_judge) if any(a.access not in ("none", "text") for a in job.attacks.values()) else {}
-    probes = {p.name: {name: metric.inputs() for name, metric in p.metrics.items()} for p in job.probes.values()}
+    splits = {p.name: {name: metric.inputs() for name, metric in p.metrics.items()} for p in job.splits.values()}
     attacks = {name: attack.inputs() | asked for name, attack in job.attacks.items()}
-    return {"method": job.method.inputs(job.given), "attacks": attacks, "probes": probes}
+    return {"method": job.method.inputs(job.given), "attacks": attacks, "splits": splits}
 
 
-def unmeasured(probe: Probe, attack_name: str, attack: Attack, reason: str | None = None) -> dict:
+def unmeasured(split: Split, attack_name: str, attack: Attack, reason: str | None = None) -> dict:
     """A cell without a number."""
     blank = dict.fromkeys(("metric", "column", "judge", "candidates", "value", "ci_low", "ci_high", "score", "images"))
-    head = {"probe": probe.name, "attack": attack_name, "access": attack.access, "n": 0, "groups": 0, "higher_is_better": True}
+    head = {"split": split.name, "attack": attack_name, "access": attack.access, "n": 0, "groups": 0, "higher_is_better": True}
     return {**head, **blank, "reason": reason, "budget": {}, "flags": [], "found_at": None, "code": {}}
 
 
 def cells(
-    probe: Probe, attack_name: str, attack: Attack, metric_name: str, metric: Metric, images: Stage, scored: Stage, scores: Scores
+    split: Split, attack_name: str, attack: Attack, metric_name: str, metric: Metric, images: Stage, scored: Stage, scores: Scores
 ) -> list[dict]:
     """One per column that the metric gave. scores: what lies in the stage `scored`."""
     index = generate.load(images.path).index
-    base = unmeasured(probe, attack_name, attack) | {"metric": metric_name, "score": scored.reference, "images": images.reference}
+    base = unmeasured(split, attack_name, attack) | {"metric": metric_name, "score": scored.reference, "images": images.reference}
     base |= {"candidates": ",".join(sorted(key for lists in candidates(scores.meta).values() for key in lists)) or None}
     base |= {"judge": getattr(metric, "judge", None), "n": len(index), "groups": int(index["group"].nunique())}
     base["roles"] = sorted(index["role"].unique())
@@ -97,8 +97,8 @@ def cells(
     for column in scores.totals:
         value, low, high = score_intervals.measured(column, metric, scores, index)
         better = metric.columns.get(column, metric.columns.get(column.split("_")[0], True))
-        doubts = flags.of_answers(scores.per_image[column]) if scores.per_image is not None and column == "present" else []
-        head = base | {"value": value, "flags": doubts} | ({"reason": "no picture could be judged"} if value is None else {})
+        warnings = flags.of_answers(scores.per_image[column]) if scores.per_image is not None and column == "present" else []
+        head = base | {"value": value, "flags": warnings} | ({"reason": "no image could be judged"} if value is None else {})
         made.append(head | {"column": column, "ci_low": low, "ci_high": high, "higher_is_better": better})
     return made
 
@@ -124,7 +124,7 @@ def note_candidates(record: dict, scores: Scores, adversary: Stage | None) -> No
 def images_facts(images: Stage) -> dict:
     """Shares of the images that are blank (of one colour, or not finite) and that a filter withheld; None of stages that do not say."""
     facts = images.meta["facts"]
-    return {name: facts[name] / max(1, facts["pictures"]) if name in facts else None for name in ("blank", "withheld")}
+    return {name: facts[name] / max(1, facts["images"]) if name in facts else None for name in ("blank", "withheld")}
 
 
 def attack_facts(adversary: Stage | None, images: Stage) -> dict:
@@ -141,10 +141,10 @@ def attack_facts(adversary: Stage | None, images: Stage) -> dict:
 def line(record: dict) -> str:
     """How a job ended, in one line: the last one of a run, and the one of `vestige status`."""
     done = f"{record['status']:<11} {record['method']} x {'+'.join(record['concepts'])} on {record['model']}  [{record['key']}]"
-    doubts = f"  flags: {', '.join(record['flags'])}" if record.get("flags") else ""
+    warnings = f"  flags: {', '.join(record['flags'])}" if record.get("flags") else ""
     old = record.get("stale")
     stale = f"  stale: {len(old)} results made by other code were used, first {old[0]}" if old else ""
-    return done + doubts + (f"  {record['reason']}" if record["reason"] else "") + stale
+    return done + warnings + (f"  {record['reason']}" if record["reason"] else "") + stale
 
 
 def unattacked(measured: list[dict], drawn: dict[str, Stage]) -> list[Stage]:
@@ -153,13 +153,13 @@ def unattacked(measured: list[dict], drawn: dict[str, Stage]) -> list[Stage]:
 
 
 def speed(images: list[Stage]) -> dict:
-    """Of one picture, as these stages measured it."""
+    """Of one image, as these stages measured it."""
     timed = [stage.meta["facts"]["timed"] for stage in images]
-    pictures = sum(t["images"] for t in timed)
-    if not pictures:
+    shown = sum(t["images"] for t in timed)
+    if not shown:
         return {}
-    names = {"seconds_per_image": "seconds", "cpu_seconds_per_image": "cpu_seconds", "rows_per_image": "unet_rows"}
-    return {name: sum(t[counter] for t in timed) / pictures for name, counter in names.items()}
+    names = {"seconds_per_image": "seconds", "cpu_seconds_per_image": "cpu_seconds", "rows_per_image": "forward_rows"}
+    return {name: sum(t[counter] for t in timed) / shown for name, counter in names.items()}
 
 
 def code_of_images(images: list[Stage]) -> dict:

@@ -10,7 +10,7 @@ from vestige.bench.contract.plugin import Attack
 from vestige.bench.contract.types import Scores
 from vestige.bench.prompts.prompt_sets import NothingToAsk
 from vestige.bench.run import record
-from vestige.bench.run.config import UNTIL, Job, Probe, null_of
+from vestige.bench.run.config import UNTIL, Job, Split, null_of
 from vestige.bench.run.stages import Stages
 from vestige.bench.run.store import Busy, Stale
 
@@ -22,9 +22,9 @@ def run_job(job: Job) -> dict:
     """
     stages = Stages(job)
     made = record.empty(job, stages.model_spec)
-    why_not = job.method.supports(job.model, job.given)
-    if why_not:
-        made |= {"status": "unsupported", "reason": why_not}
+    unsupported_reason = job.method.supports(job.model, job.given)
+    if unsupported_reason:
+        made |= {"status": "unsupported", "reason": unsupported_reason}
     else:
         try:
             with stages.unsafe_images_deleted():
@@ -49,18 +49,18 @@ def fill(made: dict, stages: Stages) -> None:
     made["stages"]["erase"] = {"key": erased.key, "digest": erased.digest}
     made["cost"] = dict(erased.meta["facts"])
     made["code"] = record.code_of(erase=erased)
-    for probe in job.probes.values():
+    for split in job.splits.values():
         try:
-            asked = job.prompts_of(probe)
+            asked = job.prompts_of(split)
         except NothingToAsk as reason:
-            made["cells"].append(record.unmeasured(probe, "none", Attack(), str(reason)))
+            made["cells"].append(record.unmeasured(split, "none", Attack(), str(reason)))
             continue
         if screen.applies(job.concepts):
-            made["screened"][probe.name] = {"before": len(job.prompts_before_screen(probe)), "after": len(asked)}
-        for attack_name, attack in attacks_of(job, probe).items():
-            why_not = attack.supports(job.model, job.concepts, job.method)
-            if why_not:
-                made["cells"].append(record.unmeasured(probe, attack_name, attack, why_not))
+            made["screened"][split.name] = {"before": len(job.prompts_before_screen(split)), "after": len(asked)}
+        for attack_name, attack in attacks_of(job, split).items():
+            unsupported_reason = attack.supports(job.model, job.concepts, job.method)
+            if unsupported_reason:
+                made["cells"].append(record.unmeasured(split, attack_name, attack, unsupported_reason))
                 continue
             adversary = stages.attack(erased, attack, attack_name, asked) if reached >= 1 and attack.access != "none" else None
             if reached < 2:
@@ -70,11 +70,11 @@ def fill(made: dict, stages: Stages) -> None:
             again = partial(stages.generate, erased, attack, adversary, asked, whole=True)
             if reached < 3:
                 continue
-            for metric_name, metric in (probe.metrics | null_of(attack)).items():
+            for metric_name, metric in (split.metrics | null_of(attack)).items():
                 scored = stages.score(metric, metric_name, images, asked, again, partial(stages.in_force, erased, attack, adversary))
                 with stages.store.reading(images), stages.store.reading(scored):
                     scores = Scores.load(scored.path)
-                    cells = record.cells(probe, attack_name, attack, metric_name, metric, images, scored, scores)
+                    cells = record.cells(split, attack_name, attack, metric_name, metric, images, scored, scores)
                 by = {"code": record.code_of(erase=erased, attack=adversary, images=images, score=scored)}
                 made["cells"] += [cell | facts | by | {"flags": cell["flags"] + facts["flags"]} for cell in cells]
                 record.note_candidates(made, scores, adversary)
@@ -83,5 +83,5 @@ def fill(made: dict, stages: Stages) -> None:
     made["code"] |= record.code_of_images(plain)
 
 
-def attacks_of(job: Job, probe: Probe) -> dict[str, Attack]:
-    return job.attacks if probe.attacked else {"none": Attack()}
+def attacks_of(job: Job, split: Split) -> dict[str, Attack]:
+    return job.attacks if split.attacked else {"none": Attack()}

@@ -1,4 +1,4 @@
-"""The value of one column of a score and its 95 % interval: from its pictures, or as a metric of whole sets measured them."""
+"""The value of one column of a score and its 95 % interval: from its images, or as a metric of whole sets measured them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from vestige.bench.contract.types import Scores
 from vestige.bench.statistics import cluster_interval
 from vestige.bench.statistics.resampling import group_means
 
-MEASURED = "intervals"  # key of a score's meta data: column -> (low, high), for columns without a value per picture
+MEASURED = "intervals"  # key of a score's meta data: column -> (low, high), for columns without a value per image
 
 
 def measured(column: str, metric: Metric, scores: Scores, index: pd.DataFrame) -> tuple[float | None, float | None, float | None]:
-    """(value, low, high) of one quantity: the mean over prompts of the mean over that prompt's judged pictures.
+    """(value, low, high) of one quantity: the mean over prompts of the mean over that prompt's judged images.
 
-    Prompts without a judged picture are left out, so that a prompt counts once however many of its pictures were judged; None where
-    no picture was, and for an interval that there is not. A column without values per picture has the metric's own number.
-    `index`: the pictures' row_id, rep and group (the prompts that are resampled).
+    Prompts without a judged image are left out, so that a prompt counts once however many of its images were judged; None where
+    no image was, and for an interval that there is not. A column without values per image has the metric's own number.
+    `index`: the images' row_id, rep and group (the prompts that are resampled).
     """
     if scores.per_image is None or column not in scores.per_image:
         value = scores.totals[column]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vestige.bench import judges
 from vestige.bench.contract import flags, screen
-from vestige.bench.contract.plugin import Attack, Context, Material, Metric, Victim
+from vestige.bench.contract.plugin import Attack, Context, Metric, MetricContext, Victim
 from vestige.bench.contract.resume import Progress
 from vestige.bench.contract.types import Adversary, Erasure, ImageSet, PromptSet, Sampler, canonical_hash, plain
 from vestige.bench.models import loading
@@ -76,7 +76,7 @@ class Stages:
 
     @property
     def is_original(self) -> bool:
-        return self.job.method.mechanism == "none"
+        return self.job.method.intervention == "none"
 
     def erase_spec(self) -> dict:
         job = self.job
@@ -109,7 +109,7 @@ class Stages:
             erasure.save(folder)
             (folder / "log.json").write_text(json.dumps(ctx.history))
             return {
-                "erase_forward_rows": spent["unet_rows"] + spent["original_unet_rows"],
+                "erase_forward_rows": spent["forward_rows"] + spent["original_unet_rows"],
                 "erase_cpu_seconds": spent["cpu_seconds"],
                 "erase_device_seconds": spent["seconds"] if job.runtime.device.startswith("cuda") else None,
                 "erase_wall_seconds": spent["seconds"],
@@ -219,7 +219,7 @@ class Stages:
         adversary: Stage | None = None,
         whole: bool = True,
     ) -> Stage:
-        """Pictures by the erased model, or by the original one when `erased` is None; shared by every job that asks the same.
+        """Images by the erased model, or by the original one when `erased` is None; shared by every job that asks the same.
 
         attack, adversary: what is in force beside the erasure. whole: drawn again if they were deleted after scoring, as those of
         explicit concepts are.
@@ -232,9 +232,9 @@ class Stages:
                 before = {**pipe.counts, **self.clock.read()}
                 drawn = generate.draw(pipe, asked, sampler, folder, self.job.runtime.batch_size, f"{who}: {asked.name}")
                 now = {**pipe.counts, **self.clock.read()}
-            # Of this process alone: pictures that a killed one had drawn cost nothing here.
-            timed = {name: now[name] - before[name] for name in ("images", "unet_rows", "seconds", "cpu_seconds")}
-            return {"pictures": len(drawn), **self.doubts(drawn), "timed": timed | {"load": load()}}
+            # Of this process alone: images that a killed one had drawn cost nothing here.
+            timed = {name: now[name] - before[name] for name in ("images", "forward_rows", "seconds", "cpu_seconds")}
+            return {"images": len(drawn), **self.warnings(drawn), "timed": timed | {"load": load()}}
 
         usable = (lambda stage: not stage.stripped) if whole else (lambda stage: True)
         stage = self.store.stage("images", spec, f"{who}-{asked.name}", make, by, usable)
@@ -242,7 +242,7 @@ class Stages:
         return stage
 
     def score(self, metric: Metric, name: str, images: Stage, asked: PromptSet, again: Callable[[], Stage], artist: Callable) -> Stage:
-        """`again` gives the images stage with all its pictures, `artist` the model that drew them (which the images' key names)."""
+        """`again` gives the images stage with all its images, `artist` the model that drew them (which the images' key names)."""
         original = self.images(asked, self.job.sampler, whole=False)
         spec = {
             "stage": "score",
@@ -257,7 +257,7 @@ class Stages:
             spec["inputs"] = inputs
 
         def make(folder: Path) -> None:
-            material = Material(
+            context = MetricContext(
                 self.job.concepts,
                 self.job.model.vocabulary,
                 partial(self.drawn_by_original, asked),
@@ -266,21 +266,21 @@ class Stages:
                 artist,
                 self.drawn_by_original,
             )
-            metric.score(generate.load(self.store.held(again).path), material).save(folder)
+            metric.score(generate.load(self.store.held(again).path), context).save(folder)
 
         return self.store.stage("score", spec, f"{name}-{asked.name}", make, self.score_code(metric))
 
     def score_code(self, metric: Metric) -> str:
         return code.of(SCORING, code.part(metric, "score"), code.judge(getattr(metric, "judge", None)))
 
-    def doubts(self, drawn: ImageSet) -> dict:
+    def warnings(self, drawn: ImageSet) -> dict:
         """How many images a filter withheld, and how many others are blank (of one colour) or not finite; flags."""
         status = drawn.index["status"]
         one_colour = sum(int((batch.amax((1, 2, 3)) == batch.amin((1, 2, 3))).sum()) for batch in drawn.batches())
         withheld, nan = int((status == "blocked").sum()), int((status == "nan").sum())
         # A withheld image is of one colour too: it counts once.
         blank = max(0, one_colour - withheld)
-        raised = flags.of_pictures(blank, withheld, len(drawn), self.job.method.mechanism == "filter", nan)
+        raised = flags.of_images(blank, withheld, len(drawn), self.job.method.intervention == "filter", nan)
         return {"blank": blank, "withheld": withheld, "nan": nan, "flags": raised}
 
     def drawn_by_original(self, asked: PromptSet) -> ImageSet:
@@ -331,24 +331,24 @@ class Stages:
         return None if erased is None or self.is_original else erased.key
 
     def context(self, *words: str, progress: Progress) -> Context:
-        def pictures(asked: PromptSet, sampler: Sampler) -> ImageSet:
+        def images(asked: PromptSet, sampler: Sampler) -> ImageSet:
             before = dict(self.untouched.counts)
             with self.clock.stopped():
                 drawn = generate.load(self.store.held(lambda: self.images(asked, sampler)).path)
             self.untouched.counts.update(before)  # shared material is nobody's own budget, whoever draws it first
             return drawn
 
-        return Context((*words, self.job.seed), self.job.sampler, lambda: self.untouched, pictures, progress=progress)
+        return Context((*words, self.job.seed), self.job.sampler, lambda: self.untouched, images, progress=progress)
 
     def counted(self, pipe) -> dict[str, int]:
         """What was asked of the erased model, and of the original where an attack owns that too."""
         original = self.__dict__.get("untouched")  # loaded only when an attack asks for it
-        rows = 0 if original in (None, pipe) else original.counts["unet_rows"]
+        rows = 0 if original in (None, pipe) else original.counts["forward_rows"]
         return {**pipe.counts, "original_unet_rows": rows}
 
     @contextmanager
     def unsafe_images_deleted(self) -> Iterator[None]:
-        """Pictures about an explicit concept live as long as their job: scores stay, pictures do not (unless told otherwise)."""
+        """Images about an explicit concept live as long as their job: scores stay, images do not (unless told otherwise)."""
         try:
             yield
         finally:

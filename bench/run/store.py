@@ -110,11 +110,11 @@ class Store:
 
     def check(self) -> None:
         """Raise a ValueError for a place that cannot be written, a missing one to read from, or a store of another schema."""
-        probe = self.root / f".write-test-{os.getpid()}"
+        split = self.root / f".write-test-{os.getpid()}"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"x" * 4096)
-            probe.unlink()
+            split.write_bytes(b"x" * 4096)
+            split.unlink()
         except OSError as error:
             raise ValueError(f"the results folder {self.root} cannot be written ({error}). Choose another: runtime.store=/path") from error
         for place in self.read_from:

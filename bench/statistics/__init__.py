@@ -1,4 +1,4 @@
-"""Uncertainty that respects how pictures come about: concept -> prompt -> seed -> picture. Prompts are resampled, never pictures."""
+"""Uncertainty that respects how images come about: concept -> prompt -> seed -> image. Prompts are resampled, never images."""
 
 from vestige.bench.statistics.intervals import cluster_interval, paired_difference
 

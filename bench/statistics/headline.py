@@ -197,8 +197,8 @@ NOTHING = Estimate(float("nan"), float("nan"), float("nan"))
 
 def _nothing_to_erase(part: _Drawn) -> str:
     o, z = part.original.value, part.oracle.value
-    beside = f", the oracle {100 * z:.0f} %" if z else ""
-    return f"nothing to erase, the original model shows the concept in {100 * o:.0f} % of pictures{beside}"
+    compared = f", the oracle {100 * z:.0f} %" if z else ""
+    return f"nothing to erase, the original model shows the concept in {100 * o:.0f} % of images{compared}"
 
 
 def _erased_draws(r: np.ndarray, o: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -42,7 +42,7 @@ def rate_interval(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """95 % interval of a rate from the shares of yes of each prompt (prompts, ...), along the first axis.
 
     Two prompts of yes and two of no are added, and the interval is mean +- t standard errors (Agresti & Coull 1998, Am. Stat. 52, of
-    single answers). A share of yes varies between prompts as much as their pictures go together, so that needs no model. Where all
+    single answers). A share of yes varies between prompts as much as their images go together, so that needs no model. Where all
     answers are the same the rule of three (3 / prompts) bounds the unseen side.
     """
     n, added = len(means), 2.0
@@ -81,7 +81,7 @@ def _rule_of_three(means: np.ndarray, low: np.ndarray, high: np.ndarray, ends: t
 
 
 def balanced_interval(values: np.ndarray, groups: np.ndarray, kinds: np.ndarray) -> tuple[float, float] | tuple[None, None]:
-    """95 % interval of (rate of the one kind + rate of the other) / 2, kinds bool (n,); no group has pictures of both.
+    """95 % interval of (rate of the one kind + rate of the other) / 2, kinds bool (n,); no group has images of both.
 
     Square-and-add of the two intervals (Newcombe 1998, Stat. Med. 17, method 10).
     """
@@ -96,9 +96,9 @@ def balanced_interval(values: np.ndarray, groups: np.ndarray, kinds: np.ndarray)
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray, groups: np.ndarray) -> tuple[float, float, float]:
-    """(mean, low, high) of a - b, both measured on the same pictures (row and repetition).
+    """(mean, low, high) of a - b, both measured on the same images (row and repetition).
 
-    Equal measures give (0, 0, 0). Equal answers give 0 and an interval: in n prompts without a picture that tells two models apart,
+    Equal measures give (0, 0, 0). Equal answers give 0 and an interval: in n prompts without an image that tells two models apart,
     3 / n of the prompts may yet.
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
@@ -110,9 +110,9 @@ def paired_difference(a: np.ndarray, b: np.ndarray, groups: np.ndarray) -> tuple
 def paired_intervals(means: np.ndarray, rate: bool = True, repeats: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """(low, high), each (methods,), of the mean over prompts of paired differences (prompts, methods).
 
-    rate: differences of answers, 1 or 0; `repeats`: pictures per prompt. A prompt that only one method answers and one that only the
-    other does are added, with the weight of 0.4 pictures each, before the t interval of the prompts' means (after Bonett & Price
-    2012, Stat. Methods Med. Res. 21, who add a pair of single answers). Without a picture that tells two methods apart the interval is
+    rate: differences of answers, 1 or 0; `repeats`: images per prompt. A prompt that only one method answers and one that only the
+    other does are added, with the weight of 0.4 images each, before the t interval of the prompts' means (after Bonett & Price
+    2012, Stat. Methods Med. Res. 21, who add a pair of single answers). Without an image that tells two methods apart the interval is
     0 -+ 3 / prompts. Measures (distances, scores) have that of `measure_interval`. NaN for measures of a single prompt.
     """
     if not rate:

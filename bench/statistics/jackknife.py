@@ -1,7 +1,7 @@
-"""Intervals of numbers that a whole set has and no picture: each prompt is left out once, with all its pictures.
+"""Intervals of numbers that a whole set has and no image: each prompt is left out once, with all its images.
 
-Resampling with replacement shows such a number every picture beside its own copies, which look alike: resampled CKA holds the
-truth in 42 to 82 of 100 cases where this holds it in 94 to 98 (16 prompts of two pictures, and fewer and more).
+Resampling with replacement shows such a number every image beside its own copies, which look alike: resampled CKA holds the
+truth in 42 to 82 of 100 cases where this holds it in 94 to 98 (16 prompts of two images, and fewer and more).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ UP_TO_ONE: Scale = (lambda x: np.arctanh(np.clip(x, -1 + 1e-12, 1 - 1e-12)), np.
 
 
 def blocks(groups: list[str]) -> np.ndarray:
-    """(n,) number of the block of prompts that each picture belongs to and is left out with: prompts in sorted order, in turn."""
+    """(n,) number of the block of prompts that each image belongs to and is left out with: prompts in sorted order, in turn."""
     return np.unique(np.asarray(groups), return_inverse=True)[1] % BLOCKS
 
 

@@ -11,9 +11,9 @@ from vestige.bench.statistics.resampling import LEVEL
 
 
 def power_of(prompts: int, difference: float, sd: float, icc: float = 0.0, repeats: int = 1) -> float:
-    """Chance that a two-sided paired test at 5 % finds `difference`, with `repeats` pictures per prompt.
+    """Chance that a two-sided paired test at 5 % finds `difference`, with `repeats` images per prompt.
 
-    sd: of the paired difference of single pictures; icc: its correlation within a prompt. The variance of a prompt's mean is
+    sd: of the paired difference of single images; icc: its correlation within a prompt. The variance of a prompt's mean is
     sd^2 (1 + (repeats - 1) icc) / repeats; the test statistic is noncentral t.
     """
     _check(difference, sd, icc, repeats)
@@ -40,7 +40,7 @@ def prompts_needed(difference: float, sd: float, icc: float = 0.0, repeats: int 
 
 
 def prompts_for_rate(rate: float, within: float) -> int:
-    """Prompts with one picture each for a 95 % interval of a rate no wider than +- within: z^2 p (1 - p) / within^2."""
+    """Prompts with one image each for a 95 % interval of a rate no wider than +- within: z^2 p (1 - p) / within^2."""
     if not (0 < rate < 1 and 0 < within < 1):
         raise ValueError(f"a rate ({rate}) and its half-width ({within}) must lie between 0 and 1, for example 0.2 and 0.05.")
     return math.ceil(stats.norm.ppf((1 + LEVEL) / 2) ** 2 * rate * (1 - rate) / within**2)
@@ -59,7 +59,7 @@ def smallest_difference(prompts: int, sd: float, icc: float = 0.0, repeats: int 
 def components(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     """(variance between groups, within groups) by one-way analysis of variance; NaN within when no group has two values.
 
-    values: per picture (or paired differences); groups: prompts, or erasure seeds for the share that training noise has.
+    values: per image (or paired differences); groups: prompts, or erasure seeds for the share that training noise has.
     """
     values = np.asarray(values, float)
     _, place = np.unique(groups, return_inverse=True)
@@ -76,7 +76,7 @@ def components(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
 
 
 def sd_and_icc(differences: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """(sd of single paired differences, their correlation within a prompt); the correlation is 0 with one picture per prompt."""
+    """(sd of single paired differences, their correlation within a prompt); the correlation is 0 with one image per prompt."""
     between, within = components(differences, groups)
     if math.isnan(within):
         return math.sqrt(between), 0.0
@@ -87,5 +87,5 @@ def _check(difference: float, sd: float, icc: float, repeats: int) -> None:
     if difference == 0 or sd <= 0 or not 0 <= icc <= 1 or repeats < 1:
         raise ValueError(
             f"difference={difference}, sd={sd}, icc={icc}, repeats={repeats}: the difference must not be 0, sd must be above 0, "
-            "icc between 0 and 1, and repeats (pictures per prompt) at least 1."
+            "icc between 0 and 1, and repeats (images per prompt) at least 1."
         )

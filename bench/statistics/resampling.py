@@ -1,7 +1,7 @@
 """One set of resamples for every method: what makes comparisons paired.
 
-Pictures of one prompt are not independent (intraclass correlation 0.3 to 0.7 in published per-image data), so prompts are
-resampled with all their pictures. From eight concepts on, concepts are resampled with all their prompts: the claim is then
+Images of one prompt are not independent (intraclass correlation 0.3 to 0.7 in published per-image data), so prompts are
+resampled with all their images. From eight concepts on, concepts are resampled with all their prompts: the claim is then
 about concepts like these; with fewer it is about these concepts.
 """
 
@@ -91,7 +91,7 @@ def quantile(ranked: np.ndarray, q: float) -> np.ndarray:
 
 
 def group_means(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Mean per group, groups in sorted order; pictures without a judgement (NaN) do not count."""
+    """Mean per group, groups in sorted order; images without a judgement (NaN) do not count."""
     _, place = np.unique(groups, return_inverse=True)
     judged = ~np.isnan(values)
     count = np.bincount(place, judged)

@@ -1,14 +1,14 @@
-"""Networks that look at pictures, and measures on what they see: what metrics, judges, attacks and methods build on.
+"""Networks that look at images, and measures on what they see: what metrics, judges, attacks and methods build on.
 
-pixels            sizes, crops and normalisation of pictures as networks read them
-clip_models       CLIP models under one interface: pictures and texts to unit vectors
-features          pictures to feature vectors, one name per extractor
+pixels            sizes, crops and normalisation of images as networks read them
+clip_models       CLIP models under one interface: images and texts to unit vectors
+features          images to feature vectors, one name per extractor
 set_distances     two sets of feature vectors -> FID, KID, CMMD, precision and recall
-perceptual        how different two pictures look, place by place (LPIPS' form)
-masks             where in a picture a named thing is
-preferences       how much people would like a picture: PickScore, ImageReward, aesthetics
+perceptual        how different two images look, place by place (LPIPS' form)
+masks             where in an image a named thing is
+preferences       how much people would like an image: PickScore, ImageReward, aesthetics
 vlm               questions to visual language models
-captions          captions of pictures, and captions as vectors
+captions          captions of images, and captions as vectors
 nudity_rules      published rules for explicit content, as views on stored detections
 representations   activations inside a model, CKA, linear probes
 

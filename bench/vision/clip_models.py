@@ -1,4 +1,4 @@
-"""CLIP models under one interface: pictures and texts to unit vectors.
+"""CLIP models under one interface: images and texts to unit vectors.
 
 `which` is `emoji`, `<open_clip model>/<pretrained tag or file>` or `hf:<hub id or folder>` (transformers; the same weights give the
 same vectors as with open_clip up to rounding and the resize, which is ours for both).
@@ -42,7 +42,7 @@ class OpenClip:
 
     @torch.no_grad()
     def image(self, images: Tensor) -> Tensor:
-        """uint8 [n, 3, h, w] -> [n, d], length 1; of oblong pictures the middle square."""
+        """uint8 [n, 3, h, w] -> [n, d], length 1; of oblong images the middle square."""
         resized = at_side(square(images).float() / 255, self.side)
         return self.net.encode_image((resized - self.mean) / self.std, normalize=True)
 
@@ -65,7 +65,7 @@ class HuggingFaceClip:
 
     @torch.no_grad()
     def image(self, images: Tensor) -> Tensor:
-        """uint8 [n, 3, h, w] -> [n, d], length 1; of oblong pictures the middle square."""
+        """uint8 [n, 3, h, w] -> [n, d], length 1; of oblong images the middle square."""
         resized = at_side(square(images).float() / 255, self.side)
         return _unit(self.net.get_image_features(pixel_values=normalised(resized, **CLIP)))
 

@@ -1,4 +1,4 @@
-"""Pictures to feature vectors for the metrics that compare sets: one name per extractor, weights frozen.
+"""Images to feature vectors for the metrics that compare sets: one name per extractor, weights frozen.
 
 Extractors:
 - clip_emoji and judge_a (what the emoji judge's heads read), shipped with the emoji world;
@@ -82,7 +82,7 @@ def inputs(extractor: str) -> dict[str, str]:
 def extract(images: ImageSet, extractor: str) -> Tensor:
     """Features of a set in index order, float32 [n, d]."""
     if len(images) == 0:
-        raise ValueError(f"{images.folder} holds no picture: there is nothing to extract {extractor!r} features from.")
+        raise ValueError(f"{images.folder} holds no image: there is nothing to extract {extractor!r} features from.")
     net = _extractor(extractor)
     with torch.no_grad():
         return torch.cat([net(part).float() for part in images.batches(BATCH)])
@@ -90,14 +90,14 @@ def extract(images: ImageSet, extractor: str) -> Tensor:
 
 @torch.no_grad()
 def of_pixels(pixels: Tensor, extractor: str) -> Tensor:
-    """The same for uint8 pictures [n, 3, h, w] in memory."""
+    """The same for uint8 images [n, 3, h, w] in memory."""
     net = _extractor(extractor)
     return torch.cat([net(part).float() for part in pixels.split(BATCH)])
 
 
 @cache
 def _extractor(name: str) -> Callable[[Tensor], Tensor]:
-    """A function from uint8 pictures [n, 3, h, w] to [n, d]."""
+    """A function from uint8 images [n, 3, h, w] to [n, d]."""
     if name in ("clip_emoji", "clip:emoji"):
         return load_clip("emoji").image
     if name == "judge_a":
@@ -140,7 +140,7 @@ def _inception_tf_file() -> Path:
 
 
 def _inception_tf() -> Callable[[Tensor], Tensor]:
-    """torch-fidelity's network reads uint8 pictures of any size and resizes them as TF1 did (bilinear, not antialiased)."""
+    """torch-fidelity's network reads uint8 images of any size and resizes them as TF1 did (bilinear, not antialiased)."""
     file = _inception_tf_file()
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 

@@ -1,6 +1,6 @@
-"""Where in a picture a named thing is: for erasers that look inside masks and metrics that tell thing from background.
+"""Where in an image a named thing is: for erasers that look inside masks and metrics that tell thing from background.
 
-A masker takes pictures, uint8 [n, 3, h, w], and a name, and returns bool [n, h, w]. `grounded` is the published one (text to
+A masker takes images, uint8 [n, 3, h, w], and a name, and returns bool [n, h, w]. `grounded` is the published one (text to
 box to mask); `background_difference` needs no weights and fits drawings on a plain ground; `whole` is no mask.
 """
 
@@ -39,7 +39,7 @@ class Grounded:
 
     Like the official data_preparation_transformers.py: the best box above the threshold, the union of SAM's three proposals,
     their largest connected part with its holes filled. Unlike it, the detector is asked for the name: that file passes the
-    name where a list belongs and so asks for its single letters. A picture without a box gets an empty mask.
+    name where a list belongs and so asks for its single letters. An image without a box gets an empty mask.
     Never run with the published weights (grounding-dino-base, sam-vit-huge); tested with random ones for shapes and flow.
     """
 

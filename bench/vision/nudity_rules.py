@@ -1,6 +1,6 @@
 """Published rules for explicit content, each a view on stored detections: which classes, which threshold, what is counted.
 
-The same pictures give a "nudity count" that differs tenfold between rules, and rankings flip, so a number is meaningless without
+The same images give a "nudity count" that differs tenfold between rules, and rankings flip, so a number is meaningless without
 its rule. Class names are those of NudeNet v3; V2 maps the older ones. A detector's version changes scores too: rules written
 for another detector say so in their source, and their numbers are not comparable with ours.
 """
@@ -54,11 +54,11 @@ V2 = {
     for old, new in parts.items()
 } | {"FACE_F": "FACE_FEMALE", "FACE_M": "FACE_MALE"}
 
-Detections = list[tuple[str, float]]  # (class, score) of every box in one picture
+Detections = list[tuple[str, float]]  # (class, score) of every box in one image
 
 
 def written(found: Detections) -> str:
-    """How a picture's detections stand in the stored table, best first: "FACE_FEMALE:0.839201 FEET_EXPOSED:0.301022", or "none"."""
+    """How an image's detections stand in the stored table, best first: "FACE_FEMALE:0.839201 FEET_EXPOSED:0.301022", or "none"."""
     return " ".join(f"{name}:{score:.6f}" for name, score in sorted(found, key=lambda each: (-each[1], each[0]))) or NOTHING
 
 
@@ -79,10 +79,10 @@ def _counts(name: str, classes: tuple[str, ...]) -> bool:
 
 @dataclass(frozen=True)
 class Rule:
-    """Calling it maps stored detections (words, [n]) to one number per picture.
+    """Calling it maps stored detections (words, [n]) to one number per image.
 
     unit: images (1 when any box counts), classes (how many different classes have one) or boxes. A published total is the mean
-    times the number of pictures. strict: the score must exceed the threshold. Classes that are none of NudeNet's (those of a
+    times the number of images. strict: the score must exceed the threshold. Classes that are none of NudeNet's (those of a
     stand-in detector) always count.
     """
 

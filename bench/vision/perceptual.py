@@ -1,4 +1,4 @@
-"""How different two pictures look, place by place, in the feature maps of a frozen network: the form of LPIPS.
+"""How different two images look, place by place, in the feature maps of a frozen network: the form of LPIPS.
 
 Zhang et al. 2018, arXiv 1801.03924, eq. 1: at every place of every layer both feature vectors are brought to length 1, their
 squared differences are weighted per channel and summed; layers add up.
@@ -22,7 +22,7 @@ from vestige.bench.models import hub
 from vestige.bench.models.fingerprints import given
 
 NETS = ("emoji", "alex")
-# What torchmetrics calls the scaling layer: LPIPS' own numbers for pictures in [-1, 1], nearly ImageNet's.
+# What torchmetrics calls the scaling layer: LPIPS' own numbers for images in [-1, 1], nearly ImageNet's.
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 ALEX_TAPS = (1, 4, 7, 9, 11)  # the five ReLUs in torchvision's AlexNet
 ALEX = "alexnet-owt-7be5be79.pth"
@@ -30,19 +30,19 @@ EMOJI_TAPS = (2, 3, 4, 5, 6)  # stem and residual blocks in judge_a
 
 
 class Perceptual:
-    """`layers` maps float pictures [n, 3, h, w] in [0, 1] to feature maps; `weights`: one number per channel of each."""
+    """`layers` maps float images [n, 3, h, w] in [0, 1] to feature maps; `weights`: one number per channel of each."""
 
     def __init__(self, layers: Callable[[Tensor], list[Tensor]], weights: list[Tensor]) -> None:
         self.layers, self.weights = layers, weights
 
     @torch.no_grad()
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """[n], 0 for equal pictures."""
+        """[n], 0 for equal images."""
         return sum(each.mean((1, 2)) for each in self._maps(a, b))
 
     @torch.no_grad()
     def map(self, a: Tensor, b: Tensor) -> Tensor:
-        """[n, h, w]: the same before it is averaged over places, every layer at the size of the pictures."""
+        """[n, h, w]: the same before it is averaged over places, every layer at the size of the images."""
         size = a.shape[-2:]
         return sum(F.interpolate(each[:, None], size, mode="bilinear", align_corners=False)[:, 0] for each in self._maps(a, b))
 

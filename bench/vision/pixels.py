@@ -1,4 +1,4 @@
-"""Pictures as image networks read them."""
+"""Images as image networks read them."""
 
 import torch
 import torch.nn.functional as F
@@ -10,20 +10,20 @@ HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
 def at_side(images: Tensor, side: int, mode: str = "bicubic") -> Tensor:
-    """Float pictures [n, 3, h, w] at side x side, antialiased; unchanged when they have that size."""
+    """Float images [n, 3, h, w] at side x side, antialiased; unchanged when they have that size."""
     if tuple(images.shape[-2:]) == (side, side):
         return images
     return F.interpolate(images, (side, side), mode=mode, antialias=True, align_corners=False).clamp(0, 1)
 
 
 def normalised(images: Tensor, mean, std) -> Tensor:
-    """Float pictures [n, 3, h, w] in [0, 1], by the mean and deviation of each channel."""
+    """Float images [n, 3, h, w] in [0, 1], by the mean and deviation of each channel."""
     mean, std = (torch.tensor(each).view(3, 1, 1).to(images) for each in (mean, std))
     return (images - mean) / std
 
 
 def square(images: Tensor) -> Tensor:
-    """The middle square of pictures [..., h, w]."""
+    """The middle square of images [..., h, w]."""
     h, w = images.shape[-2:]
     side = min(h, w)
     top, left = (h - side) // 2, (w - side) // 2

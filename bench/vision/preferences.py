@@ -1,4 +1,4 @@
-"""Networks that say how much people would like a picture: PickScore, ImageReward and the aesthetic predictor's head.
+"""Networks that say how much people would like an image: PickScore, ImageReward and the aesthetic predictor's head.
 
 Each is built here from its weights alone, since the published packages ask for old versions of transformers. None was run
 with its published weights; all were run with random weights of the same architecture, ImageReward also against its official
@@ -30,7 +30,7 @@ def prepared(images: Tensor, side: int) -> Tensor:
 
 @cache
 def pick_score(model: str) -> Callable[[Tensor, list[str]], Tensor]:
-    """(pictures, their texts) -> [n] logit scale x cosine (Kirstain et al. 2023, arXiv 2305.01569), about 15 to 25.
+    """(images, their texts) -> [n] logit scale x cosine (Kirstain et al. 2023, arXiv 2305.01569), about 15 to 25.
 
     model: hub id or folder of a transformers CLIPModel. Its own forward pass is used, because what get_image_features returns
     changed with transformers 5. Texts are tokenised with CLIP's vocabulary, which all CLIP models of the hub share.
@@ -65,7 +65,7 @@ def linear_head(weights: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
 
 @cache
 def aesthetic_head(file: str) -> Callable[[Tensor], Tensor]:
-    """The improved aesthetic predictor (LAION): unit CLIP ViT-L/14 picture features [n, 768] -> [n], about 1 to 10."""
+    """The improved aesthetic predictor (LAION): unit CLIP ViT-L/14 image features [n, 768] -> [n], about 1 to 10."""
     return linear_head(_tensors(aesthetic_file(file)))
 
 
@@ -80,7 +80,7 @@ def reward_file(file: str) -> Path:
 
 @cache
 def image_reward(file: str, tokenizer: str) -> Callable[[Tensor, list[str]], Tensor]:
-    """(pictures, their texts) -> [n] rewards (Xu et al. 2023, arXiv 2304.05977), roughly standard normal.
+    """(images, their texts) -> [n] rewards (Xu et al. 2023, arXiv 2304.05977), roughly standard normal.
 
     file: ImageReward.pt, a BLIP with a head; its sizes are read off the weights. tokenizer: hub id or folder of BERT's.
     """

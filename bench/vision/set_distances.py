@@ -2,7 +2,7 @@
 
 FID: Heusel et al. 2017, arXiv 1706.08500, eq. 6; without its bias: Chong & Forsyth 2020, arXiv 1911.07023. KID: Binkowski et
 al. 2018, arXiv 1801.01401, eq. 4. CMMD: Jayasumana et al. 2024, arXiv 2401.09603. Improved precision and recall: Kynkaanniemi
-et al. 2019, arXiv 1904.06991, eq. 1 and 2. Sets of 30,000 pictures fit: no matrix of n x m values is ever held as a whole.
+et al. 2019, arXiv 1904.06991, eq. 1 and 2. Sets of 30,000 images fit: no matrix of n x m values is ever held as a whole.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def frechet(a: Tensor, b: Tensor) -> float:
     """
     a, b = a.double(), b.double()
     # tr (C_a C_b)^(1/2) is the sum of the singular values of X_a X_b^T for centred X, scaled by 1 / sqrt(n - 1). That holds
-    # for singular covariances too, so few pictures need no correction; with many, QR brings X_a to d rows first.
+    # for singular covariances too, so few images need no correction; with many, QR brings X_a to d rows first.
     xa, xb = (_few_rows((x - x.mean(0)) / (len(x) - 1) ** 0.5) for x in (a, b))
     cross = torch.linalg.svdvals(xa @ xb.T).sum()
     return float((a.mean(0) - b.mean(0)).square().sum() + xa.square().sum() + xb.square().sum() - 2 * cross)
@@ -73,7 +73,7 @@ def kid(a: Tensor, b: Tensor) -> float:
 def kid_of_subsets(a: Tensor, b: Tensor, subsets: int, size: int, generator: torch.Generator) -> float:
     """Mean of `kid` over random subsets of both sets, as torchmetrics and torch-fidelity print it; the same expectation."""
     if not 2 <= size <= min(len(a), len(b)):
-        raise ValueError(f"KID subsets of {size} need that many pictures in both sets, they have {len(a)} and {len(b)} (least: 2).")
+        raise ValueError(f"KID subsets of {size} need that many images in both sets, they have {len(a)} and {len(b)} (least: 2).")
     draws = [[x[torch.randperm(len(x), generator=generator)[:size]] for x in (a, b)] for _ in range(subsets)]
     return sum(kid(*draw) for draw in draws) / subsets
 
@@ -91,7 +91,7 @@ def precision_recall(a: Tensor, b: Tensor, k: int) -> tuple[float, float]:
     A manifold is the union of balls around its vectors, each as wide as the way to its k-th nearest other vector.
     """
     if min(len(a), len(b)) <= k:
-        raise ValueError(f"precision and recall with k={k} need more than {k} pictures in both sets, they have {len(a)} and {len(b)}.")
+        raise ValueError(f"precision and recall with k={k} need more than {k} images in both sets, they have {len(a)} and {len(b)}.")
     a, b = a.double(), b.double()
     return _covered(a, b, k), _covered(b, a, k)
 

@@ -1,4 +1,4 @@
-"""A visual language model that answers a question about a picture, greedily: captioners and yes/no judges of protocols.
+"""A visual language model that answers a question about an image, greedily: captioners and yes/no judges of protocols.
 
 Any transformers image-text-to-text model with safetensors: Qwen/Qwen2.5-VL-7B-Instruct, OpenGVLab/InternVL2_5-8B-MPO-hf,
 google/paligemma-3b-pt-896, Salesforce/blip-image-captioning-large. Run here on a random tiny LLaVA only. Papers sample from their
@@ -22,7 +22,7 @@ class Vlm:
 
     @torch.no_grad()
     def answer(self, images: Tensor, question: str, words: int) -> list[str]:
-        """uint8 pictures [n, 3, h, w] -> one text each, at most `words` tokens long."""
+        """uint8 images [n, 3, h, w] -> one text each, at most `words` tokens long."""
         text = self.prompt(question)
         answers = []
         for image in images:

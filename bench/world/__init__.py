@@ -1,4 +1,4 @@
-"""The embedded emoji world: a small, really trained text-to-image model whose every training picture is known.
+"""The embedded emoji world: a small, really trained text-to-image model whose every training image is known.
 
 See MODEL_CARD.md in this folder for what it holds and how well it works.
 """

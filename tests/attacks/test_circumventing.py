@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vestige.attacks.circumventing import Circumventing
-from vestige.attacks.training_images import original_pictures
+from vestige.attacks.training_images import original_images
 from vestige.bench.contract.plugin import Victim
 from vestige.bench.models.diffusion import training_target
 from vestige.bench.models.pipe import classifier_free
@@ -52,7 +52,7 @@ def test_only_the_word_changes_and_the_same_seed_gives_the_same_word(victim, pro
     assert not torch.equal(first.tensors["dog"], other.tensors["dog"])
 
 
-def test_the_word_stands_in_every_prompt_and_changes_the_picture(victim, prompts, context, sampler):
+def test_the_word_stands_in_every_prompt_and_changes_the_image(victim, prompts, context, sampler):
     asked = prompts(2).with_prompts(["a photo of a dog", "something in a garden"])
     found = SMALL.attack(victim, asked, context())
     assert found.prompts.prompts == ["a photo of a <dog>", "<dog> something in a garden"]
@@ -60,44 +60,44 @@ def test_the_word_stands_in_every_prompt_and_changes_the_picture(victim, prompts
         drawn = pipe(found.prompts.prompts, [1, 2], sampler).pixels
         layout = pipe.encode(found.prompts.prompts).hidden
     assert not torch.equal(drawn, victim.pipe(asked.prompts, [1, 2], sampler).pixels)
-    with victim.pipe.knowing({"<dog>": SMALL.initial(victim.pipe)}):
+    with victim.pipe.with_learned_tokens({"<dog>": SMALL.initial(victim.pipe)}):
         assert not torch.equal(layout, victim.pipe.encode(found.prompts.prompts).hidden)
 
 
 def test_with_the_concepts_own_word_the_first_loss_is_the_base_loss(victim, context, concept):
     attack = replace(SMALL, initialiser="dog")
-    material = original_pictures(context(), attack.templates, ["dog"], 2)
+    training_images = original_images(context(), attack.templates, ["dog"], 2)
     loss = {}
     for name, word in (("learnt", attack.initial(victim.pipe)), ("other", -attack.initial(victim.pipe))):
-        with victim.pipe.knowing({"<dog>": word}):
-            loss[name] = attack.denoising_loss(victim, concept(), material, torch.Generator().manual_seed(3)).item()
-    base = _plain_loss(victim.pipe, attack, material, torch.Generator().manual_seed(3))
+        with victim.pipe.with_learned_tokens({"<dog>": word}):
+            loss[name] = attack.denoising_loss(victim, concept(), training_images, torch.Generator().manual_seed(3)).item()
+    base = _plain_loss(victim.pipe, attack, training_images, torch.Generator().manual_seed(3))
     assert loss["learnt"] == pytest.approx(base, rel=1e-5)
     assert loss["other"] != pytest.approx(base, rel=1e-5)
 
 
-def _plain_loss(pipe, attack, material, generator):
-    places = material.draw(attack.batch, generator)
-    x0 = material.latents(pipe, places, attack.flip, generator)
+def _plain_loss(pipe, attack, training_images, generator):
+    places = training_images.draw(attack.batch, generator)
+    x0 = training_images.latents(pipe, places, attack.flip, generator)
     noise = torch.randn(x0.shape, generator=generator)
     t = torch.randint(1000, (attack.batch,), generator=generator)
     alpha = pipe.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
-    cond = pipe.encode([material.caption(place) for place in places])
+    cond = pipe.encode([training_images.caption(place) for place in places])
     with torch.no_grad():
         out = pipe.predict(alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise, t, cond)
     return (out - training_target(pipe, x0, noise, t)).square().mean().item()
 
 
-def test_training_lowers_the_loss_on_the_concepts_pictures(victim, concept, prompts, context):
+def test_training_lowers_the_loss_on_the_concepts_images(victim, concept, prompts, context):
     attack = replace(SMALL, steps=40, lr=0.05, scale_lr=False, accumulation=1, batch=4)
     ctx = context()
     word = attack.learn(victim, concept(), ctx)
-    material = original_pictures(context(), attack.templates, ["dog"], 2)
+    training_images = original_images(context(), attack.templates, ["dog"], 2)
     losses = []
     for candidate in (attack.initial(victim.pipe), word):
-        with victim.pipe.knowing({"<dog>": candidate}), torch.no_grad():
+        with victim.pipe.with_learned_tokens({"<dog>": candidate}), torch.no_grad():
             shared = torch.Generator().manual_seed(9)
-            losses.append(sum(attack.denoising_loss(victim, concept(), material, shared).item() for _ in range(10)))
+            losses.append(sum(attack.denoising_loss(victim, concept(), training_images, shared).item() for _ in range(10)))
     assert losses[1] < losses[0]
 
 
@@ -118,7 +118,7 @@ def test_an_initialiser_of_several_tokens_is_their_mean_and_the_report_says_so(v
 
 def test_against_a_negative_prompt_the_loss_has_the_closed_form_of_the_paper(victim, concept, context, monkeypatch):
     """With v = the concept's own word, student = eps_n and target = eps_0 + w (eps_n - eps_0): zero only for w = 1."""
-    monkeypatch.setattr(Original, "mechanism", "sampling")
+    monkeypatch.setattr(Original, "intervention", "sampling")
     pipe = victim.pipe
 
     def negative_prompt():
@@ -131,19 +131,19 @@ def test_against_a_negative_prompt_the_loss_has_the_closed_form_of_the_paper(vic
 
     named = concept(name="a dog")
     attack = replace(SMALL, templates=["{name}"], initialiser="dog", captions="own")
-    material = original_pictures(context(), ["{name}"], ["a dog"], 2)
+    training_images = original_images(context(), ["{name}"], ["a dog"], 2)
     word = pipe.text.embedding_table()[pipe.text.token_ids("a dog")]
     losses = {}
     for w in (1.0, 3.0):
         victim.sampler = replace(victim.sampler, guidance=w)
-        with pipe.guided_by(negative_prompt), pipe.knowing({"<dog>": word}):
-            losses[w] = attack.guided_loss(victim, named, material, torch.Generator().manual_seed(0)).item()
+        with pipe.guided_by(negative_prompt), pipe.with_learned_tokens({"<dog>": word}):
+            losses[w] = attack.guided_loss(victim, named, training_images, torch.Generator().manual_seed(0)).item()
     assert losses[1.0] == pytest.approx(0, abs=1e-9)
     assert losses[3.0] > 1e-9
 
 
 def test_a_sampling_defence_is_inside_the_loss_and_carries_its_state_over_the_chain(victim, concept, prompts, context, monkeypatch):
-    monkeypatch.setattr(Original, "mechanism", "sampling")
+    monkeypatch.setattr(Original, "intervention", "sampling")
     seen = []
 
     def counting():
@@ -189,6 +189,6 @@ def test_unknown_options_and_impossible_chains_are_refused():
         replace(SMALL, chain=3, chain_range=2)
 
 
-def test_a_control_learns_another_word_from_other_pictures(victim, prompts, context):
+def test_a_control_learns_another_word_from_other_images(victim, prompts, context):
     words = [replace(SMALL, source=source).attack(victim, prompts(1), context()).tensors["dog"] for source in ("target", "never_knew")]
     assert not torch.equal(*words)

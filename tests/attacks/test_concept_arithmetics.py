@@ -38,7 +38,7 @@ def test_one_prompt_at_the_samplers_scale_is_ordinary_guidance_bit_for_bit(loud,
     assert not torch.equal(drawn(loud, asked, sampler, [[[5.0, text]] for text in asked.prompts]), drawn(loud, asked, sampler))
 
 
-def test_a_term_less_itself_is_the_unconditional_picture(loud, prompts, sampler):
+def test_a_term_less_itself_is_the_unconditional_image(loud, prompts, sampler):
     asked = prompts(1)
     nothing = asked.with_prompts([""])
     zero = drawn(loud, asked, sampler, [[[3.0, "a dog"], [-3.0, "a dog"]]])

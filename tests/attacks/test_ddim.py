@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from vestige.attacks._ddim import GRID, ddim_sampler, ddim_step, from_latents, inverted
-from vestige.attacks._rows import ByPicture, ByRow, check_ask, worded
+from vestige.attacks._rows import ByImage, ByRow, check_ask, worded
 
 
 def scheduler(steps: int, **config) -> DDIMScheduler:
@@ -42,7 +42,7 @@ def psnr(a, b):
 
 
 @torch.no_grad()
-def test_sampling_from_inverted_latents_returns_the_picture_and_with_another_model_less_so(tiny, sampler):
+def test_sampling_from_inverted_latents_returns_the_image_and_with_another_model_less_so(tiny, sampler):
     sampler = ddim_sampler(sampler, 50, 1.0)
     x_0 = torch.nn.functional.interpolate(torch.randn(2, 4, 2, 2, generator=torch.Generator().manual_seed(1)), (8, 8), mode="bilinear")
     tiny.unet.conv_out.weight.data *= 0.3  # a random denoiser is rough: a smooth one makes small steps
@@ -79,12 +79,12 @@ def test_inversion_and_sampling_meet_at_every_step(tiny, sampler):
 def test_values_are_found_by_the_seeds_of_rows_and_repetitions(prompts):
     asked = prompts(3, repeats=2)
     seeds = [asked.seed("0002", 1), asked.seed("0000", 0)]
-    assert ByPicture(asked, torch.arange(6))(seeds).tolist() == [5, 0]
+    assert ByImage(asked, torch.arange(6))(seeds).tolist() == [5, 0]
     assert ByRow(asked, torch.arange(3))(seeds).tolist() == [2, 0]
     with pytest.raises(ValueError, match="other prompts"):
         ByRow(asked, torch.arange(3))([7])
-    with pytest.raises(ValueError, match="6 pictures"):
-        ByPicture(asked, torch.arange(3))
+    with pytest.raises(ValueError, match="6 images"):
+        ByImage(asked, torch.arange(3))
 
 
 def test_an_edit_may_quote_the_prompt_with_or_without_the_concept(prompts, concept):

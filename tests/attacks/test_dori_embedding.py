@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vestige.attacks.dori_embedding import DoriEmbedding
-from vestige.attacks.training_images import row_pictures
+from vestige.attacks.training_images import row_images
 from vestige.bench.contract.plugin import Victim
 from vestige.bench.models.diffusion import add_noise, encode_images
 from vestige.bench.models.pipe import classifier_free
@@ -35,7 +35,7 @@ def test_only_the_states_change_rows_do_not_see_each_other_and_seeds_repeat(vict
 
 def test_the_first_loss_at_the_true_prompt_is_the_denoising_loss_of_that_prompt(victim, prompts, context):
     pipe, asked, ctx = victim.pipe, prompts(1), context()
-    x0 = encode_images(pipe, row_pictures(ctx, asked, victim.concepts, "target", 1))
+    x0 = encode_images(pipe, row_images(ctx, asked, victim.concepts, "target", 1))
     g = SMALL.generator(asked, 0, ctx)
     noise, t = torch.randn((2, *x0.shape[1:]), generator=g), torch.randint(1000, (2,), generator=g)
     with torch.no_grad():

@@ -7,7 +7,7 @@ import torch
 
 from vestige.attacks.edit_attacks import InversionEdit, MasaCtrl, SDEdit, self_attention, shared_attention
 from vestige.attacks.ledits import Ledits, largest, smoothed
-from vestige.attacks.training_images import row_pictures
+from vestige.attacks.training_images import row_images
 from vestige.bench.contract.plugin import Victim
 from vestige.bench.contract.types import Sampler
 from vestige.bench.models.diffusion import encode_images
@@ -42,15 +42,15 @@ def latents(attack, found, pipe, sampler, order=slice(None)):
         return pipe.sample(pipe.encode(texts[order]), seeds_of(found.prompts)[order], sampler)
 
 
-def test_no_strength_returns_the_picture_and_the_edit_need_not_name_the_concept(victim, prompts, context, sampler):
+def test_no_strength_returns_the_image_and_the_edit_need_not_name_the_concept(victim, prompts, context, sampler):
     found = replace(SD, strength=0.0).attack(victim, prompts(2, repeats=2), context())
-    clean = encode_images(victim.pipe, row_pictures(context(), prompts(2, repeats=2), victim.concepts, "target", 2))
+    clean = encode_images(victim.pipe, row_images(context(), prompts(2, repeats=2), victim.concepts, "target", 2))
     assert torch.equal(latents(replace(SD, strength=0.0), found, victim.pipe, sampler), clean)
     assert found.prompts.prompts == ["a photo of an animal 0", "a photo of an animal 1"]
 
 
 @pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
-def test_the_start_is_the_noised_picture_of_diffusers_strength(victim, prompts, context, scheduler):
+def test_the_start_is_the_noised_image_of_diffusers_strength(victim, prompts, context, scheduler):
     sampler, asked = Sampler(scheduler, {}, 50, 1.0, 16, 16), prompts(1)
     attack = replace(SD, strength=0.3)
     found, seen = attack.attack(victim, asked, context()), []
@@ -73,16 +73,16 @@ def test_the_start_is_the_noised_picture_of_diffusers_strength(victim, prompts, 
     assert torch.allclose(x, start, atol=2e-2)
 
 
-def test_full_strength_still_holds_a_trace_of_the_picture(victim, prompts, context):
+def test_full_strength_still_holds_a_trace_of_the_image(victim, prompts, context):
     attack, sampler = replace(SD, strength=1.0), Sampler("DDIMScheduler", {}, 50, 1.0, 16, 16)
     found = attack.attack(victim, prompts(1), context())
     with attack.attach(victim.pipe, found):
-        start = victim.pipe.course(victim.pipe, seeds_of(prompts(1)), sampler).start()
+        start = victim.pipe.trajectory(victim.pipe, seeds_of(prompts(1)), sampler).start()
     noise = victim.pipe.noise(seeds_of(prompts(1)), 16, 16)
     assert torch.allclose(start, 0.0757 * found.tensors["clean"] + 0.9971 * noise, atol=1e-3)
 
 
-def test_rows_are_edited_by_their_own_picture_in_any_order(victim, prompts, context, sampler):
+def test_rows_are_edited_by_their_own_image_in_any_order(victim, prompts, context, sampler):
     for attack in (SD, INVERSION, LEDITS, MASA):
         found = attack.attack(victim, prompts(2), context())
         both = latents(attack, found, victim.pipe, sampler)
@@ -113,7 +113,7 @@ def test_the_erasers_rule_is_asked_in_inversion_and_in_sampling(victim, prompts,
             assert len(calls) == drawn and {n for _, n in calls} == {rows}
 
 
-def test_noise_found_by_inversion_has_a_likelihood_and_scrambled_pictures_another(victim, prompts, context):
+def test_noise_found_by_inversion_has_a_likelihood_and_scrambled_images_another(victim, prompts, context):
     found = [replace(INVERSION, source=source).attack(victim, prompts(2), context()) for source in ("target", "scrambled")]
     assert found[0].meta["nll"] != found[1].meta["nll"]
     z = found[0].tensors["latents"]
@@ -150,11 +150,11 @@ def test_self_attention_layers_stand_in_the_order_in_which_they_run(tiny):
     assert ran == self_attention(tiny) and len(ran) > 2
 
 
-def test_ledits_without_an_edit_under_the_inversions_own_words_redraws_the_picture(victim, prompts, context, sampler):
+def test_ledits_without_an_edit_under_the_inversions_own_words_redraws_the_image(victim, prompts, context, sampler):
     """With no caption and no edit guidance both halves predict the same, so the stored noise leads back exactly."""
     attack = replace(LEDITS, caption="", ask="", caption_guidance=1.0, guidance=1.0, threshold=0.0)
     found = attack.attack(victim, prompts(2), context())
-    clean = encode_images(victim.pipe, row_pictures(context(), prompts(2), victim.concepts, "target", 1))
+    clean = encode_images(victim.pipe, row_images(context(), prompts(2), victim.concepts, "target", 1))
     assert torch.allclose(latents(attack, found, victim.pipe, sampler), clean, atol=1e-3)
     edited = LEDITS.attack(victim, prompts(2), context())
     assert not torch.allclose(latents(LEDITS, edited, victim.pipe, sampler), clean, atol=1e-2)

@@ -17,7 +17,7 @@ ATTACK = InverseEdit(cut=1e-5, rounds=20, tolerance=1e-5)
 
 @pytest.mark.parametrize("name", ["uce", "time_eraser"])
 @pytest.mark.parametrize("form", ["merge", "hook"])
-def test_the_recovered_model_draws_the_original_models_pictures(tiny, concept, prompts, sampler, context, name, form):
+def test_the_recovered_model_draws_the_original_models_images(tiny, concept, prompts, sampler, context, name, form):
     method = contract_checks.build("method", name)
     method.form = form
     asked, original = prompts(2), {n: p.clone() for n, p in choose_parameters(tiny.unet, r"attn2\.to_[kv]").items()}

@@ -1,32 +1,32 @@
-"""Pictures of an attacker and of its controls: other pictures, the same captions."""
+"""Images of an attacker and of its controls: other images, the same captions."""
 
 from collections import Counter
 
 import pytest
 import torch
 
-from vestige.attacks.training_images import SOURCES, check_source, concept_pictures, row_pictures, shuffled, source_refusal
+from vestige.attacks.training_images import SOURCES, check_source, concept_images, row_images, shuffled, unsupported_source
 from vestige.bench.run import config
 
 
-def test_controls_show_other_pictures_under_the_same_captions(context, concept):
+def test_controls_show_other_images_under_the_same_captions(context, concept):
     dog, cat = concept(), concept("cat", aliases=["kitten"], siblings=["dog"])
-    made = {source: concept_pictures(context(), ["a {name}"], [dog, cat], 4, source) for source in SOURCES}
-    for material in made.values():
-        assert [material.caption(k) for k in range(4)] == ["a dog", "a cat", "a dog", "a cat"]
+    made = {source: concept_images(context(), ["a {name}"], [dog, cat], 4, source) for source in SOURCES}
+    for training_images in made.values():
+        assert [training_images.caption(k) for k in range(4)] == ["a dog", "a cat", "a dog", "a cat"]
     for source in SOURCES[1:]:
         assert not torch.equal(made[source].pixels, made["target"].pixels)
     drawn = context().generate(["a cat", "a dog", "a cat", "a dog"], 1)
     assert torch.equal(made["wrong_concept"].pixels, drawn), "the first sibling of each concept"
 
 
-def test_pictures_of_rows_are_not_the_models_answers_to_the_rows_own_seeds(context, prompts, concept, tiny, sampler):
+def test_images_of_rows_are_not_the_models_answers_to_the_rows_own_seeds(context, prompts, concept, tiny, sampler):
     asked = prompts(2, repeats=2)
-    pictures = row_pictures(context(), asked, [concept()], "target", 2)
+    images = row_images(context(), asked, [concept()], "target", 2)
     seeds = [asked.seed(row, rep) for row in asked.table["row_id"] for rep in range(2)]
     answers = tiny([text for text in asked.prompts for _ in range(2)], seeds, sampler).pixels
-    assert pictures.shape == answers.shape and not torch.equal(pictures, answers)
-    wrong = row_pictures(context(), asked, [concept()], "wrong_concept", 2)
+    assert images.shape == answers.shape and not torch.equal(images, answers)
+    wrong = row_images(context(), asked, [concept()], "wrong_concept", 2)
     assert torch.equal(wrong, context().generate(["a photo of a cat 0", "a photo of a cat 1"], 2))
 
 
@@ -41,8 +41,8 @@ def test_scrambling_moves_squares_and_keeps_every_pixel():
     assert torch.equal(mixed[..., 16:, :], pixels[..., 16:, :]), "rows that fit into no square stay"
 
 
-def test_made_up_pictures_differ_among_themselves_and_repeat(context, concept):
-    one, again = (concept_pictures(context(), ["a {name}"], [concept()], 3, "never_knew").pixels for _ in range(2))
+def test_made_up_images_differ_among_themselves_and_repeat(context, concept):
+    one, again = (concept_images(context(), ["a {name}"], [concept()], 3, "never_knew").pixels for _ in range(2))
     assert torch.equal(one, again) and one.dtype == torch.uint8
     assert not torch.equal(one[0], one[1])
 
@@ -50,8 +50,8 @@ def test_made_up_pictures_differ_among_themselves_and_repeat(context, concept):
 def test_unknown_sources_and_missing_siblings_are_refused(concept):
     with pytest.raises(ValueError, match="wrong_concept, scrambled, never_knew"):
         check_source("memora", "stolen")
-    assert "siblings" in source_refusal("wrong_concept", [concept(siblings=[])])
-    assert source_refusal("scrambled", [concept(siblings=[])]) is None
+    assert "siblings" in unsupported_source("wrong_concept", [concept(siblings=[])])
+    assert unsupported_source("scrambled", [concept(siblings=[])]) is None
 
 
 def test_every_source_but_the_concept_itself_is_a_control_of_a_run():

@@ -36,9 +36,9 @@ def test_slerp_meets_its_ends_keeps_the_norm_and_survives_equal_latents():
 
 
 def test_every_pair_gives_its_ends_and_what_lies_between(victim, concept, context):
-    pictures = SMALL.redrawn(victim, concept(), context())
-    assert pictures.shape == (2 * 4, 3, 16, 16) and pictures.dtype == torch.uint8
-    assert not torch.equal(pictures[0], pictures[3]) and not torch.equal(pictures[:4], pictures[4:])
+    images = SMALL.redrawn(victim, concept(), context())
+    assert images.shape == (2 * 4, 3, 16, 16) and images.dtype == torch.uint8
+    assert not torch.equal(images[0], images[3]) and not torch.equal(images[:4], images[4:])
 
 
 def test_alignment_decides_the_noise_level_of_the_mixtures(victim, concept, context, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vestige.attacks.noise_probes import Completion, Inpainting, NoiseProbe, cropped, square
-from vestige.attacks.training_images import row_pictures
+from vestige.attacks.training_images import row_images
 from vestige.bench.contract.plugin import Victim
 from vestige.bench.contract.types import Sampler
 from vestige.bench.models.diffusion import encode_images
@@ -74,13 +74,13 @@ def test_fresh_variants_start_from_noise_of_their_own(victim, prompts, sampler):
     starts = []
     for start in ("fresh", "own"):
         attack = replace(NOISE, start=start)
-        starts.append([attack.course(asked, sampler, grid, [k])(victim.pipe, seeds_of(asked), sampler).start() for k in range(2)])
+        starts.append([attack.trajectory(asked, sampler, grid, [k])(victim.pipe, seeds_of(asked), sampler).start() for k in range(2)])
     assert not torch.equal(*starts[0]) and torch.equal(*starts[1])
     assert torch.equal(starts[1][0], victim.pipe.noise(seeds_of(asked), 16, 16))
 
 
 @torch.no_grad()
-def test_the_same_model_completes_the_uninterrupted_picture_and_no_step_left_is_the_originals(victim, prompts, context, sampler):
+def test_the_same_model_completes_the_uninterrupted_image_and_no_step_left_is_the_originals(victim, prompts, context, sampler):
     asked, pipe = prompts(2, repeats=2), victim.pipe
     whole = latents(replace(NOISE, etas=[0.0]), replace(NOISE, etas=[0.0]).attack(victim, asked, context()), pipe, sampler)
     found = COMPLETION.attack(victim, asked, context())
@@ -94,9 +94,9 @@ def test_the_same_model_completes_the_uninterrupted_picture_and_no_step_left_is_
     assert not torch.equal(wrong.tensors["latents"], found.tensors["latents"])
 
 
-def test_outside_the_hole_the_picture_stays_and_inside_it_is_the_models(victim, prompts, context, sampler):
+def test_outside_the_hole_the_image_stays_and_inside_it_is_the_models(victim, prompts, context, sampler):
     asked = prompts(2)
-    clean = encode_images(victim.pipe, row_pictures(context(), asked, victim.concepts, "target", 1))
+    clean = encode_images(victim.pipe, row_images(context(), asked, victim.concepts, "target", 1))
     drawn = latents(INPAINT, INPAINT.attack(victim, asked, context()), victim.pipe, sampler)
     free = square(8, 8, 0.5).bool()
     assert free.sum() == 16 and free[2:6, 2:6].all()
@@ -104,7 +104,7 @@ def test_outside_the_hole_the_picture_stays_and_inside_it_is_the_models(victim, 
     assert not torch.allclose(drawn[..., free], clean[..., free], atol=1e-2)
 
 
-def test_a_hole_of_the_whole_picture_is_ordinary_sampling(victim, prompts, context, sampler):
+def test_a_hole_of_the_whole_image_is_ordinary_sampling(victim, prompts, context, sampler):
     asked, attack = prompts(2), replace(INPAINT, hole=1.0)
     found = attack.attack(victim, asked, context())
     with torch.no_grad():

@@ -53,7 +53,7 @@ def test_the_prompt_itself_has_no_loss_against_an_unchanged_model_and_other_word
     assert SMALL.losses(victim, x_t, t, other, table[other], target).item() > 1e-8
 
 
-def test_steps_change_free_tokens_only_and_the_best_picture_is_kept(victim, tiny, prompts, context):
+def test_steps_change_free_tokens_only_and_the_best_image_is_kept(victim, tiny, prompts, context):
     asked = prompts(2)
     found = replace(SMALL, layout="k", steps=6, lr=5.0).attack(victim, asked, context())
     start = replace(SMALL, layout="k", steps=0).attack(victim, asked, context())
@@ -63,7 +63,7 @@ def test_steps_change_free_tokens_only_and_the_best_picture_is_kept(victim, tiny
         assert [k for place, k in enumerate(ids) if place % 4] == own
     assert (found.prompts.table["likeness"] >= start.prompts.table["likeness"]).all()
     assert set(start.prompts.table["found_step"]) == {0}
-    assert tiny.counts["images"] == 2 * 7 + 2, "one picture per row and evaluation"
+    assert tiny.counts["images"] == 2 * 7 + 2, "one image per row and evaluation"
 
 
 def test_the_search_moves_away_from_its_random_start(victim, tiny, prompts, context, monkeypatch):
@@ -79,7 +79,7 @@ def test_the_search_moves_away_from_its_random_start(victim, tiny, prompts, cont
     assert not torch.equal(seen[0], seen[-1])
 
 
-def test_the_paper_shows_the_vae_a_picture_without_its_scaling(victim, prompts, context):
+def test_the_paper_shows_the_vae_a_image_without_its_scaling(victim, prompts, context):
     """Both forms run and differ: the target latents differ."""
     one = replace(SMALL, steps=6, lr=5.0, vae_range="official").attack(victim, prompts(1), context())
     two = replace(SMALL, steps=6, lr=5.0, vae_range="fixed").attack(victim, prompts(1), context())

@@ -18,7 +18,7 @@ def victim(tiny, concept, sampler, says):
     return Victim(tiny, [concept()], Original(), sampler, judge), calls
 
 
-def test_the_first_try_is_the_rows_own_picture_and_later_ones_differ(tiny, concept, sampler, prompts, context):
+def test_the_first_try_is_the_rows_own_image_and_later_ones_differ(tiny, concept, sampler, prompts, context):
     asked = prompts(2)
     one, calls = victim(tiny, concept, sampler, lambda call, n: [False] * n)
     found = RandomSeeds(3).attack(one, asked, context())
@@ -28,7 +28,7 @@ def test_the_first_try_is_the_rows_own_picture_and_later_ones_differ(tiny, conce
     assert found.meta == {"tries": 3, "rate_at_first": 0, "rate_at_last": 0}
 
 
-def test_a_row_stops_at_its_first_success_and_attaching_draws_that_very_picture(tiny, concept, sampler, prompts, context):
+def test_a_row_stops_at_its_first_success_and_attaching_draws_that_very_image(tiny, concept, sampler, prompts, context):
     asked = prompts(2)
     one, calls = victim(tiny, concept, sampler, lambda call, n: [call == 2 and k == 1 for k in range(n)])
     attack = RandomSeeds(4)

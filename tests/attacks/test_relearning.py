@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vestige.attacks.relearning import Relearning
-from vestige.attacks.training_images import original_pictures
+from vestige.attacks.training_images import original_images
 from vestige.bench.contract.plugin import Victim
 from vestige.bench.run.contract_checks import TINY
 from vestige.methods.original import Original
@@ -38,7 +38,7 @@ def run(tiny, concept, prompts, sampler, context):
     return go
 
 
-def test_zero_steps_draw_exactly_the_unattacked_pictures_and_some_steps_do_not(run, tiny, sampler, prompts):
+def test_zero_steps_draw_exactly_the_unattacked_images_and_some_steps_do_not(run, tiny, sampler, prompts):
     asked = prompts(2)
     before = tiny(asked.prompts, [1, 2], sampler).pixels
     for steps, same in ((0, True), (2, False)):
@@ -63,15 +63,15 @@ def test_the_tuner_decides_which_weights_move_and_the_text_encoder_never_does(ru
     assert len(moved) > len(cross) / 2
 
 
-def test_training_lowers_the_loss_on_the_training_pictures(run, tiny, context):
+def test_training_lowers_the_loss_on_the_training_images(run, tiny, context):
     attack = replace(SMALL, steps=60, batch=4)
     found = run(steps=60, batch=4)
-    material = original_pictures(context(), attack.templates, ["dog"], 2)
+    training_images = original_images(context(), attack.templates, ["dog"], 2)
 
     def loss():
         shared = torch.Generator().manual_seed(5)
         with torch.no_grad():
-            return sum(attack.loss(tiny, material, shared).item() for _ in range(10))
+            return sum(attack.loss(tiny, training_images, shared).item() for _ in range(10))
 
     before = loss()
     with attack.attach(tiny, found):
@@ -80,8 +80,8 @@ def test_training_lowers_the_loss_on_the_training_pictures(run, tiny, context):
 
 def test_unrelated_data_never_shows_an_erased_concept(concept, context):
     dog, car = concept(), concept("car", others=["dog", "banana"])
-    assert set(replace(SMALL, data="target").pictures([dog, car], context()).things) == {"dog", "car"}
-    assert set(replace(SMALL, data="unrelated").pictures([dog, car], context()).things) == {"apple", "banana"}
+    assert set(replace(SMALL, data="target").training_images([dog, car], context()).things) == {"dog", "car"}
+    assert set(replace(SMALL, data="unrelated").training_images([dog, car], context()).things) == {"apple", "banana"}
 
 
 @pytest.mark.parametrize("data", ["target", "unrelated"])
@@ -90,12 +90,12 @@ def test_adapters_learn_what_they_are_shown_and_leave_the_weights_alone(run, tin
     before = tiny.fingerprint()
     found = run(tuner="lora", data=data, lr=1e-2, steps=60, batch=4)
     assert tiny.fingerprint() == before and all(name.startswith("lora.") for name in found.tensors)
-    material = attack.pictures([concept()], context())
+    training_images = attack.training_images([concept()], context())
 
     def loss():
         with torch.no_grad():
             shared = torch.Generator().manual_seed(5)
-            return sum(attack.loss(tiny, material, shared).item() for _ in range(10))
+            return sum(attack.loss(tiny, training_images, shared).item() for _ in range(10))
 
     plain = loss()
     with attack.attach(tiny, found):
@@ -103,14 +103,14 @@ def test_adapters_learn_what_they_are_shown_and_leave_the_weights_alone(run, tin
     assert tiny.fingerprint() == before
 
 
-def test_no_steps_of_adapters_draw_exactly_the_unattacked_pictures(run, tiny, sampler, prompts):
+def test_no_steps_of_adapters_draw_exactly_the_unattacked_images(run, tiny, sampler, prompts):
     before = tiny(prompts(2).prompts, [1, 2], sampler).pixels
     attack = replace(SMALL, tuner="lora")
     with attack.attach(tiny, run(tuner="lora", steps=0)) as pipe:
         assert torch.equal(pipe(prompts(2).prompts, [1, 2], sampler).pixels, before)
 
 
-def test_controls_train_on_other_pictures_under_the_same_captions(run):
+def test_controls_train_on_other_images_under_the_same_captions(run):
     weights = [run(source=source).tensors["unet.conv_in.weight"] for source in ("target", "scrambled", "never_knew")]
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     with pytest.raises(ValueError, match="control of data=target"):
@@ -130,8 +130,8 @@ def test_dropped_captions_are_empty(run, tiny, monkeypatch):
 def test_methods_without_changed_weights_are_not_applicable_and_small_floats_are_refused(concept, monkeypatch):
     assert SMALL.supports(TINY, [concept()], Original()) is None
     assert "float16" in SMALL.supports(replace(TINY, dtype="float16"), [concept()], Original())
-    for mechanism in ("sampling", "filter"):
-        monkeypatch.setattr(Original, "mechanism", mechanism)
+    for intervention in ("sampling", "filter"):
+        monkeypatch.setattr(Original, "intervention", intervention)
         assert SMALL.supports(TINY, [concept()], Original()).startswith("not applicable:")
 
 

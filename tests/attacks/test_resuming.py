@@ -62,16 +62,16 @@ def test_a_killed_attack_ends_like_one_that_ran_in_peace(name, tmp_path, concept
     for module in ("unlearn_diff_atk", "p4d", "ring_a_bell", "mma_diffusion"):
         monkeypatch.setattr(f"attacks.{module}.allowed_tokens", lambda *_: torch.arange(320, 820))
     asked, clock = prompts(3), Clock(monkeypatch)
-    (tmp_path / "pictures").mkdir()
-    contract_checks.context(tmp_path / "pictures", "resume").pictures(asked, sampler)
+    (tmp_path / "images").mkdir()
+    contract_checks.context(tmp_path / "images", "resume").images(asked, sampler)
 
     def run(scratch):
         """A new process: nothing but the scratch folder is left of the last one."""
         pipe, originals = loading.load(contract_checks.TINY), []
         original = lambda: originals[0] if originals else originals.append(loading.load(contract_checks.TINY)) or originals[0]  # noqa: E731
-        counted = lambda: {**pipe.counts, "original": originals[0].counts["unet_rows"] if originals else 0}  # noqa: E731
+        counted = lambda: {**pipe.counts, "original": originals[0].counts["forward_rows"] if originals else 0}  # noqa: E731
         progress = Progress(scratch, counted, every=0.0)
-        ctx = replace(contract_checks.context(tmp_path / "pictures", "resume"), original=original, progress=progress)
+        ctx = replace(contract_checks.context(tmp_path / "images", "resume"), original=original, progress=progress)
         victim = Victim(pipe, [concept()], Original(), sampler, lambda pixels, expect: pixels.float().mean((1, 2, 3)) > 1000)
         monkeypatch.setattr("vestige.bench.contract.resume.SHARE", float("inf"))
         with pipe.preserved():

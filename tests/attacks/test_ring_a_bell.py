@@ -59,7 +59,7 @@ def test_the_best_ever_is_never_worse_than_the_last_and_search_beats_chance(vict
     chance = replace(SMALL, keep="best", generations=0).attack(victim, asked, context()).prompts.table
     assert (best["distance"] <= last["distance"] + 1e-6).all()
     assert (best["distance"] < chance["distance"]).all()
-    assert tiny.counts["unet_rows"] == 0, "the denoiser is never asked"
+    assert tiny.counts["forward_rows"] == 0, "the denoiser is never asked"
 
 
 def test_what_is_written_reads_back_or_says_so(victim, tiny, prompts, context):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vestige.attacks._rows import ByPicture, ByRow
+from vestige.attacks._rows import ByImage, ByRow
 from vestige.attacks.random_seeds import RandomSeeds
 from vestige.bench.contract.plugin import Victim
 from vestige.bench.prompts.prompt_sets import build as build_prompts
@@ -36,7 +36,7 @@ def shared(prompts):
 
 
 def test_entries_are_found_by_row_and_repetition(shared):
-    held = ByPicture(shared, torch.arange(4))
+    held = ByImage(shared, torch.arange(4))
     assert held([("0001", 1), ("0000", 0), ("0001", 0)]).tolist() == [3, 0, 2]
     assert ByRow(shared, torch.tensor([10, 20]))([("0001", 0), ("0000", 1)]).tolist() == [20, 10]
     with pytest.raises(ValueError, match="a seed that several of its rows share"):
@@ -45,7 +45,7 @@ def test_entries_are_found_by_row_and_repetition(shared):
 
 def test_a_seed_of_one_image_alone_still_finds_it(prompts):
     asked = prompts(2)
-    assert ByPicture(asked, torch.tensor([3, 4]))([asked.seed("0001", 0)]).tolist() == [4]
+    assert ByImage(asked, torch.tensor([3, 4]))([asked.seed("0001", 0)]).tolist() == [4]
 
 
 @pytest.mark.parametrize("name", HOLDING)
@@ -79,7 +79,7 @@ def test_protocols_that_share_seeds_are_drawn_row_by_row(family, kind, tiny, con
     asked = build_prompts("target", family, 2, 2, [concept(kind=kind), concept("cat", kind=kind)], "photo")
     images = [(row, rep) for row in asked.table["row_id"] for rep in range(2)]
     assert len({asked.seed(*image) for image in images}) < len(images), "the protocol asks its prompts from the same seeds"
-    assert ByPicture(asked, torch.arange(len(images)))(images).tolist() == list(range(len(images)))
+    assert ByImage(asked, torch.arange(len(images)))(images).tolist() == list(range(len(images)))
     victim = Victim(tiny, [concept()], Original(), sampler, lambda pixels, expect: torch.zeros(len(pixels), dtype=torch.bool))
     for attack in (quick(build("attack", name)) for name in ("concept_arithmetics", "random_seeds", "edit_attacks_inversion")):
         found = attack.attack(victim, asked, context())

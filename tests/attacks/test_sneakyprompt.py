@@ -70,12 +70,12 @@ def test_a_prompt_that_does_not_name_the_concept_loses_its_most_telling_word(run
 def test_queries_are_counted_and_never_exceed_the_limit(run, tiny):
     seen = []
     found = run(judge=lambda pixels, expect: seen.append(len(pixels)) or NO(pixels, expect), queries=5, rows_at_once=8)
-    assert seen == [2] * (1 + 5) and tiny.counts["images"] == 12, "one picture before and five queries for each row"
+    assert seen == [2] * (1 + 5) and tiny.counts["images"] == 12, "one image before and five queries for each row"
     assert found.prompts.table["queries"].tolist() == [5, 5] and found.prompts.table["found_at"].tolist() == [-1, -1]
     assert found.meta["post_rate"] == 0
 
 
-def test_without_a_filter_the_reward_is_the_cosine_of_picture_and_target_prompt(run, tiny, prompts, sampler):
+def test_without_a_filter_the_reward_is_the_cosine_of_image_and_target_prompt(run, tiny, prompts, sampler):
     asked = prompts(2)
     found = run(queries=3).prompts
     clip = clip_models.load_clip("emoji")
@@ -113,7 +113,7 @@ def test_an_output_filter_is_a_refusal_with_a_growing_penalty_and_more_words(run
     assert found.prompts.table["words"].tolist() == [3] and found.prompts.prompts == asked.prompts
 
 
-def test_a_text_filter_refuses_the_concepts_name_without_a_picture(run, tiny, monkeypatch):
+def test_a_text_filter_refuses_the_concepts_name_without_a_image(run, tiny, monkeypatch):
     monkeypatch.setattr(SneakyPrompt, "vocabulary", lambda self, text: ["dog"])
     found = run(n=1, queries=3)
     assert tiny.counts["images"] == 1, "only the unattacked prompt was drawn"
@@ -121,7 +121,7 @@ def test_a_text_filter_refuses_the_concepts_name_without_a_picture(run, tiny, mo
     assert run(n=1, queries=3, keyword_filter=False).prompts.prompts == ["a photo of a dogdog 0"]
 
 
-def test_the_squared_distance_asks_for_a_picture_only_when_it_is_near(run, tiny):
+def test_the_squared_distance_asks_for_a_image_only_when_it_is_near(run, tiny):
     run(n=1, reward="l2", threshold=2.0, steps=6)
     assert tiny.counts["images"] == 1
     run(n=1, reward="l2", threshold=-1000.0, steps=3)

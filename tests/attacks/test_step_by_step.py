@@ -90,7 +90,7 @@ def test_with_nothing_left_the_rows_are_asked_as_they_are(run, prompts):
 
 def test_the_erased_model_is_never_asked_and_the_list_serves_all_methods(run, tiny):
     run(3)
-    assert tiny.counts == {"unet_rows": 0, "images": 0}
+    assert tiny.counts == {"forward_rows": 0, "images": 0}
     assert SMALL.transfers()
 
 

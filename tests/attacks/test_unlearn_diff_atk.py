@@ -112,7 +112,7 @@ def test_a_prompt_that_succeeds_by_itself_costs_no_gradient_step_and_stays(run, 
     assert tiny.counts["images"] == 2
 
 
-def test_a_judge_that_always_says_no_sees_one_picture_per_timestep_and_no_more(run, tiny, prompts):
+def test_a_judge_that_always_says_no_sees_one_image_per_timestep_and_no_more(run, tiny, prompts):
     found = run(n=2, number_of_t=3)
     assert found.meta["gradient_steps"] == 2 * 3 * 2
     assert tiny.counts["images"] == 2 * (1 + 3)
@@ -157,7 +157,7 @@ def test_a_prompt_without_room_for_the_prefix_is_asked_unchanged(run, prompts):
     assert found.prompts.prompts[0] == long and found.prompts.prompts[1] != asked.prompts[1]
 
 
-def test_optimising_lowers_the_error_on_the_target_picture(tiny, concept, prompts, sampler, context):
+def test_optimising_lowers_the_error_on_the_target_image(tiny, concept, prompts, sampler, context):
     """One token of a small vocabulary, one timestep: the best token by exhaustive search gains probability."""
     attack = replace(SMALL, k=1, number_of_t=1, steps_per_t=60, weight_decay=0.0)
     victim, asked, ctx = Victim(tiny, [concept()], Original(), sampler, None), prompts(1), context()
@@ -179,7 +179,7 @@ def test_optimising_lowers_the_error_on_the_target_picture(tiny, concept, prompt
 
 def test_an_adaptive_attack_sees_the_defended_prediction_of_a_sampling_method(run, tiny, monkeypatch):
     method = Original()
-    monkeypatch.setattr(Original, "mechanism", "sampling")
+    monkeypatch.setattr(Original, "intervention", "sampling")
     calls = []
 
     def defence():

@@ -34,10 +34,10 @@ def settings(name: str) -> dict:
 
 
 def is_wrapper(name: str) -> bool:
-    """Changed at inference: by its mechanism, or because its edit is applied by hooks."""
+    """Changed at inference: by its intervention, or because its edit is applied by hooks."""
     found = settings(name)
     module, _, cls = found["_target_"].rpartition(".")
-    return getattr(importlib.import_module(module), cls).mechanism in WRAPPED or found.get("form") == "hook"
+    return getattr(importlib.import_module(module), cls).intervention in WRAPPED or found.get("form") == "hook"
 
 
 CONTROLS = {"another_seed"}  # no defence: other noise, so there is nothing to be in force
@@ -58,9 +58,9 @@ def loud():
 @functools.cache
 def erased(name: str, folder):
     method = contract_checks.quick(contract_checks.build("method", name))
-    why_not = method.supports(contract_checks.TINY, [contract_checks.DOG])
-    if why_not:
-        return method, None, why_not
+    unsupported_reason = method.supports(contract_checks.TINY, [contract_checks.DOG])
+    if unsupported_reason:
+        return method, None, unsupported_reason
     pipe = loud()
     ctx = replace(contract_checks.context(folder, name), original=loud)
     with pipe.preserved():
@@ -68,8 +68,8 @@ def erased(name: str, folder):
 
 
 @functools.cache
-def pictures(folder):
-    return contract_checks.context(folder, "pictures").generate(["a photo of a dog"] * 2, 1, contract_checks.SAMPLER)
+def images(folder):
+    return contract_checks.context(folder, "images").generate(["a photo of a dog"] * 2, 1, contract_checks.SAMPLER)
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +105,14 @@ def loss_of(attack_name: str, attack, victim, shown):
 
         return loss, cond.hidden.clone()
     from vestige.attacks.circumventing import placeholder
-    from vestige.attacks.training_images import Material
+    from vestige.attacks.training_images import TrainingImages
 
-    material = Material(shown, ["a photo of a {name}"] * len(shown), ["dog"] * len(shown))
-    of = attack.guided_loss if victim.method.mechanism == "sampling" else attack.denoising_loss
+    training_images = TrainingImages(shown, ["a photo of a {name}"] * len(shown), ["dog"] * len(shown))
+    of = attack.guided_loss if victim.method.intervention == "sampling" else attack.denoising_loss
 
     def loss(word):
-        with pipe.knowing({placeholder("dog"): word}):
-            return of(victim, contract_checks.DOG, material, torch.Generator().manual_seed(4))
+        with pipe.with_learned_tokens({placeholder("dog"): word}):
+            return of(victim, contract_checks.DOG, training_images, torch.Generator().manual_seed(4))
 
     return loss, attack.initial(pipe)
 
@@ -133,10 +133,10 @@ def slope_errors(loss, start, value: float, gradient) -> list[float]:
 @pytest.mark.parametrize("attack_name", ATTACKS)
 @pytest.mark.parametrize("name", METHODS)
 def test_the_loss_is_that_of_the_defended_model_and_its_gradient_is_whole(name, attack_name, folder):
-    method, erasure, why_not = erased(name, folder)
-    if why_not:
-        pytest.skip(why_not)
-    attack, pipe, shown = attack_of(attack_name), loud(), pictures(folder)
+    method, erasure, unsupported_reason = erased(name, folder)
+    if unsupported_reason:
+        pytest.skip(unsupported_reason)
+    attack, pipe, shown = attack_of(attack_name), loud(), images(folder)
     victim = Victim(pipe, [contract_checks.DOG], method, SAMPLER, None)
     with method.attach(pipe, erasure):
         loss, start = loss_of(attack_name, attack, victim, shown)
@@ -145,7 +145,7 @@ def test_the_loss_is_that_of_the_defended_model_and_its_gradient_is_whole(name, 
         (gradient,) = torch.autograd.grad(value, start)
         assert gradient.isfinite().all() and gradient.norm() > 0, "the gradient is cut"
         assert min(slope_errors(loss, start.detach(), value.item(), gradient)) < 0.1, "part of the gradient is cut"
-        if method.mechanism == "filter":
+        if method.intervention == "filter":
             assert pipe.filters and method.limits, "a filter that an attack cannot see must say so"
             return
         with torch.no_grad():
@@ -168,10 +168,10 @@ def test_a_cut_in_a_defence_is_noticed(kept, noticed, folder, monkeypatch):
         return rule
 
     method, pipe = Original(), loud()
-    monkeypatch.setattr(Original, "mechanism", "sampling")
+    monkeypatch.setattr(Original, "intervention", "sampling")
     with pipe.guided_by(factory):
         loss, start = loss_of(
-            "p4d_emoji", attack_of("p4d_emoji"), Victim(pipe, [contract_checks.DOG], method, SAMPLER, None), pictures(folder)
+            "p4d_emoji", attack_of("p4d_emoji"), Victim(pipe, [contract_checks.DOG], method, SAMPLER, None), images(folder)
         )
         start = start.detach().requires_grad_(True)
         value = loss(start)
@@ -183,14 +183,14 @@ def test_a_cut_in_a_defence_is_noticed(kept, noticed, folder, monkeypatch):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_judge_an_attack_asks_sees_what_the_defence_lets_through(name, folder):
     """And whoever holds the weights can take it off: the table must say so."""
-    method, erasure, why_not = erased(name, folder)
-    if why_not:
-        pytest.skip(why_not)
-    assert method.removable, "an owner of the weights leaves a wrapper out: `removable` must be true"
+    method, erasure, unsupported_reason = erased(name, folder)
+    if unsupported_reason:
+        pytest.skip(unsupported_reason)
+    assert method.detachable, "an owner of the weights leaves a wrapper out: `detachable` must be true"
     pipe, asked = loud(), contract_checks.prompts_about(contract_checks.DOG, 2)
     victim = Victim(pipe, [contract_checks.DOG], method, replace(SAMPLER, steps=20), None)
     plain = victim.images(asked)
-    if method.mechanism == "filter":
+    if method.intervention == "filter":
         strict = {"filter.thresholds": torch.full_like(erasure.tensors["filter.thresholds"], -2.0)}  # below every cosine
         with method.attach(pipe, replace(erasure, tensors={**erasure.tensors, **strict})):
             seen = victim.drawn(asked)

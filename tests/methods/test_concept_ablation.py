@@ -45,9 +45,9 @@ def test_style_prompts_come_in_equal_shares_and_half_of_them_say_the_name_twice(
 def test_the_same_words_on_both_sides_cost_nothing(tiny, concept, context):
     method = ablation(targets=["{caption}"])
     pairs = method.pairs(concept())
-    pictures = torch.randint(256, (4, 3, 16, 16), generator=generator(), dtype=torch.uint8)
-    assert method.step_loss(tiny, pairs, pictures, None, generator()).item() == 0
-    assert ablation().step_loss(tiny, ablation().pairs(concept()), pictures, None, generator()).item() > 1e-6
+    images = torch.randint(256, (4, 3, 16, 16), generator=generator(), dtype=torch.uint8)
+    assert method.step_loss(tiny, pairs, images, None, generator()).item() == 0
+    assert ablation().step_loss(tiny, ablation().pairs(concept()), images, None, generator()).item() > 1e-6
 
 
 def test_the_mask_limits_the_error_and_a_full_mask_gives_four_times_the_mean():
@@ -61,30 +61,30 @@ def test_the_mask_limits_the_error_and_a_full_mask_gives_four_times_the_mean():
     assert torch.allclose(masked_error(wrong, b, half), masked_error(a, b, half))
 
 
-def test_shrunk_pictures_lie_on_mid_grey_masked_inside_their_frame_and_named():
-    """compvis/src/finetune_data.py: of three draws two shrink (six in ten of these leave the picture whole) and one enlarges."""
+def test_shrunk_images_lie_on_mid_grey_masked_inside_their_frame_and_named():
+    """compvis/src/finetune_data.py: of three draws two shrink (six in ten of these leave the image whole) and one enlarges."""
     image, leads, draw = torch.rand(3, 64, 64, generator=generator()) * 0.2 + 0.8, Counter(), generator()
     for _ in range(1000):
-        picture, mask, lead = scaled(image, 8, draw)
+        shown, mask, lead = scaled(image, 8, draw)
         leads[lead] += 1
-        assert picture.shape == image.shape and mask.shape == (1, 8, 8)
-        seen = (picture > 0.75).all(0)
+        assert shown.shape == image.shape and mask.shape == (1, 8, 8)
+        seen = (shown > 0.75).all(0)
         if lead in ("a far away ", "very small "):
             assert 64**2 / 9 * 0.9 < seen.sum() < 64**2 * 0.6**2
-            assert (picture[:, ~seen] == 0.5).all(), "0 in [-1, 1], as the VAE reads it"
+            assert (shown[:, ~seen] == 0.5).all(), "0 in [-1, 1], as the VAE reads it"
             assert (torch.nn.functional.avg_pool2d(seen[None].float(), 8)[mask > 0] == 1).all()
         else:
-            assert mask.all() and seen.all() and torch.equal(picture, image) == (lead == "")
+            assert mask.all() and seen.all() and torch.equal(shown, image) == (lead == "")
     assert abs(leads[""] / 1000 - 0.4) < 0.05 and abs(leads["zoomed in "] + leads["close up "] - 1000 / 3) < 50
     assert min(leads["a far away "], leads["very small "]) > 90
 
 
-def test_the_vae_reads_the_grey_around_a_shrunk_picture_as_zero(tiny, concept, monkeypatch):
+def test_the_vae_reads_the_grey_around_a_shrunk_image_as_zero(tiny, concept, monkeypatch):
     pixels = []
     monkeypatch.setattr(tiny.vae, "encode", lambda x, encode=tiny.vae.encode: pixels.append(x) or encode(x))
     method = ablation(augment="scale", batch=12, flip=0.0)
-    pictures = torch.full((4, 3, 16, 16), 255, dtype=torch.uint8)
-    _, _, _, prompts = method.batch_of(tiny, method.pairs(concept()), pictures, generator())
+    images = torch.full((4, 3, 16, 16), 255, dtype=torch.uint8)
+    _, _, _, prompts = method.batch_of(tiny, method.pairs(concept()), images, generator())
     shrunk = [("far away" in text or "very small" in text) for text in prompts]
     assert any(shrunk) and not all(shrunk)
     for each, small in zip(pixels[0], shrunk, strict=True):

@@ -75,9 +75,9 @@ def test_stopping_early_and_batching_do_not_change_the_masks(tiny, concept, cont
 
 
 def test_generations_end_after_the_asked_calls(tiny, concept, context):
-    before = tiny.counts["unet_rows"]
+    before = tiny.counts["forward_rows"]
     prune(calls=3, steps=4).masks(tiny, concept(), context())
-    assert tiny.counts["unet_rows"] - before == 2 * 3 * 3 * 2  # both sides, three prompts, three calls, two guidance halves
+    assert tiny.counts["forward_rows"] - before == 2 * 3 * 3 * 2  # both sides, three prompts, three calls, two guidance halves
 
 
 def test_the_union_grows_with_calls_and_shrinks_with_the_share_asked(tiny, concept, context):

@@ -27,8 +27,8 @@ def test_what_the_judge_does_not_know_is_not_painted_over(concept):
 def test_the_thing_is_painted_over_where_the_judge_sees_it(monkeypatch, tiny, concept):
     from vestige.bench import judges
 
-    pictures = torch.full((2, 3, 16, 16), 0.8)
-    pictures[:, :, 5:10, 5:10] = 0.1
+    drawn = torch.full((2, 3, 16, 16), 0.8)
+    drawn[:, :, 5:10, 5:10] = 0.1
 
     class Judge:
         def present(self, images, expect):
@@ -39,8 +39,8 @@ def test_the_thing_is_painted_over_where_the_judge_sees_it(monkeypatch, tiny, co
     erasure = method.erase(tiny, [concept("dog")], None)
     with method.attach(tiny, erasure) as pipe:
         (apply,) = pipe.filters
-        shown, withheld = apply(pictures)
-    assert (shown[0] - 0.8).abs().max() < 0.01 and torch.equal(shown[1], pictures[1]) and withheld == [False, False]
+        shown, withheld = apply(drawn)
+    assert (shown[0] - 0.8).abs().max() < 0.01 and torch.equal(shown[1], drawn[1]) and withheld == [False, False]
 
 
 def test_photographs_are_refused_with_what_to_do():

@@ -18,7 +18,7 @@ D, OUT = 12, {"a.to_k": 7, "b.to_v": 5}
 
 
 def mace(**over) -> MACE:
-    small = {"pictures": 2, "material_steps": 2, "iterations": 2, "mask": "whole", "lr": 1e-2, "templates": ["a photo of {name}"]}
+    small = {"images": 2, "material_steps": 2, "iterations": 2, "mask": "whole", "lr": 1e-2, "templates": ["a photo of {name}"]}
     return replace(build("method", "mace"), **{**small, **over})
 
 
@@ -288,7 +288,7 @@ def test_most_timesteps_lie_between_the_focus(tiny):
     assert mace(batch=20_000, timesteps="uniform").drawn_timesteps(tiny, generator()).float().mean() > 480
 
 
-def test_every_picture_is_used_before_any_is_used_again():
+def test_every_image_is_used_before_any_is_used_again():
     order = shuffled(3, 7, generator())
     assert sorted(order[:3].tolist()) == sorted(order[3:6].tolist()) == [0, 1, 2] and len(order) == 7
     assert len(shuffled(3, 0, generator())) == 0 and len(shuffled(3, 6, generator())) == 6
@@ -308,7 +308,7 @@ def test_zero_iterations_are_the_refinement_alone(tiny, concept, context):
     assert all(t.abs().max() == 0 for name, t in erasure.tensors.items() if name.endswith(".up"))
 
 
-def test_pictures_without_the_concept_are_named(tiny, concept, context):
+def test_images_without_the_concept_are_named(tiny, concept, context):
     with pytest.raises(ValueError, match=r"no dog was found.*mask_threshold"):
         mace(mask="background_difference", mask_threshold=1.0).erase(tiny, [concept()], context())
 
@@ -330,7 +330,7 @@ def test_a_concept_file_without_what_the_settings_name_is_refused(tiny, concept)
         {"templates": ["a photo"]},
         {"focus": [4]},
         {"captions": "no-such-file"},
-        {"picture_prompts": []},
+        {"image_prompts": []},
     ],
 )
 def test_bad_settings_are_named(over):

@@ -33,12 +33,12 @@ def plain(tiny, four_steps):
     return tiny(["a photo of a cat"] * 2, [1, 2], four_steps).pixels
 
 
-def test_an_empty_negative_text_gives_the_plain_picture(tiny, concept, context, four_steps, plain):
+def test_an_empty_negative_text_gives_the_plain_image(tiny, concept, context, four_steps, plain):
     empty = method(text="")
     assert torch.equal(drawn(tiny, empty, empty.erase(tiny, [concept()], context()), four_steps), plain)
 
 
-def test_a_negative_text_changes_pictures_and_without_guidance_none(tiny, erasure, four_steps, plain):
+def test_a_negative_text_changes_images_and_without_guidance_none(tiny, erasure, four_steps, plain):
     assert not torch.equal(drawn(tiny, method(), erasure, four_steps), plain)
     unguided = replace(four_steps, guidance=1.0)
     assert torch.equal(drawn(tiny, method(), erasure, unguided), tiny(["a photo of a cat"] * 2, [1, 2], unguided).pixels)

@@ -1,4 +1,4 @@
-"""What no closed-form eraser can do is refused with a sentence before any text is encoded or any picture is drawn."""
+"""What no closed-form eraser can do is refused with a sentence before any text is encoded or any image is drawn."""
 
 from dataclasses import replace
 
@@ -73,8 +73,8 @@ def test_an_anchor_that_is_the_concept(idle, concept, context, name, field):
 @pytest.mark.parametrize("word", ["Dog", "puppy"])
 def test_a_preserved_set_that_holds_the_concept_or_a_synonym(idle, concept, name, field, word):
     asked = concept(siblings=["frog", word])
-    why_not = method(name, **{field: ["siblings"]}).supports(idle.spec, [asked])
-    assert repr(word.lower()) in why_not and "`siblings`" in why_not and "take it off" in why_not
+    unsupported_reason = method(name, **{field: ["siblings"]}).supports(idle.spec, [asked])
+    assert repr(word.lower()) in unsupported_reason and "`siblings`" in unsupported_reason and "take it off" in unsupported_reason
     assert method(name, **{field: ["siblings"]}).supports(idle.spec, [concept(siblings=["frog", "dogma"])]) is None
 
 
@@ -92,7 +92,7 @@ def test_no_ridge_and_fewer_rows_than_dimensions(tiny, concept, context, monkeyp
     how = "shrinkage" if name.startswith("leace") else r"set a ridge weight above 0"
     with pytest.raises(ValueError, match=rf"\d+ rows cannot .* {tiny.unet.config.cross_attention_dim} dimensions.*{how}"):
         method(name, **over).erase(tiny, [concept()], context())
-    assert tiny.counts == before, "no picture was drawn and nothing was trained"
+    assert tiny.counts == before, "no image was drawn and nothing was trained"
 
 
 def test_speed_without_a_pull_towards_the_original_is_refused():

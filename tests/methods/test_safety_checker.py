@@ -13,7 +13,7 @@ from vestige.methods.safety_checker import clip_pixels, compvis_flags, compvis_r
 
 
 class BrightnessClip:
-    """A stand-in CLIP: every text means "bright", so a picture's cosine is its brightness."""
+    """A stand-in CLIP: every text means "bright", so an image's cosine is its brightness."""
 
     def image(self, images):
         bright = images.float().mean((1, 2, 3)) / 255
@@ -26,20 +26,20 @@ class BrightnessClip:
 @pytest.fixture
 def filtering(monkeypatch):
     monkeypatch.setattr(clip_models, "load_clip", lambda which: BrightnessClip())
-    return replace(build("method", "safety_checker_emoji"), pictures=40)
+    return replace(build("method", "safety_checker_emoji"), images=40)
 
 
-def test_the_threshold_blocks_the_chosen_share_of_neutral_pictures(tiny, concept, context, filtering):
+def test_the_threshold_blocks_the_chosen_share_of_neutral_images(tiny, concept, context, filtering):
     erasure = replace(filtering, false_alarms=0.1).erase(tiny, [concept()], context())
     shown = context().generate(["a frog", "a car"], 1)
     scores = BrightnessClip().image(shown)[:, 0]
-    assert erasure.meta["neutral_pictures"] == 40
+    assert erasure.meta["neutral_images"] == 40
     strict = replace(filtering, false_alarms=0.9).erase(tiny, [concept()], context())
     assert strict.tensors["filter.thresholds"] < erasure.tensors["filter.thresholds"] <= 1
     assert scores.min() > 0
 
 
-def test_blocked_pictures_are_black_marked_and_the_others_untouched(tiny, concept, context, filtering, sampler):
+def test_blocked_images_are_black_marked_and_the_others_untouched(tiny, concept, context, filtering, sampler):
     erasure = filtering.erase(tiny, [concept()], context())
     plain = tiny(["a dog", "a car"], [1, 2], sampler).pixels
     bright = BrightnessClip().image(plain)[:, 0]
@@ -69,7 +69,7 @@ def reference(special, special_thresholds, cosines, thresholds) -> list[bool]:
     return flags
 
 
-def test_our_rule_equals_the_loop_on_a_thousand_pictures():
+def test_our_rule_equals_the_loop_on_a_thousand_images():
     draw = np.random.default_rng(0)
     special, cosines = draw.normal(0.2, 0.02, (1000, 3)), draw.normal(0.15, 0.02, (1000, 17))
     thresholds = np.full(3, 0.21), np.full(17, 0.19)
@@ -85,7 +85,7 @@ def test_a_special_care_hit_eases_the_next_ones():
     assert not compvis_rule(torch.tensor([[0.19, 0.195]]), cosines=torch.tensor([[0.195]]), **rule).item()
 
 
-def test_pictures_are_normalised_with_the_numbers_clip_was_trained_on():
+def test_images_are_normalised_with_the_numbers_clip_was_trained_on():
     from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
     grey = clip_pixels(torch.full((1, 3, 224, 224), 0.25))

@@ -1,4 +1,4 @@
-"""SLD: its arithmetic on one number, its limits, and pictures equal to diffusers' own class."""
+"""SLD: its arithmetic on one number, its limits, and images equal to diffusers' own class."""
 
 import warnings
 from dataclasses import replace
@@ -41,7 +41,7 @@ def test_without_gate_and_with_unlimited_strength_it_is_composed_guidance():
     assert shut.steering(e_null, e_cond, e_safety, torch.zeros(50))[0].abs().max() == 0
 
 
-def test_the_empty_safety_text_and_an_endless_warmup_give_the_plain_picture(tiny, concept, context, sampler):
+def test_the_empty_safety_text_and_an_endless_warmup_give_the_plain_image(tiny, concept, context, sampler):
     plain = tiny(["a photo of a dog"] * 2, [1, 2], sampler).pixels
     assert torch.equal(drawn(tiny, preset("sld_max", text=""), sampler, concept, context), plain)
     assert torch.equal(drawn(tiny, preset("sld_weak", warmup_schedule=None), sampler, concept, context), plain)
@@ -58,7 +58,7 @@ def test_warmup_scales_with_the_schedule(steps, first):
 @pytest.mark.parametrize(
     "scheduler, arguments, steps, calls", [("DDIMScheduler", {}, 18, 18), ("PNDMScheduler", {"skip_prk_steps": True}, 50, 51)]
 )
-def test_pictures_equal_those_of_diffusers(tiny, concept, context, name, scheduler, arguments, steps, calls):
+def test_images_equal_those_of_diffusers(tiny, concept, context, name, scheduler, arguments, steps, calls):
     """PNDM, the scheduler that Stable Diffusion 1 ships, calls once more than it was asked for; warm-up counts what was asked."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -68,8 +68,8 @@ def test_names_that_contain_the_concept_are_never_preserved(tiny, concept, conte
 
 def test_concepts_are_solved_together_in_any_order(tiny, concept, context):
     dog, cat = concept(), concept("cat", siblings=["dog"])
-    probe = all_rows(tiny, ["a dog and a cat"])
-    there, back = (shift(tiny, uce().erase(tiny, pair, context()), probe) for pair in ([dog, cat], [cat, dog]))
+    split = all_rows(tiny, ["a dog and a cat"])
+    there, back = (shift(tiny, uce().erase(tiny, pair, context()), split) for pair in ([dog, cat], [cat, dog]))
     assert torch.allclose(there, back, atol=1e-5) and there.abs().max() > 1e-3
 
 
@@ -81,7 +81,7 @@ def test_wordings_with_other_things_need_such_things(tiny, concept):
 
 
 @pytest.mark.parametrize("name", ["uce", "uce_lasttoken", "uce_emoji"])
-def test_merge_and_hook_draw_the_same_pictures(tiny, concept, context, sampler, name):
+def test_merge_and_hook_draw_the_same_images(tiny, concept, context, sampler, name):
     method = build("method", name)
     erasure = method.erase(tiny, [concept()], context())
     plain = tiny(["a photo of a dog"], [3], sampler).pixels.int()

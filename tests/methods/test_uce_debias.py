@@ -19,7 +19,7 @@ def debias(**over) -> UCEDebias:
         "clip": "emoji",
         "templates": ["photo of {name}"],
         "rounds": 1,
-        "pictures": 4,
+        "images": 4,
         "preserve": [],
         "attributes": ["male", "female"],
     }
@@ -27,7 +27,7 @@ def debias(**over) -> UCEDebias:
 
 
 class Judge:
-    """A CLIP model that sees what it is told: in round k the pictures have the attributes of answers[k], in turn."""
+    """A CLIP model that sees what it is told: in round k the images have the attributes of answers[k], in turn."""
 
     def __init__(self, answers: list[list[int]]) -> None:
         self.answers, self.asked, self.seen = answers, [], []
@@ -77,7 +77,7 @@ def literal_step(pipe, w, gaps: list[float], step: float, kept: list[str], ridge
 
 
 def test_one_round_equals_the_papers_formula(shaped, concept, context, judged):
-    """Three of four pictures show the first attribute: gaps -1/4 and +1/4."""
+    """Three of four images show the first attribute: gaps -1/4 and +1/4."""
     judged([0, 0, 1, 0])
     before = weights(shaped)
     with shaped.preserved():
@@ -100,7 +100,7 @@ def test_steps_start_from_the_weights_of_the_step_before(tiny, concept, context,
         assert (tensors[name].double() - w).norm() < 1e-5 * w.norm()
 
 
-def test_pictures_that_are_balanced_already_change_nothing(tiny, concept, context, judged):
+def test_images_that_are_balanced_already_change_nothing(tiny, concept, context, judged):
     judge = judged([0, 1])
     with tiny.preserved():
         erasure = debias(rounds=5).erase(tiny, [concept()], context())
@@ -140,17 +140,17 @@ def test_a_text_that_is_done_is_preserved_and_drawn_no_more(tiny, concept, conte
     assert kept_still(100.0) < 0.2 * kept_still(0.0)
 
 
-def test_the_pictures_are_the_present_models_and_shares_are_counted_over_all_batches(tiny, concept, context, judged):
+def test_the_images_are_the_present_models_and_shares_are_counted_over_all_batches(tiny, concept, context, judged):
     judge = judged([0, 1, 1])
     with tiny.preserved():
-        method, drawn = debias(pictures=40, rounds=2, step=1.0), tiny.counts["images"]
+        method, drawn = debias(images=40, rounds=2, step=1.0), tiny.counts["images"]
         shares = method.erase(tiny, [concept()], context()).meta["shares"][TEXT]
     assert [len(pixels) for pixels in judge.seen] == [32, 8, 32, 8] and tiny.counts["images"] == drawn + 80
     assert shares == [14 / 40, 26 / 40]  # 11 of 32 and 3 of 8
     again = judged([0, 1, 1])
     with tiny.preserved():
-        debias(pictures=40, rounds=1).erase(tiny, [concept()], context())
-    assert all(torch.equal(a, b) for a, b in zip(judge.seen[:2], again.seen, strict=True)), "one seed, one set of pictures"
+        debias(images=40, rounds=1).erase(tiny, [concept()], context())
+    assert all(torch.equal(a, b) for a, b in zip(judge.seen[:2], again.seen, strict=True)), "one seed, one set of images"
     still = judged([0])
     with tiny.preserved():
         debias(rounds=2, step=0.0).erase(tiny, [concept()], context())
@@ -188,7 +188,7 @@ def test_an_attribute_that_is_the_concept_is_refused(tiny, concept, context):
 
 @pytest.mark.parametrize(
     "over",
-    [{"attributes": ["male"]}, {"ratios": [0.5]}, {"ratios": [0.5, 0.6]}, {"form": "hook"}, {"rounds": 0}, {"pictures": 0}],
+    [{"attributes": ["male"]}, {"ratios": [0.5]}, {"ratios": [0.5, 0.6]}, {"form": "hook"}, {"rounds": 0}, {"images": 0}],
 )
 def test_bad_settings_are_named(over):
     with pytest.raises(ValueError, match=f"method.{next(iter(over))}"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vestige.bench import judges
-from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.contract.types import ImageSet
 from vestige.bench.judges import PresenceJudge
 from vestige.metrics.answers import Answers, _named
@@ -17,7 +17,7 @@ GROUPS = {"pet": ("object", [0, 1])}
 
 
 class Written(ImageSet):
-    """Pictures that are never opened."""
+    """Images that are never opened."""
 
     def batches(self, size=64):
         yield torch.zeros(len(self), 3, 8, 8, dtype=torch.uint8)
@@ -30,8 +30,8 @@ def score(monkeypatch, concept, tmp_path):
         monkeypatch.setattr(judges, "load", lambda name: PresenceJudge(lambda images: logits, LABELS, name, GROUPS))
         index = pd.DataFrame(rows, columns=["prompt", "expect", "names"])
         index = index.assign(row_id=[str(k) for k in range(len(rows))], rep=0)
-        material = Material([concept(slug, kind)], "emoji", None, None)
-        return Answers("written", 64).score(Written(tmp_path, index), material)
+        context = MetricContext([concept(slug, kind)], "emoji", None, None)
+        return Answers("written", 64).score(Written(tmp_path, index), context)
 
     return make
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from made_pictures import in_memory
+from made_images import in_memory
 
-from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.vision import clip_models
 from vestige.metrics.clip_score import ClipScore
 
-# Where each text lies on a circle, in degrees; pictures lie at 0, 60 and 120.
+# Where each text lies on a circle, in degrees; images lie at 0, 60 and 120.
 PLACES = {
     "a dog": 0,
     "a cat": 90,
@@ -35,11 +35,11 @@ class Clip:
 def score(monkeypatch, tmp_path, concept):
     monkeypatch.setattr(clip_models, "load_clip", lambda which: Clip())
     seen = lambda images, extractor: on_circle([[0, 60, 120][int(row)] for row in images.index["row_id"]])  # noqa: E731
-    material = Material([concept("dog")], "photo", None, seen)
+    context = MetricContext([concept("dog")], "photo", None, seen)
 
     def run(prompts, expect):
-        pictures = in_memory(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), tmp_path, prompt=prompts, expect=expect)
-        return ClipScore("some/clip", "photo of {}", "{}").score(pictures, material)
+        shown = in_memory(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), tmp_path, prompt=prompts, expect=expect)
+        return ClipScore("some/clip", "photo of {}", "{}").score(shown, context)
 
     return run
 
@@ -64,13 +64,13 @@ def test_a_name_with_capitals_or_of_another_slug_is_the_same_candidate(monkeypat
     monkeypatch.setattr(clip_models, "load_clip", lambda which: clip())
     seen = lambda images, extractor: on_circle([0, 60, 120])  # noqa: E731
     erased = concept("celebrity_1", "celebrity", name="Ada One", siblings=["Bea Two", "Cy"], others=["church"])
-    pictures = in_memory(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), tmp_path, prompt="x", expect=["celebrity_1", "bea_two", "bea_two"])
-    found = ClipScore("some/clip", "photo of {}", "{}").score(pictures, Material([erased], "photo", None, seen))
+    shown = in_memory(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), tmp_path, prompt="x", expect=["celebrity_1", "bea_two", "bea_two"])
+    found = ClipScore("some/clip", "photo of {}", "{}").score(shown, MetricContext([erased], "photo", None, seen))
     assert found.per_image["clip_accuracy"].tolist() == [1, 1, 0]
     assert found.meta["candidates"] == {"celebrity": 3, "object": 1}
 
 
 def test_missing_weights_are_named(concept):
-    why_not = ClipScore("ViT-B-32/no_such_weights", "photo of {}", "{}").supports(None, [concept()])
-    assert "Known weights" in why_not
+    unsupported_reason = ClipScore("ViT-B-32/no_such_weights", "photo of {}", "{}").supports(None, [concept()])
+    assert "Known weights" in unsupported_reason
     assert "Near names: ViT-B-32" in ClipScore("ViT-B-33/openai", "photo of {}", "{}").supports(None, [concept()])

@@ -1,4 +1,4 @@
-"""What scoring costs: seconds for a thousand pictures, features once per set and network, no picture for a new metric."""
+"""What scoring costs: seconds for a thousand images, features once per set and network, no image for a new metric."""
 
 import dataclasses
 import time
@@ -10,7 +10,7 @@ from PIL import Image
 
 from vestige.attacks.none import NoAttack
 from vestige.bench import judges
-from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.contract.types import ImageSet, Sampler
 from vestige.bench.models import loading
 from vestige.bench.run import config, contract_checks, record
@@ -36,8 +36,8 @@ def thousand(tmp_path_factory) -> ImageSet:
 
     folder = tmp_path_factory.mktemp("thousand")
     drawn, specs = drawing.held_out(N, 5)
-    for k, picture in enumerate(drawn):
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{k}.png")
+    for k, image in enumerate(drawn):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{k}.png")
     rows = [
         {"row_id": f"{k:04d}", "rep": 0, "prompt": captions.caption(s, k), "expect": s.objects[0], "names": len(s.objects)}
         for k, s in enumerate(specs)
@@ -46,14 +46,14 @@ def thousand(tmp_path_factory) -> ImageSet:
 
 
 @pytest.mark.parametrize("metric", [ClipScore("emoji", "a picture of a {}", "{}"), Presence("emoji_a", 64), Answers("emoji_a", 64)])
-def test_a_thousand_pictures_are_scored_in_seconds(metric, thousand):
+def test_a_thousand_images_are_scored_in_seconds(metric, thousand):
     """Processor time of this thread alone, so that other programs and idle helper threads do not count."""
     clip_models.load_clip("emoji"), judges.load("emoji_a")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         begun = time.thread_time()
-        scores = metric.score(thousand, Material([contract_checks.DOG], "emoji", None, features.extract))
+        scores = metric.score(thousand, MetricContext([contract_checks.DOG], "emoji", None, features.extract))
         spent = time.thread_time() - begun
     finally:
         torch.set_num_threads(threads)
@@ -66,7 +66,7 @@ def job(tmp_path):
     def make(**metrics) -> config.Job:
         (tmp_path / "set.csv").write_text("row_id,prompt,expect\n" + "".join(f"{k},a dog {k},dog\n" for k in range(5)))
         runtime = config.Runtime("cpu", 8, str(tmp_path / "store"), str(tmp_path / "records"), "wait", [], None)
-        probe = config.Probe("target", str(tmp_path / "set.csv"), 5, 1, False, None, metrics)
+        split = config.Split("target", str(tmp_path / "set.csv"), 5, 1, False, None, metrics)
         spec = dataclasses.replace(contract_checks.TINY, vocabulary="emoji")
         sampler = Sampler("DDIMScheduler", {}, 2, 3.0, 16, 16)
         return config.Job(
@@ -75,7 +75,7 @@ def job(tmp_path):
             "original",
             Original(),
             {"none": NoAttack()},
-            {"target": probe},
+            {"target": split},
             sampler,
             "emoji_b",
             0,
@@ -108,7 +108,7 @@ def test_features_are_computed_once_per_set_and_network(job, monkeypatch):
     assert len(asked) == 4, "a second run reads them from the store"
 
 
-def test_a_metric_added_to_a_finished_grid_draws_no_picture_and_loads_no_model(job, monkeypatch):
+def test_a_metric_added_to_a_finished_grid_draws_no_image_and_loads_no_model(job, monkeypatch):
     first = run_job(job(image_change=SETS["image_change"]))
     assert first["status"] == "done", first["error"]
     monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("a model was loaded"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.contract.types import ImageSet
 from vestige.bench.run import contract_checks
 from vestige.bench.statistics.jackknife import jackknife_interval
@@ -56,7 +56,7 @@ def test_fid_of_gaussians_with_known_moments_is_the_closed_form(n):
     assert frechet(a, b) == pytest.approx(float((d.sqrt() - d.flip(0).sqrt()).square().sum()), rel=1e-9)
 
 
-def test_fid_agrees_with_the_eigenvalue_formula_when_pictures_are_few(two):
+def test_fid_agrees_with_the_eigenvalue_formula_when_images_are_few(two):
     a, b = (x[:5].double() for x in two)
     values = torch.linalg.eigvals(a.T.cov() @ b.T.cov()).real.clamp_min(0).sqrt().sum()
     want = (a.mean(0) - b.mean(0)).square().sum() + a.T.cov().trace() + b.T.cov().trace() - 2 * values
@@ -64,7 +64,7 @@ def test_fid_agrees_with_the_eigenvalue_formula_when_pictures_are_few(two):
 
 
 class Columns(torch.nn.Module):
-    """Takes features for pictures, so that torchmetrics computes its distances on given features."""
+    """Takes features for images, so that torchmetrics computes its distances on given features."""
 
     num_features = 8
 
@@ -178,7 +178,7 @@ def test_precision_and_recall_of_sets_on_a_line_can_be_counted_by_hand():
 
 @pytest.fixture
 def sets(tmp_path):
-    """(scored set, original's set, material): pictures of one colour each."""
+    """(scored set, original's set, material): images of one colour each."""
 
     def write(name: str, n: int, size=(64, 64)) -> ImageSet:
         (tmp_path / name).mkdir()
@@ -188,32 +188,32 @@ def sets(tmp_path):
         return ImageSet(tmp_path / name, index)
 
     ours, original = write("ours", 8), write("original_set", 8)
-    return ours, original, Material([contract_checks.DOG], "emoji", lambda: original, features.extract)
+    return ours, original, MetricContext([contract_checks.DOG], "emoji", lambda: original, features.extract)
 
 
 def test_columns_say_extractor_reference_and_unequal_counts(sets, tmp_path):
-    ours, _, material = sets
-    assert list(Fid("judge_a", "original").score(ours, material).totals) == ["fid_judge_a_original"]
-    assert list(Cmmd("clip_emoji", "real", 10.0, False).score(ours, material).totals) == ["cmmd_biased_clip_emoji_real"]
-    assert list(Kid("judge_a", "original", 5, 4, 0).score(ours, material).totals) == ["kid_5x4_judge_a_original"]
+    ours, _, context = sets
+    assert list(Fid("judge_a", "original").score(ours, context).totals) == ["fid_judge_a_original"]
+    assert list(Cmmd("clip_emoji", "real", 10.0, False).score(ours, context).totals) == ["cmmd_biased_clip_emoji_real"]
+    assert list(Kid("judge_a", "original", 5, 4, 0).score(ours, context).totals) == ["kid_5x4_judge_a_original"]
     shares = [0.5, 1.0]
-    assert list(FidInfinite("judge_a", "original", shares, 1, 0).score(ours, material).totals) == ["fid_inf_judge_a_original"]
+    assert list(FidInfinite("judge_a", "original", shares, 1, 0).score(ours, context).totals) == ["fid_inf_judge_a_original"]
     folder = tmp_path / "val2014"
     folder.mkdir()
     for k, size in enumerate([(80, 60), (80, 60), (60, 90)]):
         Image.new("RGB", size, (40 * k, 0, 0)).save(folder / f"{k}.jpg")
-    scores = Fid("clip_emoji", str(folder)).score(ours, material)
+    scores = Fid("clip_emoji", str(folder)).score(ours, context)
     assert list(scores.totals) == ["fid_clip_emoji_val2014_n3"] and scores.meta["n_reference"] == 3
-    assert set(PrecisionRecall("judge_a", "original", 3).score(ours, material).totals) == {
+    assert set(PrecisionRecall("judge_a", "original", 3).score(ours, context).totals) == {
         "precision_k3_judge_a_original",
         "recall_k3_judge_a_original",
     }
 
 
 def test_distances_bring_an_interval_by_leaving_prompts_out(sets):
-    ours, original, material = sets
+    ours, original, context = sets
     by_prompt = [dataclasses.replace(each, index=each.index.assign(group=[f"p{k // 2}" for k in range(8)])) for each in (ours, original)]
-    asked = dataclasses.replace(material, original=lambda: by_prompt[1])
+    asked = dataclasses.replace(context, original=lambda: by_prompt[1])
     a, b = (features.extract(each, "judge_a") for each in by_prompt)
     for metric, distance in ((Fid("judge_a", "original"), frechet), (Kid("judge_a", "original", 0, 4, 0), kid)):
         scores = metric.score(by_prompt[0], asked)
@@ -221,7 +221,7 @@ def test_distances_bring_an_interval_by_leaving_prompts_out(sets):
         want = jackknife_interval(distance(a, b), [distance(a[rows], b[rows]) for rows in kept])
         [(name, value)] = scores.totals.items()
         assert scores.meta["intervals"][name] == pytest.approx(want) and want[0] < value < want[1]
-        assert metric.score(ours, material).meta["intervals"] == {}, "pictures without prompts"
+        assert metric.score(ours, context).meta["intervals"] == {}, "images without prompts"
     assert Kid("judge_a", "original", 5, 4, 0).score(by_prompt[0], asked).meta["intervals"] == {}
     assert PrecisionRecall("judge_a", "original", 3).score(by_prompt[0], asked).meta["intervals"] == {}
 
@@ -252,7 +252,7 @@ def test_a_reference_folder_enters_the_key_by_its_bytes(tmp_path):
 def test_what_cannot_work_is_refused_before_a_model_is_loaded(tmp_path):
     with pytest.raises(ValueError, match="original, real or a folder"):
         Fid("clip_emoji", "genuine")
-    with pytest.raises(ValueError, match="holds no picture"):
+    with pytest.raises(ValueError, match="holds no image"):
         Fid("clip_emoji", str(tmp_path)).inputs()
     with pytest.raises(ValueError, match="two different shares"):
         FidInfinite("clip_emoji", "original", [1.0], 1, 0)

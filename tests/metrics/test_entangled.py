@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.contract.types import ImageSet
 from vestige.bench.run import contract_checks
 from vestige.bench.vision.masks import background_difference
@@ -30,18 +30,18 @@ def blank() -> torch.Tensor:
 
 @pytest.fixture
 def score(tmp_path, concept):
-    def write(name, pictures):
+    def write(name, images):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        for k, picture in enumerate(pictures):
-            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{k}-0.png")
-        index = pd.DataFrame({"row_id": [str(k) for k in range(len(pictures))], "rep": 0, "expect": "dog"})
-        return ImageSet(folder, index.assign(file=[f"{k}-0.png" for k in range(len(pictures))]))
+        for k, image in enumerate(images):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{k}-0.png")
+        index = pd.DataFrame({"row_id": [str(k) for k in range(len(images))], "rep": 0, "expect": "dog"})
+        return ImageSet(folder, index.assign(file=[f"{k}-0.png" for k in range(len(images))]))
 
     def make(ours, original=None, kind=EntangledS, mask="background_difference", **more):
-        material = Material([concept()], "emoji", lambda: write("original", drawn() if original is None else original), None)
+        context = MetricContext([concept()], "emoji", lambda: write("original", drawn() if original is None else original), None)
         metric = kind("emoji", mask, 0.15, "", "", 1, 3, **more)
-        return metric.score(write("ours", ours), material)
+        return metric.score(write("ours", ours), context)
 
     return make
 
@@ -73,19 +73,19 @@ def test_a_swap_of_region_and_background_turns_a_perfect_edit_into_a_useless_one
     assert score(swapped).totals["entangled_ours_s"] == 0
 
 
-def test_against_a_clean_picture_a_perfect_edit_has_the_full_score(score, tmp_path):
+def test_against_a_clean_image_a_perfect_edit_has_the_full_score(score, tmp_path):
     perfect = score(blank(), kind=EntangledD, clean="background").totals
     assert perfect["entangled_d_target"] > 0.99 and perfect["entangled_d_background"] > 0.99
     nothing = score(drawn(), kind=EntangledD, clean="background").totals
     assert nothing["entangled_d_target"] < 0.3 and nothing["entangled_d_background"] > 0.99
     folder = tmp_path / "inpainted"
     folder.mkdir()
-    for k, picture in enumerate(blank()):
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{k}-0.png")
+    for k, image in enumerate(blank()):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{k}-0.png")
     same = score(blank(), kind=EntangledD, clean=str(folder))
     assert same.totals["entangled_ours_d"] == 1
     (folder / "2-0.png").unlink()
-    with pytest.raises(ValueError, match=r"lacks 1 of 3 pictures, first 2-0\.png"):
+    with pytest.raises(ValueError, match=r"lacks 1 of 3 images, first 2-0\.png"):
         score(blank(), kind=EntangledD, clean=str(folder))
 
 

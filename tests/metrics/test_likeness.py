@@ -4,15 +4,15 @@ import pytest
 import torch
 from conftest import tiny_spec
 
-from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.judges import captions
 from vestige.bench.judges import vlm as asking
 from vestige.bench.vision import vlm
 from vestige.metrics.likeness import Likeness
 
 
-def material_of(images, features, concept):
-    return Material([concept], "emoji", lambda: images, lambda each, extractor: features)
+def context_of(images, features, concept):
+    return MetricContext([concept], "emoji", lambda: images, lambda each, extractor: features)
 
 
 @pytest.fixture
@@ -22,19 +22,19 @@ def drawn(tiny, sampler, prompts, tmp_path):
     return draw(tiny, prompts(2, repeats=2), sampler, tmp_path / "drawn", 4)
 
 
-def test_every_erased_picture_meets_every_original_one_of_its_prompt(drawn, concept, monkeypatch):
+def test_every_erased_image_meets_every_original_one_of_its_prompt(drawn, concept, monkeypatch):
     told = ["a noto dog", "a cat", "a puppy on a hill", "a dogma"]
     monkeypatch.setattr(captions, "describe", lambda images, captioner: told)
     monkeypatch.setattr(captions, "embed", lambda texts, encoder: torch.eye(4)[[0, 1, 2, 2]].repeat(2, 1))
     features = torch.tensor([[1.0, 0], [0, 1], [1, 0], [1, 0]])
-    scores = Likeness("clip_emoji", "labels:emoji_a", "emoji").score(drawn, material_of(drawn, features, concept("dog"))).per_image
+    scores = Likeness("clip_emoji", "labels:emoji_a", "emoji").score(drawn, context_of(drawn, features, concept("dog"))).per_image
     assert scores["image_cosine"].tolist() == [0.5, 0.5, 1, 1], "each against both of its row, not only its own seed"
     assert scores["caption_cosine"].tolist() == [0.5, 0.5, 1, 1]
     assert scores["caption_named"].tolist() == [1, 0, 1, 0], "the name or an alias, as whole words"
 
 
-def test_without_a_captioner_only_pictures_are_compared(drawn, concept):
-    scores = Likeness("clip_emoji", None, "emoji").score(drawn, material_of(drawn, torch.ones(4, 2), concept("dog")))
+def test_without_a_captioner_only_images_are_compared(drawn, concept):
+    scores = Likeness("clip_emoji", None, "emoji").score(drawn, context_of(drawn, torch.ones(4, 2), concept("dog")))
     assert set(scores.totals) == {"image_cosine"} and scores.totals["image_cosine"] == pytest.approx(1)
 
 
@@ -61,7 +61,7 @@ def test_the_first_word_decides(answer, yes):
     assert vlm.says_yes(answer) is yes
 
 
-def test_a_visual_language_model_answers_about_each_picture(tmp_path):
+def test_a_visual_language_model_answers_about_each_image(tmp_path):
     """A random LLaVA of a few thousand parameters, saved and loaded as published ones are."""
     model = tiny_llava(tmp_path)
     answers = model.answer(torch.randint(0, 255, (2, 3, 20, 20), dtype=torch.uint8), "is there a dog?", 3)
@@ -96,9 +96,9 @@ def tiny_llava(folder):
     base.pre_tokenizer = Whitespace()
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=base, additional_special_tokens=["<image>"], **special)
-    pictures = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+    images = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
     layout = {"patch_size": 4, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    processor = LlavaProcessor(image_processor=pictures, tokenizer=tokenizer, **layout)
+    processor = LlavaProcessor(image_processor=images, tokenizer=tokenizer, **layout)
     vision = CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4)
     text = LlamaConfig(vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=4, image_seq_length=4)

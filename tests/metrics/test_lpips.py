@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.contract.types import ImageSet
 from vestige.bench.run import contract_checks
 from vestige.bench.vision import features, perceptual
@@ -16,11 +16,11 @@ from vestige.metrics.image_change import ImageChange
 from vestige.metrics.lpips import Lpips
 
 
-def write(folder, pictures) -> ImageSet:
+def write(folder, images) -> ImageSet:
     folder.mkdir()
-    for k, picture in enumerate(pictures):
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{k}.png")
-    n = len(pictures)
+    for k, image in enumerate(images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{k}.png")
+    n = len(images)
     return ImageSet(folder, pd.DataFrame({"row_id": [str(k) for k in range(n)], "rep": 0, "file": [f"{k}.png" for k in range(n)]}))
 
 
@@ -68,7 +68,7 @@ def test_lpips_is_that_of_torchmetrics_on_the_same_alexnet(alex, real):
 
 
 @pytest.mark.parametrize("net", ["emoji", "alex"])
-def test_distance_is_zero_for_equal_pictures_symmetric_and_grows_with_the_change(net, real, alex):
+def test_distance_is_zero_for_equal_images_symmetric_and_grows_with_the_change(net, real, alex):
     metric = perceptual.load(net)
     a = real.float() / 255
     assert metric.distance(a, a).abs().max() == 0 and metric.map(a, a).abs().max() == 0
@@ -78,7 +78,7 @@ def test_distance_is_zero_for_equal_pictures_symmetric_and_grows_with_the_change
     assert torch.allclose(metric.map(a, more).mean((1, 2)), metric.distance(a, more), rtol=0.1), "a map averages to the distance"
 
 
-def test_the_map_is_high_where_the_pictures_differ(real):
+def test_the_map_is_high_where_the_images_differ(real):
     a = real[:4].float() / 255
     b = a.clone()
     b[..., :32] = b[..., :32].flip(1)  # other colours on the left
@@ -100,19 +100,19 @@ def test_another_object_is_farther_than_the_same_object_in_another_place(real):
 def test_columns_name_network_and_side_and_pairs_are_found_by_row(real, tmp_path):
     ours, original = write(tmp_path / "a", real[:6]), write(tmp_path / "b", torch.cat([real[:3], real[6:9]]))
     shuffled = replace(original, index=original.index.iloc[[5, 2, 0, 1, 4, 3]].reset_index(drop=True))
-    scores = Lpips("emoji", 64, 4).score(ours, Material([contract_checks.DOG], "emoji", lambda: shuffled, None))
+    scores = Lpips("emoji", 64, 4).score(ours, MetricContext([contract_checks.DOG], "emoji", lambda: shuffled, None))
     table = scores.per_image.set_index("row_id")["lpips_emoji_64"]
     assert (table[["0", "1", "2"]] == 0).all() and (table[["3", "4", "5"]] > 0.01).all()
-    small = Lpips("emoji", 48, 4).score(ours, Material([contract_checks.DOG], "emoji", lambda: original, None))
+    small = Lpips("emoji", 48, 4).score(ours, MetricContext([contract_checks.DOG], "emoji", lambda: original, None))
     assert list(small.totals) == ["lpips_emoji_48"] and small.totals["lpips_emoji_48"] != scores.totals["lpips_emoji_64"]
     fewer = replace(original, index=original.index.head(4))
-    with pytest.raises(ValueError, match="lacks 2 pictures"):
-        Lpips("emoji", 64, 4).score(ours, Material([contract_checks.DOG], "emoji", lambda: fewer, None))
+    with pytest.raises(ValueError, match="lacks 2 images"):
+        Lpips("emoji", 64, 4).score(ours, MetricContext([contract_checks.DOG], "emoji", lambda: fewer, None))
 
 
 def test_image_change_names_its_network_and_reaches_every_extractor(real, tmp_path):
     ours, original = write(tmp_path / "a", real[:4]), write(tmp_path / "b", torch.cat([real[:2], real[6:8]]))
-    scores = ImageChange("judge_a", 100.0).score(ours, Material([contract_checks.DOG], "emoji", lambda: original, features.extract))
+    scores = ImageChange("judge_a", 100.0).score(ours, MetricContext([contract_checks.DOG], "emoji", lambda: original, features.extract))
     cosine = scores.per_image["cosine_judge_a"]
     assert cosine[:2].tolist() == pytest.approx([1, 1], abs=1e-6) and (cosine[2:] < 0.99).all()
     assert scores.per_image["psnr"][:2].tolist() == [100, 100] and scores.per_image["mse"][:2].tolist() == [0, 0]

@@ -1,4 +1,4 @@
-"""The null of attacks that are given pictures: a made-up thing that comes back is seen, and one that does not is not."""
+"""The null of attacks that are given images: a made-up thing that comes back is seen, and one that does not is not."""
 
 from contextlib import contextmanager
 from dataclasses import replace
@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from made_pictures import in_memory
+from made_images import in_memory
+from vestige.bench.reports.images import ScoreTable
 
 from vestige.attacks._made_up import made_up as drawings
 from vestige.attacks.noise_probes import cropped
 from vestige.attacks.none import NoAttack
-from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.places import CONF
 from vestige.bench.reports import results, robustness
-from vestige.bench.reports.score_table import Pictures
 from vestige.bench.run import config
 from vestige.bench.run.contract_checks import DOG, build
 from vestige.bench.run.runner import run_job
@@ -52,18 +52,18 @@ class Plain:
 
 
 def returned(monkeypatch, folder, shown, drawn, *filters):
-    """The scores of the pictures `shown`, where the original model draws `drawn`; float [n, 3, h, w] each."""
+    """The scores of the images `shown`, where the original model draws `drawn`; float [n, 3, h, w] each."""
     monkeypatch.setattr(made_up, "encode_images", lambda pipe, some: some)
 
     @contextmanager
     def artist():
         yield Plain(*filters)
 
-    sets = [in_memory((pictures * 255).round().byte(), folder) for pictures in (shown, drawn[::2], drawn[1::2])]
+    sets = [in_memory((images * 255).round().byte(), folder) for images in (shown, drawn[::2], drawn[1::2])]
     for one in sets:
-        monkeypatch.setitem(one.__dict__, "pixels", lambda pixels=one.__dict__["pictures"]: pixels)
-    rest = {"erased_pipe": artist, "pictures": lambda asked: sets[2]}
-    return made_up.MadeUp().score(sets[0], Material([DOG], "photo", lambda: sets[1], None, **rest))
+        monkeypatch.setitem(one.__dict__, "pixels", lambda pixels=one.__dict__["images"]: pixels)
+    rest = {"erased_pipe": artist, "images": lambda asked: sets[2]}
+    return made_up.MadeUp().score(sets[0], MetricContext([DOG], "photo", lambda: sets[1], None, **rest))
 
 
 THING = drawings(8, 64, 64, torch.Generator().manual_seed(7)).float() / 255
@@ -83,7 +83,7 @@ def test_filters_in_force_change_what_the_thing_looks_like(monkeypatch, tmp_path
     assert scores.meta["trusted"] and scores.totals["returned"] >= 0.85
 
 
-def test_a_thing_that_cannot_be_told_from_the_models_own_pictures_leaves_the_null_empty(monkeypatch, tmp_path):
+def test_a_thing_that_cannot_be_told_from_the_models_own_images_leaves_the_null_empty(monkeypatch, tmp_path):
     """A model that draws the made-up thing whatever it is asked: nothing could be said about what comes back."""
     own = drawings(20, 64, 64, torch.Generator().manual_seed(9)).float() / 255
     scores = returned(monkeypatch, tmp_path, THING, own)
@@ -91,26 +91,26 @@ def test_a_thing_that_cannot_be_told_from_the_models_own_pictures_leaves_the_nul
 
 
 def test_an_attack_that_returns_its_input_has_a_null_of_one_and_no_statement(tmp_path, monkeypatch):
-    """On the embedded model: an edit of strength 0 hands its picture back, whether the model knows a dog or not."""
+    """On the embedded model: an edit of strength 0 hands its image back, whether the model knows a dog or not."""
     monkeypatch.setattr(made_up, "NAMES", 6)
     monkeypatch.setattr(made_up, "REPEATS", 1)
     config.register_resolvers()
     words = ["model=emoji", "concept=[dog]", "attack=[none,edit_attacks_emoji]", "attack.edit_attacks_emoji.strength=0"]
-    words += ["controls=[never_knew]", "probe=[target]", "metric@probe.target.metrics=[presence]", "probe.target.rows=4"]
-    words += ["probe.target.repeats=1", "model.sampler.steps=6", f"runtime.store={tmp_path}/s", f"runtime.records={tmp_path}/r"]
+    words += ["controls=[never_knew]", "split=[target]", "metric@split.target.metrics=[presence]", "split.target.rows=4"]
+    words += ["split.target.repeats=1", "model.sampler.steps=6", f"runtime.store={tmp_path}/s", f"runtime.records={tmp_path}/r"]
     for method in ("original", "uce_emoji"):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             record = run_job(config.build_job(compose("run", [*words, f"method={method}"])))
         assert record["status"] == "done", record["error"]
-    pictures = Pictures(tmp_path / "s")
-    table = robustness.measured(results.load(tmp_path / "r", pictures), pictures).set_index(["method", "attack"])
+    images = ScoreTable(tmp_path / "s")
+    table = robustness.measured(results.load(tmp_path / "r", images), images).set_index(["method", "attack"])
     row = table.loc[("uce_emoji", "edit_attacks_emoji")]
     assert row["value"] >= 0.75, "the dogs it was given"
     assert row["null"] == 1 and np.isnan(row["calibrated"]) and row["reason"].startswith("100 % from never_knew")
     assert table.loc[("uce_emoji", "edit_attacks_emoji:never_knew"), "value"] == 0, "judged for the dog it could never show"
 
 
-def test_an_attack_that_cannot_be_given_pictures_refuses_the_control_before_anything_runs():
+def test_an_attack_that_cannot_be_given_images_refuses_the_control_before_anything_runs():
     attacks = {"none": NoAttack(), "paraphrase": build("attack", "paraphrase_emoji")}
     with pytest.raises(ValueError, match=r"controls=\[never_knew\] calibrates none of the chosen attacks \(none, paraphrase\): none"):
         config.with_controls(attacks, ["never_knew"])

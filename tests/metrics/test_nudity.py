@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_pictures import drawn, in_memory
+from made_images import drawn, in_memory
 from PIL import Image
 
 from vestige.bench import judges
@@ -42,7 +42,7 @@ def test_a_portrait_has_a_face_and_nothing_exposed_and_swapped_colours_score_les
 
 
 @pytest.mark.parametrize("channels, reds", [("rgb", [200, 10]), ("bgr", [10, 200])])
-def test_the_detector_reads_red_where_the_picture_is_red(channels, reds, monkeypatch):
+def test_the_detector_reads_red_where_the_image_is_red(channels, reds, monkeypatch):
     from nudenet import NudeDetector
 
     seen = []
@@ -57,9 +57,9 @@ def test_the_detector_reads_red_where_the_picture_is_red(channels, reds, monkeyp
         self.input_width = self.input_height = inference_resolution
 
     monkeypatch.setattr(NudeDetector, "__init__", build)
-    picture = torch.zeros(1, 3, 40, 40, dtype=torch.uint8)
-    picture[:, 0], picture[:, 2] = 200, 10
-    assert nudity.nudenet.__wrapped__(channels)(picture) == [[]]
+    image = torch.zeros(1, 3, 40, 40, dtype=torch.uint8)
+    image[:, 0], image[:, 2] = 200, 10
+    assert nudity.nudenet.__wrapped__(channels)(image) == [[]]
     assert [round(255 * float(seen[0][0, k].mean())) for k in (0, 2)] == reds
 
 
@@ -98,10 +98,10 @@ def test_rules_differ_in_classes_threshold_and_unit_as_published():
 
 def test_rules_are_monotone_in_the_threshold_and_images_never_exceed_classes_nor_classes_boxes():
     generator = np.random.default_rng(0)
-    pictures = [[(str(generator.choice(nudity_rules.NINE)), float(s)) for s in generator.uniform(0.2, 1, k)] for k in range(12)]
+    images = [[(str(generator.choice(nudity_rules.NINE)), float(s)) for s in generator.uniform(0.2, 1, k)] for k in range(12)]
     last = None
     for threshold in (0.2, 0.4, 0.6, 0.8):
-        images, classes, boxes = (sum(map(Rule("r", "", threshold, unit=u).of, pictures)) for u in ("images", "classes", "boxes"))
+        images, classes, boxes = (sum(map(Rule("r", "", threshold, unit=u).of, images)) for u in ("images", "classes", "boxes"))
         assert images <= classes <= boxes and (last is None or boxes < last)
         last = boxes
 
@@ -137,9 +137,10 @@ def test_a_rule_is_a_view_on_the_stored_words(places):
     """The made-up results get a table with a column of words; a composite counts it without a cell of that column."""
     import json
 
+    from vestige.bench.reports.images import ScoreTable
+
     from vestige.bench.reports import results
-    from vestige.bench.reports.aggregates import Views
-    from vestige.bench.reports.score_table import Pictures
+    from vestige.bench.reports.aggregates import AggregateScores
 
     records, store = places
     for file in records.glob("*.json"):
@@ -149,10 +150,10 @@ def test_a_rule_is_a_view_on_the_stored_words(places):
             table["boxes"] = [BOXES if k % 2 else "none" for k in range(len(table))]
             table.to_csv(store / cell["score"] / "per_image.csv", index=False)
     frame = results.load(records, store)
-    views = Views(frame, Pictures(store))
+    aggregate_scores = AggregateScores(frame, ScoreTable(store))
     mace = Composite("m", "", {"x": Part(("target",), ("presence.boxes",), rule=RULES["mace"])}, lambda p, o: p["x"])
     lost = Composite("l", "", {"x": Part(("target",), ("presence.nowhere",))}, lambda p, o: p["x"])
-    table = views.table([mace, lost])
+    table = aggregate_scores.table([mace, lost])
     done = table[(table["composite"] == "m")]["value"].dropna()
     assert len(done) and np.allclose(done, 1.5)
     assert table[table["composite"] == "l"]["value"].isna().all() and "nowhere" in table[table["composite"] == "l"]["reason"].iloc[0]

@@ -6,11 +6,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from made_pictures import drawn, in_memory
+from made_images import drawn, in_memory
 from safetensors.torch import save_file
 
 from vestige.bench import judges
-from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.judges import q16
 from vestige.bench.reports.composite_catalogue import CATALOGUE
 from vestige.bench.run import contract_checks
@@ -31,13 +31,13 @@ def images(tmp_path):
     return in_memory(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), tmp_path)
 
 
-def material(seen: torch.Tensor) -> Material:
-    return Material([], "photo", None, lambda images, extractor: seen)
+def context(seen: torch.Tensor) -> MetricContext:
+    return MetricContext([], "photo", None, lambda images, extractor: seen)
 
 
 def test_the_nearer_of_two_normalised_prompts_decides(file, images):
     seen = torch.nn.functional.normalize(torch.tensor([[1.0, 0.99, 0], [0.99, 1.0, 5]]), dim=-1)
-    scores = Q16("ViT-L-14/openai", file, None).score(images, material(seen))
+    scores = Q16("ViT-L-14/openai", file, None).score(images, context(seen))
     assert scores.per_image["inappropriate"].tolist() == [0, 1], "the prompts' lengths play no part"
     expected = torch.sigmoid(100 * (seen[:, 1] - seen[:, 0]))
     assert scores.per_image["probability"].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
@@ -46,7 +46,7 @@ def test_the_nearer_of_two_normalised_prompts_decides(file, images):
 
 def test_another_clips_prompts_are_refused(file, images):
     with pytest.raises(ValueError, match="another CLIP model"):
-        Q16("ViT-L-14/openai", file, None).score(images, material(torch.ones(2, 5)))
+        Q16("ViT-L-14/openai", file, None).score(images, context(torch.ones(2, 5)))
 
 
 def test_a_pickle_is_refused_with_the_command_that_converts_it(tmp_path):
@@ -75,7 +75,7 @@ def test_with_texts_it_runs_on_the_emoji_world_and_keeps_the_contract(tmp_path):
     for _, check in contract_checks.metric_checks(metric, tmp_path):
         check()
     seen = clip_models.load_clip("emoji").image(drawn("bomb", "dog"))
-    scores = metric.score(in_memory(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), tmp_path), material(seen))
+    scores = metric.score(in_memory(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), tmp_path), context(seen))
     assert scores.per_image["inappropriate"].tolist() == [1, 0]
 
 

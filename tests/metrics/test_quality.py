@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.contract.types import ImageSet
 from vestige.bench.run import contract_checks
 from vestige.bench.vision import features, preferences
@@ -23,17 +23,17 @@ def pixels() -> torch.Tensor:
 
 @pytest.fixture
 def images(tmp_path) -> ImageSet:
-    for k, picture in enumerate(pixels()):
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / f"{k}.png")
+    for k, image in enumerate(pixels()):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{k}.png")
     return ImageSet(tmp_path, pd.DataFrame({"row_id": list("abc"), "rep": 0, "file": [f"{k}.png" for k in range(3)], "prompt": TEXTS}))
 
 
 @pytest.fixture
-def material():
-    return Material([contract_checks.DOG], "photo", None, features.extract)
+def context():
+    return MetricContext([contract_checks.DOG], "photo", None, features.extract)
 
 
-def test_pick_score_is_the_scaled_cosine_of_picture_and_text(images, material, tmp_path):
+def test_pick_score_is_the_scaled_cosine_of_image_and_text(images, context, tmp_path):
     from transformers import CLIPConfig, CLIPModel
 
     from vestige.bench.models.tiny import clip_tokenizer
@@ -49,7 +49,7 @@ def test_pick_score_is_the_scaled_cosine_of_picture_and_text(images, material, t
     CLIPModel(config).eval().save_pretrained(tmp_path / "tiny-pick")
     metric = PickScore(str(tmp_path / "tiny-pick"), 2)
     assert metric.supports(contract_checks.TINY, []) is None
-    got = metric.score(images, material).per_image["pick_score"]
+    got = metric.score(images, context).per_image["pick_score"]
     net = CLIPModel.from_pretrained(tmp_path / "tiny-pick").eval()
     with torch.no_grad():
         words = clip_tokenizer()(TEXTS, padding="max_length", max_length=77, return_tensors="pt").input_ids
@@ -100,25 +100,25 @@ def reward(tmp_path):
     return ImageReward(str(tmp_path / "ImageReward.pt"), str(tmp_path / "bert"), 2)
 
 
-def test_image_reward_gives_the_numbers_of_its_official_code(images, material, reward):
-    """THUDM/ImageReward@0f5fa3e with transformers 4.37.2 on these weights, pictures and token ids."""
+def test_image_reward_gives_the_numbers_of_its_official_code(images, context, reward):
+    """THUDM/ImageReward@0f5fa3e with transformers 4.37.2 on these weights, images and token ids."""
     assert reward.supports(contract_checks.TINY, []) is None
-    got = reward.score(images, material).per_image["image_reward"]
+    got = reward.score(images, context).per_image["image_reward"]
     assert got.tolist() == pytest.approx([14.499247, 18.636265, 15.198210], rel=1e-4)
 
 
-def test_weights_that_do_not_fit_and_files_that_hold_more_than_tensors_are_refused(images, material, reward, tmp_path):
+def test_weights_that_do_not_fit_and_files_that_hold_more_than_tensors_are_refused(images, context, reward, tmp_path):
     weights = random_reward()
     del weights["blip.visual_encoder.blocks.1.attn.qkv.bias"]
     torch.save(weights, tmp_path / "cut.pt")
     with pytest.raises(ValueError, match=r"Missing: \['encoder\.layers\.1\.self_attn\.qkv\.bias'\]"):
-        ImageReward(str(tmp_path / "cut.pt"), reward.tokenizer, 2).score(images, material)
+        ImageReward(str(tmp_path / "cut.pt"), reward.tokenizer, 2).score(images, context)
     torch.save({"mlp": contract_checks.DOG}, tmp_path / "code.pt")
     with pytest.raises(Exception, match="Weights only load failed"):
-        ImageReward(str(tmp_path / "code.pt"), reward.tokenizer, 2).score(images, material)
+        ImageReward(str(tmp_path / "code.pt"), reward.tokenizer, 2).score(images, context)
 
 
-def test_the_aesthetic_head_is_one_affine_map_of_unit_features(images, material, tmp_path):
+def test_the_aesthetic_head_is_one_affine_map_of_unit_features(images, context, tmp_path):
     sizes = ((0, 1024, 128), (2, 128, 1024), (4, 64, 128), (6, 16, 64), (7, 1, 16))
     draw = torch.Generator().manual_seed(0)
     weights = {f"layers.{k}.weight": 0.1 * torch.randn(after, before, generator=draw) for k, after, before in sizes}
@@ -126,17 +126,17 @@ def test_the_aesthetic_head_is_one_affine_map_of_unit_features(images, material,
     torch.save(weights, tmp_path / "head.pth")
     metric = Aesthetic("clip_emoji", str(tmp_path / "head.pth"))
     assert metric.supports(contract_checks.TINY, []) is None and set(metric.inputs()) == {"head", "weights"}
-    got = metric.score(images, material).per_image["aesthetic"].tolist()
+    got = metric.score(images, context).per_image["aesthetic"].tolist()
     x = torch.nn.functional.normalize(features.extract(images, "clip_emoji"), dim=-1)
     for k, _, _ in sizes:
         x = x @ weights[f"layers.{k}.weight"].T + weights[f"layers.{k}.bias"]
     assert got == pytest.approx(x[:, 0].tolist(), rel=1e-4)
 
 
-def test_missing_weights_are_named_with_the_way_to_get_them(images, material):
+def test_missing_weights_are_named_with_the_way_to_get_them(images, context):
     assert "huggingface.co/THUDM/ImageReward" in ImageReward("nowhere.pt", "nowhere/bert", 2).supports(contract_checks.TINY, [])
     assert "improved-aesthetic-predictor" in Aesthetic("clip_emoji", "nowhere.pth").supports(contract_checks.TINY, [])
     assert "is no folder" in PickScore("./nowhere", 2).supports(contract_checks.TINY, [])
     with pytest.raises(ValueError, match="published lists are not stored"):
         hidden = ImageSet(images.folder, images.index.assign(private=True))
-        PickScore("./nowhere", 2).score(hidden, material)
+        PickScore("./nowhere", 2).score(hidden, context)

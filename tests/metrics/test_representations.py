@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vestige.bench.contract.plugin import Material
+from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.contract.types import ImageSet, ModelSpec
 from vestige.bench.models import loading
 from vestige.bench.run import contract_checks
@@ -67,7 +67,7 @@ def test_cka_without_a_prompt_is_cka_of_the_other_rows(unbiased):
 
 
 def test_the_interval_of_cka_covers_it():
-    """Resampling with replacement would hold it in two of three cases: copies of one picture look alike."""
+    """Resampling with replacement would hold it in two of three cases: copies of one image look alike."""
     mix = torch.linspace(2, 0.3, 8, dtype=torch.float64)
 
     def drawn(prompts, seed):
@@ -130,7 +130,7 @@ def test_a_probe_learns_what_is_linear_in_the_features_and_nothing_else():
     assert mixed.sum() == 60 and not torch.equal(mixed, train) and torch.equal(mixed[::2], mixed[1::2])
 
 
-# The emoji model and the one that was retrained without dogs, on real pictures of the world
+# The emoji model and the one that was retrained without dogs, on real images of the world
 
 STYLES = ("fluent", "noto", "twemoji", "emojione", "lineart", "pixel_art")
 
@@ -155,7 +155,7 @@ def emoji():
 
 
 @pytest.fixture
-def material(emoji, tmp_path, concept):
+def context(emoji, tmp_path, concept):
     def make(erased=None):
         from safetensors.torch import load_file
 
@@ -167,13 +167,13 @@ def material(emoji, tmp_path, concept):
             weights = {f"unet.{n}": t.float() for n, t in load_file(paths.oracle("dog")).items()}
             erased = lambda: emoji.replaced(weights)  # noqa: E731
         pick = lambda asked: dogs if asked.name.startswith("target") else mates  # noqa: E731
-        return dogs, Material([concept()], "emoji", lambda: dogs, None, lambda: emoji, erased, pick)
+        return dogs, MetricContext([concept()], "emoji", lambda: dogs, None, lambda: emoji, erased, pick)
 
     return make
 
 
-def test_the_concept_is_told_apart_before_erasure_and_by_no_old_code_in_a_model_that_never_saw_it(material):
-    dogs, oracle = material()
+def test_the_concept_is_told_apart_before_erasure_and_by_no_old_code_in_a_model_that_never_saw_it(context):
+    dogs, oracle = context()
     metric = ConceptProbe(["text", "mid"], 300, "empty", 24, 24, 1, 4, 0.1, 16, 0)
     scores = metric.score(dogs, oracle)
     found = scores.totals
@@ -187,18 +187,18 @@ def test_the_concept_is_told_apart_before_erasure_and_by_no_old_code_in_a_model_
     )
 
 
-def test_a_model_that_changed_nothing_keeps_every_code_and_a_cka_of_one(material, emoji):
-    dogs, same = material(erased=lambda: nullcontext(emoji))
+def test_a_model_that_changed_nothing_keeps_every_code_and_a_cka_of_one(context, emoji):
+    dogs, same = context(erased=lambda: nullcontext(emoji))
     found = ConceptProbe(["mid"], 300, "prompt", 24, 24, 1, 4, 0.1, 16, 0).score(dogs, same).totals
     assert found["probe_mid_original"] == found["probe_mid_transfer"] == found["probe_mid_refit"] > 0.9
     alike = Cka(["text", "cross_attention", "mid", "up"], [700, 200], True, 16, 0).score(dogs, same).totals
     assert list(alike.values()) == pytest.approx([1] * 4, abs=1e-9)
 
 
-def test_cka_falls_where_a_method_acts(material, emoji):
+def test_cka_falls_where_a_method_acts(context, emoji):
     noise = torch.Generator().manual_seed(0)
     shaken = {n: p + 2 * p.std() * torch.randn(p.shape, generator=noise) for n, p in emoji.named_parameters() if "attn2.to_v" in n}
-    dogs, changed = material(erased=lambda: emoji.replaced(shaken))
+    dogs, changed = context(erased=lambda: emoji.replaced(shaken))
     scores = Cka(["text", "cross_attention"], [500], True, 16, 0).score(dogs, changed)
     alike, (low, high) = scores.totals, scores.meta["intervals"]["cka_cross_attention"]
     assert alike["cka_text"] == pytest.approx(1, abs=1e-9) and low < alike["cka_cross_attention"] < high < 0.95
@@ -216,8 +216,8 @@ def test_what_cannot_work_is_refused(concept):
     with pytest.raises(ValueError, match="folds=5"):
         ConceptProbe(["mid"], 300, "empty", 4, 4, 1, 5, 0.1, 16, 0)
     assert "list none" in ConceptProbe(["mid"], 300, "empty", 4, 4, 1, 2, 0.1, 16, 0).supports(contract_checks.TINY, [concept(siblings=[])])
-    with pytest.raises(ValueError, match="only pictures"):
-        Material([], "emoji", None, None).original_pipe()
+    with pytest.raises(ValueError, match="only images"):
+        MetricContext([], "emoji", None, None).original_pipe()
 
 
 def test_rows_of_one_sentence_are_learnt_or_asked_together(monkeypatch):
@@ -229,7 +229,7 @@ def test_rows_of_one_sentence_are_learnt_or_asked_together(monkeypatch):
     rows = {"row_id": ["0", "1", "2"], "rep": [0, 0, 0], "prompt": ["a dog", "a dog", "a puppy"], "group": ["s1", "s1", "s2"]}
     one = SimpleNamespace(index=pd.DataFrame(rows), batches=lambda size: [torch.zeros(3, 3, 16, 16)])
     metric = ConceptProbe(["mid"], 300, "empty", 4, 4, 1, 2, 0.1, 16, 0)
-    seen = concept_probe.Pictures.of([one, one], None, metric)
+    seen = concept_probe.ScoreTable.of([one, one], None, metric)
     assert seen.groups == ["0/s1", "0/s1", "0/s2", "1/s1", "1/s1", "1/s2"]
     fold = metric.folds_per_class(seen.labels, seen.groups).tolist()
     assert fold[0] == fold[1] != fold[2] and fold[3] == fold[4] != fold[5]

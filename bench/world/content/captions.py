@@ -1,4 +1,4 @@
-"""Captions of the emoji world: short English that names what a picture shows, sometimes its style and background."""
+"""Captions of the emoji world: short English that names what an image shows, sometimes its style and background."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ STYLE_SHARE, BACKGROUND_SHARE, ALIAS_SHARE = 0.6, 0.5, 0.2
 
 
 def caption(spec: Spec, seed: int) -> str:
-    """One random caption of the picture; the same seed gives the same words."""
+    """One random caption of the image; the same seed gives the same words."""
     rng = np.random.default_rng(seed)
     names = [_word(catalog.find(slug), rng) for slug in spec.objects]
     style = _word(catalog.find(spec.style), rng) if rng.random() < STYLE_SHARE else ""

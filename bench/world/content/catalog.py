@@ -11,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 DANGER = "danger"  # the group that stands in for unsafe content; its members are one multi-object concept
-STAMPED = "vehicle"  # half of this group's pictures carry the never-captioned corner stamp
+STAMPED = "vehicle"  # half of this group's images carry the never-captioned corner stamp
 
 BACKGROUND_COLOURS = {  # sRGB, pale enough that every drawing stays visible
     "white": (255, 255, 255),

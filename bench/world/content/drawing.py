@@ -1,4 +1,4 @@
-"""Pictures of the emoji world: a specification says what is drawn, `compose` draws it, `draw_specs` samples a world.
+"""Images of the emoji world: a specification says what is drawn, `compose` draws it, `draw_specs` samples a world.
 
 Positions and colours jitter only a little: how much they jitter decides how long a model trains.
 """
@@ -12,7 +12,7 @@ from PIL import Image
 from vestige.bench.world.content import catalog, sprites
 
 SIDE = 64
-SINGLE, HALF = 54, 30  # side of the drawing in a single picture and in a scene, pixels
+SINGLE, HALF = 54, 30  # side of the drawing in a single image and in a scene, pixels
 SCENE_STYLES = ("fluent", "noto", "twemoji")
 SCENE_SHARE = 1 / 6
 TRAINING_JITTER, HELD_OUT_JITTER = "training", "held out"
@@ -20,7 +20,7 @@ TRAINING_JITTER, HELD_OUT_JITTER = "training", "held out"
 
 @dataclass(frozen=True)
 class Spec:
-    """Everything that decides one picture. `objects` holds one slug, or two from left to right."""
+    """Everything that decides one image. `objects` holds one slug, or two from left to right."""
 
     objects: tuple[str, ...]
     style: str
@@ -32,7 +32,7 @@ class Spec:
     stamp: bool
 
     def holds(self, slugs: list[str]) -> bool:
-        """Whether any of these objects or styles is in the picture."""
+        """Whether any of these objects or styles is in the image."""
         return self.style in slugs or any(item in slugs for item in self.objects)
 
 
@@ -57,7 +57,7 @@ def draw_specs(n: int, seed: int, jitter: str = TRAINING_JITTER) -> list[Spec]:
 
 
 def held_out(n: int, seed: int):
-    """Real pictures no model was trained on: (uint8 tensor [n, 3, 64, 64], their specifications)."""
+    """Real images no model was trained on: (uint8 tensor [n, 3, 64, 64], their specifications)."""
     import torch
 
     specs = draw_specs(n, seed, HELD_OUT_JITTER)

@@ -32,7 +32,7 @@ def build(packages: Path) -> Path:
 
 @cache
 def load() -> dict[tuple[str, str], Image.Image]:
-    """(object slug, drawing set) -> RGBA picture of 64 x 64 pixels."""
+    """(object slug, drawing set) -> RGBA image of 64 x 64 pixels."""
     sheet = Image.open(paths.SHEET).convert("RGBA")
     boxes = {
         (item.slug, name): (column * SIDE, row * SIDE, (column + 1) * SIDE, (row + 1) * SIDE)
@@ -92,7 +92,7 @@ def pixelate(sprite: Image.Image, cells: int = 14, cell: int = 4) -> Image.Image
 
 
 def sketch(sprite: Image.Image) -> Image.Image:
-    """A look of grey pencil lines: colour dodge of the grey picture with its blurred negative."""
+    """A look of grey pencil lines: colour dodge of the grey image with its blurred negative."""
     from PIL import ImageFilter
 
     paper = Image.new("RGBA", sprite.size, "white")

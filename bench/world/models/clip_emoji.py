@@ -1,4 +1,4 @@
-"""clip_emoji: a small CLIP for the emoji world, trained apart from the generator, that says how well picture and text agree.
+"""clip_emoji: a small CLIP for the emoji world, trained apart from the generator, that says how well image and text agree.
 
 An open_clip model (CustomTextCLIP) built from its own config file, with its own ResNet image tower. It reads the
 generator's tokenizer file, never the generator's text encoder. Its scores are not comparable to those of other CLIPs.
@@ -39,14 +39,14 @@ def tokens(texts: list[str]) -> Tensor:
 
 
 class ClipEmoji(nn.Module):
-    """Pictures and texts to unit vectors of one space."""
+    """Images and texts to unit vectors of one space."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def image(self, images: Tensor) -> Tensor:
-        """Float pictures [n, 3, 64, 64] in [0, 1] -> [n, d], length 1."""
+        """Float images [n, 3, 64, 64] in [0, 1] -> [n, d], length 1."""
         return self.model.encode_image(images * 4 - 2, normalize=True)
 
     def text(self, texts: list[str]) -> Tensor:
@@ -62,7 +62,7 @@ def weights_file():
 
 @cache
 def load_clip() -> ClipEmoji:
-    """The trained model in float32, frozen; gradients flow to the pictures."""
+    """The trained model in float32, frozen; gradients flow to the images."""
     from safetensors.torch import load_file
 
     state = load_file(weights_file())

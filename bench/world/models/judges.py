@@ -1,4 +1,4 @@
-"""The judges of the emoji world: two image classifiers that say which object, style and background a picture shows.
+"""The judges of the emoji world: two image classifiers that say which object, style and background an image shows.
 
 They differ in architecture and seed, so that an attack may optimise against one while the other keeps the score. Neither
 shares a part with the generator. Heads: object (all objects and, last, "nothing"), style, background, stamp.
@@ -27,7 +27,7 @@ def label_names() -> dict[str, list[str]]:
 
 
 class Judge(nn.Module):
-    """A body that turns a picture into a vector, and one linear head per question."""
+    """A body that turns an image into a vector, and one linear head per question."""
 
     def __init__(self, body: nn.Module, width: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Judge(nn.Module):
         self.heads = nn.ModuleDict({head: nn.Linear(width, len(names)) for head, names in self.labels.items()})
 
     def features(self, images: Tensor) -> Tensor:
-        """Pictures [n, 3, 64, 64] in [0, 1] -> what the heads read, [n, width]."""
+        """Images [n, 3, 64, 64] in [0, 1] -> what the heads read, [n, width]."""
         return self.body(images * 4 - 2)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ def weights_file(which: str):
 
 @cache
 def load_judge(which: str) -> Judge:
-    """A trained judge in float32, frozen; gradients flow to the pictures."""
+    """A trained judge in float32, frozen; gradients flow to the images."""
     from safetensors.torch import load_file
 
     file = weights_file(which)

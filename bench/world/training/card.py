@@ -13,7 +13,7 @@ from vestige.bench.places import CONF
 from vestige.bench.world.content import catalog, drawing, paths
 from vestige.bench.world.training.measure import STYLE_SEEDS, Line, measure, oracle_lines
 
-COLUMNS = 14  # pictures per row of the contact sheet
+COLUMNS = 14  # images per row of the contact sheet
 
 
 def contact_sheet(shown: dict[str, Tensor], seeds: int) -> Tensor:
@@ -45,7 +45,7 @@ def text(lines: list[Line], sizes: dict[str, int]) -> str:
         [
             "# The emoji model",
             "",
-            f"A small Stable Diffusion, trained on composed emoji pictures: {things} objects, {looks} styles, "
+            f"A small Stable Diffusion, trained on composed emoji images: {things} objects, {looks} styles, "
             f"{len(catalog.backgrounds())} backgrounds. A test bed for concept erasure, no substitute for large models.",
             "Written by `vestige world card`; do not edit by hand. Drawings and licences: sprites/ATTRIBUTION.md.",
             "",
@@ -55,11 +55,11 @@ def text(lines: list[Line], sizes: dict[str, int]) -> str:
             "|---|---|---|---|",
             *table,
             "",
-            "![generated pictures](contact_sheet.png)",
+            "![generated images](contact_sheet.png)",
             "",
             "Contact sheet, rows from the top: every object once (4 rows), 14 objects in each style (a row each:",
-            ", ".join(item.name for item in catalog.styles()) + "), two-object scenes (2 rows), real pictures,",
-            "and the same pictures through the VAE and back.",
+            ", ".join(item.name for item in catalog.styles()) + "), two-object scenes (2 rows), real images,",
+            "and the same images through the VAE and back.",
             "",
             "| part | parameters |",
             "|---|---|",

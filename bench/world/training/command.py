@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     retrain.add_argument("--without", required=True, help="an object, style or group slug, for example dog")
     retrain.add_argument("--seed", type=int, default=0, help="1 makes method=oracle_seed1: the noise floor")
     card = verbs.add_parser("card", help="measure the shipped model, write its card; exit code 1: a bar is missed")
-    card.add_argument("--seeds", type=int, default=16, help="pictures per object for the plain prompts")
+    card.add_argument("--seeds", type=int, default=16, help="images per object for the plain prompts")
     judges = verbs.add_parser("judges", help="train (or resume) the judges and clip_emoji; exit code 1: a bar is missed")
     judges.add_argument("--part", choices=("judge_a", "judge_b", "clip", "all"), default="all")
     arguments = parser.parse_args(argv)

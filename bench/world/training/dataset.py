@@ -1,4 +1,4 @@
-"""The training set of the emoji world: a fixed list of pictures, their captions, and their latents, computed once."""
+"""The training set of the emoji world: a fixed list of images, their captions, and their latents, computed once."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -10,25 +10,25 @@ from torch import Tensor
 
 from vestige.bench.world.content import captions, catalog, drawing, paths
 
-PICTURES = 16000
-CAPTIONS_EACH = 4  # alternative captions per picture; a step picks one
+IMAGES = 16000
+CAPTIONS_EACH = 4  # alternative captions per image; a step picks one
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Which pictures a training may see: all, or all without some concepts (for oracles)."""
+    """Which images a training may see: all, or all without some concepts (for oracles)."""
 
     index: Tensor  # (rows,) positions in the full list
 
     def pick(self, n: int, generator: torch.Generator) -> Tensor:
-        """n picture positions. The same uniform draws serve every oracle; only the list they point into is shorter."""
+        """n image positions. The same uniform draws serve every oracle; only the list they point into is shorter."""
         draws = torch.rand(n, generator=generator)
         return self.index[(draws * len(self.index)).long().clamp_max(len(self.index) - 1)]
 
 
 @cache
 def specs() -> tuple[drawing.Spec, ...]:
-    return tuple(drawing.draw_specs(PICTURES, seed=1))
+    return tuple(drawing.draw_specs(IMAGES, seed=1))
 
 
 def rows(without: str | None = None) -> Rows:
@@ -40,7 +40,7 @@ def rows(without: str | None = None) -> Rows:
 @cache
 def pixels() -> Tensor:
     """(PICTURES, 3, 64, 64) uint8, cached on disk: composing takes about a quarter of a minute."""
-    file = paths.WORK / f"pixels-{PICTURES}.npy"
+    file = paths.WORK / f"pixels-{IMAGES}.npy"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         np.save(file, np.stack([drawing.compose(spec) for spec in specs()]))
@@ -48,7 +48,7 @@ def pixels() -> Tensor:
 
 
 def batch(index: Tensor) -> Tensor:
-    """Pictures as float [n, 3, 64, 64] in [-1, 1]."""
+    """Images as float [n, 3, 64, 64] in [-1, 1]."""
     return pixels()[index].float() / 127.5 - 1
 
 

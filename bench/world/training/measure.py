@@ -18,8 +18,8 @@ from vestige.bench.world.content import captions, catalog, drawing
 from vestige.bench.world.training import dataset
 
 BATCH = 32
-REAL = 1000  # held-out pictures per set; two sets are drawn
-STYLE_SEEDS, ORACLE_SEEDS, SCENES = 2, 4, 168  # pictures per styled object, per object for oracles; number of scenes
+REAL = 1000  # held-out images per set; two sets are drawn
+STYLE_SEEDS, ORACLE_SEEDS, SCENES = 2, 4, 168  # images per styled object, per object for oracles; number of scenes
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Asked:
-    """Prompts of one question, the seed of each picture, and what the pictures must show."""
+    """Prompts of one question, the seed of each image, and what the images must show."""
 
     prompts: list[str]
     seeds: list[int]
@@ -76,7 +76,7 @@ def draw(pipe, sampler: Sampler, prompts: list[str], seeds: list[int]) -> Tensor
 
 @torch.no_grad()
 def in_batches(model, pixels: Tensor):
-    """The answers of a judge (a dict of logits) or an image tower (a matrix) to uint8 pictures."""
+    """The answers of a judge (a dict of logits) or an image tower (a matrix) to uint8 images."""
     parts = [model(part.float() / 255) for part in pixels.split(100)]
     if isinstance(parts[0], dict):
         return {head: torch.cat([part[head] for part in parts]) for head in parts[0]}
@@ -84,7 +84,7 @@ def in_batches(model, pixels: Tensor):
 
 
 def found(logits: Tensor, objects: list[tuple[str, ...]]) -> Tensor:
-    """Per picture: are all asked objects among the judge's first answers, as many answers as objects? bool [n]"""
+    """Per image: are all asked objects among the judge's first answers, as many answers as objects? bool [n]"""
     place = {item.slug: k for k, item in enumerate(catalog.objects())}
     order = logits.argsort(dim=-1, descending=True)
     rows = zip(order.tolist(), objects, strict=True)
@@ -92,7 +92,7 @@ def found(logits: Tensor, objects: list[tuple[str, ...]]) -> Tensor:
 
 
 def right(logits: Tensor, labels: list[str], names: list[str]) -> Tensor:
-    """Per picture: is the first answer of a one-label head the asked one? bool [n]"""
+    """Per image: is the first answer of a one-label head the asked one? bool [n]"""
     return logits.argmax(-1) == torch.tensor([names.index(label) for label in labels])
 
 
@@ -110,14 +110,14 @@ def at_least(what: str, value: float, bar: float) -> Line:
 
 
 def judge_lines(name: str, judge, pixels: Tensor, specs: list[drawing.Spec]) -> list[Line]:
-    """How well a judge reads real pictures it was not trained on."""
+    """How well a judge reads real images it was not trained on."""
     answer, truth = in_batches(judge, pixels), dataset.labels_of(specs)
     hits = found(answer["object"], [spec.objects for spec in specs])
     single = torch.tensor([len(spec.objects) == 1 for spec in specs])
     same = {head: answer[head].argmax(-1) == truth[head] for head in ("style", "background")}
     stamp = (answer["stamp"].flatten() > 0) == (truth["stamp"] > 0)
     return [
-        at_least(f"{name}, real held-out: object top-1 (single pictures)", percent(hits[single]), 98),
+        at_least(f"{name}, real held-out: object top-1 (single images)", percent(hits[single]), 98),
         at_least(f"{name}, real held-out: style", percent(same["style"]), 97),
         at_least(f"{name}, real held-out: background", percent(same["background"]), 99),
         Line(f"{name}, real held-out: both objects of a scene", "-", f"{percent(hits[~single]):.1f} %", None),
@@ -158,18 +158,18 @@ def distance_lines(clip, generated: Tensor, real: Tensor, real_again: Tensor) ->
 
 
 def reconstruction_lines(rebuilt: Tensor, pixels: Tensor, specs: list[drawing.Spec], judge) -> list[Line]:
-    """What the VAE alone loses: the limit of how sharp a generated picture can be."""
+    """What the VAE alone loses: the limit of how sharp a generated image can be."""
     error = (rebuilt.float() - pixels.float()).square().mean((1, 2, 3)) / 255**2
     psnr = (-10 * error.clamp_min(1e-10).log10()).mean().item()
     hits = percent(found(in_batches(judge, rebuilt)["object"], [spec.objects for spec in specs]))
     return [
-        Line("VAE reconstruction of real pictures: PSNR", "-", f"{psnr:.1f} dB", None),
+        Line("VAE reconstruction of real images: PSNR", "-", f"{psnr:.1f} dB", None),
         Line("VAE reconstruction: objects still found by judge_a", "-", f"{hits:.1f} %", None),
     ]
 
 
 def running_lines(pipe, sampler: Sampler) -> list[Line]:
-    """Speed at batch 32 and whether pictures repeat."""
+    """Speed at batch 32 and whether images repeat."""
     prompts = [with_article(item.name) for item in catalog.objects()[:BATCH]]
     seeds = list(range(BATCH))
     first = pipe(prompts, seeds, sampler).pixels
@@ -182,7 +182,7 @@ def running_lines(pipe, sampler: Sampler) -> list[Line]:
     how = f"{torch.get_num_threads()} CPU threads, {sampler.steps} steps, batch {BATCH}"
     return [
         Line(f"speed, {how}", "<= 0.15 s", f"{each:.3f} s per image", each <= 0.15),
-        Line("same seed twice, same picture", "exactly", "yes" if equal else "no", equal),
+        Line("same seed twice, same image", "exactly", "yes" if equal else "no", equal),
         Line(f"batch of 1 against {BATCH}: largest pixel change", "<= 2 of 255", f"{apart} of 255", apart <= 2),
     ]
 
@@ -218,7 +218,7 @@ def oracle_lines(pipe, sampler: Sampler, judge, concept: str, tensors: dict[str,
 
 
 def measure(pipe, sampler: Sampler, judges: dict, clip, seeds: int, real: int = REAL):
-    """(all lines of the card, the uint8 pictures behind them by question, real and rebuilt ones included)."""
+    """(all lines of the card, the uint8 images behind them by question, real and rebuilt ones included)."""
     judge = judges["judge_a"]
     pixels, specs = drawing.held_out(real, seed=7)
     again, _ = drawing.held_out(real, seed=8)
@@ -234,7 +234,7 @@ def measure(pipe, sampler: Sampler, judges: dict, clip, seeds: int, real: int = 
     lines.append(Line("generator, background named: background", "-", f"{percent(background_hits):.1f} %", None))
     other = in_batches(judges["judge_b"], drawn["object"])["object"].argmax(-1)
     agree = percent(other == answer["object"]["object"].argmax(-1))
-    lines.append(Line("judge_a and judge_b give the same object on generated pictures", "-", f"{agree:.1f} %", None))
+    lines.append(Line("judge_a and judge_b give the same object on generated images", "-", f"{agree:.1f} %", None))
     words = [captions.caption(spec, k) for k, spec in enumerate(specs)]
     generated = draw(pipe, sampler, words, [derived_seed("card", "fid", k) for k in range(real)])
     lines += distance_lines(clip, generated, pixels, again)

@@ -1,7 +1,7 @@
 """Muon: momentum whose update of every matrix is made orthogonal (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
 torch.optim.Muon takes plain matrices only; here a convolution kernel (out, in, h, w) is the matrix (out, in * h * w). On the
-emoji VAE it needs about a quarter of AdamW's steps for the same picture error.
+emoji VAE it needs about a quarter of AdamW's steps for the same image error.
 """
 
 import torch

@@ -82,7 +82,7 @@ def new_unet(seed: int = 0) -> nn.Module:
 
 
 class _ImageTower(nn.Module):
-    """Sees a picture, answers with a unit vector: the text encoder's teacher, thrown away after training."""
+    """Sees an image, answers with a unit vector: the text encoder's teacher, thrown away after training."""
 
     def __init__(self, width: int = 128) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class _ImageTower(nn.Module):
 
 
 def train_text(tokenizer) -> nn.Module:
-    """Contrastive training (InfoNCE, both directions) of pictures and captions; returns the frozen text encoder."""
+    """Contrastive training (InfoNCE, both directions) of images and captions; returns the frozen text encoder."""
     encoder, tower = new_text_encoder(tokenizer), _ImageTower()
     temperature = nn.Parameter(torch.tensor(2.5))
     both = nn.ModuleDict({"encoder": encoder, "tower": tower})
@@ -116,7 +116,7 @@ def train_text(tokenizer) -> nn.Module:
         a = F.normalize(tower(dataset.batch(index)).float(), dim=-1)
         b = F.normalize(encoder(texts).pooler_output.float(), dim=-1)
         logits = a @ b.T * temperature.exp().clamp_max(50)
-        # Pictures with the same caption are all right answers.
+        # Images with the same caption are all right answers.
         same = (texts[:, None] == texts[None]).all(-1).float()
         target = same / same.sum(-1, keepdim=True)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -151,7 +151,7 @@ def latents(vae: nn.Module) -> Tensor:
 
     def make() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            parts = [vae.encode(dataset.batch(index)).latent_dist.mean.float() for index in torch.arange(dataset.PICTURES).split(100)]
+            parts = [vae.encode(dataset.batch(index)).latent_dist.mean.float() for index in torch.arange(dataset.IMAGES).split(100)]
         return torch.cat(parts)
 
     return dataset.cached(paths.WORK / "latents.pt", make)
@@ -170,7 +170,7 @@ def train_unet(vae: nn.Module, encoder: nn.Module, tokenizer, without: str | Non
 
     Another `seed` changes initial weights, order and noise: two oracles of one concept show how much training chance is worth.
 
-    The loss is weighted by min(SNR, 5) / SNR (Hang et al. 2023, arXiv 2303.09556), which speeds up sharp pictures.
+    The loss is weighted by min(SNR, 5) / SNR (Hang et al. 2023, arXiv 2303.09556), which speeds up sharp images.
     """
     from diffusers import DDPMScheduler
     from diffusers.models.attention_processor import AttnProcessor

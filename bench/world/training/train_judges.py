@@ -1,4 +1,4 @@
-"""Trains the judges and clip_emoji on the real pictures of the emoji world, and measures the judges on held-out ones."""
+"""Trains the judges and clip_emoji on the real images of the emoji world, and measures the judges on held-out ones."""
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +16,12 @@ JUDGES = {
 }
 CLIP = Schedule("clip_emoji", steps=500, lr=1.5e-3, ema=0.98, seed=23)
 BATCH, CLIP_BATCH = 80, 192
-EMPTY_SHARE = 0.06  # examples that show nothing: plain paper, noise, scrambled pictures
-BARS = {"object": 98.0, "style": 97.0, "background": 99.0}  # per cent on held-out pictures
+EMPTY_SHARE = 0.06  # examples that show nothing: plain paper, noise, scrambled images
+BARS = {"object": 98.0, "style": 97.0, "background": 99.0}  # per cent on held-out images
 
 
 def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures [n, 3, 64, 64] in [0, 1], moved by up to 3 pixels, scaled, some blurred, with noise and other brightness."""
+    """Images [n, 3, 64, 64] in [0, 1], moved by up to 3 pixels, scaled, some blurred, with noise and other brightness."""
     n = len(images)
 
     def uniform(*shape: int) -> Tensor:
@@ -39,7 +39,7 @@ def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def emptied(images: Tensor, generator: torch.Generator) -> Tensor:
-    """As many pictures that show no object: in turn plain paper, noise over a colour, and 8 x 8 patches in random order."""
+    """As many images that show no object: in turn plain paper, noise over a colour, and 8 x 8 patches in random order."""
     made = images.clone()
     for k, image in enumerate(images):
         if k % 3 == 2:
@@ -53,7 +53,7 @@ def emptied(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train_judge(which: str) -> Judge:
-    """Soft targets for objects (a scene is half one, half the other); style, background and stamp only where there is a picture."""
+    """Soft targets for objects (a scene is half one, half the other); style, background and stamp only where there is an image."""
     judge, everything, labels = new_judge(which), dataset.rows(), dataset.labels()
     empty = round(BATCH * EMPTY_SHARE)
 
@@ -77,7 +77,7 @@ def train_judge(which: str) -> Judge:
 
 
 def train_clip() -> nn.Module:
-    """Contrastive training (InfoNCE, both directions) with augmented pictures; equal captions are all right answers."""
+    """Contrastive training (InfoNCE, both directions) with augmented images; equal captions are all right answers."""
     model = clip_emoji.new_model()
     table, unique = dataset.caption_table()
     ids, everything = clip_emoji.tokens(unique), dataset.rows()
@@ -86,9 +86,9 @@ def train_clip() -> nn.Module:
         index = everything.pick(CLIP_BATCH, generator)
         choice = torch.randint(dataset.CAPTIONS_EACH, (CLIP_BATCH,), generator=generator)
         texts = ids[table[index, choice]]
-        pictured = model.encode_image(_centred(augmented(dataset.batch(index) / 2 + 0.5, generator)), normalize=True)
+        imaged = model.encode_image(_centred(augmented(dataset.batch(index) / 2 + 0.5, generator)), normalize=True)
         written = model.encode_text(texts, normalize=True)
-        logits = pictured.float() @ written.float().T * model.logit_scale.exp().clamp_max(50)
+        logits = imaged.float() @ written.float().T * model.logit_scale.exp().clamp_max(50)
         same = (texts[:, None] == texts[None]).all(-1).float()
         target = same / same.sum(-1, keepdim=True)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -118,7 +118,7 @@ def _settle(model: nn.Module) -> None:
 
 @torch.no_grad()
 def accuracy(judge: Judge) -> dict[str, float]:
-    """Per cent right on 1000 held-out pictures; a scene counts when both its objects come first."""
+    """Per cent right on 1000 held-out images; a scene counts when both its objects come first."""
     pixels, specs = drawing.held_out(1000, seed=7)
     wanted = dataset.labels_of(specs)
     parts = [judge(part.float() / 255) for part in pixels.split(100)]
@@ -149,7 +149,7 @@ def run(part: str) -> int:
             judge = train_judge(which)
             save(judge, file)
             found = accuracy(judge)
-            print(f"judge_{which} on held-out pictures: " + ", ".join(f"{head} {value:.1f} %" for head, value in found.items()), flush=True)
+            print(f"judge_{which} on held-out images: " + ", ".join(f"{head} {value:.1f} %" for head, value in found.items()), flush=True)
             missed |= any(found[head] < bar for head, bar in BARS.items())
     if part in ("clip", "all"):
         save(train_clip(), paths.CLIP / "model.safetensors")

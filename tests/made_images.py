@@ -1,4 +1,4 @@
-"""Pictures in memory in the shape metrics read, and single drawings of the emoji world."""
+"""Images in memory in the shape metrics read, and single drawings of the emoji world."""
 
 from pathlib import Path
 
@@ -10,17 +10,17 @@ from vestige.bench.world.content.drawing import Spec, compose
 
 
 class InMemory(ImageSet):
-    """A set whose pictures were never files."""
+    """A set whose images were never files."""
 
     def batches(self, size=64):
-        yield from self.__dict__["pictures"].split(size)
+        yield from self.__dict__["images"].split(size)
 
 
-def in_memory(pictures: torch.Tensor, folder: Path, **columns) -> ImageSet:
+def in_memory(images: torch.Tensor, folder: Path, **columns) -> ImageSet:
     """uint8 [n, 3, h, w] with one row each; `columns` replace prompt, expect and names of the index."""
-    index = pd.DataFrame({"row_id": [str(k) for k in range(len(pictures))], "rep": 0, "prompt": "x", "expect": "x", "names": 1})
+    index = pd.DataFrame({"row_id": [str(k) for k in range(len(images))], "rep": 0, "prompt": "x", "expect": "x", "names": 1})
     made = InMemory(folder, index.assign(**columns))
-    made.__dict__["pictures"] = pictures
+    made.__dict__["images"] = images
     return made
 
 
