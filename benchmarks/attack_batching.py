@@ -19,8 +19,8 @@ from vestige.bench.contract.plugin import Attack, Context, Victim
 from vestige.bench.contract.types import PromptSet, Sampler
 from vestige.bench.models import loading
 from vestige.bench.places import CONF, results
-from vestige.bench.run import config
-from vestige.bench.run.config import Job
+from vestige.bench.run import composing, resolvers
+from vestige.bench.run.job import Job
 from vestige.bench.run.provenance import provenance
 
 STEPS = 5  # per image; 20 in the emoji settings
@@ -49,11 +49,11 @@ def seconds(attack: Attack, victim: Victim, asked: list[PromptSet], context: Con
 
 def emoji_job(rows: int) -> Job:
     """The attacks with their emoji settings, a dog, and `rows` prompts about it."""
-    config.register_resolvers()
+    resolvers.register_resolvers()
     chosen = ["model=emoji", "concept=[dog]", "method=original", "split=[target]", f"attack=[{','.join(SMALL)}]"]
     small = [f"split.target.rows={rows}", "split.target.repeats=1", f"model.sampler.steps={STEPS}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.build_job(compose("run", [*chosen, *small]))
+        return composing.build_job(compose("run", [*chosen, *small]))
 
 
 def main(rows: int, repeats: int, out: Path) -> None:

@@ -46,7 +46,13 @@ AREAS = {
         ("tests/test_pipe.py", "tests/test_encodings.py", "tests/methods/test_esd.py", "tests/test_generate.py"),
     ),
     "scoring": Area(
-        ("metrics/presence.py", "metrics/answers.py", "metrics/_rows.py", "bench/judges/presence.py", "bench/run/score_intervals.py"),
+        (
+            "metrics/presence.py",
+            "metrics/answers.py",
+            "metrics/_rows.py",
+            "bench/judges/presence.py",
+            "bench/statistics/score_intervals.py",
+        ),
         ("tests/test_score_intervals.py", "tests/metrics/test_answers.py", "tests/test_judges.py", "tests/metrics/test_costs.py"),
     ),
     "joining": Area(

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vestige.bench.contract.building import plugin, specification
 from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec, canonical_hash
 from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.models.pipe import Pipe
-from vestige.bench.run.config import plugin, specification
 from vestige.methods._closed_form import LAYERS, LinearEdit, chained, pieces_of
 
 Edit = tuple[Tensor, Tensor, Tensor | None]  # U, V and shift of one layer

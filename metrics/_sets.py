@@ -15,8 +15,8 @@ from vestige.bench.contract.plugin import Metric, MetricContext
 from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, Scores, canonical_hash
 from vestige.bench.models.fingerprints import file_digest
 from vestige.bench.places import found
-from vestige.bench.run.score_intervals import MEASURED
 from vestige.bench.statistics.jackknife import blocks, jackknife_interval
+from vestige.bench.statistics.score_intervals import MEASURED
 from vestige.bench.vision import features
 from vestige.metrics._rows import refuse_empty
 

@@ -9,8 +9,8 @@ import torch
 from vestige.bench.contract.plugin import Metric, MetricContext
 from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, Scores
 from vestige.bench.models.diffusion import encode_images
-from vestige.bench.run.score_intervals import MEASURED
 from vestige.bench.statistics.jackknife import UP_TO_ONE, jackknife_interval
+from vestige.bench.statistics.score_intervals import MEASURED
 from vestige.bench.vision.representations import SITES, activations, linear_cka, linear_cka_left_out, shared_noise, text_states
 from vestige.metrics._rows import places_in, refuse_empty
 

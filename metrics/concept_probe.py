@@ -10,8 +10,8 @@ from vestige.bench.contract.plugin import Metric, MetricContext, unsupported_rea
 from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, PromptSet, Scores
 from vestige.bench.models.diffusion import add_noise, encode_images
 from vestige.bench.prompts import prompt_sets
-from vestige.bench.run.score_intervals import MEASURED
 from vestige.bench.statistics.intervals import balanced_interval
+from vestige.bench.statistics.score_intervals import MEASURED
 from vestige.bench.vision.representations import SITES, activations, fitted_probe, folds_of, shared_noise, text_states
 from vestige.metrics._rows import refuse_empty
 

@@ -1,6 +1,6 @@
 """Does the made-up thing that an attack was given come back? The attack's null: what it puts into an image rather than finds in a model.
 
-The thing is drawn by hand (attacks/_made_up.py), so no judge of concepts knows it. A small classifier is fitted for the occasion to its
+The thing is drawn by hand (bench/vision/made_up.py), so no judge of concepts knows it. A small classifier is fitted for the occasion to its
 drawings, as this model's image autoencoder returns them, against what the original model draws, of the same prompts and of other
 names. It is trusted only if it tells held-out ones of both apart; else no image is judged.
 """
@@ -12,12 +12,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from vestige.attacks._made_up import made_up
 from vestige.bench.contract.plugin import Metric, MetricContext
 from vestige.bench.contract.types import Concept, ImageSet, PromptSet, Scores
 from vestige.bench.models.diffusion import encode_images
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.prompts.prompt_sets import with_articles
+from vestige.bench.vision.made_up import made_up
 from vestige.metrics._recogniser import fitted
 from vestige.metrics._rows import refuse_empty, scored
 

@@ -97,14 +97,14 @@ def celebrities(n):
 @cache
 def as_planned(model, method, concept):
     """The part of a specification that says with which settings a method was run on which model: those of conf/."""
+    from vestige.bench.contract import building
     from vestige.bench.contract.plugin import Method
     from vestige.bench.contract.types import ModelSpec, plain
     from vestige.bench.papers.planning import Work, composed
-    from vestige.bench.run import config
 
     tree, _ = composed(Work(model, None, (method,), (concept,)), None)
-    spec = config.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"))
-    settings = config.specification(config.plugin(tree.method, Method, "method"))
+    spec = building.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"))
+    settings = building.specification(building.plugin(tree.method, Method, "method"))
     return json.dumps({"model": {**plain(spec), "weights": None}, "method": [method, settings], "held_out": tree.held_out})
 
 

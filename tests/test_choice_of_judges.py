@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from vestige.bench import judges
 from vestige.bench.contract.types import KINDS, Concept, plain
 from vestige.bench.places import CONF
-from vestige.bench.run import config
+from vestige.bench.run import checks, composing, concept_sets, resolvers
+from vestige.bench.run.job import Job
 from vestige.bench.run.plan import judged, plan_job
 from vestige.bench.run.runner import run_job
 from vestige.bench.world.content import catalog
@@ -22,13 +23,13 @@ PHOTO = ["sd14", "sd15", "sd21", "sdxl"]
 
 
 def composed(*overrides: str):
-    config.register_resolvers()
+    resolvers.register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("run", ["method=original", *overrides])
 
 
-def planned(*overrides: str) -> config.Job:
-    return config.build_job(composed(*overrides), planned=True)
+def planned(*overrides: str) -> Job:
+    return composing.build_job(composed(*overrides), planned=True)
 
 
 def concepts_of(stem: str) -> list[Concept]:
@@ -36,11 +37,11 @@ def concepts_of(stem: str) -> list[Concept]:
     names = entries.pop("defaults", [])
     known = {concept.slug: plain(concept) for name in names for concept in concepts_of(name)}
     written = {slug: {**known.get(slug, {}), **entry} for slug, entry in (known | entries).items()}  # a set may change a member's entries
-    return config.as_one_set([config._concept(slug, entry) for slug, entry in written.items()])
+    return concept_sets.as_one_set([concept_sets._concept(slug, entry) for slug, entry in written.items()])
 
 
 @pytest.fixture(scope="module")
-def jobs() -> dict[str, config.Job]:
+def jobs() -> dict[str, Job]:
     """One job of each kind on Stable Diffusion 1.4: composing all would take minutes, and only the concepts differ."""
     return {
         kind: planned("model=sd14", f"concept={concept}", "attack=[none,random_seeds]")
@@ -52,7 +53,7 @@ def jobs() -> dict[str, config.Job]:
 def test_every_concept_finishes_on_stable_diffusion_as_far_as_labels_go(file, jobs):
     concepts = concepts_of(file.stem)
     job = dataclasses.replace(jobs[concepts[0].kind], concepts=concepts)
-    assert config.unknown_labels(job) == []
+    assert checks.unknown_labels(job) == []
     asked = {where.rpartition(".metrics.")[2] for where, _, labels in job.judged() if labels}
     assert {"presence", "answers", "model.attack_judge"} <= asked
 
@@ -97,7 +98,7 @@ def test_labels_that_a_judge_does_not_know_are_named_without_its_weights(words, 
     plan_job(job)
     assert f"does not know {lost.replace(chr(39), '')}" in capsys.readouterr().out
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        config.build_job(composed(*words))
+        composing.build_job(composed(*words))
 
 
 def test_the_command_line_refuses_a_judge_without_the_labels_before_a_model_is_loaded(tmp_path):
@@ -124,7 +125,7 @@ def test_what_zero_shot_judges_chose_among_stands_in_the_record(tmp_path):
     few = ["split.target.rows=2", "split.target.repeats=1", "model.sampler.steps=2", "attack.random_seeds.tries=2"]
     words = ["model=emoji", "concept=dog", "split=[target]", "attack=[none,random_seeds]", "judge=emoji_a+clip:emoji"]
     tree = composed(*words, "model.attack_judge=clip:emoji", "split.target.metrics.answers.judge=clip:emoji", *few, *places)
-    record = run_job(config.build_job(tree))
+    record = run_job(composing.build_job(tree))
     assert record["status"] == "done", record["error"]
     (listed,) = record["judges"]["clip:emoji"].values()
     assert listed["object"][0] == "a picture of a dog" and "a picture of a cat" in listed["object"]
@@ -144,4 +145,4 @@ def test_a_model_with_answers_for_nothing_is_not_needed_to_know_labels(monkeypat
     """No weights are opened: loading any would fail here."""
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("weights were read"))
     monkeypatch.setattr(judges, "load", lambda *_: pytest.fail("a judge was loaded"))
-    assert config.unknown_labels(planned("model=sd14", "concept=church", "attack=[none,random_seeds]")) == []
+    assert checks.unknown_labels(planned("model=sd14", "concept=church", "attack=[none,random_seeds]")) == []

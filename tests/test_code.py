@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vestige.bench.places import CONF, PACKAGE
-from vestige.bench.run import code, config, contract_checks, runner, store
+from vestige.bench.run import code, composing, contract_checks, resolvers, runner, store
 from vestige.bench.run.code import Code, source
 
 UCE = [("vestige.bench.models.loading", "load"), ("vestige.methods.uce", "UCE.erase")]
@@ -175,10 +175,10 @@ HARNESS |= {("bench/vision/clip_models.py", "inputs")}  # they decide keys, whic
 def job(place, *words):
     from hydra import compose, initialize_config_dir
 
-    config.register_resolvers()
+    resolvers.register_resolvers()
     places = [f"runtime.store={place}/store", f"runtime.records={place}/records"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.build_job(compose("run", [*JOB, *places, *words]))
+        return composing.build_job(compose("run", [*JOB, *places, *words]))
 
 
 @pytest.fixture(scope="module")

@@ -3,20 +3,20 @@
 import pytest
 
 from vestige.bench.prompts import prompt_sets
-from vestige.bench.run import config
-from vestige.bench.run.config import Split
+from vestige.bench.run import concept_sets
+from vestige.bench.run.job import Split
 
 
 def test_erased_names_leave_the_lists_of_the_others(concept):
     dog = concept("dog", siblings=["cat", "kitten", "frog"], others=["car", "apple"])
     cat = concept("cat", aliases=["kitten"], siblings=["dog", "frog", "penguin"], others=["penguin", "pizza", "frog"])
-    first, second = config.as_one_set([dog, cat])
+    first, second = concept_sets.as_one_set([dog, cat])
     assert first.siblings == ["frog"] and second.siblings == ["frog", "penguin"]
     assert first.others == ["car", "apple"] and second.others == ["pizza"]  # siblings of one are unrelated to none
 
 
 def test_a_single_concept_stays_as_its_file_says(concept):
-    assert config.as_one_set([concept()]) == [concept()]
+    assert concept_sets.as_one_set([concept()]) == [concept()]
 
 
 def test_the_limit_spreads_prompts_over_concepts(concept):
@@ -25,10 +25,15 @@ def test_the_limit_spreads_prompts_over_concepts(concept):
 
 
 def test_a_concept_whose_siblings_are_all_erased_has_no_sibling_prompts(concept):
-    both = config.as_one_set([concept("dog", siblings=["cat"]), concept("cat", siblings=["dog", "frog"])])
+    both = concept_sets.as_one_set([concept("dog", siblings=["cat"]), concept("cat", siblings=["dog", "frog"])])
     asked = prompt_sets.build("siblings", "siblings", 2, 1, both, "photo").table
     assert set(asked["row_id"].str.split("-").str[0]) == {"cat"}
     with pytest.raises(ValueError, match="do not list for dog, cat"):
         prompt_sets.build(
-            "siblings", "siblings", 2, 1, config.as_one_set([concept("dog", siblings=["cat"]), concept("cat", siblings=["dog"])]), "photo"
+            "siblings",
+            "siblings",
+            2,
+            1,
+            concept_sets.as_one_set([concept("dog", siblings=["cat"]), concept("cat", siblings=["dog"])]),
+            "photo",
         )

@@ -6,12 +6,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from vestige.bench.contract import screen
+from vestige.bench.contract import building, screen
 from vestige.bench.contract.types import Concept
 from vestige.bench.judges import canvas, imagenet
 from vestige.bench.places import CONF
 from vestige.bench.prompts.prompt_sets import slug
-from vestige.bench.run import config
+from vestige.bench.run import resolvers
 from vestige.bench.world.content import catalog
 
 LOADED = {file.stem: OmegaConf.load(file) for file in sorted((CONF / "concept").glob("*.yaml"))}
@@ -28,16 +28,16 @@ STYLES, OBJECTS = canvas.NAMES["style"], canvas.NAMES["object"]
 
 
 def composed(names: list[str]) -> dict[str, Concept]:
-    config.register_resolvers()
+    resolvers.register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = compose("run", [f"concept=[{','.join(names)}]", "method=original", "model=tiny", "split=[]"])
-    return {s: config.typed({"slug": s, **OmegaConf.to_container(entry)}, Concept, f"concept.{s}") for s, entry in tree.concept.items()}
+    return {s: building.typed({"slug": s, **OmegaConf.to_container(entry)}, Concept, f"concept.{s}") for s, entry in tree.concept.items()}
 
 
 @pytest.fixture(scope="module")
 def concepts() -> dict[str, Concept]:
     """Typed without Hydra, which takes half a minute for all of them."""
-    return {name: config.typed({"slug": name, **FILES[name][name]}, Concept, f"concept.{name}") for name in SINGLE}
+    return {name: building.typed({"slug": name, **FILES[name][name]}, Concept, f"concept.{name}") for name in SINGLE}
 
 
 def test_concepts_compose_under_the_name_of_their_file(concepts):

@@ -10,7 +10,7 @@ from vestige.bench.contract.plugin import Method
 from vestige.bench.contract.types import Erasure
 from vestige.bench.models import loading
 from vestige.bench.places import CONF
-from vestige.bench.run import config, cost, generate, record, runner
+from vestige.bench.run import composing, cost, generate, record, resolvers, runner
 from vestige.bench.run.cost import Clock, peak_memory
 from vestige.bench.run.stages import Stages
 
@@ -75,11 +75,11 @@ def test_the_load_of_the_machine_is_told():
 def job(place, *words):
     from hydra import compose, initialize_config_dir
 
-    config.register_resolvers()
+    resolvers.register_resolvers()
     settings = ["model=tiny", "concept=[dog]", "split=[target]", "split.target.rows=2", "split.target.repeats=1", "model.sampler.steps=2"]
     settings += ["until=generate", f"runtime.store={place}/store", f"runtime.records={place}/records"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.build_job(compose("run", [*settings, *words]))
+        return composing.build_job(compose("run", [*settings, *words]))
 
 
 @pytest.fixture

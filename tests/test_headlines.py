@@ -180,10 +180,10 @@ def test_the_thing_cut_out_of_single_objects_is_nearly_a_perfect_erasure(tmp_pat
     """On the emoji model: what a local removal leaves blank is no collapse, and what it leaves alone is kept."""
     from hydra import compose, initialize_config_dir
 
-    from vestige.bench.run import config
+    from vestige.bench.run import composing, resolvers
     from vestige.bench.run.runner import run_job
 
-    config.register_resolvers()
+    resolvers.register_resolvers()
     sizes = {"target": 6, "synonyms": 4, "others": 8}
     words = [f"split.{name}.{what}" for name, rows in sizes.items() for what in (f"rows={rows}", "repeats=1")]
     words += ["concept=dog", "split=[target,synonyms,others]"]
@@ -191,7 +191,7 @@ def test_the_thing_cut_out_of_single_objects_is_nearly_a_perfect_erasure(tmp_pat
     for method in ("original", "painted_over"):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             tree = compose("run", [*words, f"method={method}"], return_hydra_config=True)
-        record = run_job(config.build_job(tree))
+        record = run_job(composing.build_job(tree))
         assert record["status"] == "done", record["error"]
         assert record["flags"] == ["few_prompts"]
     score_table = ScoreTable(tmp_path / "store")

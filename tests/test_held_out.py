@@ -12,8 +12,8 @@ from vestige.bench.contract.plugin import Method
 from vestige.bench.contract.types import Erasure, plain
 from vestige.bench.places import CONF
 from vestige.bench.prompts import prompt_sets
-from vestige.bench.run import config, contract_checks
-from vestige.bench.run.config import Job, Split
+from vestige.bench.run import composing, concept_sets, contract_checks, resolvers
+from vestige.bench.run.job import Job, Runtime, Split
 from vestige.bench.run.runner import run_job
 from vestige.bench.run.stages import Stages
 
@@ -46,10 +46,10 @@ def entries(choice: str) -> dict:
 
 
 def job(choice: str, tmp_path, vocabulary: str = "photo", held_out: bool = True, **splits: str) -> Job:
-    runtime = config.Runtime("cpu", 8, str(tmp_path / "store"), str(tmp_path / "records"), "skip", [], None)
+    runtime = Runtime("cpu", 8, str(tmp_path / "store"), str(tmp_path / "records"), "skip", [], None)
     asked = {name: Split(name, source, 2, 1, False) for name, source in (splits or {name: name for name in ASKED}).items()}
     model = dataclasses.replace(contract_checks.TINY, vocabulary=vocabulary)
-    concepts = config.chosen_concepts(entries(choice), held_out)
+    concepts = concept_sets.chosen_concepts(entries(choice), held_out)
     return Job(model, concepts, "spy", Spy(), {}, asked, contract_checks.SAMPLER, "emoji_b", 0, "erase", runtime, held_out=held_out)
 
 
@@ -90,23 +90,23 @@ def test_the_method_sees_the_given_half_only_and_its_key_is_of_that(choice, tmp_
 
 
 def test_a_file_may_choose_its_own_names_and_a_wrong_one_is_refused(concept):
-    own = config.with_held_out(concept(siblings=["cat", "frog"], others=["car"], held_out=["cat"]))
+    own = concept_sets.with_held_out(concept(siblings=["cat", "frog"], others=["car"], held_out=["cat"]))
     assert own.held_out == ["cat"] and own.asked_of(own.siblings) == ["cat"]
-    every_second = config.with_held_out(concept(siblings=["a", "b", "c", "d"], others=["e", "f", "g"]))
+    every_second = concept_sets.with_held_out(concept(siblings=["a", "b", "c", "d"], others=["e", "f", "g"]))
     assert every_second.held_out == ["b", "d", "f"]
     with pytest.raises(ValueError, match=r"concept\.dog\.held_out names 'cow'.*cat, frog, car, apple"):
-        config.with_held_out(concept(held_out=["cow"]))
+        concept_sets.with_held_out(concept(held_out=["cow"]))
 
 
 def test_a_name_held_out_by_one_is_handed_to_nobody_in_the_set(concept):
     dog = concept("dog", siblings=["cow", "frog"], others=["car", "pizza"], held_out=["frog", "pizza"])
     cat = concept("cat", siblings=["frog", "owl"], others=["pizza", "clock"], held_out=["owl"])
-    dog, cat = config.as_one_set([dog, cat])
+    dog, cat = concept_sets.as_one_set([dog, cat])
     assert set(dog.held_out) == {"frog", "pizza"} and set(cat.held_out) == {"frog", "pizza", "owl"}
 
 
 def test_one_name_alone_is_given_and_not_asked_for(concept):
-    alone = config.with_held_out(concept(siblings=["cat"], others=["car"]))
+    alone = concept_sets.with_held_out(concept(siblings=["cat"], others=["car"]))
     assert alone.held_out == [] and not alone.asked_of(alone.siblings)
     with pytest.raises(prompt_sets.NothingToAsk, match="do not hold out"):
         prompt_sets.build("siblings", "siblings", 2, 1, [alone], "photo")
@@ -133,11 +133,11 @@ def test_names_that_a_probe_lists_itself_are_handed_to_no_method(tmp_path):
 def test_both_are_in_the_record_and_printed(tmp_path, capsys):
     from vestige.bench.cli import main
 
-    config.register_resolvers()
+    resolvers.register_resolvers()
     places = [f"runtime.store={tmp_path}", f"runtime.records={tmp_path / 'records'}", "until=erase", "model=tiny", "method=original"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         trees = [compose("run", [*places, f"held_out={value}"]) for value in ("true", "false")]
-    kept, whole = (run_job(config.build_job(tree))["specification"] for tree in trees)
+    kept, whole = (run_job(composing.build_job(tree))["specification"] for tree in trees)
     assert kept["held_out"] and not whole["held_out"]
     assert "frog" in kept["concepts"][0]["held_out"] and whole["concepts"][0]["held_out"] is None
     assert main(["ls", "concepts", "dog"]) == 0

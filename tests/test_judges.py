@@ -10,13 +10,13 @@ from omegaconf import OmegaConf
 
 from vestige.attacks.random_seeds import RandomSeeds
 from vestige.bench import judges
+from vestige.bench.contract import building
 from vestige.bench.contract.plugin import Victim
 from vestige.bench.contract.types import Concept
 from vestige.bench.judges import Chain, PresenceJudge, imagenet, zero_shot
 from vestige.bench.judges.asking import AskingJudge, OneQuestionJudge
 from vestige.bench.judges.zero_shot import ClipJudge
 from vestige.bench.places import CONF
-from vestige.bench.run import config
 from vestige.bench.world.content import catalog
 from vestige.bench.world.content.drawing import HELD_OUT_JITTER, compose, draw_specs
 from vestige.methods.original import Original
@@ -148,7 +148,7 @@ def test_a_zero_shot_judge_sees_a_thing_where_it_is_and_hardly_where_it_is_not(d
     pixels, shown = drawings
     seen, false = [], []
     for slug in SEEN:
-        concepts = [config.typed({"slug": slug, **OmegaConf.load(CONF / "concept" / f"{slug}.yaml")[slug]}, Concept, slug)]
+        concepts = [building.typed({"slug": slug, **OmegaConf.load(CONF / "concept" / f"{slug}.yaml")[slug]}, Concept, slug)]
         yes = emoji_clip.about(concepts).present(pixels, [slug] * len(pixels))
         there = torch.tensor([label == slug for label in shown])
         seen.append(yes[there].float().mean().item())

@@ -9,7 +9,7 @@ from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.resume import Progress
 from vestige.bench.contract.types import Adversary, Erasure
 from vestige.bench.places import CONF
-from vestige.bench.run import config, runner, stages
+from vestige.bench.run import composing, resolvers, runner, stages
 from vestige.bench.run.store import SCRATCH, Store
 
 SETTINGS = [
@@ -30,10 +30,10 @@ SETTINGS = [
 def job(place):
     from hydra import compose, initialize_config_dir
 
-    config.register_resolvers()
+    resolvers.register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         places = [f"runtime.store={place}/store", f"runtime.records={place}/records", "model.sampler.steps=2"]
-        return config.build_job(compose("run", [*SETTINGS, *places]))
+        return composing.build_job(compose("run", [*SETTINGS, *places]))
 
 
 def test_a_killed_job_ends_with_the_artefacts_and_the_budget_of_one_in_peace(tmp_path, monkeypatch):

@@ -8,9 +8,8 @@ import pytest
 from made_results import cell, make_places, write_record
 
 from vestige.bench import cli
-from vestige.bench.cli import inspect_results
 from vestige.bench.places import CHECKOUT
-from vestige.bench.reports import packed, results
+from vestige.bench.reports import packed, results, stores
 from vestige.bench.reports.score_table import ScoreTable
 
 
@@ -107,13 +106,13 @@ def test_of_several_stores_the_first_that_holds_a_score_wins(tmp_path):
 
 def test_stores_that_runs_read_are_read_by_tables(tmp_path, monkeypatch):
     monkeypatch.setenv("VESTIGE_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr(inspect_results, "CONF", tmp_path / "conf")
-    assert inspect_results.places_of_scores(tmp_path, None) == [tmp_path / "results" / "store"]
+    monkeypatch.setattr(stores, "CONF", tmp_path / "conf")
+    assert stores.places_of_scores(tmp_path, None) == [tmp_path / "results" / "store"]
     (tmp_path / "conf" / "local").mkdir(parents=True)
     (tmp_path / "conf" / "local" / "default.yaml").write_text("# @package _global_\nruntime: {read_from: [/shared/store, more]}\n")
-    where = inspect_results.places_of_scores(tmp_path, None)
+    where = stores.places_of_scores(tmp_path, None)
     assert [str(place) for place in where] == [str(tmp_path / "results" / "store"), "/shared/store", "more"]
-    assert inspect_results.places_of_scores(tmp_path, [tmp_path / "one"]) == [tmp_path / "one"]
+    assert stores.places_of_scores(tmp_path, [tmp_path / "one"]) == [tmp_path / "one"]
 
 
 def test_a_line_that_was_cut_is_refused_not_read(places):

@@ -7,11 +7,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
 
+from vestige.bench.models import loading
 from vestige.bench.places import CHECKOUT, CONF
 from vestige.bench.prompts import prompt_sets
 from vestige.bench.reports import results
 from vestige.bench.reports.aggregates import AggregateScores
-from vestige.bench.run import config
+from vestige.bench.run import composing, concept_sets, resolvers
 from vestige.bench.run.plan import plan_job, summary
 from vestige.bench.run.runner import run_job
 
@@ -109,7 +110,7 @@ HEADLINES = {
 
 
 def composed(*overrides: str):
-    config.register_resolvers()
+    resolvers.register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("run", [*overrides, "method=original"], return_hydra_config=True)
 
@@ -147,7 +148,7 @@ def test_it_composes_for_stable_diffusion_as_its_paper_says(protocol, capsys):
     assert sorted(swept(protocol, "sd14")) == sorted(concepts)
     for choice, counts in score_table.items():
         tree = composed(f"protocol={protocol}", "model=sd14", f"concept={choice}")
-        job = config.build_job(tree, protocol, planned=True)
+        job = composing.build_job(tree, protocol, planned=True)
         assert {key: getattr(job.sampler, key) for key in sampler} == sampler
         plan = plan_job(job)
         said = capsys.readouterr().out
@@ -157,8 +158,8 @@ def test_it_composes_for_stable_diffusion_as_its_paper_says(protocol, capsys):
             assert sum(int(re.search(r"= (\d+) images", line)[1]) for line in lines) == count, said
         assert any("HF_HOME" in sentence for sentence in plan["missing"]), "the weights are not here, and the plan says so"
         assert "sd14" in summary([plan])
-        with pytest.raises(ValueError, match="HF_HOME"), config.model.hub_unasked():
-            config.build_job(tree, protocol)
+        with pytest.raises(ValueError, match="HF_HOME"), loading.hub_unasked():
+            composing.build_job(tree, protocol)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -173,7 +174,7 @@ def test_it_finishes_on_the_emoji_model(protocol, store):
             tree.split.canvas.update({"rows": 4, "limit": 4})  # the first is about the concept; a distance needs two of the rest
         if "unlearn_diff_atk" in tree.attack:
             tree.attack.unlearn_diff_atk.update({"number_of_t": 1, "steps_per_t": 1})
-    record = run_job(config.build_job(tree, protocol))
+    record = run_job(composing.build_job(tree, protocol))
     assert record["status"] == "done", record["error"]
     assert record["protocol"] == protocol
     assert {cell["split"] for cell in record["cells"]} == set(tree.split)
@@ -206,7 +207,7 @@ OFFICIAL = [
 @pytest.mark.parametrize("name, family, rows, repeats, digest", OFFICIAL, ids=lambda value: str(value)[:24])
 def test_prompts_and_seeds_are_those_of_the_official_file(name, family, rows, repeats, digest):
     content = OmegaConf.to_container(OmegaConf.load(CONF / "concept" / f"{name}.yaml"), resolve=True)
-    concepts = config.as_one_set([config._concept(slug, entry) for slug, entry in content.items()])
+    concepts = concept_sets.as_one_set([concept_sets._concept(slug, entry) for slug, entry in content.items()])
     asked = prompt_sets.build("any", family, rows, repeats, concepts, "photo")
     lines = [f"{asked.seed(row.row_id, rep)} {row.prompt}" for row in asked.table.itertuples() for rep in range(repeats)]
     assert hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16] == digest
@@ -242,7 +243,7 @@ def test_pooled_rows_are_asked_once_and_do_not_depend_on_what_is_erased(concept)
 
 def test_by_count_takes_the_largest_number_not_above_the_set():
     table = {1: "one", 10: "ten"}
-    answers = [config.by_count(table, _root_=OmegaConf.create({"concept": dict.fromkeys(map(str, range(n)))})) for n in (1, 9, 10, 50)]
+    answers = [resolvers.by_count(table, _root_=OmegaConf.create({"concept": dict.fromkeys(map(str, range(n)))})) for n in (1, 9, 10, 50)]
     assert answers == ["one", "one", "ten", "ten"]
     with pytest.raises(ValueError, match="no value for 1 concepts"):
-        config.by_count({5: "five"}, _root_=OmegaConf.create({"concept": {"dog": None}}))
+        resolvers.by_count({5: "five"}, _root_=OmegaConf.create({"concept": {"dog": None}}))

@@ -7,7 +7,7 @@ import pytest
 
 from vestige.bench import cli
 from vestige.bench.places import CONF
-from vestige.bench.run import config, generate, record, runner
+from vestige.bench.run import composing, generate, record, resolvers, runner
 from vestige.bench.run.stages import Stages
 from vestige.bench.run.store import Busy, Store
 
@@ -23,9 +23,9 @@ def words_of(place, *words):
 def job(place, *words):
     from hydra import compose, initialize_config_dir
 
-    config.register_resolvers()
+    resolvers.register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.build_job(compose("run", words_of(place, *words)))
+        return composing.build_job(compose("run", words_of(place, *words)))
 
 
 def only_record(folder: Path) -> dict:

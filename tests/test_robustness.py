@@ -13,7 +13,7 @@ from vestige.bench.contract import flags
 from vestige.bench.reports import budget_curves, plots, result_warnings, results, robustness, robustness_report
 from vestige.bench.reports.aggregates import AggregateScores
 from vestige.bench.reports.score_table import ScoreTable
-from vestige.bench.run import config
+from vestige.bench.run import attack_cells
 from vestige.bench.run.contract_checks import build
 
 # rates of the target under: no attack, random seeds, a strong attack; how often a made-up thing that this attack is fed with comes back
@@ -273,12 +273,12 @@ def test_the_worst_case_by_access_counts_weaker_attacks_too_and_only_what_all_me
 
 def test_a_ladder_names_its_rungs_and_refuses_what_is_no_budget():
     attack = build("attack", "relearning_lora_emoji")
-    made = config.with_budgets({"relearning": attack}, {"relearning": {"steps": [2, 5]}})
+    made = attack_cells.with_budgets({"relearning": attack}, {"relearning": {"steps": [2, 5]}})
     assert list(made) == ["relearning", "relearning@steps=2", "relearning@steps=5"] and made["relearning@steps=5"].steps == 5
     with pytest.raises(ValueError, match=r"budget sweep\.relearning\.tuner='xattn' is no number"):
-        config.with_budgets({"relearning": attack}, {"relearning": {"tuner": ["xattn"]}})
+        attack_cells.with_budgets({"relearning": attack}, {"relearning": {"tuner": ["xattn"]}})
     with pytest.raises(ValueError, match=r"no such attack is chosen. Chosen: relearning"):
-        config.with_budgets({"relearning": attack}, {"relearn": {"steps": [2]}})
+        attack_cells.with_budgets({"relearning": attack}, {"relearn": {"steps": [2]}})
 
 
 def again(attacked, change):

@@ -7,7 +7,7 @@ import pytest
 from vestige.bench.contract.types import Scores
 from vestige.bench.places import CHECKOUT
 from vestige.bench.run import contract_checks
-from vestige.bench.run.score_intervals import is_rate, measured
+from vestige.bench.statistics.score_intervals import is_rate, measured
 from vestige.metrics.answers import Answers
 from vestige.metrics.image_change import ImageChange
 from vestige.metrics.presence import Presence

@@ -12,7 +12,8 @@ from vestige.bench.contract import screen
 from vestige.bench.contract.plugin import Attack, Victim
 from vestige.bench.contract.types import Adversary, PromptSet, Sampler
 from vestige.bench.prompts import published_lists
-from vestige.bench.run import config, contract_checks, record
+from vestige.bench.run import contract_checks, record
+from vestige.bench.run.job import Job, Runtime, Split
 from vestige.bench.run.runner import fill, run_job
 from vestige.bench.run.stages import Stages
 from vestige.methods.original import Original
@@ -55,7 +56,7 @@ def test_adversarial_rows_get_their_own_prompt_back():
 
 def test_no_setting_names_the_screen():
     """A switch would have to be a field of the runtime, the job or a split, or an environment variable read by the screen."""
-    fields = {f.name for cls in (config.Runtime, config.Job, config.Split) for f in dataclasses.fields(cls)}
+    fields = {f.name for cls in (Runtime, Job, Split) for f in dataclasses.fields(cls)}
     assert not [name for name in fields if "screen" in name or "minor" in name]
     source = Path(screen.__file__).read_text()
     assert "environ" not in source and "import os" not in source
@@ -91,15 +92,13 @@ def explicit(tmp_path, concept):
         from vestige.metrics.image_change import ImageChange
 
         places = {"store": str(tmp_path / "store"), "records": str(tmp_path / "records")}
-        set_up = config.Runtime("cpu", 8, **places, on_busy="wait", read_from=[], threads=None, **runtime)
+        set_up = Runtime("cpu", 8, **places, on_busy="wait", read_from=[], threads=None, **runtime)
         (tmp_path / "set.csv").write_text("row_id,prompt,expect\n0,a dog,dog\n1,a boy with a dog,dog\n2,a big dog,dog\n")
-        split = config.Split("target", str(tmp_path / "set.csv"), 3, 1, True, None, {"image_change": ImageChange("clip_emoji", 60.0)})
+        split = Split("target", str(tmp_path / "set.csv"), 3, 1, True, None, {"image_change": ImageChange("clip_emoji", 60.0)})
         sampler = Sampler("DDIMScheduler", {}, 2, 3.0, 16, 16)
         attacks = {"none": NoAttack(), "misses": Misses()}
         one = [concept(kind="explicit")]
-        return config.Job(
-            contract_checks.TINY, one, "original", Original(), attacks, {"target": split}, sampler, "emoji_b", 0, "score", set_up
-        )
+        return Job(contract_checks.TINY, one, "original", Original(), attacks, {"target": split}, sampler, "emoji_b", 0, "score", set_up)
 
     return make
 

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from vestige.bench.places import CONF
 from vestige.bench.prompts import prompt_sets
-from vestige.bench.run import config
+from vestige.bench.run import concept_sets
 
 ENOUGH = 40  # different sentences about one concept; of siblings and others together with their names
 FEW = ("scenes", "background")
@@ -25,7 +25,7 @@ CASES = [(v, kind, slug) for v, kinds in CONCEPTS.items() for kind, slugs in kin
 
 def shipped(name: str):
     entry = OmegaConf.to_container(OmegaConf.load(CONF / "concept" / f"{name}.yaml"))[name]
-    (made,) = config.chosen_concepts({name: entry}, held_out=True)
+    (made,) = concept_sets.chosen_concepts({name: entry}, held_out=True)
     return made
 
 
@@ -77,7 +77,7 @@ def test_the_default_probes_can_be_asked_of_every_shipped_concept():
     for name, content in files.items():
         entries = {slug: files[slug][slug] for slug in content.pop("defaults", [])}
         entries |= {slug: entries.get(slug, {}) | entry for slug, entry in content.items()}
-        concepts = config.chosen_concepts(entries, held_out=True)
+        concepts = concept_sets.chosen_concepts(entries, held_out=True)
         for vocabulary in ("emoji", "photo") if all("emoji" in c.labels for c in concepts) else ("photo",):
             for split in splits:
                 try:

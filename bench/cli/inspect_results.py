@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from vestige.bench import places
-from vestige.bench.places import CONF
+from vestige.bench.reports import stores
 from vestige.bench.run.record import FAILED
 from vestige.bench.run.store import Busy, Store, first_difference
 
@@ -103,26 +103,8 @@ def _measured(arguments: argparse.Namespace):
     from vestige.bench.reports.score_table import ScoreTable
 
     _needs_records(arguments.records)
-    score_table = ScoreTable(*places_of_scores(arguments.records, arguments.store))
+    score_table = ScoreTable(*stores.places_of_scores(arguments.records, arguments.store))
     return results.load(arguments.records, score_table), score_table
-
-
-def places_of_scores(records: Path, stores: list[Path] | None) -> list[Path]:
-    """Where the scores of these records may lie, the first that holds one wins: the given stores, or the project's own and those that
-    this machine's runs read from; then what was packed beside the records."""
-    from vestige.bench.reports.packed import NAME
-
-    packed = [records / NAME] if (records / NAME).exists() else []
-    return [*(stores or [places.results() / "store", *read_from()]), *packed]
-
-
-def read_from() -> list[Path]:
-    """runtime.read_from of conf/local/default.yaml: further stores that every run on this machine reads."""
-    import yaml
-
-    file = CONF / "local" / "default.yaml"
-    chosen = (yaml.safe_load(file.read_text()) or {}) if file.exists() else {}
-    return [Path(place).expanduser() for place in (chosen.get("runtime") or {}).get("read_from") or []]
 
 
 def pack(arguments: argparse.Namespace) -> int:
@@ -130,7 +112,7 @@ def pack(arguments: argparse.Namespace) -> int:
     from vestige.bench.reports.score_table import ScoreTable
 
     _needs_records(arguments.records)
-    lost = packed.write(arguments.records, ScoreTable(*places_of_scores(arguments.records, arguments.store)).text, arguments.out)
+    lost = packed.write(arguments.records, ScoreTable(*stores.places_of_scores(arguments.records, arguments.store)).text, arguments.out)
     for reference in lost:
         print(f"not packed  {reference}: it is in no store that was looked at (--store)")
     print(f"packed {len(_records(arguments.out))} records and their scores in {arguments.out}")

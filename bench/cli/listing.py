@@ -39,13 +39,13 @@ def names_of(choice: str, extra: Path | None) -> list[str]:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from vestige.bench.run import config
+    from vestige.bench.run import concept_sets, resolvers
 
     search = [f"hydra.searchpath=[file://{extra.absolute()}]"] if extra else []
-    config.register_resolvers()
+    resolvers.register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = OmegaConf.to_container(compose("run", [f"concept={choice}", "split=[]", *search]).concept, resolve=True)
-    return config.split_in_words(config.chosen_concepts(chosen, held_out=True))
+    return concept_sets.split_in_words(concept_sets.chosen_concepts(chosen, held_out=True))
 
 
 def flags(pattern: str) -> int:

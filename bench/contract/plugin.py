@@ -194,7 +194,7 @@ class Metric:
 
     On target prompts the reading of presence-like columns is the reverse; the leaderboard knows the role of each row.
     rates: columns that say yes (1) or no (0) of each image, `*_right` for all that end so. Their intervals lie within 0 and 1
-    and have a width even when every answer is the same (bench/run/score_intervals.py); those of other columns may not.
+    and have a width even when every answer is the same (bench/statistics/score_intervals.py); those of other columns may not.
     """
 
     version: ClassVar[int] = 1

@@ -126,17 +126,17 @@ def _known(protocol: str | None, extra: Path | None) -> str | None:
 @cache
 def intended(work: Work, extra: Path | None) -> dict:
     """Method, attacks and model of the plan's command, in the words of a record's specification. Imports the plugins, loads no model."""
+    from vestige.bench.contract import building
     from vestige.bench.contract.plugin import Attack, Method
     from vestige.bench.contract.types import ModelSpec, plain
     from vestige.bench.models.fingerprints import weights_digest
-    from vestige.bench.run import config
 
     tree, why = planning.composed(work, extra)
     if tree is None:
         raise ValueError(why)
-    model = config.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"), keep_name=True)
-    attacks = {name: config.specification(config.plugin(entry, Attack, f"attack.{name}")) for name, entry in tree.attack.items()}
-    made = {"method": config.specification(config.plugin(tree.method, Method, "method")), "attacks": attacks}
+    model = building.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"), keep_name=True)
+    attacks = {name: building.specification(building.plugin(entry, Attack, f"attack.{name}")) for name, entry in tree.attack.items()}
+    made = {"method": building.specification(building.plugin(tree.method, Method, "method")), "attacks": attacks}
     made |= {"sampler": {"arguments": dict(tree.model.sampler.arguments)}, "held_out": tree.get("held_out")}
     return made | {"model": {**plain(model), "weights": weights_digest(model)}}
 

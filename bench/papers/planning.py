@@ -217,9 +217,9 @@ def composed(job: Work, extra: Path | None) -> tuple[DictConfig | None, str | No
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from vestige.bench.run import config
+    from vestige.bench.run import resolvers
 
-    config.register_resolvers()
+    resolvers.register_resolvers()
     words = [word for word in job.words() if not word.startswith("runtime=")]
     words += [f"hydra.searchpath=[file://{extra.resolve()}]"] if extra else []
     GlobalHydra.instance().clear()
@@ -235,9 +235,9 @@ def composed(job: Work, extra: Path | None) -> tuple[DictConfig | None, str | No
 
 def splits_of(tree: DictConfig) -> dict[str, list]:
     """split -> [prompts, rows per concept, repeats, attacked], as a record's specification has it."""
-    from vestige.bench.run import config
+    from vestige.bench.run.composing import question
 
-    splits = [config.question(name, entry) for name, entry in tree.split.items()]
+    splits = [question(name, entry) for name, entry in tree.split.items()]
     return {p.name: [p.prompts, p.rows_for(list(tree.concept)), p.repeats, p.attacked] for p in splits}
 
 
@@ -260,25 +260,26 @@ def _concepts(tree: DictConfig) -> list:
     from omegaconf import OmegaConf
 
     from vestige.bench.contract.types import Concept
-    from vestige.bench.run import config
+    from vestige.bench.run.concept_sets import as_one_set, with_held_out
 
     concepts = [Concept(**{"slug": slug, **entry}) for slug, entry in OmegaConf.to_container(tree.concept, resolve=True).items()]
-    return config.as_one_set([config.with_held_out(c) if tree.held_out else c for c in concepts])
+    return as_one_set([with_held_out(c) if tree.held_out else c for c in concepts])
 
 
 def missing(tree: DictConfig, ask: bool) -> list[str]:
     """What this machine lacks for a composed job, in sentences: weights and prompt lists, and if asked what the run itself would miss."""
+    from vestige.bench.contract.building import typed
     from vestige.bench.contract.types import ModelSpec
     from vestige.bench.models import loading
     from vestige.bench.prompts import prompt_sets
-    from vestige.bench.run import config
+    from vestige.bench.run.composing import build_job
 
     try:
         if ask:
             # One sentence for each file that is missing, not for each split that needs it.
-            return list(dict.fromkeys(re.sub(r"^split\.[^:]+: ", "", lost) for lost in config.build_job(tree, planned=True).missing))
+            return list(dict.fromkeys(re.sub(r"^split\.[^:]+: ", "", lost) for lost in build_job(tree, planned=True).missing))
         with loading.hub_unasked():
-            spec = config.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"))
+            spec = typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"))
             lacks = [loading.missing(spec)]
     except ValueError as mistake:  # a model without a folder yet, say
         lacks = [str(mistake)]

@@ -107,8 +107,8 @@ def _table_line(paper: PaperMap, title: str, table: PaperTable | Absent, rows: l
 
 
 def _text(paper: PaperMap, plans: list[TablePlan], arguments: argparse.Namespace) -> str:
-    from vestige.bench.cli.inspect_results import places_of_scores
     from vestige.bench.papers import comparison
+    from vestige.bench.reports.stores import places_of_scores
 
     measured = comparison.Measured(arguments.records, *places_of_scores(arguments.records, arguments.store))
     rows = {plan.table.name: comparison.compare(paper, plan, measured, arguments.model, arguments.config_dir) for plan in plans}

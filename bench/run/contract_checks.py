@@ -15,12 +15,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from vestige.bench.contract import building
 from vestige.bench.contract.plugin import Attack, Context, Method, Metric, MetricContext, Victim
 from vestige.bench.contract.types import Adversary, Concept, Erasure, ModelSpec, PromptSet, Sampler
 from vestige.bench.models import loading
 from vestige.bench.places import CONF
-from vestige.bench.run import config, generate
-from vestige.bench.run.score_intervals import is_rate
+from vestige.bench.run import choices, generate, resolvers
+from vestige.bench.statistics.score_intervals import is_rate
 
 TINY = ModelSpec("tiny", "sd1", "random:tiny", None, "float32", "deterministic", "photo")
 SAMPLER = Sampler("DDIMScheduler", {}, 2, 3.0, 16, 16)
@@ -126,9 +127,7 @@ def method_checks(method: Method, folder: Path) -> Iterator[tuple[str, Callable[
 
 
 def attack_checks(attack: Attack, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    from vestige.methods.original import Original
-
-    method = Original()
+    method = building.plugin({"_target_": "vestige.methods.original.Original"}, Method, "method")
     unsupported_reason = attack.supports(TINY, [DOG], method)
     if unsupported_reason:
         raise NotApplicable(unsupported_reason)
@@ -242,17 +241,17 @@ def build(group: str, name: str, config_dir: str | None = None, concept: str = "
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    config.register_resolvers()
+    resolvers.register_resolvers()
     GlobalHydra.instance().clear()
     folders = [CONF, *([Path(config_dir)] if config_dir else [])]
-    config.check_names([f"{group}={name}"], folders)
+    choices.check_names([f"{group}={name}"], folders)
     extra = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     choice = f"method={name}" if group == "method" else f"+{group}@picked={name}"
     quiet = [] if group == "method" else ["method=original"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = compose("run", [*extra, *quiet, "model=tiny", f"concept=[{concept}]", "split=[]", choice])
     node = tree.method if group == "method" else tree.picked[name]
-    return config.plugin(node, KINDS[group][0], f"{group}.{name}")
+    return building.plugin(node, KINDS[group][0], f"{group}.{name}")
 
 
 def main(argv: list[str]) -> int:

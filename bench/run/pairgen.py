@@ -17,8 +17,8 @@ from vestige.bench import judges
 from vestige.bench.contract.types import Concept, PromptSet
 from vestige.bench.places import CONF
 from vestige.bench.prompts import prompt_sets
-from vestige.bench.run import config, generate
-from vestige.bench.run.config import Job
+from vestige.bench.run import choices, composing, generate, resolvers
+from vestige.bench.run.job import Job
 
 REPEATS = 3  # images per candidate
 NEEDED = 2  # of them must show the concept; of its counterpart none may
@@ -49,12 +49,12 @@ def composed(overrides: list[str]) -> tuple[Job, str]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    config.register_resolvers()
-    config.check_names(overrides, [CONF])
+    resolvers.register_resolvers()
+    choices.check_names(overrides, [CONF])
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = compose("run", ["method=original", "split=[target]", *overrides])
-    return config.build_job(tree), tree.judge
+    return composing.build_job(tree), tree.judge
 
 
 def frozen(job: Job, concept: Concept, n: int) -> pd.DataFrame:

@@ -6,7 +6,8 @@ Works on a machine without the weights, judges and prompt lists that the run nee
 from __future__ import annotations
 
 from vestige.bench.prompts import prompt_sets
-from vestige.bench.run.config import Job, Split, split_in_words
+from vestige.bench.run.concept_sets import split_in_words
+from vestige.bench.run.job import Job, Split
 
 
 def plan_job(job: Job) -> dict:

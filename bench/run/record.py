@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 from vestige.bench.contract import flags
+from vestige.bench.contract.building import specification
 from vestige.bench.contract.plugin import Attack, Metric
 from vestige.bench.contract.types import Adversary, Scores, canonical_hash, plain
-from vestige.bench.run import generate, score_intervals
-from vestige.bench.run.config import Job, Split, specification
+from vestige.bench.run import generate
+from vestige.bench.run.job import Job, Split
 from vestige.bench.run.provenance import provenance
 from vestige.bench.run.store import Stage, write_atomically
+from vestige.bench.statistics import score_intervals
 
 FAILED = "failed"  # folder beside the records: later runs of a finished job that did not succeed
 

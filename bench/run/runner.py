@@ -10,7 +10,8 @@ from vestige.bench.contract.plugin import Attack
 from vestige.bench.contract.types import Scores
 from vestige.bench.prompts.prompt_sets import NothingToAsk
 from vestige.bench.run import record
-from vestige.bench.run.config import UNTIL, Job, Split, null_of
+from vestige.bench.run.attack_cells import null_of
+from vestige.bench.run.job import UNTIL, Job, Split
 from vestige.bench.run.stages import Stages
 from vestige.bench.run.store import Busy, Stale
 

@@ -14,14 +14,15 @@ from pathlib import Path
 
 from vestige.bench import judges
 from vestige.bench.contract import flags, screen
+from vestige.bench.contract.building import specification
 from vestige.bench.contract.plugin import Attack, Context, Metric, MetricContext, Victim
 from vestige.bench.contract.resume import Progress
 from vestige.bench.contract.types import Adversary, Erasure, ImageSet, PromptSet, Sampler, canonical_hash, plain
 from vestige.bench.models import loading
 from vestige.bench.models.fingerprints import weights_digest
 from vestige.bench.run import code, generate
-from vestige.bench.run.config import Job, specification
 from vestige.bench.run.cost import Clock, load, peak_memory
+from vestige.bench.run.job import Job
 from vestige.bench.run.store import SCRATCH, Stage, Store
 
 # Where the code of a stage begins, beside the plugins themselves (bench/run/code.py)

@@ -10,7 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from vestige.bench.places import CONF
-from vestige.bench.run import config
+from vestige.bench.run import choices, composing, resolvers
+from vestige.bench.run.job import Job
 from vestige.bench.run.store import Stale
 
 VERB = "run"  # set by main: Hydra calls `task` with the composed tree alone
@@ -22,8 +23,8 @@ def main(verb: str, overrides: list[str]) -> int:
     global VERB
     VERB = verb
     OUTCOMES.clear()
-    config.check_names(overrides, [CONF, *_config_dirs(overrides)])
-    config.register_resolvers()
+    choices.check_names(overrides, [CONF, *_config_dirs(overrides)])
+    resolvers.register_resolvers()
     # Hydra's parser wants its flags before the overrides; people type `-m` anywhere.
     multirun = [word for word in overrides if word in ("-m", "--multirun")]
     sys.argv = ["vestige", *multirun[:1], *(word for word in overrides if word not in multirun)]
@@ -32,9 +33,9 @@ def main(verb: str, overrides: list[str]) -> int:
 
 
 def task(tree: DictConfig) -> None:
-    config.register_resolvers()  # joblib and submitit workers start without them
+    resolvers.register_resolvers()  # joblib and submitit workers start without them
     try:
-        job = config.build_job(tree, HydraConfig.get().runtime.choices.get("protocol"), planned=VERB == "plan")
+        job = composing.build_job(tree, HydraConfig.get().runtime.choices.get("protocol"), planned=VERB == "plan")
     except ValueError as mistake:
         print(f"vestige {VERB}: {mistake}", file=sys.stderr)
         OUTCOMES.append({"status": "refused"})
@@ -62,7 +63,7 @@ def task(tree: DictConfig) -> None:
     print(line(record), flush=True)
 
 
-def _hint(job: config.Job) -> None:
+def _hint(job: Job) -> None:
     """Numbers of a paper are for Stable Diffusion: say so when the same method has numbers for the model at hand."""
     variant = f"{job.method_name}_{job.model.vocabulary}"
     if (CONF / "method" / f"{variant}.yaml").exists():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vestige.attacks.training_images import SOURCES, check_source, concept_images, row_images, shuffled, unsupported_source
-from vestige.bench.run import config
+from vestige.bench.run import attack_cells
 
 
 def test_controls_show_other_images_under_the_same_captions(context, concept):
@@ -55,4 +55,4 @@ def test_unknown_sources_and_missing_siblings_are_refused(concept):
 
 
 def test_every_source_but_the_concept_itself_is_a_control_of_a_run():
-    assert ("target", *config.CONTROLS) == SOURCES
+    assert ("target", *attack_cells.CONTROLS) == SOURCES

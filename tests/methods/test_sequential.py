@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vestige.bench.contract import building
 from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.places import CONF
-from vestige.bench.run import config
+from vestige.bench.run import composing, resolvers
 from vestige.bench.run.contract_checks import build
 from vestige.methods._closed_form import LAYERS, pieces_of
 from vestige.methods.sequential import Sequential, after
@@ -24,7 +25,7 @@ def sequence(*names: str, **over) -> Sequential:
 def node(name: str, **over) -> dict:
     method = replace(build("method", name), **over)
     kind = f"{type(method).__module__}.{type(method).__qualname__}"
-    return {"_target_": kind, **config.specification(method)["params"]}
+    return {"_target_": kind, **building.specification(method)["params"]}
 
 
 def weights(pipe) -> dict[str, torch.Tensor]:
@@ -133,8 +134,8 @@ def test_steps_are_checked_before_a_model_is_loaded(tiny, concept):
 def test_a_second_step_can_be_typed():
     from hydra import compose, initialize_config_dir
 
-    config.register_resolvers()
+    resolvers.register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = compose("run", ["model=tiny", "concept=[dog,cat]", "method=sequential_uce", "+method@method.steps.second=speed"])
-    job = config.build_job(tree)
+    job = composing.build_job(tree)
     assert [type(method).__name__ for method in job.method.methods.values()] == ["UCE", "SPEED"]

@@ -13,7 +13,8 @@ from vestige.bench import judges
 from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.contract.types import ImageSet, Sampler
 from vestige.bench.models import loading
-from vestige.bench.run import config, contract_checks, record
+from vestige.bench.run import contract_checks, record
+from vestige.bench.run.job import Job, Runtime, Split
 from vestige.bench.run.runner import fill, run_job
 from vestige.bench.run.stages import Stages
 from vestige.bench.vision import clip_models, features
@@ -63,13 +64,13 @@ def test_a_thousand_images_are_scored_in_seconds(metric, thousand):
 
 @pytest.fixture
 def job(tmp_path):
-    def make(**metrics) -> config.Job:
+    def make(**metrics) -> Job:
         (tmp_path / "set.csv").write_text("row_id,prompt,expect\n" + "".join(f"{k},a dog {k},dog\n" for k in range(5)))
-        runtime = config.Runtime("cpu", 8, str(tmp_path / "store"), str(tmp_path / "records"), "wait", [], None)
-        split = config.Split("target", str(tmp_path / "set.csv"), 5, 1, False, None, metrics)
+        runtime = Runtime("cpu", 8, str(tmp_path / "store"), str(tmp_path / "records"), "wait", [], None)
+        split = Split("target", str(tmp_path / "set.csv"), 5, 1, False, None, metrics)
         spec = dataclasses.replace(contract_checks.TINY, vocabulary="emoji")
         sampler = Sampler("DDIMScheduler", {}, 2, 3.0, 16, 16)
-        return config.Job(
+        return Job(
             spec,
             [contract_checks.DOG],
             "original",

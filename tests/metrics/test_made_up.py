@@ -10,15 +10,15 @@ from hydra import compose, initialize_config_dir
 from made_images import in_memory
 from vestige.bench.reports.images import ScoreTable
 
-from vestige.attacks._made_up import made_up as drawings
 from vestige.attacks.noise_probes import cropped
 from vestige.attacks.none import NoAttack
 from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.places import CONF
 from vestige.bench.reports import results, robustness
-from vestige.bench.run import config
+from vestige.bench.run import attack_cells, composing, resolvers
 from vestige.bench.run.contract_checks import DOG, build
 from vestige.bench.run.runner import run_job
+from vestige.bench.vision.made_up import made_up as drawings
 from vestige.bench.world.content import drawing as world
 from vestige.metrics import made_up
 from vestige.metrics._recogniser import fitted
@@ -94,13 +94,13 @@ def test_an_attack_that_returns_its_input_has_a_null_of_one_and_no_statement(tmp
     """On the embedded model: an edit of strength 0 hands its image back, whether the model knows a dog or not."""
     monkeypatch.setattr(made_up, "NAMES", 6)
     monkeypatch.setattr(made_up, "REPEATS", 1)
-    config.register_resolvers()
+    resolvers.register_resolvers()
     words = ["model=emoji", "concept=[dog]", "attack=[none,edit_attacks_emoji]", "attack.edit_attacks_emoji.strength=0"]
     words += ["controls=[never_knew]", "split=[target]", "metric@split.target.metrics=[presence]", "split.target.rows=4"]
     words += ["split.target.repeats=1", "model.sampler.steps=6", f"runtime.store={tmp_path}/s", f"runtime.records={tmp_path}/r"]
     for method in ("original", "uce_emoji"):
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            record = run_job(config.build_job(compose("run", [*words, f"method={method}"])))
+            record = run_job(composing.build_job(compose("run", [*words, f"method={method}"])))
         assert record["status"] == "done", record["error"]
     images = ScoreTable(tmp_path / "s")
     table = robustness.measured(results.load(tmp_path / "r", images), images).set_index(["method", "attack"])
@@ -113,15 +113,19 @@ def test_an_attack_that_returns_its_input_has_a_null_of_one_and_no_statement(tmp
 def test_an_attack_that_cannot_be_given_images_refuses_the_control_before_anything_runs():
     attacks = {"none": NoAttack(), "paraphrase": build("attack", "paraphrase_emoji")}
     with pytest.raises(ValueError, match=r"controls=\[never_knew\] calibrates none of the chosen attacks \(none, paraphrase\): none"):
-        config.with_controls(attacks, ["never_knew"])
+        attack_cells.with_controls(attacks, ["never_knew"])
     completion = {"completion": build("attack", "noise_probes_completion_emoji")}
     with pytest.raises(ValueError, match="its first steps are no model's"):
-        config.with_controls(completion, ["never_knew"])
-    both = config.with_controls(completion | {"memora": build("attack", "memora_emoji")}, ["never_knew"])
+        attack_cells.with_controls(completion, ["never_knew"])
+    both = attack_cells.with_controls(completion | {"memora": build("attack", "memora_emoji")}, ["never_knew"])
     assert "memora:never_knew" in both and "completion:never_knew" not in both
 
 
 def test_only_the_made_up_control_is_scored_for_it():
     memora = build("attack", "memora_emoji")
-    assert list(config.null_of(replace(memora, source="never_knew"))) == ["made_up"]
-    assert config.null_of(memora) == {} and config.null_of(replace(memora, source="scrambled")) == {} and config.null_of(NoAttack()) == {}
+    assert list(attack_cells.null_of(replace(memora, source="never_knew"))) == ["made_up"]
+    assert (
+        attack_cells.null_of(memora) == {}
+        and attack_cells.null_of(replace(memora, source="scrambled")) == {}
+        and not attack_cells.null_of(NoAttack())
+    )

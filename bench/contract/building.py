@@ -1,0 +1,60 @@
+"""From a tree of settings to typed objects: unknown keys, missing keys and wrong types are named with their full key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vestige.bench.contract.types import plain
+
+
+def plugin(node: DictConfig | dict, base: type, where: str) -> Any:
+    """Import `_target_`, check that it is a `base`, and build it with typed fields."""
+    content = plain_tree(node)
+    target = content.pop("_target_", None)
+    content.pop("name", None)
+    if not target:
+        raise ValueError(f"{where} has no _target_: the import path of its class, for example methods.uce.UCE.")
+    module, _, name = target.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{where}._target_={target!r} cannot be imported ({error}). Is its folder on PYTHONPATH?") from error
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ValueError(f"{where}._target_={target!r} is not a {base.__name__} (see bench/contract/plugin.py).")
+    return typed(content, cls, where)
+
+
+def typed(node: DictConfig | dict, cls: type, where: str, drop: tuple[str, ...] = (), keep_name: bool = True) -> Any:
+    """Build a dataclass from a tree: unknown keys, missing keys and wrong types are named with their full key."""
+    content = {key: value for key, value in plain_tree(node).items() if key not in drop}
+    known = {f.name for f in dataclasses.fields(cls)}
+    for key in content:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 3)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(f"{where}.{key} is not a setting of {cls.__name__}.{hint} Settings: {', '.join(sorted(known))}.")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(cls), content)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise ValueError(f"{where} lacks {', '.join(missing)}: add it to the YAML or the command line ({where}.{missing[0]}=...).")
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        first = str(error).split("\n")[0]
+        raise ValueError(f"{where}.{getattr(error, 'full_key', None) or '?'}: {first}") from error
+
+
+def specification(thing: Any) -> dict:
+    """A plugin as part of a stage's key: where it comes from, its version, all its numbers."""
+    return {"plugin": f"{type(thing).__module__}.{type(thing).__qualname__}", "version": type(thing).version, "params": plain(thing)}
+
+
+def plain_tree(node: DictConfig | dict) -> dict:
+    return OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)

@@ -1,0 +1,77 @@
+"""What is wrong with a job, and what this machine lacks for it, before a model is loaded."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+
+from vestige.bench.contract.types import Sampler
+from vestige.bench.models import loading
+from vestige.bench.prompts import prompt_sets
+from vestige.bench.run.job import Job
+
+
+def check(job: Job) -> None:
+    """Mistakes, whatever the machine holds."""
+    job.runtime.open_store().check()
+    _scheduler(job.sampler)
+    loading.check(job.model)
+    for name, split in job.splits.items():
+        if min(split.rows, split.repeats, split.limit or 1) < 1:
+            raise ValueError(f"split.{name}: rows, repeats and limit must be at least 1, got {split.rows}, {split.repeats}, {split.limit}.")
+        job._asked_here(split)  # refuses more rows than there are sentences
+
+
+def missing(job: Job) -> list[str]:
+    """What the job needs and this machine does not have, one sentence each: weights, prompt lists, metrics, the attacks' judge."""
+    lacks, told = [loading.missing(job.model)], set()
+    for name, split in job.splits.items():
+        lacks.append(prompt_sets.missing(split.prompts, job.concepts))
+        for metric_name, metric in split.metrics.items():
+            unsupported_reason = metric.supports(job.model, job.concepts)
+            if unsupported_reason not in told:  # once, however many metrics need the same file
+                lacks.append(unsupported_reason and f"split.{name}.metrics.{metric_name}: {unsupported_reason}")
+                told.add(unsupported_reason)
+    if job.asks_attack_judge:
+        from vestige.bench import judges  # loads torch, which `vestige reproduce` does without
+
+        try:
+            judges.check(job.attack_judge)
+        except ValueError as unsupported_reason:
+            lacks.append(str(unsupported_reason))
+    return unknown_labels(job) + list(dict.fromkeys(filter(None, lacks)))
+
+
+def unknown_labels(job: Job) -> list[str]:
+    """One sentence for each judge that is to be asked for labels it does not know. Loads no weights."""
+    asked: dict[str, dict[str, list[str]]] = {}
+    for where, judge, labels in job.judged():
+        asked.setdefault(judge, {})[where] = labels
+    if not asked:
+        return []
+    from vestige.bench import judges
+
+    sentences = []
+    for judge, places in asked.items():
+        try:
+            lost = {where: some for where, labels in places.items() if (some := judges.unknown(judge, job.concepts, labels))}
+        except ValueError:
+            continue  # no such judge: its own check says so
+        if lost:
+            labels = list(dict.fromkeys(label for some in lost.values() for label in some))
+            more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+            where = f" (asked by {', '.join(list(lost)[:3])}{more})"
+            sentences.append(judges.unknown_labels(judge, job.model.vocabulary, job.concepts, labels, where))
+    return sentences
+
+
+def _scheduler(sampler: Sampler) -> None:
+    """Read the names from diffusers' list of lazy imports: importing diffusers would load torch before the checks are done."""
+    listing = Path(importlib.util.find_spec("diffusers").origin).read_text()
+    known = set(re.findall(r'"(\w+Scheduler)"', listing))
+    if sampler.scheduler not in known:
+        near = ", ".join(difflib.get_close_matches(sampler.scheduler, sorted(known), 3)) or "none"
+        raise ValueError(f"model.sampler.scheduler={sampler.scheduler!r} is no scheduler of diffusers. Near names: {near}.")
