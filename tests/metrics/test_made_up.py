@@ -8,13 +8,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from made_images import in_memory
-from vestige.bench.reports.images import ScoreTable
 
 from vestige.attacks.noise_probes import cropped
 from vestige.attacks.none import NoAttack
 from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.places import CONF
 from vestige.bench.reports import results, robustness
+from vestige.bench.reports.score_table import ScoreTable
 from vestige.bench.run import attack_cells, composing, resolvers
 from vestige.bench.run.contract_checks import DOG, build
 from vestige.bench.run.runner import run_job

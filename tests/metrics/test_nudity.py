@@ -137,10 +137,9 @@ def test_a_rule_is_a_view_on_the_stored_words(places):
     """The made-up results get a table with a column of words; a composite counts it without a cell of that column."""
     import json
 
-    from vestige.bench.reports.images import ScoreTable
-
     from vestige.bench.reports import results
     from vestige.bench.reports.aggregates import AggregateScores
+    from vestige.bench.reports.score_table import ScoreTable
 
     records, store = places
     for file in records.glob("*.json"):
