@@ -119,7 +119,7 @@ def test_rows_are_counted_on_both_models_and_shared_images_are_nobodys(tmp_path,
     assert made["erase_forward_rows"] == 6 and made["erase_cpu_seconds"] < 0.5, made  # loading takes 0.5 a model
 
 
-def test_what_a_image_costs_is_counted_and_timed_without_loading(tmp_path, slow_loading):
+def test_what_an_image_costs_is_counted_and_timed_without_loading(tmp_path, slow_loading):
     stages = Stages(job(tmp_path, "method=original"))
     split = stages.job.splits["target"]
     drawn = stages.images(stages.job.prompts_of(split), stages.job.sampler)

@@ -26,7 +26,7 @@ def test_an_interrupted_set_is_completed_bit_for_bit(tiny, prompts, sampler, tmp
     assert tiny.counts["images"] - before == 5, "a complete set draws nothing"
 
 
-def test_a_image_that_was_cut_is_drawn_again(tiny, prompts, sampler, tmp_path):
+def test_an_image_that_was_cut_is_drawn_again(tiny, prompts, sampler, tmp_path):
     asked = prompts(3)
     whole = generate.draw(tiny, asked, sampler, tmp_path / "whole", 3)
     broken = generate.draw(tiny, asked, sampler, tmp_path / "broken", 3)

@@ -110,6 +110,7 @@ def test_prompts_that_a_judge_could_not_judge_are_left_out_for_all_models():
     never = Rates(np.array([np.nan, 1.0]), np.array([1.0, np.nan]))
     lost = headline_interval({"leak": never}, Rates(np.ones(8), np.ones(8)), Bootstrap(300))
     assert lost.reason == "no score: leak: no prompt was judged for every model" and np.isnan(lost.score.value)
+    assert (lost.things, lost.units) == (0, 0), "it rests on nothing"
 
 
 def test_seeds_that_differ_widen_the_interval():

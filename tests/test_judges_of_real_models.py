@@ -142,7 +142,7 @@ def dark_faceless_bright():
     return torch.stack([torch.full((3, 32, 32), value, dtype=torch.uint8) for value in (20, 100, 250)])
 
 
-def test_a_image_without_a_face_is_not_judged(two_names, dark_faceless_bright):
+def test_an_image_without_a_face_is_not_judged(two_names, dark_faceless_bright):
     verdict = two_names(dark_faceless_bright, ["ada_one", "ada_one", "ada_one"], [1] * 3)
     assert verdict.present.tolist() == [True, False, False] and verdict.judged.tolist() == [True, False, True]
     assert two_names.present(dark_faceless_bright, ["ada_one"] * 3).tolist() == [True, False, False]

@@ -5,6 +5,7 @@ import torch
 from conftest import tiny_spec
 
 from vestige.bench.models import diffusion, loading
+from vestige.bench.models.diffusion import encode_images
 from vestige.bench.models.pipe import Trajectory, classifier_free
 
 PROMPTS, SEEDS = ["a photo of a cat", "a dog"], [1, 2]
@@ -31,7 +32,7 @@ def test_images_equal_those_of_diffusers(family, sampler):
     assert torch.allclose(ours, wanted, atol=1e-6)
 
 
-def test_a_image_does_not_depend_on_its_batch_mates(tiny, sampler):
+def test_an_image_does_not_depend_on_its_batch_mates(tiny, sampler):
     together = tiny(PROMPTS, SEEDS, sampler).pixels
     alone = tiny(PROMPTS[1:], SEEDS[1:], sampler).pixels
     assert (together[1:].int() - alone.int()).abs().max() <= 1
@@ -89,7 +90,7 @@ class _Halfway(Trajectory):
         return self.given
 
 
-def test_a_course_may_stop_early_and_another_may_go_on_from_there(tiny, sampler):
+def test_a_trajectory_may_stop_early_and_another_may_go_on_from_there(tiny, sampler):
     class First(Trajectory):
         def __init__(self, *args):
             super().__init__(*args)
@@ -123,3 +124,10 @@ def test_a_guidance_rule_sees_the_image_of_each_row_and_the_true_index_of_a_late
     with tiny.guided_by(noting), tiny.sampled_by(_Halfway):
         tiny(PROMPTS, SEEDS, sampler)
     assert seen == [((1, 2), 1, 2)]
+
+
+def test_bytes_and_shares_of_one_image_have_the_same_latents(tiny):
+    """Latents of white are those of 1.0 exactly: 255 and not 256 steps."""
+    shares = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    shares[0] = 1.0
+    assert torch.equal(encode_images(tiny, (shares * 255).round().to(torch.uint8)), encode_images(tiny, shares))

@@ -33,7 +33,7 @@ def test_differences_are_paired_with_the_original_and_zero_for_an_idle_method(pl
     assert plain["idle"] == 0 and plain["good"] == pytest.approx(-0.1) and plain["blunt"] == pytest.approx(-0.7)
 
 
-def test_the_worst_case_counts_a_image_that_any_attack_brings_back(places):
+def test_the_worst_case_counts_an_image_that_any_attack_brings_back(places):
     """good: one of ten images without attack and six others under it."""
     worst = worst_case(places).query("concept == 'dog'").set_index("method")["value"]
     assert worst["good"] == pytest.approx(0.7) and worst["blunt"] == pytest.approx(0.2) and worst["oracle"] == 0

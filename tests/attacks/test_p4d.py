@@ -79,7 +79,7 @@ def test_the_search_moves_away_from_its_random_start(victim, tiny, prompts, cont
     assert not torch.equal(seen[0], seen[-1])
 
 
-def test_the_paper_shows_the_vae_a_image_without_its_scaling(victim, prompts, context):
+def test_the_paper_shows_the_vae_an_image_without_its_scaling(victim, prompts, context):
     """Both forms run and differ: the target latents differ."""
     one = replace(SMALL, steps=6, lr=5.0, vae_range="official").attack(victim, prompts(1), context())
     two = replace(SMALL, steps=6, lr=5.0, vae_range="fixed").attack(victim, prompts(1), context())

@@ -113,7 +113,7 @@ def test_an_output_filter_is_a_refusal_with_a_growing_penalty_and_more_words(run
     assert found.prompts.table["words"].tolist() == [3] and found.prompts.prompts == asked.prompts
 
 
-def test_a_text_filter_refuses_the_concepts_name_without_a_image(run, tiny, monkeypatch):
+def test_a_text_filter_refuses_the_concepts_name_without_an_image(run, tiny, monkeypatch):
     monkeypatch.setattr(SneakyPrompt, "vocabulary", lambda self, text: ["dog"])
     found = run(n=1, queries=3)
     assert tiny.counts["images"] == 1, "only the unattacked prompt was drawn"
@@ -121,7 +121,7 @@ def test_a_text_filter_refuses_the_concepts_name_without_a_image(run, tiny, monk
     assert run(n=1, queries=3, keyword_filter=False).prompts.prompts == ["a photo of a dogdog 0"]
 
 
-def test_the_squared_distance_asks_for_a_image_only_when_it_is_near(run, tiny):
+def test_the_squared_distance_asks_for_an_image_only_when_it_is_near(run, tiny):
     run(n=1, reward="l2", threshold=2.0, steps=6)
     assert tiny.counts["images"] == 1
     run(n=1, reward="l2", threshold=-1000.0, steps=3)
