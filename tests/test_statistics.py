@@ -13,9 +13,9 @@ from vestige.bench.statistics.ranks import differs, ellipse, letters, pareto, ra
 from vestige.bench.statistics.resampling import Bootstrap, interval
 
 
-def clustered(rng, prompts, score_table, icc):
+def clustered(rng, prompts, images, icc):
     """Images of one prompt share a part of their noise; variance 1, mean 0."""
-    return np.sqrt(icc) * rng.normal(size=(prompts, 1)) + np.sqrt(1 - icc) * rng.normal(size=(prompts, score_table))
+    return np.sqrt(icc) * rng.normal(size=(prompts, 1)) + np.sqrt(1 - icc) * rng.normal(size=(prompts, images))
 
 
 @pytest.mark.parametrize("prompts", [12, 40])
@@ -28,14 +28,14 @@ def test_the_interval_covers_the_truth_95_times_in_100(prompts):
     assert 0.93 <= hits / trials <= 0.97
 
 
-def answers(rng, prompts, score_table, rates, trials=1, shared=0.8):
+def answers(rng, prompts, images, rates, trials=1, shared=0.8):
     """Yes and no of one judge on images of methods with these rates, (methods, trials, prompts, images).
 
     Images of one prompt go together (correlation 0.5 of what decides them), and methods find the same prompts hard.
     """
 
     def hardness():
-        return np.sqrt(0.5) * rng.normal(size=(trials, prompts, 1)) + np.sqrt(0.5) * rng.normal(size=(trials, prompts, score_table))
+        return np.sqrt(0.5) * rng.normal(size=(trials, prompts, 1)) + np.sqrt(0.5) * rng.normal(size=(trials, prompts, images))
 
     common = hardness()
     return np.stack([shared * common + np.sqrt(1 - shared**2) * hardness() < stats.norm.ppf(rate) for rate in rates]).astype(float)
