@@ -144,9 +144,9 @@ def test_every_protocol_has_its_numbers_here():
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_it_composes_for_stable_diffusion_as_its_paper_says(protocol, capsys):
-    sampler, concepts, score_table = EXPECTED[protocol]
+    sampler, concepts, images = EXPECTED[protocol]
     assert sorted(swept(protocol, "sd14")) == sorted(concepts)
-    for choice, counts in score_table.items():
+    for choice, counts in images.items():
         tree = composed(f"protocol={protocol}", "model=sd14", f"concept={choice}")
         job = composing.build_job(tree, protocol, planned=True)
         assert {key: getattr(job.sampler, key) for key in sampler} == sampler
