@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from vestige.attacks.training_images import TrainingImages
 from vestige.bench.contract.plugin import Context
+from vestige.bench.models.adapters import adapters
 from vestige.bench.models.diffusion import add_noise, training_target
 from vestige.bench.models.pipe import Pipe
-from vestige.methods.spm import adapters
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the layers that diffusers' LoRA trainer adapts
 

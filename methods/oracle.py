@@ -11,7 +11,7 @@ from pathlib import Path
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.fingerprints import file_digest
-from vestige.bench.models.loading import folder_of
+from vestige.bench.models.folders import folder_of
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.places import found
 from vestige.bench.world.content import catalog

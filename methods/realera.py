@@ -19,6 +19,7 @@ from torch.nn.functional import mse_loss
 
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.adapters import adapters
 from vestige.bench.models.diffusion import choose_parameters, frozen_copy, partial_denoise
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.models.text import Conditioning
@@ -37,7 +38,6 @@ from vestige.methods._closed_form import (
 )
 from vestige.methods._lora import edited_weights
 from vestige.methods._neighbours import far, near
-from vestige.methods.spm import adapters
 from vestige.methods.time_edit import comparable_ids, eraser
 
 PRESERVE = ("empty", "siblings", "others")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.adapters import adapters
 from vestige.bench.models.diffusion import ALIGNMENTS, frozen_copy, partial_denoise
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.models.text import Conditioning
@@ -164,30 +165,6 @@ def new_adapter(unet: nn.Module, generator: torch.Generator) -> dict[str, nn.Par
         adapter[f"{name}.down"] = nn.Parameter(down.to(weight))
         adapter[f"{name}.up"] = nn.Parameter(torch.zeros(weight.shape[0]).to(weight))
     return adapter
-
-
-@contextmanager
-def adapters(pipe: Pipe, down: dict[str, Tensor], up: dict[str, Tensor], gamma, composition: str) -> Iterator[Pipe]:
-    """Add the adapters' outputs to their layers. gamma() is [batch, concepts], or None for 1 everywhere."""
-
-    def hook_of(name: str):
-        def add(module, args, kwargs, y):
-            x = args[0]
-            channels_last = x.ndim == 3
-            reading = torch.einsum("btc,nc->btn" if channels_last else "bchw,nc->bhwn", x, down[name])
-            g = gamma()
-            if g is not None:
-                g = g.view(g.shape[0], *[1] * (reading.ndim - 2), g.shape[1]).to(reading)
-            if composition == "paper" or g is None:
-                change = (reading if g is None else reading * g) @ up[name]
-            else:
-                change = (reading * g).sum(-1, keepdim=True) * (g @ up[name])
-            return y + (change if channels_last else change.movedim(-1, 1))
-
-        return add
-
-    with pipe.hooked({f"{pipe.denoiser_name}.{name}": hook_of(name) for name in down}):
-        yield pipe
 
 
 def pseudo_prompts(c: Conditioning, n: int, generator: torch.Generator) -> Conditioning:

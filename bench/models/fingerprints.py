@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from vestige.bench.contract.types import ModelSpec, canonical_hash
-from vestige.bench.models.loading import LEFT_OUT, RANDOM, folder_of
+from vestige.bench.models.folders import LEFT_OUT, RANDOM, folder_of
 
 SETTINGS = {"config.json", "scheduler_config.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.json", "tokenizer_config.json"}
 SETTINGS |= {"special_tokens_map.json", "added_tokens.json", "spiece.model", "tokenizer.model"}

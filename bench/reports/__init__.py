@@ -20,6 +20,10 @@ robustness          attack x method, raw and calibrated, worst case by access
 
 leaderboard         `vestige table`
 main_table          its first table, at most twelve columns
+ranking_table       its table of who leads
+question_tables     its tables of what judges see, question by question
+measure_tables      its tables of other measures, composite scores and cost
+job_rows            rows of one job each
 robustness_report   `vestige robustness`
 gallery             `vestige gallery`
 plots               `vestige plot`

@@ -13,8 +13,8 @@ from urllib.parse import quote
 import pandas as pd
 
 from vestige.bench.reports import identity, results
-from vestige.bench.reports.leaderboard import SPLITS
 from vestige.bench.reports.page import framed
+from vestige.bench.reports.question_tables import SPLITS
 
 ROWS_PER_SPLIT = 6
 STYLE = """

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vestige.bench.contract.building import plugin, typed
+from vestige.bench.contract.controls import CONTROLS
 from vestige.bench.contract.plugin import Attack, Metric
 from vestige.bench.contract.types import plain
 from vestige.bench.run.choices import one_of
 
 MADE_UP = "vestige.metrics.made_up.MadeUp"
-CONTROLS = ("wrong_concept", "scrambled", "never_knew")  # attacks/training_images.py
 
 
 def with_controls(attacks: dict[str, Attack], sources: list[str]) -> dict[str, Attack]:

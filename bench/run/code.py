@@ -22,6 +22,7 @@ from pathlib import Path
 
 from vestige.bench.contract.types import plain
 from vestige.bench.places import PACKAGE
+from vestige.bench.run.syntax import Imports, Module, dotted, imports_of, is_docstring, module_of
 
 HOME = "vestige"
 # Bookkeeping around results, which decides none of them
@@ -31,20 +32,10 @@ AROUND = (
     "vestige.bench.models.fingerprints",
     "vestige.bench.run.provenance",
     "vestige.bench.run.store",
+    "vestige.bench.run.syntax",
 )
 UNNAMED = ("forward", "backward")  # methods that torch calls
-Imports = dict[str, tuple[str, str | None]]  # name -> (module, name there, or None for the module itself)
 Root = tuple[str, str]  # module, and a name in it: "function", "Class" or "Class.method"; ("", word): methods of this name are called
-
-
-@dataclass
-class Module:
-    """The top level of one file."""
-
-    name: str
-    package: bool
-    nodes: dict[str, list[ast.AST]] = field(default_factory=dict)  # name -> what binds it
-    imports: Imports = field(default_factory=dict)
 
 
 @dataclass
@@ -117,7 +108,7 @@ class Code:
         return own + [found for base in bases if isinstance(self._node(*base), ast.ClassDef) for found in self._inherited(base, method)]
 
     def _named(self, module: str, node: ast.AST) -> Root | None:
-        place = _dotted(node)
+        place = dotted(node)
         return self._follow(module, place, {})[0] if place else None
 
     def _methods(self, module: str, name: str) -> list[str]:
@@ -184,7 +175,7 @@ class Code:
     def _module(self, name: str) -> Module | None:
         if name not in self.modules:
             text = self.read(name)
-            self.modules[name] = None if text is None else _module(name, *text)
+            self.modules[name] = None if text is None else module_of(name, *text)
         return self.modules[name]
 
 
@@ -193,7 +184,7 @@ class _Reader:
 
     def __init__(self, code: Code, module: str, piece: Piece, node: ast.AST) -> None:
         self.code, self.module, self.piece, self.top = code, module, piece, node
-        self.imports = _imports(module, code._module(module).package, ast.walk(node))  # those inside a function hide the module's names
+        self.imports = imports_of(module, code._module(module).package, ast.walk(node))  # those inside a function hide the module's names
 
     def text(self, node: ast.AST) -> str:
         return "".join(self._parts(node))
@@ -203,9 +194,9 @@ class _Reader:
             yield f"[{','.join(text for item in node if (text := self.text(item)))}]"
         elif not isinstance(node, ast.AST):
             yield repr(node)
-        elif isinstance(node, ast.Import | ast.ImportFrom | ast.Pass) or _is_docstring(node):
+        elif isinstance(node, ast.Import | ast.ImportFrom | ast.Pass) or is_docstring(node):
             return
-        elif isinstance(node, ast.Name | ast.Attribute) and (place := _dotted(node)) is not None:
+        elif isinstance(node, ast.Name | ast.Attribute) and (place := dotted(node)) is not None:
             yield from self._place(place)
         else:
             yield from self._other(node)
@@ -246,64 +237,9 @@ class _Reader:
                     self._mention(ast.parse(part.value, mode="eval").body)
                 except SyntaxError:
                     continue
-            elif isinstance(part, ast.Name | ast.Attribute) and (place := _dotted(part)):
+            elif isinstance(part, ast.Name | ast.Attribute) and (place := dotted(part)):
                 found, _, _ = self.code._follow(self.module, place, self.imports)
                 self.piece.names += [found] if found else []
-
-
-def _module(name: str, text: str, package: bool) -> Module:
-    tree = ast.parse(text)
-    module = Module(name, package)
-    module.imports = _imports(name, package, _top_level(tree.body))
-    for node in _top_level(tree.body):
-        for bound in _binds(node):
-            module.nodes.setdefault(bound, []).append(node)
-    return module
-
-
-def _imports(module: str, package: bool, nodes: Iterable[ast.AST]) -> Imports:
-    found: Imports = {}
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            for item in node.names:  # `import a.b` binds a, `import a.b as c` binds a.b
-                found[item.asname or item.name.split(".")[0]] = (item.name if item.asname else item.name.split(".")[0], None)
-        elif isinstance(node, ast.ImportFrom):
-            base = module.split(".") if package else module.split(".")[:-1]
-            base = base[: len(base) - node.level + 1] if node.level else []
-            where = ".".join([*base, *([node.module] if node.module else [])])
-            found |= {item.asname or item.name: (where, item.name) for item in node.names}
-    return found
-
-
-def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    for node in body:
-        if isinstance(node, ast.If | ast.Try | ast.With | ast.For):
-            for part in ("body", "orelse", "finalbody"):
-                yield from _top_level(getattr(node, part, []))
-            for handler in getattr(node, "handlers", []):
-                yield from _top_level(handler.body)
-        else:
-            yield node
-
-
-def _binds(node: ast.stmt) -> list[str]:
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign | ast.AugAssign) else []
-    return [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
-
-
-def _dotted(node: ast.AST) -> list[str] | None:
-    """a.b.c as its words; None when something else stands at the front."""
-    words = []
-    while isinstance(node, ast.Attribute):
-        words.append(node.attr)
-        node = node.value
-    return [node.id, *reversed(words)] if isinstance(node, ast.Name) else None
-
-
-def _is_docstring(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def source(module: str) -> tuple[str, bool] | None:

@@ -1,6 +1,6 @@
 """The stages of one job: erase, attack, images, score, features. Each is a pure function of its specification, kept in the store.
 
-bench/run/runner.py says in which order.
+bench/run/runner.py says in which order. Long because the five stages share one job's specifications.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ process, and again when its size, times or inode change (bench/models/fingerprin
 
 What made a stage beside its specification (code, the results it was made from) stands in `stage.json`, not in its name:
 `stale` says what happens to a stage made by other code.
+
+Long because all ways to change a stage's folder must be read together: that they are few is what keeps it whole.
 """
 
 from __future__ import annotations
