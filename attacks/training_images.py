@@ -103,7 +103,8 @@ def _disguised(ctx: Context, pixels: Tensor, source: str) -> Tensor:
     if source == "scrambled":
         return shuffled(pixels, ctx.generator("scrambled"))
     if source == "never_knew":
-        return made_up(len(pixels), *pixels.shape[-2:], ctx.generator("never_knew"))
+        height, width = pixels.shape[-2:]
+        return made_up(len(pixels), height, width, ctx.generator("never_knew"))
     return pixels
 
 

@@ -167,7 +167,8 @@ class MACE(Method):
     def kept_squares(self, pipe: Pipe, concepts: list[Concept]) -> Tensor:
         """S [d, d]: sum over the preserved texts' states of h h^T, prior and weighted domain."""
         with torch.no_grad():
-            return sum(weight / max(1, len(texts)) * sum_of_squares(pipe, texts) for texts, weight in self.kept_parts(concepts))
+            parts = (weight / max(1, len(texts)) * sum_of_squares(pipe, texts) for texts, weight in self.kept_parts(concepts))
+            return sum(parts, start=torch.zeros(()))
 
     def kept_count(self, pipe: Pipe, concepts: list[Concept], scale: float) -> int:
         """Preserved rows that weigh anything."""

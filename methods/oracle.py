@@ -41,7 +41,8 @@ class Oracle(Method):
         return super().supports(model, concepts)
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
-        return {left_out(concepts): file_digest(self.file(concepts))}
+        slug = left_out(concepts)
+        return {} if slug is None else {slug: file_digest(self.file(concepts))}
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         from safetensors.torch import load_file

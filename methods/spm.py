@@ -7,7 +7,7 @@ stay as they are; each prompt sets the strength of the adapters by its likeness 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -78,9 +78,7 @@ class SPM(Method):
     @contextmanager
     def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
         layers = adapted_layers(pipe.unet)
-        get = erasure.tensors.get
-        down = {name: get(f"spm.{name}.down").to(pipe.device, pipe.dtype) for name in layers}
-        up = {name: get(f"spm.{name}.up").to(pipe.device, pipe.dtype) for name in layers}
+        down, up = ({name: erasure.tensors[f"spm.{name}.{end}"].to(pipe.device, pipe.dtype) for name in layers} for end in ("down", "up"))
         strength = Transport(pipe, erasure.meta["prompts"], self.transport)
         with pipe.before_denoiser(strength.prepare), adapters(pipe, down, up, lambda: strength.gamma, self.composition):
             yield pipe
@@ -124,7 +122,7 @@ class SPM(Method):
         if self.resolutions:
             picks = torch.randint(len(self.resolutions), (2,), generator=generator).tolist()
             size = tuple(self.resolutions[k] // pipe.latent_factor for k in picks)
-        how = {"guidance": self.start_guidance, "alignment": self.timestep_alignment, "generator": generator, "size": size}
+        how: dict[str, Any] = {"guidance": self.start_guidance, "alignment": self.timestep_alignment, "generator": generator, "size": size}
         return partial_denoise(pipe, c, bin=bin, bins=self.bins, **how)
 
     def anchoring_loss(
@@ -159,7 +157,7 @@ def new_adapter(unet: nn.Module, generator: torch.Generator) -> dict[str, nn.Par
     """ "<layer>.down" [in], uniform as Kaiming's with a = sqrt 5, and "<layer>.up" [out], zero: a fresh adapter changes nothing."""
     adapter = {}
     for name in adapted_layers(unet):
-        weight = unet.get_submodule(name).weight
+        weight: Tensor = unet.get_parameter(f"{name}.weight")
         bound = weight.shape[1] ** -0.5
         down = (torch.rand(weight.shape[1], generator=generator) * 2 - 1) * bound
         adapter[f"{name}.down"] = nn.Parameter(down.to(weight))
@@ -173,7 +171,7 @@ def pseudo_prompts(c: Conditioning, n: int, generator: torch.Generator) -> Condi
     The pooled states of SDXL get noise of their own (the official SDXL script).
     """
     concept = c.hidden.flatten().float().cpu()
-    rows = []
+    rows: list[Tensor] = []
     while len(rows) < n:
         noise = F.normalize(torch.randn(concept.shape, generator=generator), dim=0)
         if torch.rand(1, generator=generator).item() < 1 - F.cosine_similarity(concept, noise, dim=0).item():
@@ -192,13 +190,14 @@ class Transport:
     """
 
     def __init__(self, pipe: Pipe, concepts: list[str], measure: str) -> None:
-        self.pipe, self.measure, self.gamma = pipe, measure, None
+        self.pipe, self.measure = pipe, measure
+        self.gamma: Tensor | None = None
         self.special = set(pipe.text.tokenizers[0].all_special_ids)
         with torch.no_grad():
             known = pipe.encode(concepts)
         self.concepts = F.normalize(known.hidden.flatten(1).float(), dim=-1)
         self.tokens = [self.words(row) for row in known.ids.tolist()]
-        self.last = (None, None)
+        self.last: tuple[Tensor, Tensor] | None = None  # of the last call: the served prompts' ids and their states
 
     def words(self, ids: list[int]) -> set[int]:
         return set(ids) - self.special
@@ -207,12 +206,12 @@ class Transport:
         if self.measure == "allone":
             self.gamma = None
             return
-        if self.last[0] is not cond.owner:
+        if self.last is None or self.last[0] is not cond.owner:
             self.last = (cond.owner, self.states_of_owner(cond))
         states = self.last[1] if not cond.hidden.requires_grad else self.states_of_owner(cond)
         cosine = F.normalize(states.flatten(1).float(), dim=-1) @ self.concepts.T
-        overlap = [[len(self.words(row) & words) / len(words) for words in self.tokens] for row in cond.owner.tolist()]
-        overlap = torch.tensor(overlap, device=cosine.device)
+        shares = [[len(self.words(row) & words) / len(words) for words in self.tokens] for row in cond.owner.tolist()]
+        overlap = torch.tensor(shares, device=cosine.device)
         self.gamma = {"clipcos": cosine, "tokenuni": overlap, "clipcos_tokenuni": torch.maximum(cosine, overlap)}[self.measure]
 
     def states_of_owner(self, cond: Conditioning) -> Tensor:

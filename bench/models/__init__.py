@@ -1,6 +1,7 @@
 """Text-to-image models: loading, sampling, and scoped changes of them.
 
 loading         a diffusers folder or hub id to a pipe; refuses early what cannot be loaded
+parts           its modules as a type checker sees them
 pipe            a loaded model: its parts, one sampling loop, changes that end with `with`
 text            prompts to conditioning, with room for learnt words
 encodings       encoded prompts, kept in memory

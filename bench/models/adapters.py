@@ -1,6 +1,6 @@
 """Low-rank adapters beside the layers of a denoiser: y = W x + up^T (down x), for as long as the `with` lasts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -12,7 +12,7 @@ Gamma = Callable[[], Tensor | None]
 
 
 @contextmanager
-def adapters(pipe: Pipe, down: dict[str, Tensor], up: dict[str, Tensor], gamma: Gamma, composition: str) -> Iterator[Pipe]:
+def adapters(pipe: Pipe, down: Mapping[str, Tensor], up: Mapping[str, Tensor], gamma: Gamma, composition: str) -> Iterator[Pipe]:
     """Add the adapters' outputs to their layers. down: layer -> [concepts, in], up: layer -> [concepts, out]. gamma() is
     [batch, concepts], or None for 1 everywhere; composition: paper adds up gamma u v, official multiplies the sums of u and v."""
 

@@ -54,7 +54,7 @@ def _weights(part: Path) -> list[Path]:
     return found or sorted(part.glob("*.safetensors"))
 
 
-def given(**places: str | None) -> dict[str, str]:
+def given(**places: str | Path | None) -> dict[str, str]:
     """Name -> SHA-256 of what lies there, for a stage's key: a changed file under an old path is another input.
 
     Only of files and folders of the user's own: a hub id, the name of published weights or null has no entry.
