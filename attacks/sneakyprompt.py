@@ -159,7 +159,7 @@ class SneakyPrompt(Attack):
     def scores(self, victim: Victim, text: TextSide, prompts: PromptSet, places: list[int], texts: dict[int, str]) -> dict[int, tuple]:
         """place -> (reward, asked, found); the reward is None where an output filter refused the image."""
         made = prompts.with_prompts([texts.get(k, prompt) for k, prompt in enumerate(prompts.prompts)])
-        scored = {}
+        scored: dict[int, tuple] = {}
         if self.reward == "l2":
             for place in places:
                 one, two = text.encode([texts[place], prompts.prompts[place]]).hidden.float()

@@ -44,7 +44,9 @@ def table(frame: pd.DataFrame, format: str, score_table: ScoreTable | None = Non
         return cells.sort_values(["method", "concept", "key", *CELL], kind="stable").to_csv(index=False)
     scores = {names: Headlines(AggregateScores(part, score_table)) for names, part in groups if score_table is not None}
     raised = result_warnings.flags(everything)
-    blocks = [block for names, part in groups for block in _model(*names, part, scores.get(names), raised, composites)]
+    blocks: list[Block] = []
+    for (model, sampler, protocol), part in groups:
+        blocks += _model(model, sampler, protocol, part, scores.get((model, sampler, protocol)), raised, composites)
     return FORMATS[format](blocks)
 
 
@@ -80,7 +82,7 @@ def _model(
         main.notes.extend([*_several_judges(frame), *_flagged(raised), *_collapsed(frame)])
         blocks += [Heading(2, f"Mean over {len(concepts)} concepts: {', '.join(map(shortened, concepts))}"), main]
         blocks += [Heading(3, "By question"), question_tables.LEGEND, question_tables.overall(jobs, methods)]
-    if len(rank) > 1:
+    if scores is not None and len(rank) > 1:
         blocks += [Heading(2, "Standing"), ranking_table.text(len(scores.concepts)), ranking_table.table(rank, scores)]
     for (kind, whole), part in jobs.groupby(["kind", "concept"], sort=True):
         concept, here = shortened(whole), [m for m in methods if m in set(part["method"])]

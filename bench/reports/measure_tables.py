@@ -7,7 +7,7 @@ import pandas as pd
 from vestige.bench.reports.aggregates import AggregateScores
 from vestige.bench.reports.composite_catalogue import CATALOGUE
 from vestige.bench.reports.job_rows import jobs_of
-from vestige.bench.reports.render import Block, Cell, Table, lost
+from vestige.bench.reports.render import Block, Cell, Row, Table, lost
 from vestige.bench.reports.results import higher_is_better
 
 COSTS = {  # column of the frame -> (head, format, divided by)
@@ -30,7 +30,7 @@ def measures(cells: pd.DataFrame, methods: list[str]) -> Table:
     asked = {measure[:3]: 0 for measure in better}
     for measure in better:
         asked[measure[:3]] += 1
-    rows = []
+    rows: list[Row] = []
     for _, name, job in jobs_of(cells, methods):
         found = {_measure(c): c for c in job if not lost(c.value)}
         values = [_with_interval(found[m]) if m in found else Cell("n/a") for m in sorted(better)]
@@ -66,7 +66,7 @@ def composites(aggregate_scores: AggregateScores, methods: list[str]) -> list[Bl
         r = values[name, method]
         return Cell("n/a") if lost(r.value) else Cell(f"{r.value:.3f} [{r.ci_low:.3f}, {r.ci_high:.3f}]", r.value)
 
-    rows = [[method, *(show(c.name, method) for c in shown)] for method in methods]
+    rows: list[Row] = [[method, *(show(c.name, method) for c in shown)] for method in methods]
     arrows = [f"{c.name} {'↑' if c.higher_is_better else '↓'}" for c in shown]
     notes = [f"{c.name}: {c.source}; mean of {int(values[c.name, methods[0]].concepts)} concept(s)." for c in shown]
     missing = found[found["value"].isna()].drop_duplicates("composite")
@@ -84,7 +84,8 @@ def cost(frame: pd.DataFrame, methods: list[str]) -> Table:
         base = means[name].get("original") if name in means else None
         means[made] = means[name] / base if not lost(base) and base else float("nan")
     shown = [name for name in COSTS if name in means and means[name].notna().any()]
-    rows, means = [], means[shown].to_dict("index")
+    rows: list[Row] = []
+    means = means[shown].to_dict("index")
     for method in methods:
         values = [(means[method][name] / COSTS[name][2], COSTS[name][1]) for name in shown]
         rows.append([method, *(Cell("n/a" if lost(value) else form.format(value), value) for value, form in values)])

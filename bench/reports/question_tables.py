@@ -7,7 +7,7 @@ import pandas as pd
 from vestige.bench.contract.flags import FEW
 from vestige.bench.reports import main_table
 from vestige.bench.reports.job_rows import collapsed_methods, jobs_of
-from vestige.bench.reports.render import Cell, Table, lost, percent, share
+from vestige.bench.reports.render import Cell, Row, Table, lost, percent, share
 from vestige.bench.reports.results import present
 from vestige.bench.reports.roles import ERASED_ROLES, roles_of
 from vestige.bench.reports.score_table import WORST
@@ -73,7 +73,7 @@ def overall(frame: pd.DataFrame, methods: list[str]) -> Table:
     known = {key: part.droplevel([0, 1, 2, 3, 4]) for key, part in values.groupby(level=[0, 1, 2, 3, 4])}
     wanted = {q: len({c for key, part in known.items() if key[1:] == q for c in part.index}) for q in asked}
     labels, broken = main_table.names(frame), collapsed_methods(frame)
-    rows = [
+    rows: list[Row] = [
         [labels[m] + ("†" if m in broken else ""), *(_spread(known.get((m, *question)), wanted[question]) for question in asked)]
         for m in methods
     ]
@@ -94,7 +94,8 @@ def presence(part: pd.DataFrame, methods: list[str]) -> Table:
     heads = dict(zip(asked, _heads(asked, part), strict=True))
     of_split = {question[:3]: head for question, head in heads.items()}
     broken = collapsed_methods(part)
-    rows, notes = [], []
+    rows: list[Row] = []
+    notes: list[str] = []
     for method, name, job in jobs_of(part, methods):
         shares = [c for c in job if (c.metric, c.column) in SHARES]
         cells = {(c.column, c.split, c.attack, c.judge if isinstance(c.judge, str) else ""): c for c in shares}
@@ -112,7 +113,7 @@ def presence(part: pd.DataFrame, methods: list[str]) -> Table:
             "so ≈ says little there (docs/results.md)."
         )
     # Collapsed methods stand below all others.
-    rows.sort(key=lambda row: row[0].endswith("†"))
+    rows.sort(key=lambda row: str(row[0]).endswith("†"))
     counts = _asked(part).fillna({"judge": ""}).groupby(["column", "split", "attack", "judge"])["n"].max()
     return Table(["method", *(f"{heads[q]} n={int(counts[q])}" for q in asked)], rows, notes)
 

@@ -7,7 +7,7 @@ import pandas as pd
 from vestige.bench.reports import main_table
 from vestige.bench.reports.headlines import Headlines
 from vestige.bench.reports.ranking import pareto_front
-from vestige.bench.reports.render import Cell, Table, lost, share
+from vestige.bench.reports.render import Cell, Row, Table, lost, share
 from vestige.bench.statistics.headline import Estimate
 from vestige.bench.statistics.resampling import FEW_CONCEPTS
 
@@ -31,15 +31,15 @@ def text(concepts: int) -> str:
 
 def table(rank: pd.DataFrame, scores: Headlines) -> Table:
     front = pareto_front(scores)[0]
-    rows = []
+    rows: list[Row] = []
     for method, r in rank.iterrows():
         on = front.loc[method] if method in front.index else None
         broken = isinstance(r.collapsed, str)
         on_front = "" if on is None or lost(on.p_front) else f"{'yes' if on.on_front else 'no'} ({100 * on.p_front:.0f} %)"
         ranks = "" if broken else f"{r.median_rank:g} [{r.rank_low:g}, {r.rank_high:g}]"
         best = Cell("" if broken else f"{100 * r.p_best:.0f} %", r.p_best)
-        behind = Estimate(r.behind, r.behind_low, r.behind_high)
-        behind = Cell("", 0.0) if method == rank.index[0] else main_table.estimate(behind)
+        gap = Estimate(r.behind, r.behind_low, r.behind_high)
+        behind = Cell("", 0.0) if method == rank.index[0] else main_table.estimate(gap)
         p = "" if lost(r.p_holm) else ("<0.001" if r.p_holm < 0.001 else f"{r.p_holm:.3f}")
         value = share(r.value, r.ci_low, r.ci_high, best=method == leader(rank))
         rows.append([method + ("†" if broken else ""), value, r.group, Cell(ranks, r.median_rank), best, behind])

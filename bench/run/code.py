@@ -22,7 +22,7 @@ from pathlib import Path
 
 from vestige.bench.contract.types import plain
 from vestige.bench.places import PACKAGE
-from vestige.bench.run.syntax import Imports, Module, dotted, imports_of, is_docstring, module_of
+from vestige.bench.run.syntax import Imports, Module, dotted, imports_of, is_docstring, methods_of, module_of
 
 HOME = "vestige"
 # Bookkeeping around results, which decides none of them
@@ -104,7 +104,8 @@ class Code:
         """The method of this name in a class and in its bases: an overridden one may be called by `super`."""
         node = self._node(*cls)
         own = [(cls[0], f"{cls[1]}.{method}")] if method in self._methods(*cls) else []
-        bases = [base for part in node.bases if (base := self._named(cls[0], part))]
+        parts = node.bases if isinstance(node, ast.ClassDef) else []
+        bases = [base for part in parts if (base := self._named(cls[0], part))]
         return own + [found for base in bases if isinstance(self._node(*base), ast.ClassDef) for found in self._inherited(base, method)]
 
     def _named(self, module: str, node: ast.AST) -> Root | None:
@@ -112,25 +113,20 @@ class Code:
         return self._follow(module, place, {})[0] if place else None
 
     def _methods(self, module: str, name: str) -> list[str]:
-        body = self._node(module, name).body
-        return [part.name for part in body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
+        return [method.name for method in methods_of(self._node(module, name))]
 
-    def _node(self, module: str, name: str) -> ast.AST:
+    def _node(self, module: str, name: str) -> ast.stmt:
+        return self._nodes(module, name)[-1]
+
+    def _nodes(self, module: str, name: str) -> list[ast.stmt]:
+        """All statements that bind a name, or a method of a class: an overloaded one has several."""
         head, _, method = name.partition(".")
-        node = self._module(module).nodes[head][-1]
-        if not method:
-            return node
-        return [part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) and part.name == method][-1]
+        nodes = self._ours(module).nodes[head]
+        return [part for part in methods_of(nodes[-1]) if part.name == method] if method else nodes
 
     def _piece(self, module: str, name: str) -> Piece:
         if (module, name) not in self.pieces:
-            head, _, method = name.partition(".")
-            if method:
-                body = self._node(module, head).body
-                parts = [p for p in body if isinstance(p, ast.FunctionDef | ast.AsyncFunctionDef) and p.name == method]
-            else:
-                parts = self._module(module).nodes[head]
-            piece = Piece("")
+            piece, parts = Piece(""), self._nodes(module, name)
             piece.text = f"{name} " + " ".join(_Reader(self, module, piece, part).text(part) for part in parts)
             self.pieces[module, name] = piece
         return self.pieces[module, name]
@@ -148,14 +144,15 @@ class Code:
             module, inner = found.imports[name]
             if inner is None:
                 return None
-            if self._module(f"{module}.{inner}") is not None and (self._module(module) is None or inner not in self._module(module).nodes):
+            there = self._module(module)
+            if self._module(f"{module}.{inner}") is not None and (there is None or inner not in there.nodes):
                 return None  # a module, no thing in one
             name = inner
         return None
 
     def _follow(self, module: str, place: list[str], local: Imports) -> tuple[Root | None, int, str]:
         """What a dotted name leads to: (definition or None, how many of its words that takes, the first word's outside name)."""
-        found = self._module(module)
+        found = self._ours(module)
         if place[0] in found.nodes and place[0] not in local:
             return (module, place[0]), 1, ""
         if place[0] not in local and place[0] not in found.imports:
@@ -172,6 +169,11 @@ class Code:
             outside = f"{outside}.{place[k]}"
         return None, 0, where if inner is None else f"{where}.{inner}"
 
+    def _ours(self, name: str) -> Module:
+        found = self._module(name)
+        assert found is not None, f"{name} is no module of ours"
+        return found
+
     def _module(self, name: str) -> Module | None:
         if name not in self.modules:
             text = self.read(name)
@@ -184,7 +186,7 @@ class _Reader:
 
     def __init__(self, code: Code, module: str, piece: Piece, node: ast.AST) -> None:
         self.code, self.module, self.piece, self.top = code, module, piece, node
-        self.imports = imports_of(module, code._module(module).package, ast.walk(node))  # those inside a function hide the module's names
+        self.imports = imports_of(module, code._ours(module).package, ast.walk(node))  # those inside a function hide the module's names
 
     def text(self, node: ast.AST) -> str:
         return "".join(self._parts(node))

@@ -15,7 +15,7 @@ class Module:
 
     name: str
     package: bool
-    nodes: dict[str, list[ast.AST]] = field(default_factory=dict)  # name -> what binds it
+    nodes: dict[str, list[ast.stmt]] = field(default_factory=dict)  # name -> what binds it
     imports: Imports = field(default_factory=dict)
 
 
@@ -68,6 +68,12 @@ def dotted(node: ast.AST) -> list[str] | None:
         words.append(node.attr)
         node = node.value
     return [node.id, *reversed(words)] if isinstance(node, ast.Name) else None
+
+
+def methods_of(node: ast.stmt) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Of a class; of anything else none."""
+    body = node.body if isinstance(node, ast.ClassDef) else []
+    return [part for part in body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 def is_docstring(node: ast.AST) -> bool:
