@@ -177,8 +177,8 @@ def _summary(points: np.ndarray, draws: np.ndarray, prompts: int) -> tuple[float
     """Mean over seeds and its interval: prompts resampled, seeds spread."""
     low, high = interval(draws.mean(0), prompts)
     value = float(points.mean())
-    low, high = widened(value, float(low), float(high), points)
-    return value, float(low), float(high)
+    least, most = widened(value, float(low), float(high), points)
+    return value, float(least), float(most)
 
 
 def _place(cell) -> tuple:

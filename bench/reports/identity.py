@@ -251,7 +251,7 @@ class _Parts:
             params = {k: v for k, v in (attack.get("params") or {}).items() if k not in left_out}
             yield name, self._thing(base, facts | {"params": params}, base)
 
-    def _metrics(self, asked: dict[str, list], code: dict[tuple, set[str]]) -> Iterable[tuple[tuple[str, str], Thing]]:
+    def _metrics(self, asked: dict[str, list], code: dict[tuple, dict[str, str]]) -> Iterable[tuple[tuple[str, str], Thing]]:
         for split, (*_, metrics) in asked.items():
             for name, metric in (metrics if isinstance(metrics, dict) else {}).items():
                 judge = (metric.get("params") or {}).get("judge")

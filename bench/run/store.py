@@ -335,12 +335,12 @@ class Store:
 
     def _commit(self, partial: Path, final: Path, meta: dict) -> None:
         files = _synced_hashes(partial)
-        meta = _sealed({**meta, "files": files, "digest": canonical_hash(files)})
+        sealed = _sealed({**meta, "files": files, "digest": canonical_hash(files)})
         if final.exists():
             with self._without_readers(final.name):
-                self._swap(partial, final, meta)
+                self._swap(partial, final, sealed)
         else:
-            _write_synced(partial / META, meta)
+            _write_synced(partial / META, sealed)
             os.replace(partial, final)
             _sync_folder(final.parent)
 
