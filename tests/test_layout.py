@@ -139,8 +139,10 @@ def test_modules_import_each_other_in_no_circle():
 def test_code_is_imported_under_its_name_in_the_package():
     """`import bench.x` would make every class a second time."""
     top = {*CODE, "conf", "prompts", "results"}
-    statements = [(module, name) for module in modules() for node in import_statements(tree(module), True) for name in _names(node)]
-    assert [f"{module} imports {name}" for module, name in statements if name.split(".")[0] in top] == []
+    beside = [file for folder in ("tests", "benchmarks") for file in (Path(__file__).parents[1] / folder).rglob("*.py")]
+    trees = {module: tree(module) for module in modules()} | {file.stem: ast.parse(file.read_text()) for file in beside}
+    names = [(where, name) for where, read in trees.items() for node in import_statements(read, True) for name in _names(node)]
+    assert [f"{where} imports {name}" for where, name in names if name.split(".")[0] in top] == []
 
 
 @pytest.mark.parametrize("folder", [*CODE, "benchmarks", "tests"])
@@ -149,3 +151,9 @@ def test_a_long_file_says_why(folder):
     texts = {str(file.relative_to(home)): file.read_text() for file in (home / folder).rglob("*.py")}
     long = [name for name, text in texts.items() if len(text.splitlines()) > LONGEST]
     assert [name for name in long if "Long because" not in (ast.get_docstring(ast.parse(texts[name])) or "")] == []
+
+
+@pytest.mark.parametrize("package", ["contract", "models", "vision", "reports"])
+def test_a_package_says_what_each_of_its_modules_is(package):
+    listed = {line.split()[0] for line in (ast.get_docstring(tree(f"bench.{package}")) or "").splitlines() if "  " in line}
+    assert listed == {name.rpartition(".")[2] for name in modules() if name.startswith(f"bench.{package}.")}

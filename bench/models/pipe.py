@@ -11,7 +11,7 @@ import difflib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -139,11 +139,7 @@ class Pipe:
     def null(self, n: int) -> Conditioning:
         """The unconditional conditioning, n rows: the empty prompt, or zeros where SDXL asks for them."""
         empty = self.encode([""] * n)
-        if self.spec.family == "sdxl":
-            return replace(
-                empty, hidden=torch.zeros_like(empty.hidden), pooled=None if empty.pooled is None else torch.zeros_like(empty.pooled)
-            )
-        return empty
+        return empty.zeroed() if self.spec.family == "sdxl" else empty
 
     def predict(self, x: Tensor, t: Tensor | int, cond: Conditioning, module: nn.Module | None = None) -> Tensor:
         """One unguided denoiser prediction, through every hook and adapter in force.

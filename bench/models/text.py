@@ -46,6 +46,11 @@ class Conditioning:
         """The doubled batch [null; self] of classifier-free guidance."""
         return Conditioning.cat([replace(null, owner=self.owner), self])
 
+    def zeroed(self) -> Conditioning:
+        """The same with zeros for states."""
+        pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
+        return replace(self, hidden=torch.zeros_like(self.hidden), pooled=pooled)
+
     def detach(self) -> Conditioning:
         return replace(self, hidden=self.hidden.detach(), pooled=None if self.pooled is None else self.pooled.detach())
 
