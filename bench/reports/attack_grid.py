@@ -138,12 +138,8 @@ def _of_seeds(it: Measured, seeds) -> np.ndarray:
 def _lucky(luck: Measured, plain: Measured, spent: dict) -> tuple[np.ndarray, int] | str:
     """The run of fresh seeds cut to the tries that `spent` pays for, seed by seed: what such a run would have drawn."""
     known, name = {c.seed: c for c in luck.cells}, luck.first.attack
-    if (
-        not set(spent) <= set(known)
-        or not set(spent) <= {c.seed for c in plain.cells}
-        or luck.asked is None
-        or luck.asked is not plain.asked
-    ):
+    covered = set(spent) <= set(known) & {c.seed for c in plain.cells}
+    if not covered or luck.asked is None or luck.asked is not plain.asked:
         return f"{name} was not run on every erasure seed, or was asked other prompts"
     wanted, made = {}, []
     rows = list(dict.fromkeys(luck.asked.row_id))
