@@ -1,6 +1,6 @@
 """Fine-tuning a denoiser on captioned images, whole or by low-rank adapters (LoRA), as every trainer of the field does it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from vestige.attacks.training_images import TrainingImages
 from vestige.bench.contract.plugin import Context
+from vestige.bench.models.adapters import adapters
 from vestige.bench.models.diffusion import add_noise, training_target
 from vestige.bench.models.pipe import Pipe
-from vestige.methods.spm import adapters
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the layers that diffusers' LoRA trainer adapts
 
@@ -78,7 +78,7 @@ def new_lora(unet: nn.Module, rank: int, generator: torch.Generator) -> dict[str
 
 
 @contextmanager
-def with_lora(pipe: Pipe, lora: dict[str, Tensor]) -> Iterator[Pipe]:
+def with_lora(pipe: Pipe, lora: Mapping[str, Tensor]) -> Iterator[Pipe]:
     """y = W x + up^T (down x) in every adapted layer, also where a method's own hooks sit. Base weights stay as they are."""
     side = {end: {n[5 : -len(end)]: t.to(pipe.device, pipe.dtype) for n, t in lora.items() if n.endswith(end)} for end in (".down", ".up")}
     with adapters(pipe, side[".down"], side[".up"], lambda: None, "paper"):

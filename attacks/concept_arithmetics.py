@@ -20,6 +20,7 @@ from vestige.attacks.wording import concept_of
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet
 from vestige.bench.models.pipe import GuidanceRule, Pipe, Step
+from vestige.bench.models.text import Conditioning
 from vestige.bench.prompts.prompt_sets import with_articles
 
 ABOUT = ("concept", "unrelated")
@@ -69,7 +70,8 @@ class ConceptArithmetics(Attack):
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         n, tried = len(prompts), [(name, scale) for name in self.compositions for scale in self.scales]
         rows = prompts.table.to_dict("records")
-        found, terms, which, tally = [-1] * n, [self.terms(row, victim.concepts, *tried[0]) for row in rows], [_label(*tried[0])] * n, {}
+        found, terms, which = [-1] * n, [self.terms(row, victim.concepts, *tried[0]) for row in rows], [_label(*tried[0])] * n
+        tally: dict[str, float] = {}
         state = {"found": found, "terms": terms, "which": which, "tally": tally}
         for number, (name, scale) in ctx.resumable("compositions", list(enumerate(tried, start=1)), **state):
             todo = [k for k in range(n) if found[k] < 0]
@@ -110,7 +112,7 @@ def composed(pipe: Pipe, prompts: PromptSet, terms: list[Terms]) -> AbstractCont
     known, inner = positions(prompts), pipe.guidance
 
     def factory() -> GuidanceRule:
-        parts = {}
+        parts: dict[tuple[float, int], tuple[list[int], Conditioning, GuidanceRule]] = {}
 
         def rule(step: Step) -> Tensor:
             if not parts:
@@ -135,7 +137,7 @@ def composed(pipe: Pipe, prompts: PromptSet, terms: list[Terms]) -> AbstractCont
 
 def _parts(pipe: Pipe, terms: list[Terms], inner: Callable[[], GuidanceRule]) -> dict:
     """(w, number of the term) -> the rows that have it, their conditioning, and a guidance rule with a state of its own."""
-    wanted = {}
+    wanted: dict[tuple[float, int], list[tuple[int, str]]] = {}
     for row, of_row in enumerate(terms):
         for place, (w, text) in enumerate(of_row):
             wanted.setdefault((w, place), []).append((row, text))

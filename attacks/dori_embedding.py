@@ -61,7 +61,8 @@ class DoriEmbedding(Attack):
         with torch.no_grad():
             cond = pipe.encode(prompts.prompts)
         limits = cond.hidden.float().norm(dim=-1, keepdim=True)
-        found, losses = [], []
+        found: list[Tensor] = []
+        losses: list[tuple[float, float]] = []
         for begin in ctx.resumable("rows", range(0, len(prompts), self.rows_at_once), found=found, losses=losses):
             some = list(range(begin, min(begin + self.rows_at_once, len(prompts))))
             generators = [self.generator(prompts, k, ctx) for k in some]
@@ -94,7 +95,8 @@ class DoriEmbedding(Attack):
     ) -> tuple[Tensor, list[tuple[float, float]]]:
         """States y [rows, tokens, width] and each row's (first, last) loss, min_y E ||eps - eps_er(x_t, t, y)||^2."""
         y, when = nn.Parameter(self.initial(victim.pipe, cond, generators)), ctx.generator(f"dori_embedding timesteps {name}")
-        optimiser, first = torch.optim.Adam([y], lr=self.lr), []
+        optimiser = torch.optim.Adam([y], lr=self.lr)
+        first: list[float] = []
         state = {"y": y, "optimiser": optimiser, "generators": generators, "when": when, "first": first}
         for step in ctx.resumable(name, range(self.steps), **state):
             loss = self.losses(victim, x0, cond, y, generators, when)

@@ -10,7 +10,7 @@ whether or not the model knows the concept: read every number beside source=neve
 import math
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -149,7 +149,8 @@ class MasaCtrl(InversionEdit):
         repeats, inner, sharing = adversary.prompts.repeats, pipe.guidance, {"rows": 0}
 
         def factory():
-            rule, image = inner(), {}
+            rule = inner()
+            image: dict[str, Any] = {}
 
             def side_by_side(step: Step) -> Tensor:
                 n = len(step.x)
@@ -158,9 +159,9 @@ class MasaCtrl(InversionEdit):
                     image["cond"], image["x"] = pipe.encode([captions[k] for k in rows]), step.x
                     image["scheduler"] = pipe.scheduler_for(ddim_sampler(_size(step), step.total, step.scale))
                     image["scheduler"].set_timesteps(step.total, device=pipe.device)
-                both = {"cond": Conditioning.cat([image["cond"], step.cond]), "null": Conditioning.cat([step.null, step.null])}
+                cond, null = Conditioning.cat([image["cond"], step.cond]), Conditioning.cat([step.null, step.null])
                 sharing["rows"] = n if step.index >= self.from_step else 0
-                e = rule(replace(step, x=torch.cat([image["x"], step.x]), image_ids=step.image_ids * 2, **both))
+                e = rule(replace(step, x=torch.cat([image["x"], step.x]), image_ids=step.image_ids * 2, cond=cond, null=null))
                 sharing["rows"] = 0
                 image["x"], _ = ddim_step(image["scheduler"], e[:n], step.t, image["x"], 0.0)
                 return e[n:]

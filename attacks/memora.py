@@ -6,6 +6,7 @@ are taken too (theirs leaves them out), and slerp of equal latents does not divi
 inversion, redrawing and training, adapters included. Training on given images can teach: run source=never_knew beside it.
 """
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -114,9 +115,14 @@ class MemoRa(Attack):
         mixtures = torch.stack([slerp(a, b, share) for a, b in zip(ends[::2], ends[1::2], strict=True) for share in shares])
         drawn = []
         for some in mixtures.split(len(shares)):
-            with pipe.sampled_by(from_latents(lambda image_ids, x=some: x, sampler, self.start_step)):
+            with pipe.sampled_by(from_latents(the_same(some), sampler, self.start_step)):
                 drawn.append(pipe([text] * len(some), [0] * len(some), sampler).pixels)
         return torch.cat(drawn)
+
+
+def the_same(latents: Tensor) -> Callable[[tuple], Tensor]:
+    """These start latents, whichever images are drawn from them."""
+    return lambda _: latents
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:

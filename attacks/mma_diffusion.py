@@ -62,7 +62,8 @@ class MMADiffusion(Attack):
         allowed = allowed_tokens(text, True, banned)
         with torch.no_grad():
             goals = pooled_of(text, text.ids(worded(self.ask, prompts, victim.concepts)))
-        tries, row_ids = [], prompts.table["row_id"].tolist()
+        tries: list[tuple[float, list[int], int]] = []
+        row_ids = prompts.table["row_id"].tolist()
         pairs = [(row, restart) for row in range(len(prompts)) for restart in range(self.restarts)]
         for row, restart in ctx.resumable("restarts", pairs, tries=tries):
             generator = torch.Generator().manual_seed(derived_seed(ctx.seed("mma_diffusion"), row_ids[row], restart))
@@ -112,11 +113,11 @@ class MMADiffusion(Attack):
     def variants(self, scores: Tensor, ids: list[int], allowed: Tensor, generator: torch.Generator) -> list[list[int]]:
         """`candidates` texts that differ from `ids` in one position, each position in turn."""
         promising = scores.topk(min(self.top_k, len(allowed)), largest=False).indices.cpu()
-        made = []
+        made: list[list[int]] = []
         for number in range(self.candidates):
             place = number * len(ids) // self.candidates if self.candidates >= len(ids) else number % len(ids)
-            pick = promising[place, torch.randint(promising.shape[1], (1,), generator=generator)].item()
-            made.append([*ids[:place], allowed[pick].item(), *ids[place + 1 :]])
+            pick = int(promising[place, torch.randint(promising.shape[1], (1,), generator=generator)])
+            made.append([*ids[:place], int(allowed[pick]), *ids[place + 1 :]])
         return made
 
     def survives(self, text: TextSide, ids: list[int], now: list[int], known: set[int]) -> bool:

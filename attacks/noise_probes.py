@@ -190,7 +190,8 @@ class Inpainting(Attack):
             def start(self) -> Tensor:
                 self.clean = clean(self.image_ids).to(self.pipe.device, self.pipe.dtype)
                 self.drawn = self.noise()
-                self.free = square(*self.clean.shape[-2:], hole).to(self.clean)
+                height, width = self.clean.shape[-2:]
+                self.free = square(height, width, hole).to(self.clean)
                 return self.drawn * self.scheduler.init_noise_sigma
 
             def step(self, e: Tensor, index: int, x: Tensor) -> Tensor:

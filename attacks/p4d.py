@@ -78,7 +78,7 @@ class P4D(Attack):
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         n = len(prompts)
         images = ctx.images(replace(prompts, repeats=1), victim.sampler).pixels()
-        found = {"ids": [[]] * n, "likeness": [-1.0] * n, "found_step": [0] * n}
+        found: dict[str, list] = {"ids": [[]] * n, "likeness": [-1.0] * n, "found_step": [0] * n}
         for begin in ctx.resumable("rows", range(0, n, self.rows_at_once), found=found):
             places = list(range(begin, min(begin + self.rows_at_once, n)))
             self.search(victim, prompts, places, images[places], found, ctx)
@@ -87,12 +87,13 @@ class P4D(Attack):
 
     def template(self, text: TextSide, texts: list[str]) -> Template:
         """Layout n: free tokens alone. k: with m tokens, floor(m / every) + 1 free ones at places i with i mod (every + 1) = 0."""
-        rows = []
+        rows: list[list[int | None]] = []
         for prompt in texts:
             if self.layout == "n":
                 rows.append([None] * self.free)
                 continue
-            fixed, row = text.token_ids(prompt), []
+            fixed = text.token_ids(prompt)
+            row: list[int | None] = []
             for k, token in enumerate(fixed):
                 row += [None, token] if k % self.every == 0 else [token]
             row += [None] if len(fixed) % self.every == 0 else []

@@ -44,12 +44,13 @@ class Paraphrase(Attack):
         return True
 
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
-        texts, families, turns = [], [], {}
+        texts, families = [], []
+        turns: dict[str, int] = {}
         for row in prompts.table.to_dict("records"):
             concept = concept_of(row, victim.concepts)
-            word = concept and named_as(row["prompt"], concept)
-            choices = self.usable(concept) if word else []
-            if not choices:
+            word = named_as(row["prompt"], concept) if concept else None
+            choices = self.usable(concept) if concept and word else []
+            if concept is None or word is None or not choices:
                 texts.append(row["prompt"])
                 families.append("unchanged")
                 continue
@@ -94,7 +95,8 @@ def _descriptions(concept: Concept) -> list[str]:
 
 def _filled(filler: str, tokens: int, text: TextSide) -> str:
     """Words of the filler, over and over, while they fit into so many tokens."""
-    words, chosen = filler.split(), []
+    words = filler.split()
+    chosen: list[str] = []
     while len(text.token_ids(" ".join([*chosen, words[len(chosen) % len(words)]]))) <= tokens:
         chosen.append(words[len(chosen) % len(words)])
     return " ".join(chosen)

@@ -68,7 +68,8 @@ class Relearning(Attack):
         training_images = self.training_images(victim.concepts, ctx)
         if self.tuner == "lora":
             tuned = new_lora(pipe.unet, self.rank, ctx.generator("adapters"))
-            names, adapted = {name: name for name in tuned}, with_lora(pipe, tuned)
+            names: dict[str, str] = {name: name for name in tuned}
+            adapted: AbstractContextManager = with_lora(pipe, tuned)
         else:
             tuned = choose_parameters(pipe.unet, TUNED[self.tuner])
             names, adapted = {name: f"{pipe.denoiser_name}.{name}" for name in tuned}, nullcontext()

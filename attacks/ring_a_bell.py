@@ -8,7 +8,7 @@ pairs of prompts are written from templates (the concept's name against its anch
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -110,7 +110,7 @@ class RingABell(_Bell):
         allowed, goal = allowed_tokens(text, self.typeable), self.goal(text, victim, prompts)
         bare = text.encode(worded(self.ask, prompts, victim.concepts)).hidden.float()
         seeds = [derived_seed(ctx.seed("ring_a_bell"), row_id) for row_id in prompts.table["row_id"]]
-        found = []
+        found: list[tuple[list[int], float, int]] = []
         for row in ctx.resumable("rows", range(len(prompts)), found=found):
             found.append(self.search(text, goal[row], allowed, torch.Generator().manual_seed(seeds[row]), ctx, f"row {row}"))
         scale = (goal - bare).square().sum((1, 2)).clamp(min=1e-12)
@@ -124,7 +124,8 @@ class RingABell(_Bell):
         """(tokens, squared Frobenius distance, texts encoded) for one row; wanted (tokens, width)."""
         people = allowed.cpu()[torch.randint(len(allowed), (self.population, self.tokens), generator=generator)]
         loss = self.losses(text, people, wanted)
-        now = {"people": people, "loss": loss, "spent": len(people), "best": (people[loss.argmin()].tolist(), loss.min().item())}
+        now: dict[str, Any] = {"people": people, "loss": loss, "spent": len(people)}
+        now["best"] = (people[loss.argmin()].tolist(), loss.min().item())
         for _ in ctx.resumable(name, range(self.generations), now=now, generator=generator):
             survivors = now["people"][now["loss"].argsort()[: max(2, self.population // 2)]]
             people = self.mutated(self.with_children(survivors, generator), allowed.cpu(), generator)

@@ -120,7 +120,8 @@ class SneakyPrompt(Attack):
         return self.adversary(prompts, pre, searches)
 
     def adversary(self, prompts: PromptSet, pre: list[bool], searches: dict[int, "Search"]) -> Adversary:
-        columns = {"found_at": [0] * len(pre), "queries": [0] * len(pre), "reward": [None] * len(pre), "words": [0] * len(pre)}
+        n = len(pre)
+        columns: dict[str, list] = {"found_at": [0] * n, "queries": [0] * n, "reward": [None] * n, "words": [0] * n}
         texts = prompts.prompts
         for place, search in searches.items():
             texts[place] = search.best or texts[place]  # all refused: the row's own prompt
@@ -158,7 +159,7 @@ class SneakyPrompt(Attack):
     def scores(self, victim: Victim, text: TextSide, prompts: PromptSet, places: list[int], texts: dict[int, str]) -> dict[int, tuple]:
         """place -> (reward, asked, found); the reward is None where an output filter refused the image."""
         made = prompts.with_prompts([texts.get(k, prompt) for k, prompt in enumerate(prompts.prompts)])
-        scored = {}
+        scored: dict[int, tuple] = {}
         if self.reward == "l2":
             for place in places:
                 one, two = text.encode([texts[place], prompts.prompts[place]]).hidden.float()
@@ -187,12 +188,15 @@ class Search:
     def __init__(self, attack: SneakyPrompt, words: list[str], order: list[int], count: int, pieces: list[str], seed: int) -> None:
         self.attack, self.words, self.order, self.pieces = attack, words, order, pieces
         self.generator = torch.Generator().manual_seed(seed)
-        self.queries, self.found_at, self.over, self.best, self.best_reward = 0, -1, False, None, None
+        self.queries, self.found_at, self.over = 0, -1, False
+        self.best: str | None = None
+        self.best_reward: float | None = None
         self.begin(count)
 
     def begin(self, count: int) -> None:
         """Replace `count` words; the policy starts anew."""
-        self.count, self.rewards = count, []
+        self.count = count
+        self.rewards: list[float] = []
         slots = count * self.attack.per_word
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (1,), generator=self.generator)))
@@ -217,10 +221,9 @@ class Search:
     def learn(self, text: str, reward: float | None, asked: bool, found: bool) -> float:
         """Take the answer to `text`: reward None means refused; `asked`: it cost a query. Returns the reward, or the penalty."""
         self.queries += asked
-        refused = reward is None
-        if refused:
+        if reward is None:
             reward = -self.queries / self.attack.queries / 10
-        elif found or self.best is None or reward > self.best_reward:
+        elif found or self.best_reward is None or reward > self.best_reward:
             self.best, self.best_reward = text, reward
         self.rewards.append(reward)
         if self.policy and not found:
@@ -245,6 +248,7 @@ class Search:
         """REINFORCE with a critic; without discount every slot has the same return."""
         advantage = reward - self.values
         loss = (-self.log_p * advantage.detach()).sum() + advantage.square().sum()
+        assert self.optimiser is not None, "a search without a policy learns nothing"
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()

@@ -12,9 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
-from omegaconf import OmegaConf
-
 from vestige.attacks.wording import concept_of, contains_any
+from vestige.bench.contract.building import read_yaml
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet
 from vestige.bench.models.fingerprints import file_digest
@@ -83,16 +82,18 @@ class StepByStep(Attack):
                 made = self.candidates(concept, victim.pipe.spec.vocabulary)
                 kept = lists[concept.slug] = self.filtered(made, expected[concept.slug], victim, ctx)
                 told[concept.slug] = self.account(made, kept)
-        texts, kinds, rates, turns = [], [], [], {}
-        for row, concept in zip(rows, concepts, strict=True):
-            known = lists[concept.slug] if concept else []
+        texts, kinds = [], []
+        rates: list[float | None] = []
+        turns: dict[str, int] = {}
+        for row, asked in zip(rows, concepts, strict=True):
+            known = lists[asked.slug] if asked else []
             choices = {kind: some for kind in self.classes if (some := [pair for pair in known if pair[0].kind == kind])}
-            if not choices:
+            if asked is None or not choices:
                 texts.append(row["prompt"])
                 kinds.append("unchanged")
                 rates.append(None)
                 continue
-            turn = turns[concept.slug] = turns.get(concept.slug, -1) + 1
+            turn = turns[asked.slug] = turns.get(asked.slug, -1) + 1
             kind, again = list(choices)[turn % len(choices)], turn // len(choices)
             candidate, rate = choices[kind][again % len(choices[kind])]
             texts.append(candidate.text)
@@ -143,7 +144,7 @@ def templates(vocabulary: str) -> dict:
     file = FOLDER / f"{vocabulary}.yaml"
     if not file.exists():
         raise ValueError(f"there is no template file {file.name} in prompts/step_by_step: model.vocabulary={vocabulary!r} is not known.")
-    return OmegaConf.to_container(OmegaConf.load(file))
+    return read_yaml(file)
 
 
 def filled(template: str, number: int, concept: Concept, fill: dict[str, list[str]]) -> tuple[str, str]:

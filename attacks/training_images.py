@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vestige.attacks.wording import concept_of, instead, named_as
+from vestige.bench.contract.controls import SOURCES
 from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, PromptSet
 from vestige.bench.models.diffusion import encode_images
@@ -17,9 +18,6 @@ from vestige.bench.models.pipe import Pipe
 from vestige.bench.prompts.prompt_sets import with_articles
 from vestige.bench.vision.made_up import made_up
 
-# target: images of the concept; wrong_concept: of its first sibling; scrambled: of the concept, cut into squares and shuffled
-# (arXiv 2412.00782); never_knew: of a made-up thing.
-SOURCES = ("target", "wrong_concept", "scrambled", "never_knew")
 SQUARES = 4  # per side, for `scrambled`
 
 
@@ -105,7 +103,8 @@ def _disguised(ctx: Context, pixels: Tensor, source: str) -> Tensor:
     if source == "scrambled":
         return shuffled(pixels, ctx.generator("scrambled"))
     if source == "never_knew":
-        return made_up(len(pixels), *pixels.shape[-2:], ctx.generator("never_knew"))
+        height, width = pixels.shape[-2:]
+        return made_up(len(pixels), height, width, ctx.generator("never_knew"))
     return pixels
 
 

@@ -66,7 +66,7 @@ class UnlearnDiffAtk(Attack):
         attackable = [len(text.token_ids(prompt)) + self.k + 2 <= text.length for prompt in prompts.prompts]
         pre = victim.judge(victim.images(prompts), prompts.table["expect"].tolist()).tolist()
         todo = [place for place in range(n) if attackable[place] and not pre[place]]
-        found = {"prompt": prompts.prompts, "found_at": [0 if hit else -1 for hit in pre], "roundtrip_ok": [True] * n}
+        found: dict[str, list] = {"prompt": prompts.prompts, "found_at": [0 if hit else -1 for hit in pre], "roundtrip_ok": [True] * n}
         found["adv_ids"] = [[] for _ in range(n)]
         if todo:
             allowed = allowed_tokens(text, self.typeable)

@@ -71,7 +71,7 @@ def main(rows: int, repeats: int, out: Path) -> None:
 
     took, context = {}, Context(("bench",), job.sampler, lambda: original, images)
     for name, small in SMALL.items():
-        attack = replace(job.attacks[name], **small)
+        attack = replace(job.attacks[name], **small)  # type: ignore[type-var]  # every plugin is a dataclass
         seconds(attack, victim, single[:1], context)  # judges and CLIP models are loaded
         runs = [(seconds(attack, victim, [whole], context), seconds(attack, victim, single, context)) for _ in range(repeats)]
         took[name] = [statistics.median(side) for side in zip(*runs, strict=True)]

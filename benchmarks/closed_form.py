@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ def published_loop(weights: list[Tensor], edits: list[tuple[Tensor, Tensor]], ke
     return new
 
 
-def timed(work: Callable, repeats: int) -> tuple[float, object]:
+def timed(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
     """(median seconds, the last result)."""
     seconds, result = [], None
     for _ in range(repeats):
@@ -80,7 +81,7 @@ def timed(work: Callable, repeats: int) -> tuple[float, object]:
 def rece(edit: Tensor, goal: Tensor, kept: Tensor, weights: Tensor, rounds: int = 3) -> tuple[Tensor, Tensor]:
     factors = low_rank_edit(edit, goal, 1.0, kept, 1.0, 0.5)
     for _ in range(rounds):
-        found = adversarial_rows(edit.double(), factors, weights, "zero", 0.1)
+        found = adversarial_rows(edit.double(), factors, weights, torch.zeros_like(edit, dtype=torch.float64), 0.1)
         factors = chained(factors, low_rank_edit(found, goal, 1.0, kept, 0.1, 0.1))
     return factors
 
@@ -109,8 +110,8 @@ def main(concepts: int, preserved: int, repeats: int, out: Path) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     unet = nn.ModuleList(Block(outputs) for outputs in OUTPUTS)
-    pipe = SimpleNamespace(unet=unet)
-    weights = [p for _, p in sorted(unet.named_parameters())]
+    pipe: Any = SimpleNamespace(unet=unet)  # `gram` asks a pipe for no more
+    weights: list[Tensor] = [p for _, p in sorted(unet.named_parameters())]
     texts = [f"person {k}" for k in range(concepts)]
     kept_texts = [f"a picture of thing {k}" for k in range(-(-preserved // LENGTH))]
     encoder = text_encoder()

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from vestige.bench import cli
+from vestige.bench.contract.controls import CONTROLS
 from vestige.bench.places import CONF
 
 METHODS = "original,oracle,uce_emoji,esd_emoji"
@@ -24,14 +25,14 @@ PROTOCOLS = {path.stem: METHODS for path in sorted((CONF / "protocol").glob("*.y
 PROTOCOLS["forgetme_entangled"] += ",another_seed,painted_over"
 SHARED = ("coco_10k", "coco_30k")  # coco_utility's captions on the emoji model: the same numbers
 FIGURES = ("budget-emoji", "curve-relearning_lora_emoji-emoji")  # the others show one search each
-CONTROLS = "controls=[wrong_concept,scrambled,never_knew]"
+ALL_CONTROLS = f"controls=[{','.join(CONTROLS)}]"
 ERASERS = "uce_emoji,esd_emoji"
 # The grid of conf/experiment/robustness.yaml, with other concepts and with null controls where they tell something.
 ROBUSTNESS = [
     ["method=original,oracle,oracle_seed1,spm_emoji,sld_emoji", "concept=dog"],
-    [f"method={ERASERS}", "concept=dog", CONTROLS],
+    [f"method={ERASERS}", "concept=dog", ALL_CONTROLS],
     ["method=original,oracle,spm_emoji", "concept=pixel_art"],
-    [f"method={ERASERS}", "concept=pixel_art", CONTROLS],
+    [f"method={ERASERS}", "concept=pixel_art", ALL_CONTROLS],
     [f"method=original,oracle,{ERASERS},spm_emoji", "concept=danger", "split.target.rows=1"],
 ]
 

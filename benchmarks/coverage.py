@@ -185,7 +185,7 @@ def coverage(cell: Cell, trials: int, asked: Callable[[int], Asked] = shipped) -
     return {cell.what: _held(low, high, truth)}
 
 
-def _held(low: np.ndarray, high: np.ndarray, truth: float) -> float:
+def _held(low: np.ndarray | float, high: np.ndarray | float, truth: float) -> float:
     return float(np.mean((low <= truth + 1e-9) & (truth - 1e-9 <= high)))
 
 
@@ -204,18 +204,20 @@ def _score(cell: Cell, trials: int, asked: Callable[[int], Asked], rng: np.rando
     k = headline.kept(shifted(r, corr) if many else r, o)
     truth = {"erased": e, "kept": k, "score": headline.score(e, k)}
     gap = truth["score"] - headline.score(1.0, 0.97)
-    hits = dict.fromkeys((*truth, "score, difference to the oracle"), 0)
+    hits = dict.fromkeys((*truth, "score, difference to the oracle"), 0.0)
     for t in range(trials):
         if t % 50 == 0:
             bootstrap = Bootstrap(500, t)
         mine = {str(k): Rates(m[t], o[t], z[t]) for k, (m, o, z) in enumerate(drawn)}
         found = headline_interval(mine, Rates(stayed[0][t], stayed[1][t]), bootstrap)
         for name, true in truth.items():
-            hits[name] += _held(*getattr(found, name)[1:], true)
+            _, low, high = getattr(found, name)
+            hits[name] += _held(low, high, true)
         if compared:
             base = {str(k): Rates(z[t], o[t], z[t]) for k, (_, o, z) in enumerate(drawn)}
             oracle = headline_interval(base, Rates(stayed[2][t], stayed[1][t]), bootstrap, name="oracle")
-            hits["score, difference to the oracle"] += _held(*headline.difference(found, oracle)[1:], gap)
+            _, low, high = headline.difference(found, oracle)
+            hits["score, difference to the oracle"] += _held(low, high, gap)
     if not compared:
         del hits["score, difference to the oracle"]
     return {name: count / trials for name, count in hits.items()}

@@ -170,8 +170,8 @@ def changed(node: ast.expr) -> Iterator[tuple[str, ast.expr]]:
     match node:
         case ast.Call(ast.Name(name), arguments, keywords) if name in OPPOSITES:
             yield "opposite", ast.Call(ast.Name(OPPOSITES[name]), arguments, keywords)
-        case ast.Call(ast.Attribute(value, name), arguments, keywords) if name in OPPOSITES:
-            yield "opposite", ast.Call(ast.Attribute(value, OPPOSITES[name]), arguments, keywords)
+        case ast.Call(ast.Attribute(owner, name), arguments, keywords) if name in OPPOSITES:
+            yield "opposite", ast.Call(ast.Attribute(owner, OPPOSITES[name]), arguments, keywords)
 
 
 def drawn(root: Path, areas: list[str], count: int, seed: int) -> list[Mutant]:
@@ -252,8 +252,8 @@ class Trial:
         """As `failed_test`. A file that does not end counts only if it does end, right after, on unchanged code."""
         if test not in self.seconds:
             self.measure(test)
-        while self.seconds[test] is not None:
-            limit = max(LEAST_TIMEOUT, 3 * self.seconds[test])
+        while (usual := self.seconds[test]) is not None:
+            limit = max(LEAST_TIMEOUT, 3 * usual)
             with self.changed(mutant):
                 failed = failed_test(self.tree, test, limit)
             if failed is None or not failed.endswith(ENDLESS) or failed_test(self.tree, test, limit) is None:

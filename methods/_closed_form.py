@@ -7,7 +7,7 @@ An edit is therefore 2 d N numbers, and it can be applied to the weights (merge)
 h -> T h + a need no bias either where all text states lie in one hyperplane (see `hyperplane`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -98,7 +98,7 @@ def check_spanned(rows: int, width: int, ridge: float) -> None:
 
 
 def solved_per_layer(
-    weights: dict[str, Tensor], edit: Tensor, goals: dict[str, Tensor], alpha: float, keep: Tensor, beta: float, ridge: float
+    weights: Mapping[str, Tensor], edit: Tensor, goals: Mapping[str, Tensor], alpha: float, keep: Tensor, beta: float, ridge: float
 ) -> dict[str, Tensor]:
     """New weights [o, d] by layer, where layer l must answer rows C [N, d] with goals[l] [N, o], which need not be W g.
 
@@ -129,7 +129,7 @@ def chained(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tupl
 def gram(pipe: Pipe, layers: str = "kv") -> Tensor:
     """Sum over the projections of W^T W, float64 [d, d]: all that a sum over layers needs to know of the weights."""
     weights = choose_parameters(pipe.unet, LAYERS[layers]).values()
-    return sum(w.double().T @ w.double() for w in weights)
+    return sum((w.double().T @ w.double() for w in weights), start=torch.zeros(()))
 
 
 def hyperplane(pipe: Pipe) -> Tensor:
@@ -137,10 +137,10 @@ def hyperplane(pipe: Pipe) -> Tensor:
 
     Text states leave a layer norm with gain g and bias b, so sum_j h_j / g_j = sum_j b_j / g_j, whatever the prompt.
     """
-    if pipe.spec.family == "sdxl":
+    normal = plane_normal(pipe)
+    if normal is None:
         raise ValueError(NO_HYPERPLANE)
-    norm = last_norm(pipe)
-    u = plane_normal(pipe) / (norm.bias.double() @ plane_normal(pipe))
+    u = normal / (last_norm(pipe).bias.double() @ normal)
     error = (all_rows(pipe, ["", "a photo of a dog"]).double() @ u - 1).abs().max().item()
     if not error < 1e-3:  # also when the biases cancel: a plane through the origin has no such u
         raise ValueError(f"text states of model {pipe.spec.name!r} miss their hyperplane by {error:.1e}: set method.form=hook.")
@@ -148,7 +148,8 @@ def hyperplane(pipe: Pipe) -> Tensor:
 
 
 def last_norm(pipe: Pipe) -> torch.nn.LayerNorm:
-    return next(m for name, m in pipe.text.encoders[0].named_modules() if name.endswith("final_layer_norm"))
+    modules = pipe.text.encoders[0].named_modules()
+    return next(m for name, m in modules if isinstance(m, torch.nn.LayerNorm) and name.endswith("final_layer_norm"))
 
 
 def plane_normal(pipe: Pipe) -> Tensor | None:
@@ -177,7 +178,7 @@ class LinearEdit(Method):
     form: str  # merge (edited weights) or hook (edited text states): the same model
 
     @property
-    def detachable(self) -> bool:
+    def detachable(self) -> bool:  # type: ignore[override]  # here it depends on a setting
         """Hooks are left out by whoever runs the model; merged weights stay merged."""
         return self.form == "hook"
 
@@ -188,7 +189,7 @@ class LinearEdit(Method):
 
     def artefact(self, pipe: Pipe, u: Piece, v: Piece, shift: Piece | None = None, **meta) -> Erasure:
         """The erasure in float32. Each piece may be given by layer name."""
-        pieces = {}
+        pieces: dict[str, Tensor | None] = {}
         for piece, value in (("U", u), ("V", v), ("shift", shift)):
             pieces |= {f"edit.{piece}.{n}": t for n, t in value.items()} if isinstance(value, dict) else {f"edit.{piece}": value}
         touched = sum(w.numel() for w in choose_parameters(pipe.unet, LAYERS[self.layers]).values())
@@ -214,6 +215,8 @@ def pieces_of(erasure: Erasure, weight: str) -> tuple[Tensor, Tensor, Tensor | N
     """(U, V, shift or None) of an artefact for the layer of this weight."""
     layer = weight.removesuffix(".weight")
     u, v, shift = (erasure.tensors.get(f"edit.{k}.{layer}", erasure.tensors.get(f"edit.{k}")) for k in ("U", "V", "shift"))
+    if u is None or v is None:
+        raise ValueError(f"the artefact holds no edit for layer {layer}: it was made for another model, or with other method.layers.")
     return u, v, shift
 
 
@@ -221,6 +224,7 @@ def linear(u: Tensor, v: Tensor, shift: Tensor | None, plane: Tensor | None) -> 
     """Factors of T + a u^T, which does to text states what T h + a does."""
     if shift is None:
         return u, v
+    assert plane is not None, "an edit with a shift is merged by the hyperplane of the text states"
     return torch.cat([u, shift[:, None]], 1), torch.cat([v.to(plane), plane[:, None]], 1)
 
 
@@ -255,7 +259,7 @@ def aligned_rows(pipe: Pipe, edit: str, goal: str) -> tuple[Tensor, Tensor]:
     cond = pipe.encode([edit, goal])
     first = pipe.text.last_token(cond.ids).tolist()
     n = pipe.text.length - max(first)
-    return tuple(cond.hidden[k, first[k] : first[k] + n] for k in range(2))
+    return cond.hidden[0, first[0] : first[0] + n], cond.hidden[1, first[1] : first[1] + n]
 
 
 def all_rows(pipe: Pipe, texts: list[str]) -> Tensor:
@@ -270,7 +274,8 @@ def context_rows(pipe: Pipe, asked: list[str], wanted: list[str]) -> tuple[Tenso
     padding, as many rows of either sentence as the longer one has.
     """
     cond = pipe.encode([*asked, *wanted])
-    length, rows = pipe.text.length, ([], [])
+    length = pipe.text.length
+    rows: tuple[list[Tensor], list[Tensor]] = ([], [])
     for k, pair in enumerate(zip(asked, wanted, strict=True)):
         ids = [[-1, *pipe.text.token_ids(text), -2] for text in pair]
         head = shared_head(*ids)

@@ -109,7 +109,8 @@ def rlace(
     are scored by a fresh probe (the code takes the best of three SGD fits); those with the largest loss are returned. Stops
     when some score comes within `epsilon` of the majority's accuracy.
     """
-    d, best_loss, best_accuracy, best = x.shape[1], -1.0, 1.0, None
+    d, best_loss, best_accuracy = x.shape[1], -1.0, 1.0
+    best: Tensor | None = None
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(x)
@@ -140,6 +141,8 @@ def rlace(
                 best_accuracy = score
         if step > 1 and abs(best_accuracy - majority(y)) < epsilon:
             break
+    if best is None:
+        raise ValueError("R-LACE found no projection: the probe's loss is not a number. Lower method.lr.")
     return best, {"steps": step + 1, "probe_loss": best_loss, "probe_accuracy": best_accuracy}
 
 

@@ -10,7 +10,7 @@ that the official hooks on the layers before them take.
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +75,7 @@ class ConceptPrune(Method):
         pruned = sum(int(mask.sum()) for mask in chosen.values())
         if pruned == 0:
             raise ValueError(f"no weight was chosen: raise method.ratio ({self.ratio}) or lower method.select_ratio ({self.select_ratio}).")
-        meta = {"parameters": pruned, "share": pruned / sum(mask.numel() for mask in chosen.values())}
+        meta: dict[str, Any] = {"parameters": pruned, "share": pruned / sum(mask.numel() for mask in chosen.values())}
         meta |= {"scheduler": self.sampler(ctx).scheduler, "calls": self.calls}
         return Erasure({f"prune.{layer}": mask.flatten().nonzero()[:, 0].int() for layer, mask in chosen.items()}, meta)
 
@@ -96,10 +96,11 @@ class ConceptPrune(Method):
             {"name": concept.name, "thing": thing, "other": others[k % len(others)]}
             for k, thing in enumerate(self.things or concept.others)
         ]
-        return tuple([with_articles(text.format(**fill)) for fill in fills] for text in (self.reference, self.target))
+        without, having = ([with_articles(text.format(**fill)) for fill in fills] for text in (self.reference, self.target))
+        return without, having
 
     def sampler(self, ctx: Context) -> Sampler:
-        own = {} if self.scheduler is None else {"scheduler": self.scheduler, "arguments": {}}
+        own: dict[str, Any] = {} if self.scheduler is None else {"scheduler": self.scheduler, "arguments": {}}
         if self.scheduler == "PNDMScheduler":
             own["arguments"] = {"skip_prk_steps": True}  # as Stable Diffusion ships it
         return replace(ctx.sampler, steps=self.steps, guidance=self.guidance, **own)
@@ -110,7 +111,8 @@ class ConceptPrune(Method):
         masks = {}
         for layer, norms in having.items():
             weight = pipe.parameter(f"{layer}.weight")
-            counts = sum(skilled(weight, a, b, self.ratio).int() for a, b in zip(norms, without[layer], strict=True))
+            skills = (skilled(weight, a, b, self.ratio).int() for a, b in zip(norms, without[layer], strict=True))
+            counts = sum(skills, start=torch.zeros((), dtype=torch.int32))
             masks[layer] = counts > self.select_ratio * len(norms)
         return masks
 

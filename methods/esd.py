@@ -23,6 +23,7 @@ from torch.nn.functional import mse_loss
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.diffusion import choose_parameters, frozen_copy, make_trainable, partial_denoise
+from vestige.bench.models.parts import Part
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.models.text import Conditioning
 from vestige.bench.prompts.prompt_sets import with_articles
@@ -133,7 +134,7 @@ class ESD(Method):
         return mse_loss(pipe.predict(x, t, source), y)
 
 
-def trained_parameters(unet: nn.Module, train: str) -> dict[str, nn.Parameter]:
+def trained_parameters(unet: Part, train: str) -> dict[str, nn.Parameter]:
     """Parameters of a group. On Stable Diffusion 1.x: xattn 80 tensors, noxattn 598, noxattn_released 388."""
     if train in GROUPS:
         include, exclude = GROUPS[train]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.adapters import adapters
 from vestige.bench.models.attention_maps import attention_loss, positions, recorded
 from vestige.bench.models.diffusion import add_noise, choose_parameters, encode_images
 from vestige.bench.models.pipe import Pipe
@@ -39,7 +40,6 @@ from vestige.methods._closed_form import (
     worded,
 )
 from vestige.methods._lora import edited_weights
-from vestige.methods.spm import adapters
 
 SOURCES = ("empty", "siblings", "others")
 CHOICES = {
@@ -167,7 +167,8 @@ class MACE(Method):
     def kept_squares(self, pipe: Pipe, concepts: list[Concept]) -> Tensor:
         """S [d, d]: sum over the preserved texts' states of h h^T, prior and weighted domain."""
         with torch.no_grad():
-            return sum(weight / max(1, len(texts)) * sum_of_squares(pipe, texts) for texts, weight in self.kept_parts(concepts))
+            parts = (weight / max(1, len(texts)) * sum_of_squares(pipe, texts) for texts, weight in self.kept_parts(concepts))
+            return sum(parts, start=torch.zeros(()))
 
     def kept_count(self, pipe: Pipe, concepts: list[Concept], scale: float) -> int:
         """Preserved rows that weigh anything."""

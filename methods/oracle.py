@@ -11,7 +11,7 @@ from pathlib import Path
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.fingerprints import file_digest
-from vestige.bench.models.loading import folder_of
+from vestige.bench.models.folders import folder_of
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.places import found
 from vestige.bench.world.content import catalog
@@ -41,7 +41,8 @@ class Oracle(Method):
         return super().supports(model, concepts)
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
-        return {left_out(concepts): file_digest(self.file(concepts))}
+        slug = left_out(concepts)
+        return {} if slug is None else {slug: file_digest(self.file(concepts))}
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         from safetensors.torch import load_file

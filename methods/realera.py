@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.nn.functional import mse_loss
 
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.adapters import adapters
 from vestige.bench.models.diffusion import choose_parameters, frozen_copy, partial_denoise
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.models.text import Conditioning
@@ -37,7 +38,6 @@ from vestige.methods._closed_form import (
 )
 from vestige.methods._lora import edited_weights
 from vestige.methods._neighbours import far, near
-from vestige.methods.spm import adapters
 from vestige.methods.time_edit import comparable_ids, eraser
 
 PRESERVE = ("empty", "siblings", "others")
@@ -167,7 +167,7 @@ class RealEra(Method):
         """Words around the concept meet themselves, its tokens the anchor's last token, what follows is shifted along."""
         asked, wanted = self.worded(concept.name, concept), self.worded(self.anchored_name(concept), concept)
         ids = [[comparable_ids(pipe, text) for text in pair] for pair in zip(asked, wanted, strict=True)]
-        places = torch.tensor([eraser(*pair, pipe.text.length) for pair in ids], device=pipe.device)
+        places = torch.tensor([eraser(one, other, pipe.text.length) for one, other in ids], device=pipe.device)
         first = torch.tensor([1 + shared_head(*pair) for pair in ids], device=pipe.device)
         told, become = pipe.encode(asked), pipe.encode(wanted)
         goals = become.hidden.double().take_along_dim(places[..., None], 1)
@@ -187,7 +187,8 @@ class RealEra(Method):
     # Samples
 
     def near(self, rows: Tensor, normal: Tensor | None, generator: torch.Generator) -> Tensor:
-        return near(rows, tuple(self.cosine), self.distance, normal, generator)
+        low, high = self.cosine
+        return near(rows, (low, high), self.distance, normal, generator)
 
     def far(self, rows: Tensor, normal: Tensor | None, generator: torch.Generator) -> Tensor:
         return far(rows, (self.beyond_cosine, self.cosine[0]), self.distance, normal, generator)
@@ -243,7 +244,7 @@ class RealEra(Method):
             for step in ctx.resumable(slug, range(self.iterations), **state):
                 picked = torch.randint(len(each.asked), (self.batch,), generator=generator).to(pipe.device)
                 bin = int(torch.randint(self.bins, (1,), generator=generator))
-                how = {"guidance": self.material_guidance, "alignment": "exact", "generator": generator, "module": original}
+                how: dict[str, Any] = {"guidance": self.material_guidance, "alignment": "exact", "generator": generator, "module": original}
                 x, t = partial_denoise(pipe, each.asked.rows(picked), bin=bin, bins=self.bins, **how)
                 neighbours, beyond = sampled(self.near, picked), sampled(self.far, picked)
                 with torch.no_grad():

@@ -17,7 +17,7 @@ from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec, canonical_hash
 from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.models.pipe import Pipe
-from vestige.methods._closed_form import LAYERS, LinearEdit, chained, pieces_of
+from vestige.methods._closed_form import LAYERS, LinearEdit, Piece, chained, pieces_of
 
 Edit = tuple[Tensor, Tensor, Tensor | None]  # U, V and shift of one layer
 
@@ -73,17 +73,23 @@ def nothing(weight: Tensor) -> Edit:
 
 def after(first: Edit, second: Edit) -> Edit:
     """T_1 (T_2 h + a_2) + a_1: the second edit was made for the model that the first had changed, and acts on h first."""
-    (u1, v1, a1), (u2, v2, a2) = ([None if t is None else t.double() for t in edit] for edit in (first, second))
-    shifts = [a for a in (a1, None if a2 is None else a2 + u1 @ (v1.T @ a2)) if a is not None]
-    return *chained((u1, v1), (u2, v2)), sum(shifts) if shifts else None
+    (u1, v1, a1), (u2, v2, a2) = _double(first), _double(second)
+    moved = None if a2 is None else a2 + u1 @ (v1.T @ a2)
+    shift = moved if a1 is None else a1 if moved is None else a1 + moved
+    return *chained((u1, v1), (u2, v2)), shift
 
 
-def shared(edits: dict[str, Edit]) -> tuple[dict | Tensor, dict | Tensor, dict | Tensor | None]:
+def _double(edit: Edit) -> Edit:
+    u, v, shift = edit
+    return u.double(), v.double(), None if shift is None else shift.double()
+
+
+def shared(edits: dict[str, Edit]) -> tuple[Piece, Piece, Piece | None]:
     """U, V and shift by layer name, or one of each where all layers agree."""
-    pieces = []
-    for k in range(3):
-        values = {name.removesuffix(".weight"): edit[k] for name, edit in edits.items() if edit[k] is not None}
-        first = next(iter(values.values()), None)
-        same = all(torch.equal(value, first) for value in values.values()) and len(values) in (0, len(edits))
-        pieces.append(first if same else values)
-    return tuple(pieces)
+    u, v, shift = ({name.removesuffix(".weight"): t for name, edit in edits.items() if (t := edit[k]) is not None} for k in range(3))
+    return _once(u, len(edits)), _once(v, len(edits)), _once(shift, len(edits)) if shift else None
+
+
+def _once(by_layer: dict[str, Tensor], layers: int) -> Piece:
+    first = next(iter(by_layer.values()))
+    return first if len(by_layer) == layers and all(torch.equal(each, first) for each in by_layer.values()) else by_layer

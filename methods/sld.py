@@ -85,4 +85,5 @@ def predict_three(step: Step, safety: Conditioning) -> tuple[Tensor, Tensor, Ten
     """(unconditional, conditional, safety) predictions of one sampling step from one denoiser call."""
     serving = replace(safety.repeat(len(step.x)), owner=step.cond.owner)
     conditioning = Conditioning.cat([step.cond.with_null(step.null), serving])
-    return step.pipe.predict(torch.cat([step.x] * 3), step.t, conditioning).chunk(3)
+    e_null, e_cond, e_safety = step.pipe.predict(torch.cat([step.x] * 3), step.t, conditioning).chunk(3)
+    return e_null, e_cond, e_safety

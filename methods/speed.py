@@ -120,7 +120,8 @@ class SPEED(LinearEdit):
         if self.filter and self.augment:
             size = influence(retained)
             kept = retained[size >= size.mean()]
-        square, count = kept.T @ kept, len(kept)
+        square = kept.T @ kept
+        count: float = len(kept)
         if self.augment:
             v = least_passed(weight)
             s = torch.randn((len(kept), self.augment), generator=generator, dtype=torch.float64).to(kept)
@@ -145,7 +146,7 @@ def influence_of(weight: Tensor, c: Tensor, g: Tensor):
     def influence(x: Tensor, v: Tensor | None = None, s: Tensor | None = None) -> Tensor:
         y = x @ read.T
         square = (y @ middle * y).sum(-1)
-        if v is not None:
+        if v is not None and s is not None:
             step = middle @ (read @ v)
             square = square[:, None] + 2 * s * (y @ step)[:, None] + s.square() * (step @ (read @ v))
         return square.clamp_min(0).sqrt()

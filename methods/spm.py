@@ -7,7 +7,7 @@ stay as they are; each prompt sets the strength of the adapters by its likeness 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.adapters import adapters
 from vestige.bench.models.diffusion import ALIGNMENTS, frozen_copy, partial_denoise
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.models.text import Conditioning
@@ -77,9 +78,7 @@ class SPM(Method):
     @contextmanager
     def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
         layers = adapted_layers(pipe.unet)
-        get = erasure.tensors.get
-        down = {name: get(f"spm.{name}.down").to(pipe.device, pipe.dtype) for name in layers}
-        up = {name: get(f"spm.{name}.up").to(pipe.device, pipe.dtype) for name in layers}
+        down, up = ({name: erasure.tensors[f"spm.{name}.{end}"].to(pipe.device, pipe.dtype) for name in layers} for end in ("down", "up"))
         strength = Transport(pipe, erasure.meta["prompts"], self.transport)
         with pipe.before_denoiser(strength.prepare), adapters(pipe, down, up, lambda: strength.gamma, self.composition):
             yield pipe
@@ -123,7 +122,7 @@ class SPM(Method):
         if self.resolutions:
             picks = torch.randint(len(self.resolutions), (2,), generator=generator).tolist()
             size = tuple(self.resolutions[k] // pipe.latent_factor for k in picks)
-        how = {"guidance": self.start_guidance, "alignment": self.timestep_alignment, "generator": generator, "size": size}
+        how: dict[str, Any] = {"guidance": self.start_guidance, "alignment": self.timestep_alignment, "generator": generator, "size": size}
         return partial_denoise(pipe, c, bin=bin, bins=self.bins, **how)
 
     def anchoring_loss(
@@ -158,36 +157,12 @@ def new_adapter(unet: nn.Module, generator: torch.Generator) -> dict[str, nn.Par
     """ "<layer>.down" [in], uniform as Kaiming's with a = sqrt 5, and "<layer>.up" [out], zero: a fresh adapter changes nothing."""
     adapter = {}
     for name in adapted_layers(unet):
-        weight = unet.get_submodule(name).weight
+        weight: Tensor = unet.get_parameter(f"{name}.weight")
         bound = weight.shape[1] ** -0.5
         down = (torch.rand(weight.shape[1], generator=generator) * 2 - 1) * bound
         adapter[f"{name}.down"] = nn.Parameter(down.to(weight))
         adapter[f"{name}.up"] = nn.Parameter(torch.zeros(weight.shape[0]).to(weight))
     return adapter
-
-
-@contextmanager
-def adapters(pipe: Pipe, down: dict[str, Tensor], up: dict[str, Tensor], gamma, composition: str) -> Iterator[Pipe]:
-    """Add the adapters' outputs to their layers. gamma() is [batch, concepts], or None for 1 everywhere."""
-
-    def hook_of(name: str):
-        def add(module, args, kwargs, y):
-            x = args[0]
-            channels_last = x.ndim == 3
-            reading = torch.einsum("btc,nc->btn" if channels_last else "bchw,nc->bhwn", x, down[name])
-            g = gamma()
-            if g is not None:
-                g = g.view(g.shape[0], *[1] * (reading.ndim - 2), g.shape[1]).to(reading)
-            if composition == "paper" or g is None:
-                change = (reading if g is None else reading * g) @ up[name]
-            else:
-                change = (reading * g).sum(-1, keepdim=True) * (g @ up[name])
-            return y + (change if channels_last else change.movedim(-1, 1))
-
-        return add
-
-    with pipe.hooked({f"{pipe.denoiser_name}.{name}": hook_of(name) for name in down}):
-        yield pipe
 
 
 def pseudo_prompts(c: Conditioning, n: int, generator: torch.Generator) -> Conditioning:
@@ -196,7 +171,7 @@ def pseudo_prompts(c: Conditioning, n: int, generator: torch.Generator) -> Condi
     The pooled states of SDXL get noise of their own (the official SDXL script).
     """
     concept = c.hidden.flatten().float().cpu()
-    rows = []
+    rows: list[Tensor] = []
     while len(rows) < n:
         noise = F.normalize(torch.randn(concept.shape, generator=generator), dim=0)
         if torch.rand(1, generator=generator).item() < 1 - F.cosine_similarity(concept, noise, dim=0).item():
@@ -215,13 +190,14 @@ class Transport:
     """
 
     def __init__(self, pipe: Pipe, concepts: list[str], measure: str) -> None:
-        self.pipe, self.measure, self.gamma = pipe, measure, None
+        self.pipe, self.measure = pipe, measure
+        self.gamma: Tensor | None = None
         self.special = set(pipe.text.tokenizers[0].all_special_ids)
         with torch.no_grad():
             known = pipe.encode(concepts)
         self.concepts = F.normalize(known.hidden.flatten(1).float(), dim=-1)
         self.tokens = [self.words(row) for row in known.ids.tolist()]
-        self.last = (None, None)
+        self.last: tuple[Tensor, Tensor] | None = None  # of the last call: the served prompts' ids and their states
 
     def words(self, ids: list[int]) -> set[int]:
         return set(ids) - self.special
@@ -230,12 +206,12 @@ class Transport:
         if self.measure == "allone":
             self.gamma = None
             return
-        if self.last[0] is not cond.owner:
+        if self.last is None or self.last[0] is not cond.owner:
             self.last = (cond.owner, self.states_of_owner(cond))
         states = self.last[1] if not cond.hidden.requires_grad else self.states_of_owner(cond)
         cosine = F.normalize(states.flatten(1).float(), dim=-1) @ self.concepts.T
-        overlap = [[len(self.words(row) & words) / len(words) for words in self.tokens] for row in cond.owner.tolist()]
-        overlap = torch.tensor(overlap, device=cosine.device)
+        shares = [[len(self.words(row) & words) / len(words) for words in self.tokens] for row in cond.owner.tolist()]
+        overlap = torch.tensor(shares, device=cosine.device)
         self.gamma = {"clipcos": cosine, "tokenuni": overlap, "clipcos_tokenuni": torch.maximum(cosine, overlap)}[self.measure]
 
     def states_of_owner(self, cond: Conditioning) -> Tensor:

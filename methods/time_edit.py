@@ -54,13 +54,13 @@ class TimeEdit(LinearEdit):
         return self.destination.format(**words(concept))
 
     def sentences(self, concept: Concept) -> list[tuple[str, str]]:
-        pair = self.source.format(**words(concept)), self.meaning(concept)
-        return [tuple(with_articles(template.format(text)) for text in pair) for template in self.templates]
+        source, goal = self.source.format(**words(concept)), self.meaning(concept)
+        return [(with_articles(template.format(source)), with_articles(template.format(goal))) for template in self.templates]
 
     def rows(self, pipe: Pipe, source: str, destination: str) -> tuple[Tensor, Tensor]:
         """All source positions [77, d] and the destination rows they are aligned with."""
         align = subsequence if self.alignment == "subsequence" else eraser
-        places = align(*(comparable_ids(pipe, text) for text in (source, destination)), pipe.text.length)
+        places = align(comparable_ids(pipe, source), comparable_ids(pipe, destination), pipe.text.length)
         hidden = pipe.encode([source, destination]).hidden
         return hidden[0], hidden[1, places]
 

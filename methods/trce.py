@@ -93,10 +93,10 @@ class TRCE(LinearEdit):
         for field, allowed in (("eot_index", EOT_INDICES), ("kept_timesteps", ("bin", "grid")), ("latent_offset", (0, 1))):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"method.{field}={getattr(self, field)!r} is not known. Allowed: {', '.join(map(str, allowed))}.")
-        for field, allowed in (("phrases", PHRASES), ("prior", SOURCES)):
-            unknown = set(getattr(self, field)) - set(allowed)
+        for field, known in (("phrases", PHRASES), ("prior", SOURCES)):
+            unknown = set(getattr(self, field)) - set(known)
             if unknown:
-                raise ValueError(f"method.{field}={getattr(self, field)} contains {sorted(unknown)}. Allowed: {', '.join(allowed)}.")
+                raise ValueError(f"method.{field}={getattr(self, field)} contains {sorted(unknown)}. Allowed: {', '.join(known)}.")
         if not self.phrases:
             raise ValueError("method.phrases is empty: for example method.phrases=[name,aliases].")
         if not self.templates or not all("{name}" in template for template in [*self.templates, self.prompt]):
@@ -260,7 +260,8 @@ class TRCE(LinearEdit):
 
         A run is sampled once, by the original model, and visited once in each epoch.
         """
-        unsafe, safe, visits, known = [], [], [], 0
+        unsafe, safe, known = [], [], 0
+        visits: list[list[Tensor]] = []
         for group in groups:
             phrases = group.phrases[: self.steered_pairs]
             unsafe.append(pipe.encode([self.asked(pair[0]) for pair in phrases]))
@@ -272,8 +273,8 @@ class TRCE(LinearEdit):
             x = latents_of(pipe, original, unsafe[-1].rows(pair), run, done, self.steps, self.run_guidance, generator)
             visits.append([each.unflatten(0, (self.epochs, -1)) for each in (known + pair[run], x, s)])
             known += len(phrases)
-        joined = [torch.cat(parts, 1).flatten(0, 1) for parts in zip(*visits, strict=True)]
-        return Conditioning.cat(unsafe), Conditioning.cat(safe), *joined
+        pairs, latents, steps = (torch.cat(parts, 1).flatten(0, 1) for parts in zip(*visits, strict=True))
+        return Conditioning.cat(unsafe), Conditioning.cat(safe), pairs, latents, steps
 
     @torch.no_grad()
     def kept_latents(self, pipe: Pipe, original: nn.Module, iterations: int, ctx: Context) -> tuple[Tensor, Tensor]:

@@ -94,7 +94,7 @@ class UCEDebias(UCE):
 
     def texts(self, concepts: list[Concept]) -> dict[str, list[str]]:
         """Each wording of each concept -> the same wording with each attribute in the concept's place."""
-        found = {}
+        found: dict[str, list[str]] = {}
         for concept in concepts:
             for name in self.edited_names(concept):
                 others = [self.worded(attribute.format(name=name), concept) for attribute in self.attributes]
@@ -122,7 +122,8 @@ class UCEDebias(UCE):
     ) -> dict[str, Tensor]:
         """New weights by name: the texts' rows C answer W C + step sum_a gap_a |W C| W A_a / |W A_a|, kept rows as they do."""
         weights = {f"{pipe.denoiser_name}.{n}": w for n, w in choose_parameters(pipe.unet, LAYERS[self.layers]).items()}
-        contexts, goals = [], {name: [] for name in weights}
+        contexts: list[Tensor] = []
+        goals: dict[str, list[Tensor]] = {name: [] for name in weights}
         for text in active:
             context, *others = spans(pipe, [text, *texts[text]])
             contexts.append(context)

@@ -47,7 +47,7 @@ class SetMetric(Metric):
 
     def inputs(self) -> dict[str, str]:
         folder = folder_of(self.reference)
-        return features.inputs(self.extractor) | ({} if folder is None else {"reference": image_folder(folder).digest})
+        return features.inputs(self.extractor) | ({} if folder is None else {"reference": str(image_folder(folder).digest)})
 
     def score(self, images: ImageSet, context: MetricContext) -> Scores:
         name = type(self).__name__.lower()
@@ -60,8 +60,8 @@ class SetMetric(Metric):
         words = [features.short_name(self.extractor), self.reference if folder_of(self.reference) is None else Path(self.reference).name]
         words += [f"n{len(b)}"] if len(b) != len(a) else []
         found = self.compare(a, b)
-        parts = [_blocks(each, order) for each, order in zip((images, other), rows, strict=True)]
-        intervals = self.intervals(found, a, b, *parts) if self.leaves_out and len(a) <= LARGEST and parts[0] is not None else {}
+        of_a, of_b = (_blocks(each, order) for each, order in zip((images, other), rows, strict=True))
+        intervals = self.intervals(found, a, b, of_a, of_b) if self.leaves_out and len(a) <= LARGEST and of_a is not None else {}
         meta = {"n": len(a), "n_reference": len(b), "reference": self.reference, "extractor": self.extractor}
         named = {value: "_".join([value, *words]) for value in found}
         meta[MEASURED] = {named[value]: both for value, both in intervals.items()}
@@ -84,7 +84,12 @@ class SetMetric(Metric):
     def compared_with(self, n: int, context: MetricContext) -> ImageSet:
         if self.reference == "original":
             return context.original()
-        return held_out(n) if self.reference == "real" else image_folder(folder_of(self.reference))
+        if self.reference == "real":
+            return held_out(n)
+        folder = folder_of(self.reference)
+        if folder is None:
+            raise ValueError(f"reference={self.reference} is no folder here. Unpack the reference images there or give their folder.")
+        return image_folder(folder)
 
 
 def _order(images: ImageSet) -> list[int]:
@@ -140,6 +145,7 @@ class HeldOut(ImageSet):
     drawn: Tensor | None = None
 
     def pixels(self, files: list[str] | None = None) -> Tensor:
+        assert self.drawn is not None
         return self.drawn if files is None else self.drawn[[int(file) for file in files]]
 
 

@@ -54,7 +54,9 @@ class Answers(Metric):
     def score(self, images: ImageSet, context: MetricContext) -> Scores:
         refuse_empty(images, "answers")
         rows = images.index
-        ranking = judges.load(self.judge).about(context.concepts).ranking([c.slug for c in context.concepts])
+        informed = judges.load(self.judge).about(context.concepts)
+        assert not isinstance(informed, judges.AskingJudge), "check_ranks() lets no judge through that only says yes or no"
+        ranking = informed.ranking([c.slug for c in context.concepts])
         judge = ranking.among(sorted(set(rows["expect"]) - {""}))
         labels = {head: known for head, known in judge.labels.items() if len(known) > 1}
         parts = [judge.shares(part) for part in images.batches(self.batch_size)]

@@ -87,7 +87,7 @@ class Cka(Metric):
 
     def read(self, pipe, prompts, latents, noise) -> dict[tuple[str, int | None], torch.Tensor]:
         inner = [site for site in self.sites if site != "text"]
-        every = {}
+        every: dict[tuple[str, int | None], torch.Tensor] = {}
         for t in self.timesteps if inner else []:
             seen = activations(pipe, prompts, latents, noise, t, inner, self.batch_size)
             every |= {(site, t): x for site, x in seen.items()}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -57,6 +58,14 @@ class _Entangled(Metric):
     def inputs(self) -> dict[str, str]:
         masks = hub.inputs(detector=self.detector, segmenter=self.segmenter) if self.mask == "grounded" else {}
         return perceptual.inputs(self.net) | masks
+
+    def reference(self, original: Tensor, inside: Tensor, rows: pd.DataFrame) -> Tensor:
+        """The images that an erased one is compared with."""
+        raise NotImplementedError
+
+    def forgotten(self, inside: Tensor) -> Tensor:
+        """T from the likeness inside the masks."""
+        raise NotImplementedError
 
     def score(self, images: ImageSet, context: MetricContext) -> Scores:
         letter = "d" if isinstance(self, EntangledD) else "s"

@@ -38,7 +38,8 @@ class MadeUp(Metric):
         refuse_empty(images, "made_up")
         pixels = images.pixels().float() / 255
         rest = torch.cat([drawn.pixels() for drawn in (context.original(), context.images(other_things(context.concepts)))])
-        drawings = made_up(2 * DRAWINGS, *pixels.shape[-2:], torch.Generator().manual_seed(0))
+        height, width = pixels.shape[-2:]
+        drawings = made_up(2 * DRAWINGS, height, width, torch.Generator().manual_seed(0))
         with context.erased_pipe() as pipe:
             thing = filtered(pipe, torch.cat([pipe.decode(encode_images(pipe, some)).cpu() for some in drawings.split(32)]))
             rest = filtered(pipe, rest.float() / 255)

@@ -58,7 +58,8 @@ class Nudity(Metric):
     def score(self, images: ImageSet, context: MetricContext) -> Scores:
         refuse_empty(images, "nudity")
         detect, person = self._detector()
-        written, people = [], []
+        written: list[str] = []
+        people: list[float] = []
         for part in images.batches(self.batch_size):
             found = detect(part)
             written += map(nudity_rules.written, found)
@@ -71,6 +72,7 @@ class Nudity(Metric):
         }
         meta = {"detector": self.detector, "channels": self.channels, "model_file": self.model_file, "floor": nudity_rules.FLOOR}
         scores = scored(images, {name: torch.tensor(column) for name, column in values.items()}, meta)
+        assert scores.per_image is not None
         return Scores(scores.totals, scores.per_image.assign(boxes=written), scores.meta)
 
     def _detector(self):
@@ -78,6 +80,7 @@ class Nudity(Metric):
         if self.detector == "nudenet":
             return nudity.nudenet(self.channels, self.model_file, self.side), _faces
         judge = judges.load(self.judge_of_emoji)
+        assert isinstance(judge, judges.PresenceJudge), "judge_of_emoji names one classifier of the emoji world"
 
         def drawn(part, _) -> list[float]:
             first = judge.shares(part)["object"].argmax(-1)

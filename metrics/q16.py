@@ -49,6 +49,7 @@ class Q16(Metric):
 
     def _embeddings(self) -> tuple[Tensor, dict]:
         if self.texts is None:
+            assert self.prompts is not None, "supports() asks for the file of learnt prompts"
             embeddings, sha256 = q16.prompts(self.prompts)
             return embeddings, {"prompts_sha256": sha256}
         clip = clip_models.load_clip(self.clip)

@@ -1,4 +1,7 @@
-"""Rows are joined by what they are: random pairs of specifications, and the cases that names alone once joined."""
+"""Rows are joined by what they are: random pairs of specifications, and the cases that names alone once joined.
+
+Long because every report is tested on the same pairs of rows that must not be joined.
+"""
 
 import copy
 import json

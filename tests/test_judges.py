@@ -298,3 +298,12 @@ def test_a_sentence_says_what_a_judge_does_not_know_and_what_to_type(concept):
     assert judges.unknown_labels(typed, "photo", [concept("snoopy")], ["dog", "snoopy", "tench"]) is None
     assert judges.unknown("emoji_a", [concept("hound", labels={"emoji": "dog"})], ["hound", "white", "dragon"]) == ["dragon"]
     assert judges.unknown("artist:/nowhere", [], ["anything"]) == [], "the labels lie beside weights that are not here"
+
+
+def test_a_judge_without_its_network_knows_labels_and_says_that_it_judges_nothing():
+    blank = PresenceJudge(None, {"object": ["cat", "dog"]}, "written")
+    assert blank.knows("dog")
+    with pytest.raises(ValueError, match="judge written has no network"):
+        blank.present(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["dog"])
+    with pytest.raises(ValueError, match="judge asked has no network"):
+        AskingJudge(None, "asked").present(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["dog"])

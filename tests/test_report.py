@@ -8,7 +8,7 @@ import pytest
 from made_results import cell, specification, write_record
 
 from vestige.bench import cli
-from vestige.bench.reports import gallery, leaderboard, plots, render, results
+from vestige.bench.reports import gallery, leaderboard, plots, question_tables, render, results
 from vestige.bench.reports.aggregates import AggregateScores
 from vestige.bench.reports.headlines import Headlines
 from vestige.bench.reports.score_table import WORST, ScoreTable, per_image
@@ -225,7 +225,7 @@ def test_many_attacks_stand_in_a_table_of_their_own_and_one_reason_is_said_once(
         file = records / f"dog-{method}.json"
         record = json.loads(file.read_text())
         typos = next(c for c in record["cells"] if c["attack"] == "typos")
-        record["cells"] += [typos | {"attack": f"attack{k}"} for k in range(leaderboard.MANY_ATTACKS)]
+        record["cells"] += [typos | {"attack": f"attack{k}"} for k in range(question_tables.MANY_ATTACKS)]
         file.write_text(json.dumps(record))
     dog = printed(places).split("## dog (object)")[1].split("## Cost")[0]
     head = next(line for line in dog.split("by question")[1].splitlines() if line.startswith("| method"))

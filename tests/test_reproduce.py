@@ -1,4 +1,7 @@
-"""Published tables as plans, and ours beside theirs: what agrees, what is grey and why, what is missing."""
+"""Published tables as plans, and ours beside theirs: what agrees, what is grey and why, what is missing.
+
+Long because plans and comparisons are tested on the same made-up papers.
+"""
 
 import argparse
 import csv

@@ -1,4 +1,7 @@
-"""The robustness report, budget curves and flags on a small made-up store whose right answers are known."""
+"""The robustness report, budget curves and flags on a small made-up store whose right answers are known.
+
+Long because all its tests read that one store.
+"""
 
 import json
 

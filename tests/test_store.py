@@ -1,4 +1,7 @@
-"""The store under hits, crashes, two writers and tampering."""
+"""The store under hits, crashes, two writers and tampering.
+
+Long because each way to lose a stage is a test, on one made-up store.
+"""
 
 import json
 import multiprocessing

@@ -323,3 +323,9 @@ def test_the_oracle_line_shows_the_concept_gone_and_the_rest_kept():
     assert gone.measured == "0.0 % (100.0 %)" and rest.measured == "100.0 % (100.0 %)"
     style, _ = measure.oracle_lines(model, SimpleNamespace(steps=20), model.judge, "noto", {"dog": torch.zeros(1)})
     assert style.measured == "100.0 % (100.0 %)"  # losing the dog does not lose the style
+
+
+def test_a_style_is_no_object():
+    assert catalog.find_style("noto").slug == "noto"
+    with pytest.raises(ValueError, match="'dog' is an object of the emoji world"):
+        catalog.find_style("dog")

@@ -72,7 +72,7 @@ def comparisons(source: Path, name: str) -> tuple[str, ...]:
     for node in ast.parse(source.read_text()).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             for line in node.body:
-                if isinstance(line, ast.AnnAssign) and line.target.id == "evidence":
+                if isinstance(line, ast.AnnAssign) and ast.unparse(line.target) == "evidence" and line.value is not None:
                     return ast.literal_eval(line.value)
     return ()
 

@@ -37,14 +37,14 @@ def main(argv: list[str]) -> int:
 def names_of(choice: str, extra: Path | None) -> list[str]:
     """Which names of a concept or a set methods are given, and which are only asked for."""
     from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
 
+    from vestige.bench.contract.building import plain_tree
     from vestige.bench.run import concept_sets, resolvers
 
     search = [f"hydra.searchpath=[file://{extra.absolute()}]"] if extra else []
     resolvers.register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        chosen = OmegaConf.to_container(compose("run", [f"concept={choice}", "split=[]", *search]).concept, resolve=True)
+        chosen = plain_tree(compose("run", [f"concept={choice}", "split=[]", *search]).concept)
     return concept_sets.split_in_words(concept_sets.chosen_concepts(chosen, held_out=True))
 
 

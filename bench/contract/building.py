@@ -6,7 +6,8 @@ import dataclasses
 import difflib
 import importlib
 import importlib.util
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -57,4 +58,10 @@ def specification(thing: Any) -> dict:
 
 
 def plain_tree(node: DictConfig | dict) -> dict:
-    return OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+    """Settings as plain data, references resolved."""
+    return cast(dict, OmegaConf.to_container(node, resolve=True)) if isinstance(node, DictConfig) else dict(node)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML file of named entries as plain data."""
+    return cast(dict, OmegaConf.to_container(OmegaConf.load(file)))

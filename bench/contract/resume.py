@@ -40,22 +40,22 @@ class Progress:
         for number in range(done, len(steps)):
             yield steps[number]
             if self.folder is not None and time.monotonic() >= self._due:
-                self._keep(name, number + 1, history, parts)
+                self._keep(self.folder, name, number + 1, history, parts)
 
-    def _file(self, name: str) -> Path:
-        return self.folder / f"{name.replace(' ', '_')}.pt"
+    def _file(self, folder: Path, name: str) -> Path:
+        return folder / f"{name.replace(' ', '_')}.pt"
 
-    def _keep(self, name: str, done: int, history: list[dict], parts: dict[str, Any]) -> None:
+    def _keep(self, folder: Path, name: str, done: int, history: list[dict], parts: dict[str, Any]) -> None:
         import torch
 
         begun = time.monotonic()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self._file(name).with_suffix(".tmp")
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = self._file(folder, name).with_suffix(".tmp")
         with open(temporary, "wb") as handle:
             torch.save({"done": done, "history": history, "spent": self.spent(), "parts": _state(parts)}, handle)
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(temporary, self._file(name))
+        os.replace(temporary, self._file(folder, name))
         now = time.monotonic()
         self._due = now + max(self.every, (now - begun) / SHARE)
 
@@ -63,9 +63,9 @@ class Progress:
         """The number of finished steps."""
         import torch
 
-        if self.folder is None or not self._file(name).exists():
+        if self.folder is None or not self._file(self.folder, name).exists():
             return 0
-        kept = torch.load(self._file(name), map_location="cpu", weights_only=True)
+        kept = torch.load(self._file(self.folder, name), map_location="cpu", weights_only=True)
         history[:] = kept["history"]
         for key, part in parts.items():
             restored = _restored(part, kept["parts"][key])

@@ -19,9 +19,13 @@ class AskingJudge:
     """
 
     def __init__(self, ask: Callable[[Tensor, str], tuple[Tensor, Tensor]] | None, name: str, family: str = "") -> None:
-        self.ask, self.name, self.family, self.abstains = ask, name, family, False
+        self.ask: Callable[[Tensor, str], tuple[Tensor, Tensor]] = ask or self._without_network
+        self.name, self.family, self.abstains = name, family, False
         self.wording: dict[str, str] = {}
         self.meta: dict = {}
+
+    def _without_network(self, images: Tensor, what: str) -> tuple[Tensor, Tensor]:
+        raise ValueError(f"judge {self.name} has no network: it knows its labels only.")
 
     def about(self, concepts: list[Concept]) -> AskingJudge:
         informed = copy.copy(self)

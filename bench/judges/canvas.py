@@ -11,9 +11,9 @@ import importlib.util
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
+from vestige.bench.contract.building import read_yaml
 from vestige.bench.judges.presence import PresenceJudge
 from vestige.bench.models.fingerprints import given
 from vestige.bench.prompts.prompt_sets import slug
@@ -22,7 +22,7 @@ from vestige.bench.vision.pixels import HALF, at_side, normalised
 ARCHITECTURE, SIDE = "vit_large_patch16_224", 224
 FILES = {"style": "style.pth", "object": "object.pth"}
 
-NAMES: dict[str, list[str]] = OmegaConf.to_container(OmegaConf.load(Path(__file__).parent / "unlearncanvas.yaml"))
+NAMES: dict[str, list[str]] = read_yaml(Path(__file__).parent / "unlearncanvas.yaml")
 
 
 def check(judge_id: str) -> None:

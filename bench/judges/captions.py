@@ -54,6 +54,7 @@ def describe(images: ImageSet, captioner: str) -> list[str]:
     """One caption per image, in index order."""
     if captioner.startswith(LABELS):
         judge = judges.load(captioner.removeprefix(LABELS))
+        assert isinstance(judge, PresenceJudge), "a captioner `labels:` names a classifier"
         return [text for part in images.batches(BATCH) for text in _labels(judge, part)]
     model = vlm.load(captioner, f"captioner={captioner}")
     return [text for part in images.batches(BATCH) for text in model.answer(part, QUESTION, WORDS)]

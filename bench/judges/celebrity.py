@@ -12,6 +12,7 @@ import csv
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -54,19 +55,20 @@ def blank(judge_id: str) -> PresenceJudge | None:
 
 def load(judge_id: str) -> PresenceJudge:
     judge = blank(judge_id)
+    assert judge is not None, "check() asks for the labels"
     net = recogniser(len(judge.labels["celebrity"]))
     net.load_state_dict(_state(Path(judge_id.partition(":")[2]).expanduser() / WEIGHTS))
     return judge.with_logits(named(net.eval().requires_grad_(False), mtcnn()))
 
 
-def named(net: nn.Module, faces: Callable[[Tensor], list[Tensor | None]]) -> Callable[[Tensor], dict[str, Tensor]]:
+def named(net: nn.Sequential, faces: Callable[[Tensor], list[Tensor | None]]) -> Callable[[Tensor], dict[str, Tensor]]:
     """Logits of the first face of each image; a row of NaN where there is none. `faces`: images -> box (x1, y1, x2, y2) or None."""
 
     def logits(images: Tensor) -> dict[str, Tensor]:
         boxes = faces(images)
         crops = [cropped(image, box) for image, box in zip(images, boxes, strict=True) if box is not None]
         seen = torch.tensor([box is not None for box in boxes])
-        answers = torch.full((len(images), net[-1].out_features), float("nan"))
+        answers = torch.full((len(images), cast(nn.Linear, net[-1]).out_features), float("nan"))
         if crops:
             answers[seen] = net(torch.stack(crops))
         return {"celebrity": answers}

@@ -103,10 +103,12 @@ def blank(judge_id: str) -> Chain:
     """Without the members whose labels lie beside weights that are not here."""
     from vestige.bench import judges
 
-    return Chain([known for part in judges.parts(judge_id) if (known := judges.blank(part)) is not None], judge_id)
+    known = (judges.blank(part) for part in judges.parts(judge_id))
+    return Chain([one for one in known if one is not None and not isinstance(one, Chain)], judge_id)
 
 
 def load(judge_id: str) -> Chain:
     from vestige.bench import judges
 
-    return Chain([judges.load(part) for part in judges.parts(judge_id)], judge_id)
+    loaded = (judges.load(part) for part in judges.parts(judge_id))
+    return Chain([one for one in loaded if not isinstance(one, Chain)], judge_id)

@@ -4,9 +4,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
+from vestige.bench.contract.building import read_yaml
 from vestige.bench.contract.types import canonical_hash
 from vestige.bench.judges import zero_shot
 from vestige.bench.judges.presence import Columns, PresenceJudge
@@ -22,7 +22,7 @@ FILE = "resnet50-11ad3fa6.pth"
 @cache
 def groups() -> dict[str, Columns]:
     """Everyday words -> the ImageNet classes they cover, as columns of the head "object"."""
-    written = OmegaConf.to_container(OmegaConf.load(GROUPS))
+    written = read_yaml(GROUPS)
     return {name: ("object", [k for part in parts for k in _range(part)]) for name, parts in written.items()}
 
 

@@ -35,7 +35,7 @@ def check_nudenet(where: str, model_file: str | None = None) -> None:
 def wheel_file() -> str | None:
     """The detector that comes with the package, where that is installed."""
     found = importlib.util.find_spec("nudenet")
-    return found and str(Path(found.origin).parent / "320n.onnx")
+    return str(Path(found.origin).parent / "320n.onnx") if found and found.origin else None
 
 
 @cache
@@ -60,6 +60,7 @@ def emoji_danger(judge_id: str = "emoji_a") -> Callable[[Tensor], list[Detection
     from vestige.bench import judges
 
     judge = judges.load(judge_id)
+    assert isinstance(judge, judges.PresenceJudge), "the emoji world's judges are classifiers"
     head, columns = judge.place("danger")
 
     @torch.no_grad()

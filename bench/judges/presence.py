@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -49,11 +50,15 @@ class PresenceJudge:
         abstains: bool = False,
     ) -> None:
         self.abstains = abstains
-        self.logits, self.labels, self.name, self.groups, self.family = logits, labels, name, groups or {}, family
+        self.logits: Callable[[Tensor], dict[str, Tensor]] = logits or self._without_network
+        self.labels, self.name, self.groups, self.family = labels, name, groups or {}, family
         self.wording: dict[str, str] = {}  # concept slug -> the label that means it
         self.meta: dict = {}  # what a score's meta data say about the judge beside its name
 
-    def about(self, concepts: list[Concept]) -> PresenceJudge:
+    def _without_network(self, images: Tensor) -> dict[str, Tensor]:
+        raise ValueError(f"judge {self.name} has no network: it knows its labels only.")
+
+    def about(self, concepts: list[Concept]) -> Self:
         """The same judge, which also knows the concepts by their slugs where their files name its label."""
         informed = copy.copy(self)
         informed.wording = self.wording | {c.slug: slug(c.labels[self.family]) for c in concepts if self.family in c.labels}

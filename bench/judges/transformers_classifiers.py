@@ -62,6 +62,7 @@ def load(judge_id: str) -> PresenceJudge:
 
     where = _folder(judge_id)
     judge = blank(judge_id)
+    assert judge is not None, "check() asks for the labels"
     net = AutoModelForImageClassification.from_pretrained(where, use_safetensors=True).eval().requires_grad_(False)
     process = AutoImageProcessor.from_pretrained(where)
     (head,) = judge.labels

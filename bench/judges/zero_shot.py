@@ -11,11 +11,12 @@ import copy
 import importlib.util
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
+from vestige.bench.contract.building import read_yaml
 from vestige.bench.contract.types import Concept, canonical_hash
 from vestige.bench.judges.presence import PresenceJudge, Verdict
 from vestige.bench.prompts.prompt_sets import slug, with_articles
@@ -42,7 +43,7 @@ class ClipJudge(PresenceJudge):
         self.near: set[str] = set()  # words that name an erased concept: no distractor may hold one
         self.embedded: dict[tuple[str, ...], Tensor] = {}
 
-    def about(self, concepts: list[Concept]) -> ClipJudge:
+    def about(self, concepts: list[Concept]) -> Self:
         informed = super().about(concepts)
         informed.wording = {c.slug: slug(c.name) for c in concepts} | informed.wording
         informed.texts, informed.erased = {head: dict(known) for head, known in self.texts.items()}, dict(self.erased)
@@ -65,7 +66,7 @@ class ClipJudge(PresenceJudge):
     @torch.no_grad()
     def among(self, candidates: list[str]) -> PresenceJudge:
         """The judge that answers one of the list or nothing, `candidates` in it; one of the closed list where there is one."""
-        texts = self._closed_texts() if self.closed else self._open_texts(candidates)
+        texts = self._closed_texts(*self.closed) if self.closed else self._open_texts(candidates)
         written = {head: self._embed(tuple(known.values())) for head, known in texts.items()} if self.clip is not None else {}
 
         def logits(images: Tensor) -> dict[str, Tensor]:
@@ -78,8 +79,7 @@ class ClipJudge(PresenceJudge):
         chosen.meta = {"candidates": sum(map(len, listed.values())), "candidates_hash": canonical_hash(ordered), "candidate_texts": listed}
         return chosen
 
-    def _closed_texts(self) -> dict[str, dict[str, str]]:
-        template, labels = self.closed
+    def _closed_texts(self, template: str, labels: list[str]) -> dict[str, dict[str, str]]:
         return {"object": {label: template.format(label.replace("_", " ")) for label in labels}}
 
     def _open_texts(self, asked: list[str]) -> dict[str, dict[str, str]]:
@@ -110,7 +110,7 @@ class ClipJudge(PresenceJudge):
 @cache
 def closed_list(name: str) -> tuple[str, list[str]]:
     """(template, labels) of a list of candidates.yaml."""
-    lists = OmegaConf.to_container(OmegaConf.load(LISTS))
+    lists = read_yaml(LISTS)
     if name not in lists:
         raise ValueError(f"there is no closed list {name!r} of candidates. Known: {', '.join(lists)} ({LISTS.name}).")
     return lists[name]["template"], lists[name]["labels"]
@@ -119,7 +119,7 @@ def closed_list(name: str) -> tuple[str, list[str]]:
 @cache
 def kinds_of_words(vocabulary: str) -> dict[str, dict]:
     """Kind -> template, nothing and names, of distractors.yaml. vocabulary: photo or emoji."""
-    kinds = OmegaConf.to_container(OmegaConf.load(DISTRACTORS))[vocabulary]
+    kinds = read_yaml(DISTRACTORS)[vocabulary]
     if vocabulary == "emoji":
         from vestige.bench.world.content import catalog
 

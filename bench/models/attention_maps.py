@@ -51,12 +51,12 @@ def attention_loss(maps: dict[str, Tensor], mask: Tensor, tokens: Tensor, square
 
     mask bool [batch, h, w]; tokens bool [batch, length].
     """
-    total = 0
+    total: Tensor | int = 0
     for attention in maps.values():
         chosen = attention * on_map(mask, attention.shape[2])[:, None, :, None] * tokens[:, None, None, :]
         size = chosen.square().sum((1, 2, 3)) if squared else torch.linalg.vector_norm(chosen, dim=(1, 2, 3))
         total = total + size.mean()
-    return total
+    return torch.as_tensor(total)
 
 
 def positions(ids: Tensor, words: list[int], end: int | None) -> Tensor:

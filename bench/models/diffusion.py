@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ def frozen_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).eval().requires_grad_(False)
 
 
-def train_scheduler(pipe: Pipe):
+def train_scheduler(pipe: Pipe) -> Any:
     """The noising process the model was trained with: betas from the model's own scheduler config."""
     from diffusers import DDPMScheduler
 
@@ -116,18 +116,18 @@ def partial_denoise(
     scheduler = DDIMScheduler.from_config(dict(pipe.scheduler.config), **grid_of, steps_offset=0 if alignment == "leco" else 1)
     scheduler.set_timesteps(bins)
     grid = scheduler.timesteps  # descending, e.g. 981, 961, ..., 1 for 50 bins
-    width = scheduler.config.num_train_timesteps // bins
+    span = scheduler.config.num_train_timesteps // bins
     if alignment == "legacy":
         run = grid[1:][: bins - bin] if bin > 1 else grid[1:]
-        t = bin * width + int(torch.randint(width, (1,), generator=generator))
+        t = bin * span + int(torch.randint(span, (1,), generator=generator))
     elif alignment == "exact":
         run = grid[: bins - 1 - bin]
         t = int(grid[bins - 1 - bin])
     else:
         run = grid[: bins - 1 - bin]
         t = 999 - 1000 * (bins - 1 - bin) // bins
-    size = size or (pipe.unet.config.sample_size,) * 2
-    x = torch.randn((len(cond), pipe.unet.config.in_channels, *size), generator=generator).to(pipe.device, pipe.dtype)
+    height, width = size or (pipe.unet.config.sample_size,) * 2
+    x = torch.randn((len(cond), pipe.unet.config.in_channels, height, width), generator=generator).to(pipe.device, pipe.dtype)
     null = pipe.null(len(cond))
     for step in run:
         x = scheduler.step(guided(pipe, x, step, cond, null, guidance, module), step, x, eta=0.0).prev_sample

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from vestige.bench.contract.types import ModelSpec, canonical_hash
-from vestige.bench.models.loading import LEFT_OUT, RANDOM, folder_of
+from vestige.bench.models.folders import LEFT_OUT, RANDOM, folder_of
 
 SETTINGS = {"config.json", "scheduler_config.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.json", "tokenizer_config.json"}
 SETTINGS |= {"special_tokens_map.json", "added_tokens.json", "spiece.model", "tokenizer.model"}
@@ -54,7 +54,7 @@ def _weights(part: Path) -> list[Path]:
     return found or sorted(part.glob("*.safetensors"))
 
 
-def given(**places: str | None) -> dict[str, str]:
+def given(**places: str | Path | None) -> dict[str, str]:
     """Name -> SHA-256 of what lies there, for a stage's key: a changed file under an old path is another input.
 
     Only of files and folders of the user's own: a hub id, the name of published weights or null has no entry.

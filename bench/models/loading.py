@@ -8,19 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vestige.bench.contract.types import ModelSpec
-from vestige.bench.places import found
+from vestige.bench.models.fingerprints import commit_of, weights_digest
+from vestige.bench.models.folders import LEFT_OUT, RANDOM, folder_of
 
 if TYPE_CHECKING:
     from vestige.bench.models.pipe import Pipe
-
-RANDOM = "random:"
-LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # parts of a pipeline that are not loaded
-
-
-def folder_of(spec: ModelSpec) -> Path | None:
-    """The local folder of the model: as given, from the current folder, or one that is shipped; None for a hub id."""
-    folder = found(spec.repo)
-    return folder.resolve() if folder.is_dir() else None
 
 
 def check(spec: ModelSpec) -> None:
@@ -81,7 +73,6 @@ def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
     """Load a model, frozen and in evaluation mode."""
     import torch
 
-    from vestige.bench.models.fingerprints import weights_digest
     from vestige.bench.models.pipe import Pipe
 
     apply_numerics(spec)
@@ -101,8 +92,6 @@ def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
 def _diffusers_parts(spec: ModelSpec):
     import torch
     from diffusers import DiffusionPipeline
-
-    from vestige.bench.models.fingerprints import commit_of
 
     where = folder_of(spec) or spec.repo
     unused = dict.fromkeys(LEFT_OUT)

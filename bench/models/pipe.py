@@ -11,13 +11,14 @@ import difflib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vestige.bench.contract.types import ModelSpec, Sampler
+from vestige.bench.models.parts import Part
 from vestige.bench.models.text import Conditioning, TextSide
 
 GuidanceRule = Callable[["Step"], Tensor]
@@ -42,7 +43,8 @@ class Step:
     def predict_both(self) -> tuple[Tensor, Tensor]:
         """(unconditional, conditional) predictions from one denoiser call of twice the batch."""
         both = self.pipe.predict(torch.cat([self.x, self.x]), self.t, self.cond.with_null(self.null))
-        return both.chunk(2)
+        null, cond = both.chunk(2)
+        return null, cond
 
 
 def classifier_free() -> GuidanceRule:
@@ -98,7 +100,7 @@ class Images:
 class Pipe:
     """The model under test. `parts` holds its modules by name: unet (or transformer), vae, text_encoder, ..."""
 
-    def __init__(self, spec: ModelSpec, parts: dict[str, nn.Module], tokenizers: list, scheduler: Any) -> None:
+    def __init__(self, spec: ModelSpec, parts: dict[str, Any], tokenizers: list, scheduler: Any) -> None:
         self.spec = spec
         self.parts = parts
         self.scheduler = scheduler
@@ -115,11 +117,11 @@ class Pipe:
         return "unet" if "unet" in self.parts else "transformer"
 
     @property
-    def unet(self) -> nn.Module:
+    def unet(self) -> Part:
         return self.parts[self.denoiser_name]
 
     @property
-    def vae(self) -> nn.Module:
+    def vae(self) -> Part:
         return self.parts["vae"]
 
     @property
@@ -137,9 +139,7 @@ class Pipe:
     def null(self, n: int) -> Conditioning:
         """The unconditional conditioning, n rows: the empty prompt, or zeros where SDXL asks for them."""
         empty = self.encode([""] * n)
-        if self.spec.family == "sdxl":
-            return replace(empty, hidden=torch.zeros_like(empty.hidden), pooled=torch.zeros_like(empty.pooled))
-        return empty
+        return empty.zeroed() if self.spec.family == "sdxl" else empty
 
     def predict(self, x: Tensor, t: Tensor | int, cond: Conditioning, module: nn.Module | None = None) -> Tensor:
         """One unguided denoiser prediction, through every hook and adapter in force.

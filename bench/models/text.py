@@ -11,9 +11,10 @@ from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vestige.bench.models.encodings import KEPT, content
+from vestige.bench.models.parts import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,25 @@ class Conditioning:
         """The doubled batch [null; self] of classifier-free guidance."""
         return Conditioning.cat([replace(null, owner=self.owner), self])
 
+    def zeroed(self) -> Conditioning:
+        """The same with zeros for states."""
+        pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
+        return replace(self, hidden=torch.zeros_like(self.hidden), pooled=pooled)
+
     def detach(self) -> Conditioning:
         return replace(self, hidden=self.hidden.detach(), pooled=None if self.pooled is None else self.pooled.detach())
 
     @staticmethod
     def cat(parts: list[Conditioning]) -> Conditioning:
-        pooled = None if parts[0].pooled is None else torch.cat([p.pooled for p in parts])
+        pooled = [p.pooled for p in parts if p.pooled is not None]
         join = {name: torch.cat([getattr(p, name) for p in parts]) for name in ("hidden", "ids", "owner")}
-        return Conditioning(pooled=pooled, **join)
+        return Conditioning(pooled=torch.cat(pooled) if pooled else None, **join)
 
 
 class TextSide:
     """Tokenizers and text encoders of one model, and the learnt words in force."""
 
-    def __init__(self, family: str, tokenizers: list, encoders: list[nn.Module]) -> None:
+    def __init__(self, family: str, tokenizers: list, encoders: list[TextEncoder]) -> None:
         if family in ("sd3", "flux"):
             raise ValueError(f"family {family!r} is not supported yet: its T5 text side is missing. Supported: sd1, sd2, sdxl.")
         self.family = family
@@ -164,12 +170,12 @@ class TextSide:
                 raise ValueError(f"a learnt word stands beyond the {self.length} tokens the model reads: {prompt!r}.")
             ids = [*ids[: self.length - 1], tokenizer.eos_token_id]
             ids += [tokenizer.pad_token_id] * (self.length - len(ids))
-            ids = torch.tensor(ids, device=self.device)
-            embeddings = table[ids]
+            laid_out = torch.tensor(ids, device=self.device)
+            embeddings = table[laid_out]
             if places:
                 index = torch.tensor(list(places), device=self.device)
                 embeddings = embeddings.index_copy(0, index, torch.stack(list(places.values())))
-            all_ids.append(ids)
+            all_ids.append(laid_out)
             all_embeddings.append(embeddings)
         return self.encode_embeddings(torch.stack(all_ids), torch.stack(all_embeddings))
 

@@ -22,7 +22,7 @@ from vestige.bench.papers.mapping import PaperMap, PaperTable, Reading, for_mode
 from vestige.bench.papers.planning import TablePlan, Work, vocabulary_of
 from vestige.bench.papers.published import Published
 from vestige.bench.reports.identity import flat
-from vestige.bench.reports.render import Block, Cell, Table, raised
+from vestige.bench.reports.render import Block, Cell, Row, Table, raised
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +76,7 @@ def compare(paper: PaperMap, plan: TablePlan, measured: Measured, model: str | N
     for row in plan.rows:
         here = model or paper.models.get(row.model)
         lost = planning.uncovered(paper, plan.table, row, here, extra)
-        if lost:
+        if lost or here is None:
             found.append(Compared(row, "", lacks="; ".join(f"{word}: {why}" for word, why in lost.items())))
             continue
         method = planning.jobs_of(paper, plan.table, row, here, extra)[-1][0]
@@ -92,16 +92,18 @@ def compare(paper: PaperMap, plan: TablePlan, measured: Measured, model: str | N
 
 def _ours(row: Published, table: PaperTable, method: str, model: str, measured: Measured, extra: Path | None) -> Compared:
     """Our number for a covered row: the mean over its concepts, of the records that agree best with how theirs was measured."""
-    reading = table.reading(row)
+    reading, concepts = table.reading(row), planning.concepts_of(table, row, model)
+    assert isinstance(reading, Reading) and isinstance(concepts, list), "a covered row has both"
     if reading.attack in table.attacks:  # else the protocol chose it, under the same name for every model
         reading = replace(reading, attack=for_model("attack", reading.attack, vocabulary_of(model), extra))
-    parts, reasons, protocol = [], {}, _known(table.protocol, extra)
-    for concept in planning.concepts_of(table, row, model):
+    parts, protocol = [], _known(table.protocol, extra)
+    reasons: dict[str, None] = {}
+    for concept in concepts:
         settings = planning.settings_of(table, model) if protocol else ()
         work = Work(model, protocol, ("original",), (concept,), settings=settings)
         expected, why = planning.composed(work, extra)
         if expected is None:
-            return Compared(row, method, lacks=why)
+            return Compared(row, method, lacks=why or "")
         name = "+".join(expected.concept)
         cells = measured.frame
         cells = cells[(cells["model_name"] == model) & (cells["method_name"] == method) & (cells["concept_name"] == name)]
@@ -193,8 +195,9 @@ def _candidates(row, reading: Reading, cells, measured: Measured, expected, prot
         reasons = _disagreements(row, measured, [cell.key], [(reading.split, metric, column)], cell.sampler, expected, protocol)
         bounds = (cell.ci_low, cell.ci_high) if reading.value == "value" and cell.ci_low == cell.ci_low else (None, None)
         factor = cell.n if reading.total else 1
-        shown = [None if x is None else scaled(x * factor, row.unit, reading) for x in (value, *bounds)]
-        yield (shown[0], *(shown[:0:-1] if reading.complement else shown[1:]), reasons, [cell.key])
+        low, high = (None if x is None else scaled(x * factor, row.unit, reading) for x in bounds)
+        low, high = (high, low) if reading.complement else (low, high)
+        yield scaled(value * factor, row.unit, reading), low, high, reasons, [cell.key]
 
 
 def _composites(row, reading: Reading, cells, measured: Measured, expected, protocol) -> Iterable[Candidate]:
@@ -285,7 +288,7 @@ def blocks(rows: list[Compared], records: Path) -> list[Block]:
         )  # a page to share names no one's disk
         return [f"Ours: nothing of this table is among the records in {place}."]
     footnotes: dict[str, int] = {}
-    lines = []
+    lines: list[Row] = []
     for one in shown:
         marks = [footnotes.setdefault(why, len(footnotes) + 1) for why in one.reasons]
         note = "".join(f" {raised(mark)}" for mark in marks)

@@ -93,7 +93,7 @@ def plan(paper: PaperMap, table: PaperTable, rows: list[Published], model: str |
         here = model or paper.models.get(row.model)
         lost = uncovered(paper, table, row, here, extra)
         made.uncovered |= lost
-        if not lost:
+        if here is not None and not lost:
             wanted = jobs.setdefault(here, [])
             wanted += [job for job in jobs_of(paper, table, row, here, extra) if job not in wanted]
     for here, wanted in jobs.items():
@@ -135,8 +135,9 @@ def concepts_of(table: PaperTable, row: Published, model: str | None) -> list[st
 
 def jobs_of(paper: PaperMap, table: PaperTable, row: Published, model: str, extra: Path | None) -> list[tuple[str, str]]:
     """(method, concept) of a covered row: its own, and the original model to compare with."""
-    methods = ["original", method_of(paper, row, model, extra)]
-    return [(method, concept) for concept in concepts_of(table, row, model) for method in dict.fromkeys(methods)]
+    method, concepts = method_of(paper, row, model, extra), concepts_of(table, row, model)
+    assert isinstance(method, str) and isinstance(concepts, list), "a covered row has both"
+    return [(name, concept) for concept in concepts for name in dict.fromkeys(["original", method])]
 
 
 def vocabulary_of(model: str | None) -> str:
@@ -188,7 +189,9 @@ def _survey(made: TablePlan, extra: Path | None, ask: bool) -> None:
                 # The paper's own sizes; on the emoji model they would mean nothing.
                 images = 0 if emoji else made.table.images or 0
                 made.assumed.append(f"{images:,} images of {steps} steps for each job, as in the paper's code" if images else UNKNOWN)
-                tree = composed(Work(work.model, None, ("original",), ("dog",)), extra)[0]
+                tree, broken = composed(Work(work.model, None, ("original",), ("dog",)), extra)
+                if tree is None:
+                    raise ValueError(broken)
                 lost |= dict.fromkeys([*gone, *([why] if why else []), *missing(tree, False)])
             else:
                 lost |= dict.fromkeys(missing(tree, ask))
@@ -257,12 +260,11 @@ def images_of(tree: DictConfig) -> int:
 
 def _concepts(tree: DictConfig) -> list:
     """As the run has them, but not typed: that takes seconds for a hundred names."""
-    from omegaconf import OmegaConf
-
+    from vestige.bench.contract.building import plain_tree
     from vestige.bench.contract.types import Concept
     from vestige.bench.run.concept_sets import as_one_set, with_held_out
 
-    concepts = [Concept(**{"slug": slug, **entry}) for slug, entry in OmegaConf.to_container(tree.concept, resolve=True).items()]
+    concepts = [Concept(**{"slug": slug, **entry}) for slug, entry in plain_tree(tree.concept).items()]
     return as_one_set([with_held_out(c) if tree.held_out else c for c in concepts])
 
 

@@ -68,7 +68,8 @@ def _chosen(paper: PaperMap, wanted: str | None) -> list[PaperTable]:
         raise ValueError(f"{paper.paper!r} has no table {wanted!r}. Tables: {'; '.join(paper.tables)}.")
     mapped = [table for table in tables.values() if isinstance(table, PaperTable)]
     if not mapped:
-        raise ValueError("; ".join(f"table {name!r} cannot be run: {table.reason}" for name, table in tables.items()) + ".")
+        reasons = {name: table.reason for name, table in tables.items() if isinstance(table, Absent)}
+        raise ValueError("; ".join(f"table {name!r} cannot be run: {reason}" for name, reason in reasons.items()) + ".")
     return mapped
 
 

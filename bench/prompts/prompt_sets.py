@@ -9,8 +9,8 @@ from itertools import count
 from pathlib import Path
 
 import pandas as pd
-from omegaconf import OmegaConf
 
+from vestige.bench.contract.building import read_yaml
 from vestige.bench.contract.types import Concept, PromptSet, sentence_group
 from vestige.bench.places import PACKAGE, found
 from vestige.bench.prompts import published_lists, sentences
@@ -108,7 +108,7 @@ def templates(vocabulary: str) -> dict:
     file = TEMPLATES / f"{vocabulary}.yaml"
     if not file.exists():
         raise ValueError(f"there is no template file {file.name} in {TEMPLATES}: model.vocabulary={vocabulary!r} is not known.")
-    return OmegaConf.to_container(OmegaConf.load(file))
+    return read_yaml(file)
 
 
 def _family(family: str, kind: str, vocabulary: str) -> dict:
@@ -130,7 +130,8 @@ def _rows(split: str, family: str, concepts: list[Concept], n: int | None, vocab
     if not subjects:
         return []
     ways = _crossed if entry.get("cross") else _all_sentences
-    rows, there_are = [], 0
+    rows: list[dict] = []
+    there_are = 0
     for turn, subject, written, fills, seed in ways(entry, known["fill"] | {"other": concept.others}, concept.name, subjects):
         there_are += 1
         if written in taken and not entry.get("cross"):

@@ -19,14 +19,14 @@ from functools import cache
 from pathlib import Path
 
 import pandas as pd
-from omegaconf import OmegaConf
 
 from vestige.bench.contract import screen
+from vestige.bench.contract.building import read_yaml
 from vestige.bench.contract.types import PromptSet, sentence_group
 from vestige.bench.places import PACKAGE
 
 MANIFESTS = (PACKAGE / "prompts" / "lists.yaml", PACKAGE / "prompts" / "hub_lists.yaml")
-KEYS = ("source", "file", "column", "columns", "template", "role", "stored", "expect", "sample", "seed", "seed_cycle")
+KEYS: tuple[str, ...] = ("source", "file", "column", "columns", "template", "role", "stored", "expect", "sample", "seed", "seed_cycle")
 KEYS += ("rows", "sha256", "explicit")
 MARK = "list:"
 DRIFT = "?allow_drift"
@@ -113,7 +113,7 @@ def hidden(text: str) -> str:
 
 @cache
 def manifest() -> dict[str, dict]:
-    return {name: entry for file in MANIFESTS for name, entry in OmegaConf.to_container(OmegaConf.load(file)).items()}
+    return {name: entry for file in MANIFESTS for name, entry in read_yaml(file).items()}
 
 
 def _entry(name: str) -> dict:

@@ -59,7 +59,7 @@ class AggregateScores:
         self.kinds = self.frame.groupby("concept")["kind"].first().to_dict()
         self.methods = order(self.frame["method"].tolist())
         self.protocol = next(iter(self.frame["protocol_name"]), "") if "protocol_name" in self.frame else ""
-        self.cells: dict[tuple, dict[tuple, list]] = {}
+        self.cells: dict[tuple, dict[tuple, dict[str, list]]] = {}
         for c in frame[["method", "concept", "split", "attack", "metric", "column", "score", "images", "value"]].itertuples(index=False):
             here = self.cells.setdefault((c.method, c.concept), {}).setdefault((c.split, c.attack), {})
             # cosine_* finds cosine_clip_emoji: composites do not depend on the network, only their values do
@@ -120,7 +120,7 @@ class AggregateScores:
             return len(concepts)
         means = [m for c in concepts for part in self._known(composite, c).values() for _, m in part if len(m) > 1]
         judged = (np.count_nonzero(~np.isnan(m)) for m in means)
-        return len(concepts) * max(2, min(judged, default=2))
+        return len(concepts) * max(2, int(min(judged, default=2)))
 
     def _known(self, composite: Composite, concept: str) -> Means:
         for method in self.methods:
@@ -242,10 +242,10 @@ class AggregateScores:
         made, names = [], [name.partition(".")[2] for name in part.columns]  # a star stands for the cell's own column
         for cells in zip(*self._found(part, method, concept, split, attack), strict=True):
             columns = [cell.column if "*" in name else name for cell, name in zip(cells, names, strict=True)]
-            read = [self.score_table.values(cell.score, cell.images, column) for cell, column in zip(cells, columns, strict=True)]
-            if None in read or any(r[0] is not read[0][0] for r in read):
+            read = self.score_table.together((cell.score, cell.images, column) for cell, column in zip(cells, columns, strict=True))
+            if read is None:
                 raise Missing(f"the stored scores of {method} on {split} are gone")
-            made.append((read[0][0], part.rule(*(r[1] for r in read))))
+            made.append((read[0], part.rule(*read[1])))
         return made
 
     def _cells(self, here: dict[str, list], name: str) -> list:

@@ -27,7 +27,7 @@ class Measured:
 
     cells: list
     asked: Asked | None  # None: scores are gone, or the seeds were asked different images
-    values: np.ndarray | None  # (seeds, images)
+    values: np.ndarray  # (seeds, images); of no meaning without `asked`
 
     @property
     def first(self):
@@ -36,11 +36,13 @@ class Measured:
     @property
     def prompts(self) -> np.ndarray:
         """(prompts,) means over seeds and images."""
+        assert self.asked is not None, "scores are gone"
         return self.asked.means(over_seeds(self.values))
 
     @property
     def by_seed(self) -> np.ndarray:
         """(seeds,) rates."""
+        assert self.asked is not None, "scores are gone"
         return over_seeds(self.asked.means(self.values.T))  # the mean over prompts is of those with a judgement, too
 
 
@@ -100,10 +102,8 @@ class Grid:
 
     def _measured(self, part: pd.DataFrame) -> Measured:
         cells = list(part.drop_duplicates("seed").itertuples(index=False))
-        read = [self._images.values(c.score, c.images, c.column) for c in cells]
-        if any(r is None or r[0] is not read[0][0] for r in read):
-            return Measured(cells, None, None)
-        return Measured(cells, read[0][0], np.stack([values for _, values in read]))
+        read = self._images.together((c.score, c.images, c.column) for c in cells)
+        return Measured(cells, None, np.empty((0, 0))) if read is None else Measured(cells, read[0], np.stack(read[1]))
 
 
 def over_seeds(values: np.ndarray) -> np.ndarray:
@@ -138,7 +138,8 @@ def _of_seeds(it: Measured, seeds) -> np.ndarray:
 def _lucky(luck: Measured, plain: Measured, spent: dict) -> tuple[np.ndarray, int] | str:
     """The run of fresh seeds cut to the tries that `spent` pays for, seed by seed: what such a run would have drawn."""
     known, name = {c.seed: c for c in luck.cells}, luck.first.attack
-    if not set(spent) <= set(known) or not set(spent) <= {c.seed for c in plain.cells} or luck.asked is not plain.asked:
+    covered = set(spent) <= set(known) & {c.seed for c in plain.cells}
+    if not covered or luck.asked is None or luck.asked is not plain.asked:
         return f"{name} was not run on every erasure seed, or was asked other prompts"
     wanted, made = {}, []
     rows = list(dict.fromkeys(luck.asked.row_id))

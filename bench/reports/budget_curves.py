@@ -7,6 +7,7 @@ model's rate, the oracle against the erased model. Equal: forgotten. Fewer for t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -75,19 +76,21 @@ def budget_sweeps(frame: pd.DataFrame, score_table: ScoreTable) -> list[Curve]:
     for key, cells in budgets.groupby([*SAME, "ladder_of", "unit"], dropna=False, sort=True):
         same, (attack, unit) = key[: len(SAME)], key[len(SAME) :]
         cells = cells.drop_duplicates("ladder_at").sort_values("ladder_at")
-        rows, lost = [unattacked.get(same), *cells.itertuples()], None
-        read = [None if c is None else score_table.values(c.score, c.images, c.column) for c in rows]
+        rows, lost, points = [unattacked.get(same), *cells.itertuples()], None, []
+        read = [score_table.values(c.score, c.images, c.column) for c in rows if c is not None]
+        found = [one for one in read if one is not None]
         if rows[0] is None:
             lost = "its unattacked images were not scored"
-        elif None in read:
+        elif len(found) < len(read):
             lost = "its stored scores are gone"
-        elif any(asked is not read[0][0] for asked, _ in read):
+        elif any(asked is not found[0][0] for asked, _ in found):
             lost = "its budgets were asked different prompts"
-        points = [] if lost else [asked.means(values) for asked, values in read]
-        if not lost and np.isnan(points).all(1).any():
-            lost, points = "at some budget no image could be judged", []
+        else:
+            points = [asked.means(values) for asked, values in found]
+            if np.isnan(points).all(1).any():
+                lost, points = "at some budget no image could be judged", []
         spent = np.array([0.0, *cells["ladder_at"]] if points else [])
-        asked, means = (read[0][0], np.stack(points)) if points else (None, np.empty((0, 0)))
+        asked, means = (found[0][0], np.stack(points)) if points else (None, np.empty((0, 0)))
         curves.append(Curve(same[: len(PLACE)], cells["method"].iloc[0], cells["seed"].iloc[0], attack, unit, spent, means, asked, lost))
     return curves
 
@@ -149,7 +152,7 @@ def _gap(mine: list[Curve], original: list[Curve] | None, oracle: list[Curve] | 
         return {"reason": "no prompt was judged at every budget"}
     level = SHARE * over_seeds(np.stack([c.means[0] for c in original]))[judged]
     ours = _until(mine, level, judged, bootstrap)
-    row = dict(zip(("until", "until_low", "until_high"), _summary(*ours, int(judged.sum())), strict=True))
+    row: dict[str, Any] = dict(zip(("until", "until_low", "until_high"), _summary(*ours, int(judged.sum())), strict=True))
     row |= {"most": min(c.spent[-1] for c in mine), "reason": reason}
     if oracle:
         theirs = _until(oracle, level, judged, bootstrap)
@@ -173,7 +176,9 @@ def _until(curves: list[Curve], level: np.ndarray, judged: np.ndarray, bootstrap
 def _summary(points: np.ndarray, draws: np.ndarray, prompts: int) -> tuple[float, float, float]:
     """Mean over seeds and its interval: prompts resampled, seeds spread."""
     low, high = interval(draws.mean(0), prompts)
-    return (float(points.mean()), *map(float, widened(float(points.mean()), float(low), float(high), points)))
+    value = float(points.mean())
+    least, most = widened(value, float(low), float(high), points)
+    return value, float(least), float(most)
 
 
 def _place(cell) -> tuple:

@@ -171,7 +171,9 @@ def _entangled() -> list[Composite]:
 
 def _nudity() -> list[Composite]:
     """Every published rule on the detections of metric nudity, per image: a published count is this times the images."""
-    rates = [("nudity_" + r.name, f"{r.source}; {r.unit}", ("nudity.boxes",), r) for r in nudity_rules.RULES.values()]
+    rates: list[tuple[str, str, tuple[str, ...], Callable]] = [
+        ("nudity_" + r.name, f"{r.source}; {r.unit}", ("nudity.boxes",), r) for r in nudity_rules.RULES.values()
+    ]
     i2p = (
         "i2p_inappropriate",
         "I2P (SLD, 2211.05105): Q16 or NudeNet, any of nine classes from 0.2",

@@ -55,9 +55,9 @@ class Composite:
 
 def harmonic(*x: np.ndarray) -> np.ndarray:
     """m / sum(1 / x_i), 0 where any x_i <= 0, NaN where any is NaN."""
-    x = np.stack(np.broadcast_arrays(*map(np.asarray, x))).astype(float)
-    value = np.where((x > 0).all(0), len(x) / (1 / np.where(x > 0, x, 1.0)).sum(0), 0.0)
-    return np.where(np.isnan(x).any(0), np.nan, value)
+    all_x = np.stack(np.broadcast_arrays(*map(np.asarray, x))).astype(float)
+    value = np.where((all_x > 0).all(0), len(all_x) / (1 / np.where(all_x > 0, all_x, 1.0)).sum(0), 0.0)
+    return np.where(np.isnan(all_x).any(0), np.nan, value)
 
 
 def only(name: str) -> Callable[[dict, dict], np.ndarray]:

@@ -62,8 +62,8 @@ def table(frame: pd.DataFrame) -> str:
             lines.append(f"| {method} | {split} {'↓' if split == 'target' else '↑'} | " + " | ".join(shown) + " |")
         scores = []
         for n in numbers:
-            found = [cells.get((method, split, n)) for split in PANELS]
-            scores.append("" if None in found else f"{100 * harmonic(*(cell.value for cell in found)):.0f}")
+            found = [cells[method, split, n] for split in PANELS if (method, split, n) in cells]
+            scores.append("" if len(found) < len(PANELS) else f"{100 * harmonic(*(cell.value for cell in found)):.0f}")
         lines.append(f"| {method} | H ↑ | " + " | ".join(scores) + " |")
     return "\n".join(lines) + "\n"
 

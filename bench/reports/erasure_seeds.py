@@ -58,11 +58,10 @@ def _mean(cells: pd.DataFrame, frame: pd.DataFrame, score_table: ScoreTable | No
 def _answers(cells: pd.DataFrame, score_table: ScoreTable | None) -> tuple[np.ndarray, bool, float] | None:
     """((seeds, prompts) means, whether they are of yes and no, images per prompt); None of measures of whole sets, and where the
     seeds were asked different prompts."""
-    read = [score_table.values(c.score, c.images, c.column) for c in cells.itertuples()] if score_table else []
-    if not read or any(found is None or found[0] is not read[0][0] or found[1].dtype == object for found in read):
+    read = score_table.together((c.score, c.images, c.column) for c in cells.itertuples()) if score_table else None
+    if read is None or any(values.dtype == object for values in read[1]):
         return None
-    asked = read[0][0]
-    values = np.stack([values for _, values in read])
+    asked, values = read[0], np.stack(read[1])
     means = np.stack([asked.means(each) for each in values])
     whole = ~np.isnan(means).any(0)
     return (means[:, whole], yes_or_no(values), values.shape[1] / asked.groups) if whole.any() else None

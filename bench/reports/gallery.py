@@ -13,8 +13,8 @@ from urllib.parse import quote
 import pandas as pd
 
 from vestige.bench.reports import identity, results
-from vestige.bench.reports.leaderboard import SPLITS
 from vestige.bench.reports.page import framed
+from vestige.bench.reports.question_tables import SPLITS
 
 ROWS_PER_SPLIT = 6
 STYLE = """
@@ -102,7 +102,8 @@ def sheet(records: Path, store: Path, out: Path) -> Path:
     from PIL import Image, ImageDraw, ImageFont
 
     side, left, top = 64, 330, 24
-    lines, methods = [], []
+    lines = []
+    methods: list[str] = []
     sets = dict(iter(_image_sets(records).groupby(["concepts", "split", "attack"])))
     for concept, split, attack in sorted(sets, key=_reading_order):
         group = sets[concept, split, attack]

@@ -86,7 +86,7 @@ class Headlines:
         differences = np.array([self.of(a, c).score.value - self.of(b, c).score.value for c in concepts])
         if len(concepts) >= FEW_CONCEPTS:
             return sign_flip(differences)
-        null = sum(self._swapped(a, b, concept) for concept in concepts) / len(concepts)
+        null = np.asarray(sum(self._swapped(a, b, concept) for concept in concepts)) / len(concepts)
         return p_value(null, float(differences.mean()), exact=False)
 
     def _swapped(self, a: str, b: str, concept: str) -> np.ndarray:
@@ -153,7 +153,8 @@ class Headlines:
         return self._units[key]
 
     def _measure(self, method: str, roles: tuple[str, ...], column: str, concept: str, by_thing: bool) -> tuple[list[str], np.ndarray]:
-        names, means = [], []
+        names: list[str] = []
+        means: list[np.ndarray] = []
         for split in self._splits(roles, column, concept):
             seeds = self.aggregate_scores.per_image(Part((split,), (column,)), method, concept, split, "none")
             asked = seeds[0][0]

@@ -36,6 +36,11 @@ class Thing:
     occasion: Any = ""  # kind and number of concepts: what settings may follow
     follows: frozenset[str] | None = None  # settings that are written as a function of the occasion; None: not known, so any may be
 
+    @property
+    def known(self) -> dict[str, Any]:
+        """Its facts; none where its name is all that is known."""
+        return self.facts or {}
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -50,10 +55,10 @@ class Labels:
     metrics: dict[tuple[str, str], str] = field(default_factory=dict)  # (split, metric) -> the same for metrics that ask no judge
 
     def attack(self, name: str | None) -> str | None:
-        return self.attacks.get(name, name)
+        return name if name is None else self.attacks.get(name, name)
 
     def judge(self, split: str, metric: str | None, judge: str | None) -> str | None:
-        return judge if judge is None else judge + self.judges.get((split, metric), "")
+        return judge if judge is None else judge + self.judges.get((split, metric or ""), "")
 
     def metric(self, split: str, metric: str | None, judge: str | None) -> str | None:
         return metric if judge is not None or metric is None else metric + self.metrics.get((split, metric), "")
@@ -101,11 +106,11 @@ def notes(things: list[Thing], may_differ: Callable[[Thing, str], Any] | None = 
 def _telling(group: list[Thing], may_differ: Callable | None, partly: bool) -> list[str]:
     """The facts in which the group's things differ, those that may follow the occasion left out, most telling first."""
     found = []
-    for fact in {name: None for thing in group for name in thing.facts}:
+    for fact in {name: None for thing in group for name in thing.known}:
         values: dict[Any, set[str]] = {}
         excused = may_differ is not None
         for thing in group:
-            value = thing.facts.get(fact, ABSENT)
+            value = thing.known.get(fact, ABSENT)
             if value is ABSENT and _may_lack(fact, partly):
                 continue
             occasion = may_differ(thing, fact) if may_differ else None
@@ -121,9 +126,10 @@ def _written(group: list[Thing], telling: list[str], partly: bool) -> list[str]:
     """Notes that tell apart all that `telling` does, in as few facts as that takes but naming up to three."""
 
     def rows(facts: list[str]) -> list[tuple]:
-        return [tuple(_text(thing.facts.get(fact, ABSENT)) for fact in facts) for thing in group]
+        return [tuple(_text(thing.known.get(fact, ABSENT)) for fact in facts) for thing in group]
 
-    wanted, chosen = len(set(rows(telling))), []
+    wanted = len(set(rows(telling)))
+    chosen: list[str] = []
     for fact in telling:
         needed = len(set(rows([*chosen, fact]))) > len(set(rows(chosen)))
         if needed or (len(chosen) < 3 and fact.partition(".")[0] not in LAST):
@@ -131,8 +137,8 @@ def _written(group: list[Thing], telling: list[str], partly: bool) -> list[str]:
     for digits in DIGITS:
         made = []
         for thing in group:
-            known = [fact for fact in chosen if fact in thing.facts or not _may_lack(fact, partly)]
-            words = ", ".join(_word(fact, thing.facts.get(fact, ABSENT), digits) for fact in known)
+            known = [fact for fact in chosen if fact in thing.known or not _may_lack(fact, partly)]
+            words = ", ".join(_word(fact, thing.known.get(fact, ABSENT), digits) for fact in known)
             made.append(f" ({words})" if words else "")
         if len(set(made)) == wanted:
             break
@@ -217,8 +223,8 @@ class _Parts:
         self.written, code = record.get("follows_concept"), record.get("code") or {}
         self.inputs = record.get("inputs") or {}
         model = spec.get("model")
-        whole = model is not None and "family" in model
-        self.model = Thing(record.get("model") or "", {k: v for k, v in model.items() if k != "name"} if whole else None)
+        whole = {k: v for k, v in model.items() if k != "name"} if model is not None and "family" in model else None
+        self.model = Thing(record.get("model") or "", whole)
         self.concept = Thing(self.slugs, None if concepts is None else flat({c.get("slug", str(k)): c for k, c in enumerate(concepts)}))
         self.method = self._method(record, spec.get("method"), {kind: code[kind] for kind in ("erase", "images") if kind in code})
         asked = spec.get("splits")
@@ -245,7 +251,7 @@ class _Parts:
             params = {k: v for k, v in (attack.get("params") or {}).items() if k not in left_out}
             yield name, self._thing(base, facts | {"params": params}, base)
 
-    def _metrics(self, asked: dict[str, list], code: dict[tuple, set[str]]) -> Iterable[tuple[tuple[str, str], Thing]]:
+    def _metrics(self, asked: dict[str, list], code: dict[tuple, dict[str, str]]) -> Iterable[tuple[tuple[str, str], Thing]]:
         for split, (*_, metrics) in asked.items():
             for name, metric in (metrics if isinstance(metrics, dict) else {}).items():
                 judge = (metric.get("params") or {}).get("judge")

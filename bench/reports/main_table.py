@@ -9,7 +9,7 @@ import pandas as pd
 
 from vestige.bench.reports.aggregates import Missing
 from vestige.bench.reports.headlines import Headlines
-from vestige.bench.reports.render import Cell, Table, lost
+from vestige.bench.reports.render import Cell, Row, Table, lost
 from vestige.bench.reports.results import present
 from vestige.bench.reports.roles import ERASED_ROLES, roles_of
 from vestige.bench.reports.score_table import WORST
@@ -62,7 +62,7 @@ def table(frame: pd.DataFrame, scores: Headlines | None, methods: list[str], bes
     columns = {head: cells for head, cells in columns.items() if cells or head == "score ↑"}
     labels, intervention = names(frame), frame.groupby("method")["intervention"].first().to_dict()
     broken = set(frame.dropna(subset=["collapsed"])["method"])
-    rows = []
+    rows: list[Row] = []
     for m in sorted(methods, key=broken.__contains__):
         rows.append([labels[m] + "†" * (m in broken), str(intervention[m]), *(column.get(m, NO) for column in columns.values())])
     return Table(["method", "intervention", *columns], rows, [*_no_score(scores, concepts), *_few_things(scores, concepts), *notes])
@@ -79,7 +79,9 @@ def names(frame: pd.DataFrame) -> dict[str, str]:
 def _scored(scores: Headlines | None, methods: list[str], concepts: list[str], best: str | None, kept: str) -> dict:
     """kept: the head of what should stay."""
     found: dict[str, dict[str, Cell]] = {head: {} for head in ("score ↑", "to oracle ↑", "erased ↑", kept)}
-    for method in methods if scores else []:
+    if scores is None:
+        return found
+    for method in methods:
         asked = [c for c in concepts if c in scores.concepts]
         try:
             mine = scores.mean(method, asked)
@@ -128,14 +130,16 @@ def _no_score(scores: Headlines | None, concepts: list[str]) -> list[str]:
 def _few_things(scores: Headlines | None, concepts: list[str]) -> list[str]:
     if scores is None:
         return []
-    few = {c: scores.of("original", c).things for c in concepts if c in scores.concepts}
-    few = [f"{concept} {n}" for concept, n in few.items() if n < FEW_THINGS]
+    things = {c: scores.of("original", c).things for c in concepts if c in scores.concepts}
+    few = [f"{concept} {n}" for concept, n in things.items() if n < FEW_THINGS]
     return [f"kept rests on fewer than {FEW_THINGS} things ({', '.join(few)}): its interval is about these things only."] if few else []
 
 
 def _prompts(scores: Headlines | None, methods: list[str], concepts: list[str]) -> dict[str, Cell]:
-    found = {}
-    for method in methods if scores else []:
+    found: dict[str, Cell] = {}
+    if scores is None:
+        return found
+    for method in methods:
         try:
             each = [scores.of(method, c) for c in concepts if c in scores.concepts]
         except Missing:
@@ -164,7 +168,7 @@ def _values(cells: pd.DataFrame) -> Values:
 def _mean(values: Values, method: str, concepts: list[str]) -> float | None:
     """Over the concepts on which any method has a value; None where this one lacks some."""
     wanted = [c for c in concepts if any(c in mine and not lost(mine[c]) for mine in values.by_method.values())]
-    mine = [values.by_method.get(method, {}).get(c) for c in wanted]
+    mine = [values.by_method.get(method, {}).get(c, np.nan) for c in wanted]
     return None if not mine or values.several or any(map(lost, mine)) else float(np.mean(mine))
 
 
@@ -185,9 +189,11 @@ def _leaks(frame: pd.DataFrame) -> Values:
 
 def _worst(frame: pd.DataFrame, scores: Headlines | None, methods: list[str], concepts: list[str]) -> dict[str, Cell]:
     cells = _first_judges(present(frame[frame["attack"] == WORST]))
-    found, attacks = _share(_values(cells), methods, concepts), {}
-    for cell in cells[["method", "score"]].itertuples() if scores else ():
-        attacks.setdefault(cell.method, set()).update(scores.aggregate_scores.images.attacks_of(cell.score) - {"none"})
+    found = _share(_values(cells), methods, concepts)
+    attacks: dict[str, set[str]] = {}
+    if scores is not None:
+        for cell in cells[["method", "score"]].itertuples():
+            attacks.setdefault(cell.method, set()).update(scores.aggregate_scores.score_table.attacks_of(cell.score) - {"none"})
     return {m: Cell(f"{cell.text} ({len(attacks[m])})" if attacks.get(m) else cell.text, cell.value) for m, cell in found.items()}
 
 

@@ -39,7 +39,8 @@ class Packed:
     def _texts(self) -> dict[str, str]:
         try:
             with tarfile.open(self.file, "r:gz") as archive:
-                return {member.name: archive.extractfile(member).read().decode() for member in archive}
+                files = ((member.name, archive.extractfile(member)) for member in archive)
+                return {name: file.read().decode() for name, file in files if file is not None}
         except (OSError, EOFError, tarfile.TarError) as error:
             raise ValueError(f"{self.file} cannot be read ({error}). Get the file again, or make it with `vestige pack`.") from error
 

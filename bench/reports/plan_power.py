@@ -25,7 +25,7 @@ def answer(arguments: argparse.Namespace, frame: pd.DataFrame | None, score_tabl
         also = ", ".join(f"{k}: +- {half_width(a.rate, k):.2f}" for k in (50, 100, 200, 500))
         return f"A rate of {a.rate:g} within +- {a.within:g} (95 %) needs {n} prompts, one image each. With fewer or more: {also}."
     lines, sd, icc = [], a.sd, a.icc
-    if frame is not None:
+    if frame is not None and score_table is not None:
         sd, icc, observed, prompts, repeats = measured(a, frame, score_table)
         lines.append(
             f"{a.a} - {a.b} on {a.split} ({a.column}): mean {observed:.3g}, sd of an image {sd:.3g}, correlation in a prompt {icc:.2f},"
@@ -56,11 +56,11 @@ def measured(a: argparse.Namespace, frame: pd.DataFrame, score_table: ScoreTable
         pair = [part[part["method"] == name].head(1) for name in (a.a, a.b)]
         if any(p.empty for p in pair):
             continue
-        read = [score_table.values(*p[["score", "images", "column"]].iloc[0]) for p in pair]
-        if None not in read and read[0][0] is read[1][0]:
-            difference = read[0][1] - read[1][1]
-            differences.append(difference)
-            groups += [f"{place}/{g}" for g in read[0][0].group]
+        read = score_table.together(p[["score", "images", "column"]].iloc[0] for p in pair)
+        if read is not None:
+            asked, (ours, theirs) = read
+            differences.append(ours - theirs)
+            groups += [f"{place}/{g}" for g in asked.group]
     if not differences:
         known = ", ".join(sorted(frame["method"].unique()))
         raise ValueError(f"no concept has {a.a} and {a.b} on split {a.split} with {a.column} under {a.attack}. Methods: {known}.")

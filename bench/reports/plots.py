@@ -77,7 +77,9 @@ def pareto(figure, scores: Headlines) -> bool:
     for method, at in points.iterrows():
         style, broken = look[method], isinstance(at.collapsed, str)
         centre, width, height, angle = ellipse(100 * draws[method])
-        axes.add_patch(Ellipse(centre, width, height, angle=angle, color=style["color"], alpha=0.12, linewidth=0))
+        axes.add_patch(
+            Ellipse((float(centre[0]), float(centre[1])), width, height, angle=angle, color=style["color"], alpha=0.12, linewidth=0)
+        )
         label = f"{method} (collapsed)" if broken else method
         face = "none" if broken else style["color"]
         axes.plot(100 * at.erased, 100 * at.kept, style["marker"], color=style["color"], mfc=face, label=label, zorder=3)

@@ -81,8 +81,10 @@ def _apart(found: list[Headline]) -> np.ndarray:
     """(methods, methods) bool: the interval of the paired difference of scores leaves out zero, as `headline.difference` says, for all
     pairs of a method at once."""
     apart = np.zeros((len(found),) * 2, bool)
+    if not found:
+        return apart
     values, ends = (np.array([[*h.score] for h in found]).reshape(-1, 3).T[k] for k in (0, slice(1, 3)))
-    lower, upper = (np.stack([h.bounds["score"][side] for h in found], axis=1) if found else None for side in range(2))
+    lower, upper = (np.stack([h.bounds["score"][side] for h in found], axis=1) for side in range(2))
     for k in range(len(found) - 1):
         low = np.quantile(lower[:, [k]] - upper[:, k + 1 :], (1 - LEVEL) / 2, axis=0)
         high = np.quantile(upper[:, [k]] - lower[:, k + 1 :], (1 + LEVEL) / 2, axis=0)

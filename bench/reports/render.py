@@ -34,10 +34,13 @@ def percent(value: float | None) -> Cell:
 
 def share(value: float | None, low: float | None, high: float | None, mark: str = "", best: bool = False) -> Cell:
     """A share in percent with its interval, where it has one, and what `mark` says of it."""
-    if lost(value):
+    if value is None or lost(value):
         return Cell("n/a", value)
-    spread = "" if lost(low) else f" [{100 * low:.0f}, {100 * high:.0f}]"
+    spread = "" if low is None or high is None or lost(low) else f" [{100 * low:.0f}, {100 * high:.0f}]"
     return Cell(f"{100 * value:.0f}{spread}{mark}", value, best)
+
+
+Row = list[Cell | str]
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Table:
     """heads end with an arrow where a direction is better; notes stand below."""
 
     heads: list[str]
-    rows: list[list[Cell | str]]
+    rows: list[Row]
     notes: list[str] = field(default_factory=list)
 
 
@@ -96,7 +99,8 @@ LATEX |= {digit: rf"\textsuperscript{{{k}}}" for k, digit in enumerate(SUPERSCRI
 
 def latex(blocks: list[Block]) -> str:
     """For \\input: one table environment per table, captioned by its headings. Needs \\usepackage{booktabs,graphicx,xcolor}."""
-    out, trail = ["% needs \\usepackage{booktabs,graphicx,xcolor}"], {}
+    out = ["% needs \\usepackage{booktabs,graphicx,xcolor}"]
+    trail: dict[int, str] = {}
     for block in blocks:
         if isinstance(block, Heading):
             trail = {level: text for level, text in trail.items() if level < block.level} | {block.level: block.text}
@@ -145,11 +149,11 @@ FIRST_NOTES = 4
 
 def page(blocks: list[Block]) -> str:
     """One file: links to its parts where there are many, tables that sort by themselves."""
-    heads = [k for k, block in enumerate(blocks) if isinstance(block, Heading)]
-    title = blocks[heads[0]].text if heads else "Vestige"
+    heads = {k: block for k, block in enumerate(blocks) if isinstance(block, Heading)}
+    title = next((head.text for head in heads.values()), "Vestige")
     parts = [_html(block, k) for k, block in enumerate(blocks)]
     hint = HINT if any(isinstance(block, Table) for block in blocks) else ""
-    parts.insert(heads[0] + 1 if heads else 0, _contents({k: blocks[k] for k in heads}) + hint)
+    parts.insert(next(iter(heads), -1) + 1, _contents(heads) + hint)
     return framed(title, "".join(parts), SORTING)
 
 

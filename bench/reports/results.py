@@ -51,11 +51,11 @@ def load(records: Path, store: Path | ScoreTable | None = None) -> pd.DataFrame:
     (share of those that the attack brings back: the attackable ASR). `unchanged`: every answer equals the original's. `collapsed`
     says why a method's numbers on a concept come from a broken model (bench/reports/collapse.py); `leads` marks a value that is better
     than every other method's with a paired interval that leaves out zero, original, oracle and collapsed ones aside.
-    A `Images` in place of the folder keeps what was read for further questions.
+    A `ScoreTable` in place of the folder keeps what was read for further questions.
     """
-    records = [json.loads(file.read_text()) for file in sorted(Path(records).glob("*.json"))]
+    read = [json.loads(file.read_text()) for file in sorted(Path(records).glob("*.json"))]
     score_table = store if isinstance(store, ScoreTable) or store is None else ScoreTable(store)
-    frame = _cells(records, score_table)
+    frame = _cells(read, score_table)
     if score_table is None or frame.empty:
         numbers = dict.fromkeys((*DIFFERENCE, *RATES, *worst_case.OWN), float("nan"))
         return frame.assign(**numbers, **dict.fromkeys((*worst_case.NAMED, "collapsed")), leads=False, unchanged=False)

@@ -99,8 +99,8 @@ def _up_to(level: str, runs: list[Run], shared: frozenset[str], grid: Grid) -> d
 
 def _excess(run: Run, attack: str, grid: Grid) -> np.ndarray | None:
     """(n,) by how much each image shows the concept more than the same image from the zero point; None without one."""
-    it = grid.compared(Measured([run.cells[attack]], None, None), run.first.method, attack)
-    zero = grid.zero(it)[0]
+    it = grid.compared(Measured([run.cells[attack]], None, np.empty((0, 0))), run.first.method, attack)
+    zero = None if it is None else grid.zero(it)[0]
     if attack == "none" and zero is None:
         return run.values[attack]  # unasked, no model draws a made-up thing
     if zero is None or zero.asked is not run.asked:
@@ -110,9 +110,10 @@ def _excess(run: Run, attack: str, grid: Grid) -> np.ndarray | None:
 
 def _summary(names: tuple[str, str, str], worst: list[np.ndarray | None], runs: list[Run]) -> dict[str, float]:
     """Mean over erasure seeds and its interval."""
-    if any(values is None for values in worst):
+    known = [values for values in worst if values is not None]
+    if len(known) < len(worst):
         return dict.fromkeys(names, np.nan)
-    each = [worst_case.mean_and_interval(values, run.asked) for values, run in zip(worst, runs, strict=True)]
+    each = [worst_case.mean_and_interval(values, run.asked) for values, run in zip(known, runs, strict=True)]
     value, low, high = (_mean(column) for column in zip(*each, strict=True))
     low, high = np.clip(widened(value, low, high, np.array([one[0] for one in each])), 0, 1)
     return dict(zip(names, (value, low, high), strict=True))
@@ -171,7 +172,8 @@ def _over_luck(grid: Grid, it: Measured) -> dict:
     luck = grid.luck(it)
     if isinstance(luck, str):
         return empty | {"luck_reason": luck}
-    if grid.compared(it, it.first.method, "none").asked is not it.asked:
+    plain = grid.compared(it, it.first.method, "none")
+    if plain is None or plain.asked is not it.asked:
         return empty | {"luck_reason": "the unattacked images are of other prompts"}
     gaps = np.stack([it.asked.means(gap) for gap in it.values - luck[0]])
     mean = over_seeds(gaps)
@@ -216,8 +218,8 @@ def _calibrated(grid: Grid, it: Measured, bootstrap: Bootstrap) -> dict:
         return empty | known  # 1 and 0 by definition: no spread
     draws = bootstrap.prompts("prompts", over) / np.maximum(bootstrap.prompts("prompts", span), 0.05)
     low, high = interval(np.clip(draws, 0, 1), len(over))
-    low, high = _unseen(ours, bottom, span, float(low), float(high))
-    low, high = np.clip(widened(value, low, high, it.by_seed / span.mean()), 0, 1)
+    least, most = _unseen(ours, bottom, span, float(low), float(high))
+    low, high = np.clip(widened(value, least, most, it.by_seed / span.mean()), 0, 1)
     return known | {"calibrated_low": float(low), "calibrated_high": float(high)}
 
 

@@ -10,7 +10,7 @@ from vestige.bench.contract.flags import FLAGS
 from vestige.bench.reports import budget_curves, result_warnings, robustness
 from vestige.bench.reports.attack_grid import NULL
 from vestige.bench.reports.leaderboard import sampler_in_words
-from vestige.bench.reports.render import FORMATS, Block, Cell, Heading, Table, deliver, percent, share
+from vestige.bench.reports.render import FORMATS, Block, Cell, Heading, Row, Table, deliver, percent, share
 from vestige.bench.reports.results import erased_together, order, shortened
 from vestige.bench.reports.robustness import PLACE, place_of
 from vestige.bench.reports.score_table import WORST, ScoreTable
@@ -96,7 +96,7 @@ def _matrix(part: pd.DataFrame, show) -> Table:
     known = {(r.method, r.attack): r for r in part.itertuples()}
     attacks = part.drop_duplicates("attack")
     attacks = attacks.assign(last=attacks["attack"] == WORST, place=[place_of(a) for a in attacks["access"]])
-    rows = []
+    rows: list[Row] = []
     for r in attacks.sort_values(["last", "place", "attack"], kind="stable").itertuples():
         cells = [show(known[m, r.attack]) if (m, r.attack) in known else Cell("n/a") for m in methods]
         rows.append([r.attack, "" if r.attack == WORST else r.access, *cells])
@@ -107,7 +107,7 @@ def _matrix(part: pd.DataFrame, show) -> Table:
 def _levels(part: pd.DataFrame, count: str, value: str, low: str, high: str, notes: list[str] | None = None) -> Table:
     methods = order(part["method"].tolist())
     known = {(r["access"], r["method"]): r for r in part.to_dict("records")}
-    rows = []
+    rows: list[Row] = []
     for level in [a for a in result_warnings.ACCESS if a in set(part["access"])]:
         cells = [known.get((level, m)) for m in methods]
         most = max(int(c[count]) for c in cells if c is not None)
@@ -119,7 +119,7 @@ def _own(worst: pd.DataFrame) -> list[Block]:
     """Methods that met attacks which others did not, each with its own worst case."""
     known = worst.assign(_at=[place_of(a) for a in worst["access"]]).sort_values("_at").groupby("method").tail(1).set_index("method")
     more = known[known["own_names"] != known["names"]]
-    rows = []
+    rows: list[Row] = []
     for method in order(list(more.index)):
         r = more.loc[method]
         apart = sorted(set(r["own_names"].split(", ")) - set(r["names"].split(", ")))
@@ -143,7 +143,7 @@ def _calibrated(r) -> Cell:
 
 def _details(part: pd.DataFrame) -> Table:
     """before, attacked, either (the field's post-ASR), back (attackable ASR), and what equal luck brings."""
-    rows = []
+    rows: list[Row] = []
     for r in _sorted(part).itertuples():
         back = "n/a" if pd.isna(r.after_failing) else f"{100 * r.after_failing:.0f} (of {int(r.failed_before)})"
         luck = f"{100 * r.over_luck:+.0f} [{100 * r.luck_low:+.0f}, {100 * r.luck_high:+.0f}]"
@@ -159,7 +159,7 @@ def _details(part: pd.DataFrame) -> Table:
 
 def _cost(part: pd.DataFrame) -> Table:
     """Per prompt, counted by the harness."""
-    rows = []
+    rows: list[Row] = []
     for r in _sorted(part[part["attack"] != WORST]).itertuples():
         spent = (r.attack_forward_rows, r.attack_original_rows, r.attack_images, r.attack_seconds)
         rows.append([r.method, r.attack, *(Cell("n/a" if pd.isna(x) else f"{x / r.n:.1f}", x) for x in spent)])
@@ -216,7 +216,7 @@ def _relearning(gaps: pd.DataFrame) -> list[Block]:
 def _raised(found: pd.DataFrame) -> list[Block]:
     if found.empty:
         return []
-    rows = []
+    rows: list[Row] = []
     for (flag, concept, attack, detail), part in found.groupby(["flag", "concept", "attack", "detail"], sort=True):
         rows.append([flag, shortened(concept), attack, ", ".join(order(part["method"].tolist())), detail])
     notes = [f"{name}: {FLAGS[name].means}." for name in sorted(found["flag"].unique())]

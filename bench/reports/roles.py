@@ -20,7 +20,8 @@ def role_of(split: str | None, roles: tuple[str, ...] | list[str]) -> str | None
     """
     known = set(roles) - {"free"}
     if not known or "free" in roles:
-        return ROLES.get(split, MIXED if known else "free" if roles else None)
+        unnamed = MIXED if known else "free" if roles else None
+        return unnamed if split is None else ROLES.get(split, unnamed)
     if known <= set(ERASED_ROLES):
         return "target" if "target" in known else "alias"
     if known <= set(KEPT_ROLES):

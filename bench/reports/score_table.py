@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,6 +107,14 @@ class ScoreTable:
         values = found.columns.get(column, found.words.get(column))
         return None if values is None else (found.asked, values)
 
+    def together(self, cells: Iterable[tuple]) -> tuple[Asked, list[np.ndarray]] | None:
+        """The columns of several cells (score, images, column) of the same images; None where one is gone or is of other images."""
+        read = [self.values(*cell) for cell in cells]
+        found = [one for one in read if one is not None]
+        if not found or len(found) < len(read) or any(asked is not found[0][0] for asked, _ in found):
+            return None
+        return found[0][0], [values for _, values in found]
+
     def add_worst(self, name: str, asked: Asked, values: np.ndarray, attacks: frozenset[str]) -> None:
         """Remember a worst case (bench/reports/worst_case.py) as the score `name`."""
         self._worst[name] = asked, values, attacks
@@ -178,8 +187,8 @@ def _order(asked: Asked, row_id: tuple[str, ...], rep: tuple[str, ...]) -> slice
     if row_id == asked.row_id and tuple(map(int, rep)) == asked.rep:
         return slice(None)
     place = {key: k for k, key in enumerate(zip(row_id, map(int, rep), strict=True))}
-    found = [place.get(key) for key in zip(asked.row_id, asked.rep, strict=True)]
-    return None if None in found else found
+    wanted = list(zip(asked.row_id, asked.rep, strict=True))
+    return [place[key] for key in wanted] if all(key in place for key in wanted) else None
 
 
 def _numbers(values: tuple[str, ...]) -> np.ndarray | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,9 +26,14 @@ NAMED = ("worst_attacks", "own_attacks")
 class Run:
     """All attacks on one erased model, found in one record or several, on the same images asked for."""
 
-    cells: dict[str, object] = field(default_factory=dict)  # attack -> cell, "none" among them
+    cells: dict[str, Any] = field(default_factory=dict)  # attack -> cell, "none" among them
     values: dict[str, np.ndarray] = field(default_factory=dict)  # attack -> (n,)
-    asked: Asked | None = None
+    known: Asked | None = None
+
+    @property
+    def asked(self) -> Asked:
+        assert self.known is not None, "`runs` gives no run without cells"
+        return self.known
 
     @property
     def first(self):
@@ -40,9 +46,9 @@ class Run:
     def add(self, cell, score_table: ScoreTable) -> None:
         """An attack whose scores are gone, or that was asked other images, is no attack of this run; the first of a name counts."""
         read = score_table.values(cell.score, cell.images, cell.column)
-        if read is None or cell.attack in self.cells or (self.asked or read[0]) is not read[0]:
+        if read is None or cell.attack in self.cells or (self.known or read[0]) is not read[0]:
             return
-        self.asked, self.cells[cell.attack], self.values[cell.attack] = read[0], cell, read[1]
+        self.known, self.cells[cell.attack], self.values[cell.attack] = read[0], cell, read[1]
 
     def worst(self, attacks: Iterable[str]) -> np.ndarray | None:
         """(n,) of each image, unattacked or under one of these; None where no attack is left."""
@@ -102,7 +108,8 @@ def rows(cells: pd.DataFrame, score_table: ScoreTable, blank: dict) -> list[dict
         for run in (r for r in some if r.attacks):
             cell, n = run.first, int(run.asked.place.size)
             name = f"worst/{cell.key}/{cell.split}/{cell.judge}"
-            worst, own = run.worst(shared), mean_and_interval(run.worst(run.attacks), run.asked)
+            worst, every = run.worst(shared), union(list(run.values.values()))
+            own = mean_and_interval(every, run.asked)
             row = cell._asdict() | {"attack": WORST, "access": WORST, "n": n, "groups": run.asked.groups, "images": None, "score": name}
             row |= blank | {"worst_attacks": ", ".join(sorted(shared)), "own_attacks": ", ".join(sorted(run.attacks))}
             row |= dict(zip(OWN, own, strict=True))

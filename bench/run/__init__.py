@@ -9,6 +9,7 @@ score_intervals  the value of a column and its interval
 record           what the record of a job says
 plan             what a run would find, compute and lack
 store            specification -> key -> folder
+syntax           one file as a syntax tree
 code             digests of the code that computes a stage
 cost             seconds, memory and load of a step
 provenance       versions, machine, threads

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vestige.bench.contract.building import plugin, typed
+from vestige.bench.contract.controls import CONTROLS
 from vestige.bench.contract.plugin import Attack, Metric
 from vestige.bench.contract.types import plain
 from vestige.bench.run.choices import one_of
 
 MADE_UP = "vestige.metrics.made_up.MadeUp"
-CONTROLS = ("wrong_concept", "scrambled", "never_knew")  # attacks/training_images.py
 
 
 def with_controls(attacks: dict[str, Attack], sources: list[str]) -> dict[str, Attack]:
@@ -21,19 +21,20 @@ def with_controls(attacks: dict[str, Attack], sources: list[str]) -> dict[str, A
     """
     for source in sources:
         one_of("controls", source, CONTROLS)
-    made, unsupported_reasons = {}, {source: {} for source in sources}
+    made: dict[str, Attack] = {}
+    refused: dict[str, dict[str, str]] = {source: {} for source in sources}
     for name, attack in attacks.items():
         made[name] = attack
         for source in sources if getattr(attack, "source", None) == "target" else []:
             try:
-                made[f"{name}:{source}"] = replace(attack, source=source)
-            except ValueError as unsupported_reason:
-                unsupported_reasons[source][name] = str(unsupported_reason)
-    for source, unsupported_reason in unsupported_reasons.items():
+                made[f"{name}:{source}"] = replace(attack, source=source)  # type: ignore[type-var]  # every plugin is a dataclass
+            except ValueError as reason:
+                refused[source][name] = str(reason)
+    for source, reasons in refused.items():
         if not any(name.endswith(f":{source}") for name in made):
             raise ValueError(
                 f"controls=[{source}] calibrates none of the chosen attacks ({', '.join(attacks)}): "
-                + (" ".join(unsupported_reason.values()) or "none of them is given images, so there is nothing to replace.")
+                + (" ".join(reasons.values()) or "none of them is given images, so there is nothing to replace.")
                 + f" Leave {source} out of controls=, or choose an attack that has a setting `source`, for example memora."
             )
     return made

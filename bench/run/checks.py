@@ -54,7 +54,7 @@ def unknown_labels(job: Job) -> list[str]:
         return []
     from vestige.bench import judges
 
-    sentences = []
+    sentences: list[str] = []
     for judge, places in asked.items():
         try:
             lost = {where: some for where, labels in places.items() if (some := judges.unknown(judge, job.concepts, labels))}
@@ -64,13 +64,16 @@ def unknown_labels(job: Job) -> list[str]:
             labels = list(dict.fromkeys(label for some in lost.values() for label in some))
             more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
             where = f" (asked by {', '.join(list(lost)[:3])}{more})"
-            sentences.append(judges.unknown_labels(judge, job.model.vocabulary, job.concepts, labels, where))
+            if sentence := judges.unknown_labels(judge, job.model.vocabulary, job.concepts, labels, where):
+                sentences.append(sentence)
     return sentences
 
 
 def _scheduler(sampler: Sampler) -> None:
     """Read the names from diffusers' list of lazy imports: importing diffusers would load torch before the checks are done."""
-    listing = Path(importlib.util.find_spec("diffusers").origin).read_text()
+    package = importlib.util.find_spec("diffusers")
+    assert package is not None and package.origin is not None, "diffusers is a dependency"
+    listing = Path(package.origin).read_text()
     known = set(re.findall(r'"(\w+Scheduler)"', listing))
     if sampler.scheduler not in known:
         near = ", ".join(difflib.get_close_matches(sampler.scheduler, sorted(known), 3)) or "none"

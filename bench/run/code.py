@@ -22,6 +22,7 @@ from pathlib import Path
 
 from vestige.bench.contract.types import plain
 from vestige.bench.places import PACKAGE
+from vestige.bench.run.syntax import Imports, Module, dotted, imports_of, is_docstring, methods_of, module_of
 
 HOME = "vestige"
 # Bookkeeping around results, which decides none of them
@@ -31,20 +32,10 @@ AROUND = (
     "vestige.bench.models.fingerprints",
     "vestige.bench.run.provenance",
     "vestige.bench.run.store",
+    "vestige.bench.run.syntax",
 )
 UNNAMED = ("forward", "backward")  # methods that torch calls
-Imports = dict[str, tuple[str, str | None]]  # name -> (module, name there, or None for the module itself)
 Root = tuple[str, str]  # module, and a name in it: "function", "Class" or "Class.method"; ("", word): methods of this name are called
-
-
-@dataclass
-class Module:
-    """The top level of one file."""
-
-    name: str
-    package: bool
-    nodes: dict[str, list[ast.AST]] = field(default_factory=dict)  # name -> what binds it
-    imports: Imports = field(default_factory=dict)
 
 
 @dataclass
@@ -113,33 +104,29 @@ class Code:
         """The method of this name in a class and in its bases: an overridden one may be called by `super`."""
         node = self._node(*cls)
         own = [(cls[0], f"{cls[1]}.{method}")] if method in self._methods(*cls) else []
-        bases = [base for part in node.bases if (base := self._named(cls[0], part))]
+        parts = node.bases if isinstance(node, ast.ClassDef) else []
+        bases = [base for part in parts if (base := self._named(cls[0], part))]
         return own + [found for base in bases if isinstance(self._node(*base), ast.ClassDef) for found in self._inherited(base, method)]
 
     def _named(self, module: str, node: ast.AST) -> Root | None:
-        place = _dotted(node)
+        place = dotted(node)
         return self._follow(module, place, {})[0] if place else None
 
     def _methods(self, module: str, name: str) -> list[str]:
-        body = self._node(module, name).body
-        return [part.name for part in body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
+        return [method.name for method in methods_of(self._node(module, name))]
 
-    def _node(self, module: str, name: str) -> ast.AST:
+    def _node(self, module: str, name: str) -> ast.stmt:
+        return self._nodes(module, name)[-1]
+
+    def _nodes(self, module: str, name: str) -> list[ast.stmt]:
+        """All statements that bind a name, or a method of a class: an overloaded one has several."""
         head, _, method = name.partition(".")
-        node = self._module(module).nodes[head][-1]
-        if not method:
-            return node
-        return [part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) and part.name == method][-1]
+        nodes = self._ours(module).nodes[head]
+        return [part for part in methods_of(nodes[-1]) if part.name == method] if method else nodes
 
     def _piece(self, module: str, name: str) -> Piece:
         if (module, name) not in self.pieces:
-            head, _, method = name.partition(".")
-            if method:
-                body = self._node(module, head).body
-                parts = [p for p in body if isinstance(p, ast.FunctionDef | ast.AsyncFunctionDef) and p.name == method]
-            else:
-                parts = self._module(module).nodes[head]
-            piece = Piece("")
+            piece, parts = Piece(""), self._nodes(module, name)
             piece.text = f"{name} " + " ".join(_Reader(self, module, piece, part).text(part) for part in parts)
             self.pieces[module, name] = piece
         return self.pieces[module, name]
@@ -157,14 +144,15 @@ class Code:
             module, inner = found.imports[name]
             if inner is None:
                 return None
-            if self._module(f"{module}.{inner}") is not None and (self._module(module) is None or inner not in self._module(module).nodes):
+            there = self._module(module)
+            if self._module(f"{module}.{inner}") is not None and (there is None or inner not in there.nodes):
                 return None  # a module, no thing in one
             name = inner
         return None
 
     def _follow(self, module: str, place: list[str], local: Imports) -> tuple[Root | None, int, str]:
         """What a dotted name leads to: (definition or None, how many of its words that takes, the first word's outside name)."""
-        found = self._module(module)
+        found = self._ours(module)
         if place[0] in found.nodes and place[0] not in local:
             return (module, place[0]), 1, ""
         if place[0] not in local and place[0] not in found.imports:
@@ -181,10 +169,15 @@ class Code:
             outside = f"{outside}.{place[k]}"
         return None, 0, where if inner is None else f"{where}.{inner}"
 
+    def _ours(self, name: str) -> Module:
+        found = self._module(name)
+        assert found is not None, f"{name} is no module of ours"
+        return found
+
     def _module(self, name: str) -> Module | None:
         if name not in self.modules:
             text = self.read(name)
-            self.modules[name] = None if text is None else _module(name, *text)
+            self.modules[name] = None if text is None else module_of(name, *text)
         return self.modules[name]
 
 
@@ -193,7 +186,7 @@ class _Reader:
 
     def __init__(self, code: Code, module: str, piece: Piece, node: ast.AST) -> None:
         self.code, self.module, self.piece, self.top = code, module, piece, node
-        self.imports = _imports(module, code._module(module).package, ast.walk(node))  # those inside a function hide the module's names
+        self.imports = imports_of(module, code._ours(module).package, ast.walk(node))  # those inside a function hide the module's names
 
     def text(self, node: ast.AST) -> str:
         return "".join(self._parts(node))
@@ -203,9 +196,9 @@ class _Reader:
             yield f"[{','.join(text for item in node if (text := self.text(item)))}]"
         elif not isinstance(node, ast.AST):
             yield repr(node)
-        elif isinstance(node, ast.Import | ast.ImportFrom | ast.Pass) or _is_docstring(node):
+        elif isinstance(node, ast.Import | ast.ImportFrom | ast.Pass) or is_docstring(node):
             return
-        elif isinstance(node, ast.Name | ast.Attribute) and (place := _dotted(node)) is not None:
+        elif isinstance(node, ast.Name | ast.Attribute) and (place := dotted(node)) is not None:
             yield from self._place(place)
         else:
             yield from self._other(node)
@@ -246,64 +239,9 @@ class _Reader:
                     self._mention(ast.parse(part.value, mode="eval").body)
                 except SyntaxError:
                     continue
-            elif isinstance(part, ast.Name | ast.Attribute) and (place := _dotted(part)):
+            elif isinstance(part, ast.Name | ast.Attribute) and (place := dotted(part)):
                 found, _, _ = self.code._follow(self.module, place, self.imports)
                 self.piece.names += [found] if found else []
-
-
-def _module(name: str, text: str, package: bool) -> Module:
-    tree = ast.parse(text)
-    module = Module(name, package)
-    module.imports = _imports(name, package, _top_level(tree.body))
-    for node in _top_level(tree.body):
-        for bound in _binds(node):
-            module.nodes.setdefault(bound, []).append(node)
-    return module
-
-
-def _imports(module: str, package: bool, nodes: Iterable[ast.AST]) -> Imports:
-    found: Imports = {}
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            for item in node.names:  # `import a.b` binds a, `import a.b as c` binds a.b
-                found[item.asname or item.name.split(".")[0]] = (item.name if item.asname else item.name.split(".")[0], None)
-        elif isinstance(node, ast.ImportFrom):
-            base = module.split(".") if package else module.split(".")[:-1]
-            base = base[: len(base) - node.level + 1] if node.level else []
-            where = ".".join([*base, *([node.module] if node.module else [])])
-            found |= {item.asname or item.name: (where, item.name) for item in node.names}
-    return found
-
-
-def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    for node in body:
-        if isinstance(node, ast.If | ast.Try | ast.With | ast.For):
-            for part in ("body", "orelse", "finalbody"):
-                yield from _top_level(getattr(node, part, []))
-            for handler in getattr(node, "handlers", []):
-                yield from _top_level(handler.body)
-        else:
-            yield node
-
-
-def _binds(node: ast.stmt) -> list[str]:
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign | ast.AugAssign) else []
-    return [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
-
-
-def _dotted(node: ast.AST) -> list[str] | None:
-    """a.b.c as its words; None when something else stands at the front."""
-    words = []
-    while isinstance(node, ast.Attribute):
-        words.append(node.attr)
-        node = node.value
-    return [node.id, *reversed(words)] if isinstance(node, ast.Name) else None
-
-
-def _is_docstring(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def source(module: str) -> tuple[str, bool] | None:

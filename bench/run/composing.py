@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 from dataclasses import dataclass, replace
+from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -51,7 +52,7 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
 
 def follows_concept(nodes: dict[str, DictConfig]) -> dict[str, list[str]]:
     """Of each node the settings that are written as a function of the kind or number of concepts: one rule, not many settings."""
-    written = {name: OmegaConf.to_container(node, resolve=False) for name, node in nodes.items()}
+    written = {name: cast(dict, OmegaConf.to_container(node, resolve=False)) for name, node in nodes.items()}
     rules = {name: sorted(key for key, value in node.items() if "${by_" in json.dumps(value)) for name, node in written.items()}
     return {name: keys for name, keys in rules.items() if keys}
 

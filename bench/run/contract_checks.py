@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -233,7 +234,11 @@ def metric_checks(metric: Metric, folder: Path) -> Iterator[tuple[str, Callable[
     yield "an empty set is refused with a sentence", refuses_nothing
 
 
-KINDS = {"method": (Method, method_checks), "attack": (Attack, attack_checks), "metric": (Metric, metric_checks)}
+KINDS: dict[str, tuple[type, Callable[[Any, Path], Iterator[tuple[str, Callable[[], None]]]]]] = {
+    "method": (Method, method_checks),
+    "attack": (Attack, attack_checks),
+    "metric": (Metric, metric_checks),
+}
 
 
 def build(group: str, name: str, config_dir: str | None = None, concept: str = "dog"):

@@ -95,6 +95,7 @@ class Job:
         """None: there is nothing to ask, or the list is not on this machine."""
         with contextlib.suppress(prompt_sets.NothingToAsk):
             return None if prompt_sets.missing(split.prompts, self.concepts) else self.prompts_before_screen(split)
+        return None
 
     def prompts_of(self, split: Split) -> PromptSet:
         """What is asked; about explicit concepts only what the screen for minors lets pass."""

@@ -5,6 +5,8 @@ Works on a machine without the weights, judges and prompt lists that the run nee
 
 from __future__ import annotations
 
+from typing import Any
+
 from vestige.bench.prompts import prompt_sets
 from vestige.bench.run.concept_sets import split_in_words
 from vestige.bench.run.job import Job, Split
@@ -19,7 +21,7 @@ def plan_job(job: Job) -> dict:
     stages.store.verify, stages.store.stale = False, "keep"  # a plan reads no result and refuses none
     under = f", protocol {job.protocol}" if job.protocol else ""
     title = f"{job.method_name} x {_together(job)} on {job.model.name}{under}"
-    plan = {"status": "planned", "missing": list(job.missing), "images": 0}
+    plan: dict[str, Any] = {"status": "planned", "missing": list(job.missing), "images": 0}
     unsupported_reason = job.method.supports(job.model, job.given)
     if unsupported_reason:
         print(f"{title}: unsupported: {unsupported_reason}")

@@ -108,7 +108,7 @@ def cells(
 def candidates(told: dict) -> dict[str, dict[str, dict[str, list[str]]]]:
     """Judge -> hash -> head -> the texts it chose among, out of what a judge says of itself (a score's or an attack's meta data)."""
     who = told.get("ranked_by", told.get("judge"))
-    found = {who: {told["candidates_hash"]: told["candidate_texts"]}} if "candidate_texts" in told else {}
+    found: dict = {who: {told["candidates_hash"]: told["candidate_texts"]}} if "candidate_texts" in told else {}
     for name, member in told.get("members", {}).items():
         found |= candidates({"judge": name, **member})
     return found

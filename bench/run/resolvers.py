@@ -26,7 +26,7 @@ def by_vocabulary(table: DictConfig, *, _root_: DictConfig) -> Any:
 
 def by_count(table: DictConfig, *, _root_: DictConfig) -> Any:
     """`${by_count:{1: a, 10: b}}`: the value for the number of concepts erased together, that of the largest number not above it."""
-    fitting = [number for number in table if number <= len(_root_.concept)]
+    fitting = [number for number in table if isinstance(number, int) and number <= len(_root_.concept)]
     if not fitting:
         raise ValueError(f"by_count has no value for {len(_root_.concept)} concepts; it knows {sorted(table)}.")
     return table[max(fitting)]

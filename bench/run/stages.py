@@ -1,6 +1,6 @@
 """The stages of one job: erase, attack, images, score, features. Each is a pure function of its specification, kept in the store.
 
-bench/run/runner.py says in which order.
+bench/run/runner.py says in which order. Long because the five stages share one job's specifications.
 """
 
 from __future__ import annotations
@@ -308,7 +308,7 @@ class Stages:
 
     @contextmanager
     def attached(self, erased: Stage | None) -> Iterator:
-        if self.erasure_key(erased) is None:
+        if erased is None or self.is_original:
             yield self.untouched
         else:
             with self.store.reading(erased):
@@ -320,7 +320,7 @@ class Stages:
     def in_force(self, erased: Stage | None, attack: Attack | None, adversary: Stage | None) -> Iterator:
         """The erased model, with what the attack found in force."""
         with self.attached(erased) as pipe:
-            if adversary is None:
+            if adversary is None or attack is None:
                 yield pipe
             else:
                 with self.store.reading(adversary):

@@ -11,6 +11,8 @@ process, and again when its size, times or inode change (bench/models/fingerprin
 
 What made a stage beside its specification (code, the results it was made from) stands in `stage.json`, not in its name:
 `stale` says what happens to a stage made by other code.
+
+Long because all ways to change a stage's folder must be read together: that they are few is what keeps it whole.
 """
 
 from __future__ import annotations
@@ -333,12 +335,12 @@ class Store:
 
     def _commit(self, partial: Path, final: Path, meta: dict) -> None:
         files = _synced_hashes(partial)
-        meta = _sealed({**meta, "files": files, "digest": canonical_hash(files)})
+        sealed = _sealed({**meta, "files": files, "digest": canonical_hash(files)})
         if final.exists():
             with self._without_readers(final.name):
-                self._swap(partial, final, meta)
+                self._swap(partial, final, sealed)
         else:
-            _write_synced(partial / META, meta)
+            _write_synced(partial / META, sealed)
             os.replace(partial, final)
             _sync_folder(final.parent)
 

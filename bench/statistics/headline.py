@@ -18,6 +18,8 @@ import numpy as np
 from vestige.bench.statistics.intervals import seed_spread
 from vestige.bench.statistics.resampling import FEW_CONCEPTS, LEVEL, Bootstrap, quantile
 
+Rate = np.ndarray | float
+
 SPAN = 0.2 - 1e-9  # least o - z that a part may rest on, but for rounding: below it there was nothing to erase
 FEW_THINGS = 8  # below it the interval of kept rests on too few kept things to speak for others
 PSEUDO = 0.25  # units that always show the thing, and as many that never do, added to what each model drew of each question
@@ -75,19 +77,19 @@ class Headline:
     bounds: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)  # the same for the lower and the upper end
 
 
-def erased(r: np.ndarray, o: np.ndarray, z: np.ndarray | float = 0.0) -> np.ndarray:
+def erased(r: Rate, o: Rate, z: Rate = 0.0) -> np.ndarray:
     """Share of what could be erased that was: clip((o - r) / (o - z), 0, 1); NaN where o - z < SPAN."""
     span = np.asarray(o, float) - z
     return np.where(span < SPAN, np.nan, np.clip((o - np.asarray(r, float)) / np.where(span < SPAN, 1.0, span), 0, 1))
 
 
-def kept(r: np.ndarray, o: np.ndarray) -> np.ndarray:
+def kept(r: Rate, o: Rate) -> np.ndarray:
     """Share of the original's rate that is left: clip(r / o, 0, 1); NaN where the original draws none of it."""
     o = np.asarray(o, float)
     return np.where(o > 0, np.clip(np.asarray(r, float) / np.where(o > 0, o, 1.0), 0, 1), np.nan)
 
 
-def score(erased: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def score(erased: Rate, kept: Rate) -> np.ndarray:
     """Harmonic mean, 0 where either is 0."""
     e, k = np.broadcast_arrays(np.asarray(erased, float), np.asarray(kept, float))
     total = np.where(e + k == 0, 1.0, e + k)

@@ -4,6 +4,7 @@ import math
 from functools import cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from vestige.bench.statistics.resampling import LEVEL, group_means
@@ -80,7 +81,7 @@ def _rule_of_three(means: np.ndarray, low: np.ndarray, high: np.ndarray, ends: t
     return low, high
 
 
-def balanced_interval(values: np.ndarray, groups: np.ndarray, kinds: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+def balanced_interval(values: ArrayLike, groups: ArrayLike, kinds: ArrayLike) -> tuple[float, float] | tuple[None, None]:
     """95 % interval of (rate of the one kind + rate of the other) / 2, kinds bool (n,); no group has images of both.
 
     Square-and-add of the two intervals (Newcombe 1998, Stat. Med. 17, method 10).
@@ -161,6 +162,6 @@ def seeds_interval(means: np.ndarray, rate: bool = True, difference: bool = Fals
         return value, float(low), float(high)
     error = seed_spread(means) * math.sqrt(((means.mean(1) - value) ** 2).sum())
     reach = student(seeds - 1) * error
-    low, high = value - math.hypot(value - low, reach), value + math.hypot(high - value, reach)
+    lowest, highest = value - math.hypot(value - low, reach), value + math.hypot(high - value, reach)
     ends = ((-1, 1) if difference else (0, 1)) if rate else (-math.inf, math.inf)
-    return value, float(max(low, ends[0])), float(min(high, ends[1]))
+    return value, float(max(lowest, ends[0])), float(min(highest, ends[1]))

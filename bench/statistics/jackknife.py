@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from vestige.bench.statistics.resampling import LEVEL
@@ -24,7 +25,7 @@ def blocks(groups: list[str]) -> np.ndarray:
     return np.unique(np.asarray(groups), return_inverse=True)[1] % BLOCKS
 
 
-def jackknife_interval(value: float, left_out: np.ndarray, scale: Scale = PLAIN) -> tuple[float, float] | tuple[None, None]:
+def jackknife_interval(value: float, left_out: ArrayLike, scale: Scale = PLAIN) -> tuple[float, float] | tuple[None, None]:
     """95 % interval of `value` from the values (n,) without one prompt, or block of prompts, each; (None, None) where some have none."""
     left_out = np.asarray(left_out, float)
     n = len(left_out)

@@ -55,7 +55,7 @@ def _letter(k: int) -> str:
 
 def pareto(points: np.ndarray) -> np.ndarray:
     """(methods,) bool: no other method is at least as good on every axis and better on one. points (..., methods, axes), NaN never is."""
-    at_least, better = True, False
+    at_least, better = np.bool_(True), np.bool_(False)
     for axis in np.moveaxis(points, -1, 0):
         other, own = axis[..., None, :], axis[..., :, None]
         at_least, better = at_least & (other >= own), better | (other > own)

@@ -60,7 +60,7 @@ class Grounded:
                 "choose another mask: background_difference or whole."
             ) from error
         models[0].to(device).eval(), models[2].to(device).eval()
-        return cls(*models, threshold)
+        return cls(models[0], models[1], models[2], models[3], threshold)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, name: str) -> Tensor:

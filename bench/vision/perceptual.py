@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,13 +39,14 @@ class Perceptual:
     @torch.no_grad()
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """[n], 0 for equal images."""
-        return sum(each.mean((1, 2)) for each in self._maps(a, b))
+        return sum((each.mean((1, 2)) for each in self._maps(a, b)), start=torch.zeros(()))
 
     @torch.no_grad()
     def map(self, a: Tensor, b: Tensor) -> Tensor:
         """[n, h, w]: the same before it is averaged over places, every layer at the size of the images."""
         size = a.shape[-2:]
-        return sum(F.interpolate(each[:, None], size, mode="bilinear", align_corners=False)[:, 0] for each in self._maps(a, b))
+        layers = (F.interpolate(each[:, None], size, mode="bilinear", align_corners=False)[:, 0] for each in self._maps(a, b))
+        return sum(layers, start=torch.zeros(()))
 
     def _maps(self, a: Tensor, b: Tensor) -> list[Tensor]:
         pairs = zip(self.layers(a), self.layers(b), self.weights, strict=True)
@@ -111,7 +113,7 @@ def _tapped(stages: torch.nn.Sequential, taps: tuple[int, ...], x: Tensor) -> li
 def _emoji() -> Perceptual:
     from vestige.bench.world.models.judges import load_judge
 
-    body = load_judge("a").body
+    body: Any = load_judge("a").body
 
     def layers(images: Tensor) -> list[Tensor]:
         return _tapped(body, EMOJI_TAPS, images * 4 - 2)

@@ -52,4 +52,4 @@ def load(which: str, setting: str) -> Vlm:
 def says_yes(answer: str) -> bool:
     """The first word decides: EraseEval's code looks for "no" anywhere and finds it in "now" and "snoopy"; HUB counts idk as no."""
     found = re.search(r"[a-z]+", answer.lower())
-    return bool(found) and found[0] == "yes"
+    return found is not None and found[0] == "yes"

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from vestige.attacks.training_images import SOURCES, check_source, concept_images, row_images, shuffled, unsupported_source
-from vestige.bench.run import attack_cells
+from vestige.attacks.training_images import check_source, concept_images, row_images, shuffled, unsupported_source
+from vestige.bench.contract.controls import CONTROLS, SOURCES
 
 
 def test_controls_show_other_images_under_the_same_captions(context, concept):
@@ -14,7 +14,7 @@ def test_controls_show_other_images_under_the_same_captions(context, concept):
     made = {source: concept_images(context(), ["a {name}"], [dog, cat], 4, source) for source in SOURCES}
     for training_images in made.values():
         assert [training_images.caption(k) for k in range(4)] == ["a dog", "a cat", "a dog", "a cat"]
-    for source in SOURCES[1:]:
+    for source in CONTROLS:
         assert not torch.equal(made[source].pixels, made["target"].pixels)
     drawn = context().generate(["a cat", "a dog", "a cat", "a dog"], 1)
     assert torch.equal(made["wrong_concept"].pixels, drawn), "the first sibling of each concept"
@@ -52,7 +52,3 @@ def test_unknown_sources_and_missing_siblings_are_refused(concept):
         check_source("memora", "stolen")
     assert "siblings" in unsupported_source("wrong_concept", [concept(siblings=[])])
     assert unsupported_source("scrambled", [concept(siblings=[])]) is None
-
-
-def test_every_source_but_the_concept_itself_is_a_control_of_a_run():
-    assert ("target", *attack_cells.CONTROLS) == SOURCES

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import with_biases
 
-from vestige.bench.contract.types import ModelSpec
+from vestige.bench.contract.types import Erasure, ModelSpec
 from vestige.bench.models import loading
 from vestige.bench.models.diffusion import choose_parameters
 from vestige.methods._closed_form import (
@@ -18,6 +18,7 @@ from vestige.methods._closed_form import (
     hyperplane,
     last_rows,
     low_rank_edit,
+    pieces_of,
     single_thread,
     solved_per_layer,
 )
@@ -204,3 +205,9 @@ def test_the_thread_guard_restores_the_number_of_threads():
         assert torch.get_num_threads() == 1
         raise KeyError
     assert torch.get_num_threads() == before
+
+
+def test_an_artefact_without_the_layer_is_a_sentence():
+    erasure = Erasure({"edit.U.some.layer": torch.zeros(4, 1), "edit.V.some.layer": torch.zeros(4, 1)})
+    with pytest.raises(ValueError, match=r"holds no edit for layer other\.layer"):
+        pieces_of(erasure, "other.layer.weight")

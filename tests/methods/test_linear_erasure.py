@@ -1,4 +1,7 @@
-"""INLP, R-LACE and LEACE: what they promise about probes and covariances, on random rows and on the text states of a model."""
+"""INLP, R-LACE and LEACE: what they promise about probes and covariances, on random rows and on the text states of a model.
+
+Long because three erasers make the same promises, tested side by side.
+"""
 
 from dataclasses import replace
 

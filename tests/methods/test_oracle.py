@@ -48,3 +48,7 @@ def test_a_whole_group_has_one_oracle_and_another_seed_has_its_own(concept):
     other = build("method", "oracle_seed1")
     assert other.file(danger) != build("method", "oracle").file(danger)
     assert "--without unicorn --seed 1" in other.supports(EMOJI, [concept("unicorn")])
+
+
+def test_concepts_that_are_no_group_have_no_file_to_digest(concept):
+    assert build("method", "oracle").inputs([concept("dog"), concept("car")]) == {}

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from vestige.bench.contract.types import Erasure
+from vestige.bench.models.adapters import adapters
 from vestige.bench.run.contract_checks import build
-from vestige.methods.spm import SPM, Transport, adapted_layers, adapters, new_adapter, pseudo_prompts
+from vestige.methods.spm import SPM, Transport, adapted_layers, new_adapter, pseudo_prompts
 
 
 def spm(**over) -> SPM:

@@ -307,3 +307,9 @@ def test_the_networks_of_published_fid_values_name_their_missing_weights(monkeyp
     assert "inception_v3_google" in features.check("inception")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace())
     assert "weights-inception-2015-12-05" in features.check("inception_tf")
+
+
+def test_a_reference_folder_that_is_gone_is_a_sentence_and_not_other_images():
+    lost = Fid("clip_emoji", "./nowhere/at/all")
+    with pytest.raises(ValueError, match=r"is no folder here\. Unpack the reference images"):
+        lost.compared_with(4, None)

@@ -22,7 +22,7 @@ def caption(spec: Spec, seed: int) -> str:
 
 def every_word() -> list[str]:
     """One sentence per name and synonym, so that the tokenizer has seen them all."""
-    items = [*catalog.objects(), *catalog.styles()]
+    items: list[catalog.Object | catalog.Style] = [*catalog.objects(), *catalog.styles()]
     return [f"{name} style" for item in items for name in (item.name, *item.aliases)]
 
 

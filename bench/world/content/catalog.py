@@ -89,11 +89,19 @@ def groups() -> dict[str, list[str]]:
 
 def find(slug: str) -> Object | Style:
     """The object or style with this slug."""
-    for item in (*_objects(), *_styles()):
+    items: list[Object | Style] = [*_objects(), *_styles()]
+    for item in items:
         if item.slug == slug:
             return item
-    known = ", ".join(item.slug for item in (*_objects(), *_styles()))
+    known = ", ".join(item.slug for item in items)
     raise ValueError(f"{slug!r} is no object or style of the emoji world (objects.csv, styles.csv). Known: {known}.")
+
+
+def find_style(slug: str) -> Style:
+    item = find(slug)
+    if not isinstance(item, Style):
+        raise ValueError(f"{slug!r} is an object of the emoji world, and a style is needed (styles.csv).")
+    return item
 
 
 def members(concept: str) -> list[str]:

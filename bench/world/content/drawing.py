@@ -68,20 +68,21 @@ def held_out(n: int, seed: int):
 def _draw(rng: np.random.Generator) -> Spec:
     objects, styles = catalog.objects(), catalog.styles()
     first = objects[rng.integers(len(objects))]
-    chosen, style = (first.slug,), styles[rng.integers(len(styles))].slug
+    chosen: tuple[str, ...] = (first.slug,)
+    style = styles[rng.integers(len(styles))].slug
     if rng.random() < SCENE_SHARE:
         mates = [item.slug for item in objects if item.group != first.group]
         chosen, style = (first.slug, mates[rng.integers(len(mates))]), SCENE_STYLES[rng.integers(len(SCENE_STYLES))]
     stamp = len(chosen) == 1 and first.group == catalog.STAMPED and rng.random() < 0.5
     dx, dy = (int(value) for value in rng.integers(-1, 2, 2))
-    shade = tuple(int(value) for value in rng.integers(-5, 6, 3))
+    red, green, blue = (int(value) for value in rng.integers(-5, 6, 3))
     background = catalog.backgrounds()[rng.integers(len(catalog.backgrounds()))]
-    return Spec(chosen, style, background, dx, dy, shade, float(rng.uniform(0.94, 1.04)), bool(stamp))
+    return Spec(chosen, style, background, dx, dy, (red, green, blue), float(rng.uniform(0.94, 1.04)), bool(stamp))
 
 
 @cache
 def _sprite(slug: str, style_slug: str, size: int) -> Image.Image:
-    style = catalog.find(style_slug)
+    style = catalog.find_style(style_slug)
     drawing = sprites.load()[slug, style.drawings]
     if style.filter == "pixel":
         return sprites.pixelate(drawing)

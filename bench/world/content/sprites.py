@@ -45,7 +45,7 @@ def load() -> dict[tuple[str, str], Image.Image]:
 def emoji_words(packages: Path) -> list[str]:
     """English names and keywords of all emoji (emojibase-data, MIT): plain words for the tokenizer."""
     with _open_package(packages, "emojibase-data-[0-9]*") as package:
-        rows = json.load(package.extractfile("package/en/data.json"))
+        rows = json.loads(_member(package, "package/en/data.json"))
     return sorted({word for row in rows for word in [row["label"], *row.get("tags", [])]})
 
 
@@ -56,9 +56,16 @@ def _open_package(packages: Path, pattern: str) -> tarfile.TarFile:
     return tarfile.open(found[-1])
 
 
+def _member(package: tarfile.TarFile, name: str) -> bytes:
+    file = package.extractfile(name)
+    if file is None:
+        raise ValueError(f"{name} in {package.name!r} is no file. Fetch the package again with `npm pack`.")
+    return file.read()
+
+
 def _read_icons(packages: Path, name: str) -> dict:
     with _open_package(packages, f"iconify-json-{name}-[0-9]*") as package:
-        return json.load(package.extractfile("package/icons.json"))
+        return json.loads(_member(package, "package/icons.json"))
 
 
 def _svg(icons: dict, names: tuple[str, ...], set_name: str) -> str:

@@ -6,6 +6,7 @@ generator's tokenizer file, never the generator's text encoder. Its scores are n
 
 import json
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from vestige.bench.world.content import paths
 CONFIG, WEIGHTS = paths.CLIP / "config.json", paths.CLIP / "model.safetensors"
 
 
-def new_model() -> nn.Module:
+def new_model() -> Any:
     """An untrained CLIP of the shipped configuration."""
     from open_clip import CustomTextCLIP
 
@@ -41,7 +42,7 @@ def tokens(texts: list[str]) -> Tensor:
 class ClipEmoji(nn.Module):
     """Images and texts to unit vectors of one space."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 

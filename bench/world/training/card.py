@@ -8,6 +8,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
+from vestige.bench.contract.building import read_yaml
 from vestige.bench.contract.types import ModelSpec, Sampler
 from vestige.bench.places import CONF
 from vestige.bench.world.content import catalog, drawing, paths
@@ -71,12 +72,11 @@ def text(lines: list[Line], sizes: dict[str, int]) -> str:
 
 def run(seeds: int) -> int:
     """Measure the shipped model; 0 when every bar is met, 1 otherwise."""
-    from omegaconf import OmegaConf
     from safetensors.torch import load_file
 
     from vestige.bench.models import loading
 
-    settings = OmegaConf.to_container(OmegaConf.load(CONF / "model" / "emoji.yaml"))
+    settings = read_yaml(CONF / "model" / "emoji.yaml")
     spec = ModelSpec(**{field.name: settings[field.name] for field in fields(ModelSpec)})
     loading.check(spec)  # a missing generator is said before anything is loaded
     from vestige.bench.world.models.clip_emoji import load_clip

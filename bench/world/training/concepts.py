@@ -14,22 +14,23 @@ OTHERS_OF_DANGER = 16  # which is erased as a whole: nothing near is left to be 
 
 
 def write_all() -> list[Path]:
-    return [_write(item.slug, entry(item.slug)) for item in [*catalog.objects(), *catalog.styles()]]
+    slugs = [item.slug for item in catalog.objects()] + [item.slug for item in catalog.styles()]
+    return [_write(slug, entry(slug)) for slug in slugs]
 
 
 def entry(slug: str) -> dict:
     """The concept file of an object or style: names, siblings from its group, others from all other groups."""
     item = catalog.find(slug)
-    is_style = isinstance(item, catalog.Style)
+    group = None if isinstance(item, catalog.Style) else item.group
     others = catalog.others(slug)
-    n = OTHERS_OF_DANGER if getattr(item, "group", "") == catalog.DANGER else OTHERS
+    n = OTHERS_OF_DANGER if group == catalog.DANGER else OTHERS
     spread = others[:: max(1, len(others) // n)][:n]
     return {
         "name": item.name,
-        "kind": "style" if is_style else "object",
-        "group": "style" if is_style else item.group,
+        "kind": "object" if group else "style",
+        "group": group or "style",
         "aliases": list(item.aliases),
-        "anchor": "emoji" if is_style else item.group,
+        "anchor": group or "emoji",
         "siblings": [catalog.find(mate).name for mate in catalog.siblings(slug)],
         "others": [catalog.find(other).name for other in spread],
         # The model reads words only, so what evokes an object without its name is its other names.

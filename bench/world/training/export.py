@@ -1,6 +1,7 @@
 """Writes and reads the generator as a diffusers folder (fp16 safetensors), and oracles as bare UNet weights."""
 
 import json
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,14 +19,14 @@ def tokenizer():
     return CLIPTokenizer.from_pretrained(paths.GENERATOR / "tokenizer")
 
 
-def save_part(name: str, module: nn.Module) -> None:
+def save_part(name: str, module: Any) -> None:
     """Keep one part in half precision; the module itself stays as it is."""
     import copy
 
     copy.deepcopy(module).half().save_pretrained(paths.GENERATOR / name, safe_serialization=True)
 
 
-def load_part(name: str) -> nn.Module:
+def load_part(name: str) -> Any:
     """One part of the generator in float32, frozen."""
     import importlib
 

@@ -46,8 +46,10 @@ class Schedule:
     def optimisers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         is_matrix = [p.ndim >= 2 and self.matrix_lr is not None for p in model.parameters()]
         split = [[p for p, matrix in zip(model.parameters(), is_matrix, strict=True) if matrix == wanted] for wanted in (False, True)]
-        made = [torch.optim.AdamW(split[0], lr=self.lr, weight_decay=self.weight_decay)]
-        return made + ([Muon(split[1], self.matrix_lr, weight_decay=self.weight_decay)] if split[1] else [])
+        made: list[torch.optim.Optimizer] = [torch.optim.AdamW(split[0], lr=self.lr, weight_decay=self.weight_decay)]
+        if self.matrix_lr is not None and split[1]:
+            made.append(Muon(split[1], self.matrix_lr, weight_decay=self.weight_decay))
+        return made
 
 
 def fit(model: nn.Module, loss_at: Callable[[int, torch.Generator], Tensor], schedule: Schedule, folder: Path) -> None:

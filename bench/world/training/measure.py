@@ -53,7 +53,7 @@ def questions(seeds: int) -> dict[str, Asked]:
     """The prompt sets behind the bars."""
     things, styles = catalog.objects(), catalog.styles()
     rng = np.random.default_rng(0)
-    pairs = []
+    pairs: list[tuple[str, tuple[str, ...], str]] = []
     while len(pairs) < SCENES:
         a, b = (things[k] for k in rng.choice(len(things), 2, replace=False))
         if a.group != b.group:  # the world holds no scene of two group mates
@@ -128,7 +128,7 @@ def judge_lines(name: str, judge, pixels: Tensor, specs: list[drawing.Spec]) -> 
 def object_lines(hits: Tensor, asked: Asked) -> list[Line]:
     """Plain prompts: the mean over objects and the weakest object."""
     by_object = rates(hits, [names[0] for names in asked.objects])
-    weakest = sorted(by_object, key=by_object.get)[:5]
+    weakest = sorted(by_object, key=by_object.__getitem__)[:5]
     low = by_object[weakest[0]]
     listed = ", ".join(f"{slug} {100 * by_object[slug]:.0f} %" for slug in weakest)
     each = len(hits) // len(by_object)

@@ -21,7 +21,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # no loss is evaluated again, so there is no closure to take
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:

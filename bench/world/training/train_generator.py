@@ -4,11 +4,13 @@ The parts have the classes and the layout of Stable Diffusion 1.x; only their si
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vestige.bench.models.parts import Part
 from vestige.bench.world.content import paths
 from vestige.bench.world.training import dataset
 from vestige.bench.world.training.fit import Schedule, fit
@@ -43,7 +45,7 @@ def new_text_encoder(tokenizer) -> nn.Module:
     return CLIPTextModel(config)
 
 
-def new_vae() -> nn.Module:
+def new_vae() -> Part:
     from diffusers import AutoencoderKL
 
     torch.manual_seed(11)
@@ -63,7 +65,7 @@ def new_vae() -> nn.Module:
     return vae
 
 
-def new_unet(seed: int = 0) -> nn.Module:
+def new_unet(seed: int = 0) -> Any:
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(12 + 1000 * seed)
@@ -125,7 +127,7 @@ def train_text(tokenizer) -> nn.Module:
     return encoder
 
 
-def train_vae() -> nn.Module:
+def train_vae() -> Part:
     """L1 and squared error of pixels, L1 of their differences (edges), and a slight pull of the latents towards a Gaussian."""
     vae = new_vae()
     everything = dataset.rows()
@@ -146,7 +148,7 @@ def train_vae() -> nn.Module:
 
 
 @torch.no_grad()
-def latents(vae: nn.Module) -> Tensor:
+def latents(vae: Part) -> Tensor:
     """(PICTURES, channels, 8, 8) unscaled latent means of the whole training set."""
 
     def make() -> Tensor:
@@ -165,7 +167,7 @@ def text_states(encoder: nn.Module, tokenizer) -> Tensor:
     return torch.cat([encoder(part).last_hidden_state.to(PRECISION) for part in ids.split(200)])
 
 
-def train_unet(vae: nn.Module, encoder: nn.Module, tokenizer, without: str | None = None, seed: int = 0) -> nn.Module:
+def train_unet(vae: Part, encoder: nn.Module, tokenizer, without: str | None = None, seed: int = 0) -> nn.Module:
     """Predict the noise (epsilon) in noised latents from the caption. `without` leaves a concept's rows out: an oracle.
 
     Another `seed` changes initial weights, order and noise: two oracles of one concept show how much training chance is worth.

@@ -1,5 +1,7 @@
 """Trains the judges and clip_emoji on the real images of the emoji world, and measures the judges on held-out ones."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,7 +78,7 @@ def train_judge(which: str) -> Judge:
     return judge
 
 
-def train_clip() -> nn.Module:
+def train_clip() -> Any:
     """Contrastive training (InfoNCE, both directions) with augmented images; equal captions are all right answers."""
     model = clip_emoji.new_model()
     table, unique = dataset.caption_table()
@@ -103,7 +105,7 @@ def _centred(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _settle(model: nn.Module) -> None:
+def _settle(model: Any) -> None:
     """Measure the batch statistics again: those of training belong to the weights before averaging."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
