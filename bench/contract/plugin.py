@@ -29,7 +29,7 @@ class Context:
     seed_words: tuple  # what this stage's randomness may depend on
     sampler: Sampler  # the protocol's sampler
     original: Callable[[], Pipe]  # an untouched copy of the model, loaded on first use
-    score_table: Callable[[PromptSet, Sampler], ImageSet]  # drawn by the original model, stored, shared by all jobs
+    images: Callable[[PromptSet, Sampler], ImageSet]  # drawn by the original model, stored, shared by all jobs
     history: list[dict] = field(default_factory=list)  # what `log` collected; written beside the artefact
     progress: Progress = field(default_factory=Progress)  # checkpoints, see `resumable`
 
@@ -48,7 +48,7 @@ class Context:
         import pandas as pd
 
         rows = [{"row_id": f"{k:04d}", "prompt": p, "role": "free", "expect": "", "names": 1, "group": p} for k, p in enumerate(prompts)]
-        return self.score_table(PromptSet("material", pd.DataFrame(rows), per_prompt), sampler or self.sampler).pixels()
+        return self.images(PromptSet("material", pd.DataFrame(rows), per_prompt), sampler or self.sampler).pixels()
 
     def log(self, step: int, **numbers: float) -> None:
         self.history.append({"step": step, **{name: float(value) for name, value in numbers.items()}})
@@ -186,7 +186,7 @@ class MetricContext:
     features: Callable[[ImageSet, str], torch.Tensor]  # (images, extractor) -> [n, d], computed once per set
     original_pipe: Callable[[], Pipe] = _no_model  # the untouched model
     erased_pipe: Callable[[], AbstractContextManager[Pipe]] = _no_model  # the model that drew the scored images, attack in force
-    score_table: Callable[[PromptSet], ImageSet] = _no_model  # of other prompts, drawn by the original, stored, shared by all jobs
+    images: Callable[[PromptSet], ImageSet] = _no_model  # of other prompts, drawn by the original, stored, shared by all jobs
 
 
 class Metric:
