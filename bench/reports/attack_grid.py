@@ -46,7 +46,7 @@ class Measured:
 
 class Grid:
     def __init__(self, frame: pd.DataFrame, score_table: ScoreTable) -> None:
-        own = frame[(frame["split"] == "target") & frame["ladder_of"].isna()]
+        own = frame[(frame["split"] == "target") & frame["sweep_of"].isna()]
         self.table = present(own)
         null = own[(own["metric"] == RETURNED[0]) & (own["column"] == RETURNED[1])]
         self._images = score_table
