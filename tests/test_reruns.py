@@ -125,7 +125,7 @@ def test_stale_results_are_named_by_plan_and_run_refused_or_made_again(tmp_path,
     done = only_record(tmp_path / "records")
     code, out, _ = vestige("plan", tmp_path, capsys=capsys)
     assert code == 0 and "cached, stale (the code that makes it has changed since): kept" in out
-    assert "stale: 2 results were made by other code than today's; they are kept (runtime.stale)" in out
+    assert "stale: 2 results were made by earlier code; they are kept (runtime.stale)" in out
     code, out, _ = vestige("run", tmp_path, capsys=capsys)
     assert code == 0 and "results made by other code were used, first erase/" in out
     kept = only_record(tmp_path / "records")

@@ -275,7 +275,7 @@ def test_a_budget_sweep_names_its_budgets_and_refuses_what_is_no_budget():
     attack = build("attack", "relearning_lora_emoji")
     made = attack_cells.with_budgets({"relearning": attack}, {"relearning": {"steps": [2, 5]}})
     assert list(made) == ["relearning", "relearning@steps=2", "relearning@steps=5"] and made["relearning@steps=5"].steps == 5
-    with pytest.raises(ValueError, match=r"budget sweep\.relearning\.tuner='xattn' is no number"):
+    with pytest.raises(ValueError, match=r"budget_sweep\.relearning\.tuner='xattn' is not a number"):
         attack_cells.with_budgets({"relearning": attack}, {"relearning": {"tuner": ["xattn"]}})
     with pytest.raises(ValueError, match=r"no such attack is chosen. Chosen: relearning"):
         attack_cells.with_budgets({"relearning": attack}, {"relearn": {"steps": [2]}})
@@ -402,7 +402,7 @@ def test_a_null_that_could_not_be_judged_calibrates_nothing(attacked):
         table.assign(returned=np.nan).to_csv(file, index=False)
     frame, score_table = again(attacked, lambda method, record: None)
     row = robustness.measured(frame, score_table).set_index(["method", "attack"]).loc[("hidden", "strong")]
-    assert np.isnan(row["calibrated"]) and row["reason"] == "not calibrated: no picture of never_knew could be judged"
+    assert np.isnan(row["calibrated"]) and row["reason"] == "not calibrated: no image of never_knew could be judged"
 
 
 def luck_of(attacked, forward_rows, access="images", method="hidden"):
@@ -430,10 +430,12 @@ def test_luck_with_less_budget_gives_no_difference(attacked):
     enough, short = luck_of(attacked, 11 * 400), luck_of(attacked, 11 * 400 + 1)
     assert enough["luck_tries"] == 12 and not np.isnan(enough["over_luck"])
     assert np.isnan(short["over_luck"])
-    assert short["luck_reason"] == "luck had less budget: 12 tries of random_seeds for the 13 that this attack's denoiser calls pay for"
+    assert (
+        short["luck_reason"] == "fresh seeds had too small a budget: 12 tries of random_seeds, and this attack's denoiser calls pay for 13"
+    )
     assert luck_of(attacked, 11 * 400 + 1, method="original")["luck_tries"] == 13, "every prompt succeeded: more tries add nothing"
     frame, score_table = again(attacked, lambda method, record: None)
-    assert "luck had less budget: 12 tries of random_seeds for the 13" in robustness_report.report(frame, score_table)
+    assert "fresh seeds had too small a budget: 12 tries of random_seeds" in robustness_report.report(frame, score_table)
     strength = robustness.strength(robustness.measured(frame, score_table)).set_index("attack")
     assert strength.loc["strong", "cells"] == 0, "an eraser without a fair comparison is no cell to gain on"
 

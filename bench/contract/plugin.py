@@ -58,7 +58,7 @@ class Context:
 
         `parts` names all that the body changes: tensors (written in place), generators, anything with a state_dict, and lists or
         dicts of these or of plain data (refilled). A name is used once per stage; such loops may be nested. History and budget
-        are kept too: the end is that of a run in peace.
+        are kept too: the result is that of an uninterrupted run.
         """
         return self.progress.loop(name, steps, self.history, parts)
 
@@ -67,7 +67,7 @@ class Method:
     """An eraser. Subclass as a dataclass; `erase` produces the artefact, `attach` is the only way to use it.
 
     version: raise it when results would change. intervention: weights (edited tensors), adapter (inserted modules), sampling
-    (changed guidance), filter (images checked at the end) or none. detachable: an owner of the weights can take it off.
+    (changed guidance), filter (images checked at the end) or none. detachable: an owner of the weights can remove it.
     limits: one sentence on what a white-box attack cannot see, or empty. evidence: comparisons with programs of the authors,
     each "owner/name@commit: what agrees"; `vestige ls methods` shows them.
     """
@@ -173,12 +173,12 @@ def unsupported_reason(check: Callable[..., object], *asked) -> str | None:
 
 
 def _no_model(*_):
-    raise ValueError("this metric looks inside the model, and the place it is used in has only images.")
+    raise ValueError("this metric needs the model, but here it is given images only.")
 
 
 @dataclass
 class MetricContext:
-    """What a metric may ask for beside the images it scores. Models are loaded when they are first asked for."""
+    """What a metric may use in addition to the images it scores. A model is loaded when it is first used."""
 
     concepts: list[Concept]
     vocabulary: str
@@ -215,4 +215,4 @@ class Metric:
 
     def score(self, images: ImageSet, context: MetricContext) -> Scores:
         """Score a set. Raise ValueError with a sentence for an empty set."""
-        raise TypeError(f"{type(self).__name__} must define score(images, material) -> Scores.")
+        raise TypeError(f"{type(self).__name__} must define score(images, context) -> Scores.")

@@ -161,7 +161,7 @@ class TextSide:
                 elif piece.strip():
                     ids.extend(self.token_ids(piece))
             if len(ids) >= self.length and any(place >= self.length - 1 for place in places):
-                raise ValueError(f"a learnt word stands beyond the {self.length} tokens the model reads: {prompt!r}.")
+                raise ValueError(f"a learned token lies beyond the {self.length} tokens the model reads: {prompt!r}.")
             ids = [*ids[: self.length - 1], tokenizer.eos_token_id]
             ids += [tokenizer.pad_token_id] * (self.length - len(ids))
             ids = torch.tensor(ids, device=self.device)

@@ -166,7 +166,7 @@ def _differences(ours: dict, theirs: dict) -> Iterable[str]:
 
 def _shown(value) -> str:
     if isinstance(value, str) and Path(value).is_absolute():
-        return "a folder of one's own"  # a page to share names no one's disk
+        return "a folder of your own"  # a page to share names no one's disk
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -283,7 +283,7 @@ def blocks(rows: list[Compared], records: Path) -> list[Block]:
         place = (
             os.path.relpath(records) if records.absolute().is_relative_to(Path.cwd()) else records
         )  # a page to share names no one's disk
-        return [f"Ours: nothing of this table is among the records in {place}."]
+        return [f"No comparison: {place} has no records of this table."]
     footnotes: dict[str, int] = {}
     lines = []
     for one in shown:
@@ -293,9 +293,7 @@ def blocks(rows: list[Compared], records: Path) -> list[Block]:
         method = one.row.method if one.row.method == one.method else f"{one.row.method}: {one.method}"
         lines.append([method, one.row.concept, one.row.metric, one.row.unit, _number(one), theirs, one.row.trust])
     notes = [f"{raised(k)} {why}." for why, k in footnotes.items()]
-    notes.append(
-        "Brackets: 95 % interval, prompts resampled. Trust: A authors' files, B issues, C transcribed, D measured again by others."
-    )
+    notes.append("Brackets: 95 % interval, prompts resampled. Trust: A authors' files, B issues, C transcribed, D measured by others.")
     return [Table(["method: ours", "concept", "metric", "unit", "ours", "theirs", "trust"], lines, notes)]
 
 

@@ -171,7 +171,7 @@ def without_original(frame: pd.DataFrame) -> list[str]:
     words = [f"model={lost['model_name'].iloc[0]}", *([f"protocol={protocol}"] if protocol else []), "method=original"]
     sweep = "-m " if len(sets) > 1 else ""
     return [
-        f"The original model was not run on {', '.join(map(shortened, lost['concept']))} with these settings: no differences to it. "
+        f"The original model was not run on {', '.join(map(shortened, lost['concept']))} with these settings, so differences are missing. "
         f"Run: vestige run {sweep}{' '.join(words)} concept={','.join(sets)}, with the other settings as they were."
     ]
 
