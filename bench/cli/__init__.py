@@ -1,4 +1,9 @@
-"""The command line: `vestige <verb> ...`. Nothing heavy is imported before a verb needs it."""
+"""The command line: `vestige <verb> ...`. Nothing heavy is imported before a verb needs it.
+
+inspect_results  the verbs that read results: status, show, table, gallery, plot, power, diff, gc
+listing          `vestige ls`
+evidence         what supports that a plugin does what its paper says
+"""
 
 from __future__ import annotations
 
@@ -30,6 +35,10 @@ VERBS = {
     "world": "build, train and measure the embedded emoji model",
 }
 
+USAGE = {  # of the verbs that take settings and no options of argparse
+    "check": "vestige check method=NAME | attack=NAME | metric=NAME [--config-dir FOLDER] [setting=value ...]",
+    "prompts": "vestige prompts lists | pairgen concept=dog [--rows=24] [--out=FOLDER] [setting=value ...]",
+}
 SCORED = ("table", "robustness", "plot", "power", "pack")  # verbs that read the scores of images, from one or several places
 
 
@@ -59,6 +68,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(verb: str, rest: list[str]) -> int:
+    if verb in USAGE and rest[:1] in (["-h"], ["--help"]):
+        print(f"usage: {USAGE[verb]}\n\n{VERBS[verb]}")
+        return 0
     if verb in ("run", "plan"):
         from vestige.bench.run import sweep
 
@@ -93,7 +105,7 @@ def _prompts(rest: list[str]) -> int:
     if rest[:1] == ["pairgen"]:
         return pairgen.main(rest[1:])
     if rest[:1] != ["lists"]:
-        raise ValueError("write `vestige prompts lists`, or `vestige prompts pairgen concept=dog [--rows=24] [--out=folder]`.")
+        raise ValueError(f"this verb needs to know what to do. Usage: {USAGE['prompts']}.")
     print(published_lists.survey())
     return 0
 

@@ -1,21 +1,23 @@
-"""What finished records say: tables, pages and figures, each a pure function of records and stored scores. No model runs here.
+"""Tables, pages and figures from finished records and stored scores. No model runs here.
 
-images            stored scores per image: concept -> prompt -> seed -> image
-identity            what one row is: labels that say in which settings two of a name differ
+score_table         stored scores per image: concept -> prompt -> seed -> image
+identity            what one row is; labels that say how two rows of the same name differ
 packed              records with their scores in one folder, for tables without the store
-worst_case          one erased model under all its attacks; what methods are compared on
+stores              where the scores of records are
+worst_case          the worst case of one erased model over its attacks
 results             records -> one frame, a row per measured cell, compared with the original model image by image
-guards              a model that draws nothing has not erased well: marked, never first
-checks              believability flags found in records (bench/contract/flags.py has those that stages raise, and what each means)
-composites          what a composite score is: a formula of parts
-views               composites evaluated on stored scores, with intervals and draws
-roles               what the rows of a split are asked for
-headlines           the headline score: which images its parts rest on
-standing            who leads on the score, and how sure that is
-erasure_seeds       jobs that differ in their seed alone, as one row
-judges_compared     agreement of judges, rates without the judges' own errors
-attack_grid         attacked cells by place, with zero points and luck of equal budget
-budget_curves       success against an attack's budget, relearning gaps
+collapse            collapse checks: a model that draws nothing has not erased well
+result_warnings     flags found in records (bench/contract/flags.py has those that stages raise, and what each means)
+composites          what an aggregate score is: a formula of parts
+composite_catalogue the aggregate scores that papers print
+aggregates          aggregate scores computed from stored scores, with intervals and draws
+roles               whether a row of a split is about the target or about what should stay
+headlines           the headline score: which images each of its parts uses
+ranking             the ranking by the headline score, and how certain it is
+erasure_seeds       jobs that differ only in their seed, as one row
+judges_compared     agreement of judges, and rates corrected for a judge's errors
+attack_grid         attacked cells, with their zero points and fresh seeds of equal budget
+budget_curves       attack success against budget, relearning gaps
 robustness          attack x method, raw and calibrated, worst case by access
 
 leaderboard         `vestige table`
@@ -25,6 +27,6 @@ gallery             `vestige gallery`
 plots               `vestige plot`
 concept_curves      `vestige curves`
 plan_power          `vestige power`
-render              a report's blocks as Markdown, LaTeX or HTML
-page                the frame and style of every HTML page
+render              the blocks of a report as Markdown, LaTeX or HTML
+page                frame and style of every HTML page
 """
