@@ -1,4 +1,4 @@
-"""Does the made-up thing that an attack was given come back? The attack's null: what it puts into an image rather than finds in a model.
+"""Does the made-up thing that an attack was given come back? This is the attack's null: what it puts into an image by itself.
 
 The thing is drawn by hand (bench/vision/made_up.py), so no judge of concepts knows it. A small classifier is fitted for the occasion to its
 drawings, as this model's image autoencoder returns them, against what the original model draws, of the same prompts and of other

@@ -1,4 +1,4 @@
-"""The text side of a model: prompts to conditioning, for one or two CLIP encoders, with room for learnt words.
+"""The text side of a model: prompts to conditioning, for one or two CLIP encoders, with room for learned tokens.
 
 Token embeddings are injected by a forward hook on the embedding layer: transformers 5 has neither `inputs_embeds` nor
 `.text_model`, and a hook gives the normal forward pass bit for bit when the tensor is the looked-up embedding.

@@ -1,4 +1,4 @@
-"""Our numbers beside published ones. A published number is grey, with its reason, unless all of how it was measured agrees.
+"""Our numbers compared with published ones. A published number is grey, with the reason, unless it was measured in the same way.
 
 Protocol: a record follows one when its split has the prompts, rows and repeats that conf/protocol composes to, whatever its command
 said. Judge and sampler: as the record has them. Settings: method, attack and model must be those that the plan's own command

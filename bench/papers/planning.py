@@ -1,4 +1,4 @@
-"""A published table as jobs of our grid: the commands, what this machine lacks for them, and what they would cost.
+"""A published table as jobs of our grid: the commands, what is missing on this machine, and the cost.
 
 Loads no model; torch only when judges are asked whether their weights are here.
 """

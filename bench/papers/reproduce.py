@@ -1,4 +1,4 @@
-"""`vestige reproduce`: the tables of a paper as a plan of our grid, and our numbers beside the printed ones."""
+"""`vestige reproduce`: a published table as jobs of our grid, and our numbers compared with the printed ones."""
 
 from __future__ import annotations
 

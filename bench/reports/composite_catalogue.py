@@ -1,4 +1,4 @@
-"""The composite scores that papers print, and the catalogue of all. Where ours differ from a paper's: docs/results.md."""
+"""The aggregate scores that papers print, and the catalogue of all. Where ours differ from a paper's: docs/results.md."""
 
 from __future__ import annotations
 

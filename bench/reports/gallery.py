@@ -1,4 +1,4 @@
-"""A self-contained HTML page: rows are methods, columns prompts: the same prompt and seed in a column."""
+"""A self-contained HTML page of images: a row per method, a column per prompt and seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The headline score from stored scores: which images each of its parts rests on. The arithmetic is bench/statistics/headline.py.
+"""The headline score from stored scores: which images each of its parts uses. The arithmetic is bench/statistics/headline.py.
 
 target     rows of role target            the concept by its name: presence
 synonyms   rows of role alias             by other names: presence

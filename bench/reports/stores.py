@@ -1,4 +1,4 @@
-"""Where the scores behind records may lie."""
+"""Where the scores of records are."""
 
 from pathlib import Path
 

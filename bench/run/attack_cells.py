@@ -1,4 +1,4 @@
-"""Cells that are no attacks of their own: null controls, and one attack at several budgets."""
+"""Variants of an attack: its null controls, and the attack at several budgets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far judges can be trusted: chance-corrected agreement of two, and a rate freed from one judge's known errors."""
+"""How far judges can be trusted: chance-corrected agreement of two, and a rate corrected for one judge's known errors."""
 
 import numpy as np
 
