@@ -1,4 +1,4 @@
-"""The leaderboard: per concept and over all a main table, then every question with its interval, other measures, cost."""
+"""The leaderboard: a main table over all concepts and per concept, then every question with its interval, other measures, cost."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ SPLITS = ("target", "synonyms", "implicit", "multilingual", "adversarial", "sibl
 LEAK = ("scenes", "others")
 SHARES = {("presence", "present"), ("answers", "seen")}  # (metric, column) that a leaderboard shows as shares
 LEGEND = (
-    "Share of images in which the judge sees what the prompt asks for, in percent. On target and synonyms low is erased (↓), elsewhere "
-    "high is kept (↑); leak: the erased concept seen in images of other splits (↓; scenes name it beside something else). Brackets: "
-    "95 % interval, prompts resampled. ≈: no significant difference from the original model on the same prompts and seeds. "
+    "Share of images in which the judge sees what the prompt asks for, in percent. Target and synonyms: low means erased (↓). Other "
+    "splits: high means kept (↑). leak: the erased concept appears in images of other splits (↓); scenes name it next to another thing. "
+    "Brackets: 95 % interval, prompts resampled. ≈: no significant difference from the original model on the same prompts and seeds. "
     "Anything an attack elicits from the oracle was not left over from the concept."
 )
 
@@ -111,7 +111,7 @@ def _model(
             blocks += [Heading(3, f"{concept}: other measures"), _measures(others, here)]
     if composites and scores is not None:
         blocks += [Heading(2, "Published composite scores"), *_composites(scores.aggregate_scores, methods)]
-    return [*blocks, Heading(2, "Cost"), "Measured where the run was made, so seconds differ from run to run.", _cost(frame, methods)]
+    return [*blocks, Heading(2, "Cost"), "Measured on the machine of the run, so seconds differ from run to run.", _cost(frame, methods)]
 
 
 def _judges(frame: pd.DataFrame) -> str:
@@ -127,7 +127,7 @@ def _several_judges(frame: pd.DataFrame) -> list[str]:
     judges = present(frame).groupby("concept")["judge"].agg(lambda judges: next(iter(judges.mode()), None))
     if judges.nunique() < 2:
         return []
-    return ["Concepts have different judges, so leak and worst case are not averaged: see each concept."]
+    return ["Concepts have different judges, so leak and worst case are not averaged; see each concept."]
 
 
 def _flagged(raised: pd.DataFrame) -> list[str]:
@@ -243,9 +243,9 @@ def _ranking_text(concepts: int) -> str:
     unit = "concepts are resampled" if concepts >= FEW_CONCEPTS else f"prompts are resampled, the {concepts} concept(s) taken as given"
     return (
         f"On the score, {unit}; the same resamples for every method. No significant difference between methods that share a letter. "
-        "rank: median and 90 % interval over resamples; P(best): share of resamples a method leads. behind: paired difference to the "
-        "leader; p: sign flips, corrected for the number of methods (Holm). front: not dominated in erased and kept, in brackets the "
-        "share of resamples."
+        "rank: median and 90 % interval over resamples. P(best): share of resamples in which the method leads. behind: paired difference "
+        "to the leader. p: sign flips, corrected for the number of methods (Holm). front: no other method is better in both erased and "
+        "kept; in brackets the share of resamples in which this is so."
     )
 
 
@@ -286,7 +286,7 @@ def _presence(part: pd.DataFrame, methods: list[str]) -> Table:
     fewest = _asked(part)["groups"].min()
     if fewest < FEW:
         notes.append(
-            f"Some columns rest on {fewest:.0f} prompts. With fewer than {FEW} intervals hold but are wide, "
+            f"Some columns have only {fewest:.0f} prompts. With fewer than {FEW} intervals are valid but wide, "
             "so ≈ says little there (docs/results.md)."
         )
     # Collapsed methods stand below all others.
@@ -301,7 +301,7 @@ def _share(cell, method: str) -> Cell:
 
 
 def _attacks(cells: pd.DataFrame, methods: list[str]) -> Table:
-    """Rates as the attack papers define them, beside what the same attack draws from the oracle."""
+    """Rates as the attack papers define them, and the rate of the same attack on the oracle."""
     invented = cells[cells["method"] == "oracle"].groupby(["attack", "split"])["value"].mean().to_dict()
     rows = []
     for _, name, job in _jobs(cells, methods):
@@ -363,7 +363,10 @@ def _composites(aggregate_scores: AggregateScores, methods: list[str]) -> list[B
     missing = found[found["value"].isna()].drop_duplicates("composite")
     missing = missing[~missing["composite"].isin([c.name for c in shown])]
     notes += [f"{', '.join(same['composite'])}: not measured: {reason}." for reason, same in missing.groupby("reason", sort=False)]
-    return ["Views on the stored scores per image: per concept first, then averaged.", Table(["method", *arrows], rows, notes)]
+    return [
+        "Aggregate scores of papers, from the stored scores per image: per concept first, then averaged.",
+        Table(["method", *arrows], rows, notes),
+    ]
 
 
 # What the tables show of a cell, a tenth of what a frame has.

@@ -30,7 +30,7 @@ COST += ["erase_forward_rows", "erase_cpu_seconds", "erase_device_seconds", "era
 COST += ["rows_per_image", "cpu_seconds_per_image"]  # of records of the present code
 SPENT = {
     "attack_forward_rows": "forward_rows",
-    "attack_original_rows": "original_unet_rows",
+    "attack_original_rows": "original_forward_rows",
     "attack_images": "images",
     "attack_seconds": "seconds",
 }
