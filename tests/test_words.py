@@ -24,7 +24,7 @@ class Word:
 
 WORDS = (
     Word(r"\bpictures?\b", "image", example="share of pictures"),
-    Word(r"\bprobes?\b", "evaluation split", r"(linear|noise) probes?", "the target probe"),
+    Word(r"\bprobes?\b", "evaluation split", r"([Ll]inear|[Nn]oise)\s+probes?", "the target probe"),
     Word(r"\bmechanisms?\b", "intervention", example="mechanism: weights"),
     Word(r"\bremovable\b", "detachable", example="spm (removable)"),
     Word(r"\bladders?\b|\bladder_\w+", "budget sweep", example="ladder_of"),
