@@ -4,7 +4,7 @@ SDEdit (Meng et al., ICLR 2022, arXiv 2108.01073), as image-to-image in diffuser
 against erasers by 120L020904/ACE@5e02099 and Wz-2024/Attack-Concept-Erased-Diffusion-Model-via-DDIM_inversion@cb5e5bf);
 MasaCtrl (Cao et al., ICCV 2023, arXiv 2304.08465) with ACE's numbers. LEDITS++ is attacks/ledits.py. All run through this
 harness's sampler with the eraser in force, in inversion and in sampling. Inverting and reconstructing returns the input
-whether or not the model knows the concept: read every number beside source=never_knew, scrambled and wrong_concept.
+whether or not the model knows the concept: compare every number with source=never_knew, scrambled and wrong_concept.
 """
 
 import math

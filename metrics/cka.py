@@ -1,4 +1,4 @@
-"""How similar the activations of the erased and the original model are: linear CKA of their activations on the same inputs."""
+"""How similar the erased and the original model are inside: linear CKA of their activations on the same inputs."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -305,7 +305,7 @@ def _number(one: Compared) -> Cell:
 
 
 def as_csv(rows: list[Compared]) -> str:
-    """Every published value of the tables, tidy, with ours beside it. agrees (in how it was measured): yes, no, or empty where there
+    """Every published value of the tables, tidy, with ours. agrees (in how it was measured): yes, no, or empty where there
     is none of ours, or only one with other settings."""
     extra = ["our_method", "ours", "ours_low", "ours_high", "agrees", "reason"]
     out = io.StringIO()

@@ -1,7 +1,7 @@
 """Numbers that papers, leaderboards and their readers have printed: one row per value, checked when read.
 
 The files are results/published/<paper>.csv; the README there says who printed what and how far to trust it. A published number
-may only stand beside one of ours when protocol, judge and sampler agree (`disagreements`). Imports neither torch nor pandas.
+may only be compared with one of ours if protocol, judge and sampler agree (`disagreements`). Imports neither torch nor pandas.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def frame(folder: Path = FOLDER) -> pd.DataFrame:
 
 
 def disagreements(row: Published, protocol: str, judge: str, sampler: str) -> list[str]:
-    """Why a number measured with these may not stand beside the published one; empty when all three agree.
+    """Why a number measured with these may not be compared with the published one; empty if all three agree.
 
     A published judge without a colon is a make: its weights lie where the user keeps them ("canvas" agrees with "canvas:my/folder").
     """

@@ -2,7 +2,7 @@
 
 target     rows of role target            the concept by its name: presence
 synonyms   rows of role alias             by other names: presence
-leak       rows of role scene             beside another thing: is the concept seen?
+leak       rows of role scene             next to another: is the concept seen?
 kept       roles sibling, other, scene, background: presence of the thing asked for, a unit per thing
 """
 
