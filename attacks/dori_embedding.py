@@ -5,7 +5,7 @@ arXiv 2507.16880; sprintml/finding_dori could not be obtained, numbers follow a 
 for a memorised training image; here a row's image is one that the original model drew for the row's prompt from another
 seed, so what is judged is the concept and not the copy. The states replace the text encoder's output: an erasure of the text
 encoder is bypassed by construction, and meta["text_encoder_edited"] says when to read the result so. The number of steps is
-the claim: publish beside it source=never_knew with the same number.
+the claim: also publish source=never_knew with the same number.
 """
 
 from contextlib import AbstractContextManager

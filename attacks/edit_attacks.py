@@ -1,10 +1,10 @@
-"""Edits an image that shows the concept, by words that need not name it: what text-based erasure cannot hold on to.
+"""Edits an image that shows the concept, by words that need not name it. Erasure that acts on text cannot prevent this.
 
 SDEdit (Meng et al., ICLR 2022, arXiv 2108.01073), as image-to-image in diffusers; DDIM inversion (arXiv 2010.02502; used
 against erasers by 120L020904/ACE@5e02099 and Wz-2024/Attack-Concept-Erased-Diffusion-Model-via-DDIM_inversion@cb5e5bf);
 MasaCtrl (Cao et al., ICCV 2023, arXiv 2304.08465) with ACE's numbers. LEDITS++ is attacks/ledits.py. All run through this
 harness's sampler with the eraser in force, in inversion and in sampling. Inverting and reconstructing returns the input
-whether or not the model knows the concept: read every number beside source=never_knew, scrambled and wrong_concept.
+whether or not the model knows the concept: compare every number with source=never_knew, scrambled and wrong_concept.
 """
 
 import math

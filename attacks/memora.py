@@ -3,7 +3,7 @@
 MemoRa: Polowczyk et al., "Memory Self-Regeneration: Uncovering Hidden Knowledge in Unlearned Models" (2025), arXiv
 2510.03263; gmum/MemoRa@f770e7f. Differs from the code: images come from our own seeds, the first and the last inversion step
 are taken too (theirs leaves them out), and slerp of equal latents does not divide by zero. The eraser is in force in
-inversion, redrawing and training, adapters included. Training on given images can teach: run source=never_knew beside it.
+inversion, redrawing and training, adapters included. Training on given images can teach the concept: also run source=never_knew.
 """
 
 from collections.abc import Callable

@@ -139,7 +139,7 @@ class Completion(Attack):
                 begun.append(original.sample(original.encode([text] * len(seeds)), seeds, sampler))
         rows_of_original = original.counts["forward_rows"] - counts["forward_rows"]
         original.counts.update(counts)  # the budget counts calls of the erased model
-        return Adversary(prompts, {"latents": torch.cat(begun).cpu()}, {"unet_rows_of_the_original": rows_of_original})
+        return Adversary(prompts, {"latents": torch.cat(begun).cpu()}, {"forward_rows_of_the_original": rows_of_original})
 
     @contextmanager
     def attach(self, pipe: Pipe, adversary: Adversary):

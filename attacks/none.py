@@ -1,4 +1,4 @@
-"""No attack: the control beside every attack."""
+"""No attack: the control for every attack."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
 """The baseline of every attack that asks a judge: draw again from another seed until the judge says yes.
 
-Whoever may try often succeeds by luck alone (attacks on stopped searches report a maximum over many images). The control of
+Whoever may try often succeeds by chance alone (attacks on stopped searches report a maximum over many images). The control of
 UnlearnDiffAtk and P4D; here with any number of tries, so that it can be given at least another attack's budget: a table cuts the run
 to the tries that the compared attack could have paid for, and gives no difference where there were fewer.
 """

@@ -58,7 +58,7 @@ def original_images(ctx: Context, templates: list[str], things: list[str], n: in
 
 
 def concept_images(ctx: Context, templates: list[str], concepts: list[Concept], n: int, source: str) -> TrainingImages:
-    """As `original_images`, of the concepts. `source` (one of SOURCES) decides what is seen; captions name the concept all the same."""
+    """As `original_images`, of the concepts. `source` (one of SOURCES) decides what is seen; captions name the concept in any case."""
     if source == "wrong_concept":
         seen = original_images(ctx, templates, [concept.siblings[0] for concept in concepts], n)
         return TrainingImages(seen.pixels, seen.templates, [concepts[k % len(concepts)].name for k in range(n)])

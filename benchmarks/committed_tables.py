@@ -1,4 +1,4 @@
-"""Runs what results/demo, results/protocols and results/robustness hold, on the embedded model, and writes their tables again.
+"""Makes results/demo, results/protocols and results/robustness again: runs their jobs on the embedded model, writes their tables.
 
     python -m benchmarks.committed_tables demo                   # about twenty minutes on two cores
     python -m benchmarks.committed_tables protocols              # about half an hour on one core; or some: protocols hub ecgvf

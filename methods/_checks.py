@@ -1,4 +1,4 @@
-"""What editors of text states cannot do, said before they compute: by the concept file alone, or by the tokenizer."""
+"""What editors of text states cannot do, found before they compute: from the concept file alone, or with the tokenizer."""
 
 from collections.abc import Callable
 

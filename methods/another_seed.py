@@ -1,4 +1,4 @@
-"""A control, no eraser: the original model, drawing from other noise. What a metric of paired images gives to mere change."""
+"""A control that erases nothing: the original model with other noise. It shows what a paired metric gives to mere change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

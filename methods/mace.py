@@ -106,7 +106,7 @@ class MACE(Method):
         if not self.templates or not all("{name}" in template for template in self.templates):
             raise ValueError('method.templates needs wordings, each with {name}: for example method.templates=["a photo of {name}"].')
         if not self.image_prompts:
-            raise ValueError('method.picture_prompts is empty: for example method.picture_prompts=["a photo of the {name}"].')
+            raise ValueError('method.image_prompts is empty: for example method.image_prompts=["a photo of the {name}"].')
         if len(self.focus) != 2 or self.focus[0] >= self.focus[1]:
             raise ValueError(f"method.focus={self.focus} must be two timesteps, the smaller first: method.focus=[200,400].")
         if self.captions is not None and not Path(self.captions).is_file():

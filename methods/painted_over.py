@@ -1,4 +1,4 @@
-"""A control, no eraser: where a judge sees the concept, the thing is painted over in the colour of its ground.
+"""A control that erases nothing: where a judge sees the concept, the thing is painted over in the colour of its ground.
 
 What a perfect local removal looks like on drawings with a plain ground: the upper end of Entangled's scale.
 """

@@ -204,7 +204,7 @@ class RealEra(Method):
         squares = self.preserve_scale * sum_of_squares(pipe, kept)
         cross, rows = torch.zeros_like(squares), len(kept) * pipe.text.length * (self.preserve_scale > 0)
         for slug, each in examples.items():
-            # By name, not by place in the list: other concepts beside it change nothing.
+            # By name, not by position in the list: other concepts in the list change nothing.
             generator = ctx.generator(f"neighbours {slug}")
             for hidden, goals, changed in zip(each.asked.hidden.double(), each.goals, each.changed, strict=True):
                 around = middle[changed].repeat(k, 1)

@@ -1,4 +1,4 @@
-"""Hang a one-dimensional membrane on every layer that steers the concept away, and open it for prompts about other things.
+"""Add a one-dimensional adapter (membrane) to every layer that steers away from the concept, and open it for other prompts.
 
 SPM, Lyu et al., "One-dimensional Adapter to Rule Them All", CVPR 2024 (arXiv 2312.16145); Con6924/SPM@3dd762e. Base weights
 stay as they are; each prompt sets the strength of the adapters by its likeness to the erased words.

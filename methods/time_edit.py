@@ -85,7 +85,7 @@ def subsequence(source: list[int], destination: list[int], length: int) -> list[
             at += 1
         if at > len(destination):
             raise ValueError(
-                "alignment=subsequence needs a destination that contains the source's words in order. "
+                "method.alignment=subsequence needs a destination that contains the source's words in order. "
                 "To replace a concept set method.alignment=eraser."
             )
         places.append(at)

@@ -1,4 +1,4 @@
-"""A small classifier fitted for the occasion: one thing, of which any number of drawings can be made, against all else."""
+"""A small classifier that is fitted when it is needed: one thing, of which any number of drawings can be made, against all else."""
 
 from collections.abc import Callable
 

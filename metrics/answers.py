@@ -1,4 +1,4 @@
-"""What the judge answers for every image, stored, so that every published accuracy is a view on it and never a second run.
+"""The judge's answer for every image is stored, so that every published accuracy can be computed without a second run.
 
 With these columns: ESR-k and PSR-k (rank), UA / IRA / CRA (object_right, style_right), leaks (seen), empty images (content).
 """

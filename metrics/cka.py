@@ -1,4 +1,4 @@
-"""How alike the erased and the original model are inside: linear CKA of their activations on the same inputs."""
+"""How similar the erased and the original model are inside: linear CKA of their activations on the same inputs."""
 
 from dataclasses import dataclass
 from typing import ClassVar

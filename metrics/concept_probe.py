@@ -29,7 +29,7 @@ class ConceptProbe(Metric):
     Transfer near `original`: the erased model kept its code for the concept, so the erasure avoids rather than removes it.
     Transfer at chance: that code is gone or moved. Refit says little: a probe that may learn anew tells unlike images apart
     in nearly any features. On the emoji model the oracle, which never saw a dog, has 0.95 (original), 0.50 (transfer) and 0.98
-    (refit) at the middle block. Read it beside the oracle's or against probe_input.
+    (refit) at the middle block. Compare it with the oracle's or with probe_input.
 
     Images are the ORIGINAL's of the concept and of its siblings (with the numbers below those of the probes target and
     siblings, so usually none is drawn), noised to `timestep` with shared noise. Prompts are cross-validated as a whole. The

@@ -8,7 +8,7 @@ that A shows outside of the region is taken from B first: a network looks far ar
 must not count here.
 M: the thing in the original model's image of the same prompt and noise. Only meaningful where equal noise keeps the layout:
 a fine-tuned model that composes its images anew scores low even when it erased well. Any change inside the mask counts as
-forgetting, noise included: read it beside a presence judge.
+forgetting, noise included: read it together with a presence judge.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""UnlearnCanvas' FID: of the images that have nothing to do with the erased concept, to the real ones of the same cells.
+"""UnlearnCanvas' FID: images without the erased concept, compared with real images of the same cells of the grid.
 
 machine_unlearning/evaluation/quantitative/fid.py of OPTML-Group/UnlearnCanvas@920cfd1 leaves out the target's row or column of
 the grid on both sides. Its extractor is torchvision's Inception-v3, so values compare with no COCO FID.

@@ -1,4 +1,4 @@
-"""How alike the erased model's answers to a prompt are to the original's, image by image and caption by caption, over all pairs.
+"""How similar the erased model's images of a prompt are to the original's, by images and by captions, over all pairs.
 
 EraseEval (Fuchi & Takagi, "Erasing with Precision", 2025), arXiv 2502.13989; evaluator/protocol1.py and protocol2.py of
 fmp453/erase-eval@fab9900: the mean cosine of every erased image with every original one of the same prompt. Its rule that a

@@ -1,6 +1,6 @@
-"""Does the made-up thing that an attack was given come back? The attack's null: what it puts into an image rather than finds in a model.
+"""Does the made-up thing that an attack was given come back? This is the attack's null: what it puts into an image by itself.
 
-The thing is drawn by hand (bench/vision/made_up.py), so no judge of concepts knows it. A small classifier is fitted for the occasion to its
+The thing is drawn by hand (bench/vision/made_up.py), so no judge of concepts knows it. A small classifier is fitted to its
 drawings, as this model's image autoencoder returns them, against what the original model draws, of the same prompts and of other
 names. It is trusted only if it tells held-out ones of both apart; else no image is judged.
 """
@@ -51,7 +51,7 @@ class MadeUp(Metric):
 
 
 def other_things(concepts: list[Concept]) -> PromptSet:
-    """Names beside the concepts, and the concepts: what an image may show instead."""
+    """Other names, and the concepts: what an image may show instead."""
     compared = [name for concept in concepts for pair in zip(concept.siblings, concept.others, strict=False) for name in pair]
     names = list(dict.fromkeys([*(concept.name for concept in concepts[:2]), *compared]))[:NAMES]
     rows = [{"row_id": f"{k:03d}", "prompt": with_articles(f"a {name}"), "group": name} for k, name in enumerate(names)]

@@ -1,4 +1,4 @@
-"""Of the things a prompt names beside the concept, how many does the judge see?
+"""Of the things that a prompt names in addition to the concept, how many does the judge see?
 
 HUB's selective alignment (Moon et al. 2025, arXiv 2410.05664), eval_selective_alignment.py of ml-postech/HUB@3f4957b, which divides
 by prompts although it counts nouns; here the seen nouns are divided by all nouns (bench/reports/composite_catalogue.py).

@@ -1,4 +1,4 @@
-"""Detections of exposed body parts per image, all scores stored, so that every published rule is a view and never a second run.
+"""Detections of exposed body parts per image, with all scores, so that every published rule can be computed without a second run.
 
 Rules: bench/vision/nudity_rules.py; as composites nudity_<rule> in the tables. Images about explicit concepts are deleted after
 scoring as always (bench/contract/screen.py); the detections stay.

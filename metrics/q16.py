@@ -1,6 +1,6 @@
 """Share of images that Q16 finds inappropriate (bench/judges/q16.py): a CLIP image embedding against two prompt embeddings.
 
-With the nudity metric beside it, I2P's rule (Q16 or NudeNet) is the composite i2p_inappropriate.
+Together with the nudity metric, I2P's rule (Q16 or NudeNet) is the composite i2p_inappropriate.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How much people would like the images, by networks trained on their choices: optional, and never a judge of erasure.
+"""Predicted human preference, by networks trained on people's choices: optional, and never a judge of erasure.
 
 Weights are not shipped: a metric without them is refused with the way to get them (bench/vision/preferences.py).
 """

@@ -86,4 +86,4 @@ def test_a_list_of_attacks_and_a_sweep_of_attacks_both_compose(outside):
 def test_the_default_probes_plan_for_every_kind_of_concept_on_a_photographic_model(concept):
     done = vestige("plan", "model=sd14", "method=uce", f"concept={concept}")
     assert done.returncode == 0, done.stderr
-    assert "target" in done.stdout and "not asked: prompts='background' has no templates" in done.stdout
+    assert "target" in done.stdout and "left out: prompts='background' has no templates" in done.stdout

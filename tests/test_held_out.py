@@ -142,4 +142,4 @@ def test_both_are_in_the_record_and_printed(tmp_path, capsys):
     assert "frog" in kept["concepts"][0]["held_out"] and whole["concepts"][0]["held_out"] is None
     assert main(["ls", "concepts", "dog"]) == 0
     said = capsys.readouterr().out
-    assert "given to methods (9): cat, octopus" in said and "held out, only asked (8): frog, penguin" in said
+    assert "given to methods (9): cat, octopus" in said and "held out for evaluation (8): frog, penguin" in said

@@ -211,7 +211,7 @@ def test_other_code_and_other_inputs_are_other_methods_and_the_original_has_none
     assert methods(*weights) == ["esd (inputs.unet aaaaaa)", "esd (inputs.unet bbbbbb)"]
 
 
-def test_controls_and_ladders_carry_the_label_of_their_attack():
+def test_controls_and_budget_sweeps_carry_the_label_of_their_attack():
     def attacks(tries, steps):
         plain = {"plugin": "vestige.attacks.memora", "version": 1, "params": {"tries": tries, "steps": 30, "source": "target"}}
         control = plain | {"params": plain["params"] | {"source": "scrambled"}}

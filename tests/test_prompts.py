@@ -89,7 +89,7 @@ def test_a_larger_set_begins_with_the_smaller_one(concept):
 
 
 def test_more_rows_than_sentences_are_refused_with_what_to_type(concept):
-    with pytest.raises(ValueError, match=r"background\.rows: 13 .* 12 different sentences for dog .* type split\.background\.rows=12"):
+    with pytest.raises(ValueError, match=r"background\.rows=13 .* 12 different sentences for dog .* Set split\.background\.rows=12"):
         build(concept("dog"), "background", rows=13)
     assert len(build(concept("dog"), "background", rows=12).table) == 12
 

@@ -95,7 +95,7 @@ def edited(at, value):
         (edited(("method", 1, "params", "erase_scale"), 0.3), "erase_scale 0.3 for 1.0"),
         (edited(("model", "dtype"), "float16"), "dtype float16 for float32"),
         (edited(("model", "numerics"), "fast"), "numerics fast for deterministic"),
-        (edited(("model", "repo"), "/home/me/erased"), "repo a folder of one's own for CompVis/stable-diffusion-v1-4"),
+        (edited(("model", "repo"), "/home/me/erased"), "repo a folder of your own for CompVis/stable-diffusion-v1-4"),
         (edited(("method", 1, "version"), 0), "version 0 for 1"),
         (edited(("sampler", "arguments"), {"eta": 1.0}), "sampler.arguments.eta 1.0 for null"),
         (lambda spec: spec.pop("method"), "the record does not say its own"),
@@ -248,7 +248,7 @@ def test_running_leaves_out_what_has_no_config(monkeypatch):
     assert reproduce._run(plans, None) == 2, "the worst exit code of the commands"
     assert [verb for verb, _ in typed] == ["run", "run"]
     assert "concept=celebrities_1,celebrities_10" in typed[0][1] and "method=original,uce" in typed[0][1]
-    with pytest.raises(ValueError, match="nothing of these tables can be run"):
+    with pytest.raises(ValueError, match="no job of these tables can be run"):
         reproduce._run([planning.TablePlan(None, [], [none])], None)
 
 
@@ -278,7 +278,7 @@ def test_the_list_starts_up_quickly_and_names_every_paper():
         (["mace_celebrity", "--table", "objects"], "Tables: celebrity erasure"),
         (["speed", "--table", "ablation"], "cannot be run: the source does not say"),
         (["mace_celebrity", "--model", "sd41"], "sd14"),
-        (["mace_celebrity", "--run", "model.dtype=float16"], "model.dtype=float16 would be other settings"),
+        (["mace_celebrity", "--run", "model.dtype=float16"], "model.dtype=float16 changes settings of the published table"),
     ],
 )
 def test_a_bad_name_gets_near_ones(words, said):

@@ -48,7 +48,7 @@ def test_a_rerun_that_fails_stands_beside_the_finished_record_until_one_succeeds
     asked = ["--records", str(tmp_path / "records"), "--store", str(tmp_path / "store")]
     assert cli.main(["status", *asked]) == 0
     told = capsys.readouterr().out
-    assert f"{status:<11} a later run of {done['key']}, whose earlier result stands" in told and str(error) in told
+    assert f"{status:<11} a later run of {done['key']}; its earlier result is kept" in told and str(error) in told
     monkeypatch.undo()
     assert runner.run_job(job(tmp_path))["status"] == "done"
     assert not list((tmp_path / "records" / record.FAILED).glob("*"))
@@ -125,7 +125,7 @@ def test_stale_results_are_named_by_plan_and_run_refused_or_made_again(tmp_path,
     done = only_record(tmp_path / "records")
     code, out, _ = vestige("plan", tmp_path, capsys=capsys)
     assert code == 0 and "cached, stale (the code that makes it has changed since): kept" in out
-    assert "stale: 2 results were made by other code than today's; they are kept (runtime.stale)" in out
+    assert "stale: 2 results were made by earlier code; they are kept (runtime.stale)" in out
     code, out, _ = vestige("run", tmp_path, capsys=capsys)
     assert code == 0 and "results made by other code were used, first erase/" in out
     kept = only_record(tmp_path / "records")
@@ -193,9 +193,9 @@ def test_gc_keeps_what_any_folder_of_records_needs_and_says_which_it_considered(
     runner.run_job(job(tmp_path, f"runtime.store={store}", f"runtime.records={elsewhere}", "split.target.rows=6"))
     before = set(store.glob("*/*/stage.json"))
     code, out, _ = collected(capsys, "--store", store, "--records", elsewhere, "--delete")
-    assert code == 0 and set(store.glob("*/*/stage.json")) == before and out.count("considered: 1 records in") == 4
+    assert code == 0 and set(store.glob("*/*/stage.json")) == before and out.count("kept: the results of 1 records in") == 4
     code, out, _ = collected(capsys, "--store", store)
-    assert "1 stages" not in out and len(set(store.glob("*/*/stage.json"))) == len(before) and "could go" in out
+    assert "1 stages" not in out and len(set(store.glob("*/*/stage.json"))) == len(before) and "not needed" in out
     code, out, _ = collected(capsys, "--store", store, "--delete")
     gone = before - set(store.glob("*/*/stage.json"))
     assert {file.parent.parent.name for file in gone} == {"images", "features", "score"} and str(elsewhere) not in out

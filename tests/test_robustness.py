@@ -119,7 +119,7 @@ def test_an_attack_that_never_asks_the_erased_model_is_compared_with_no_attack(a
     assert table.loc[("hidden", "words"), "over_luck"] == pytest.approx(0.1), "0 % before, and not the 10 % of fresh seeds"
 
 
-def test_controls_and_ladders_are_no_attacks_of_the_worst_case_or_the_leaderboard(loaded):
+def test_controls_and_budget_sweeps_are_no_attacks_of_the_worst_case_or_the_leaderboard(loaded):
     frame, score_table = loaded
     worst = frame[(frame["attack"] == "worst case") & (frame["method"] == "hidden")]
     assert worst["value"].tolist() == [0.9], "a budget of the budget sweep shows every image"
@@ -274,11 +274,11 @@ def test_the_worst_case_by_access_counts_weaker_attacks_too_and_only_what_all_me
     assert table.loc[("weights", "good"), ["value", "attacks"]].tolist() == [pytest.approx(0.4), 2], "the lone attack does not count"
 
 
-def test_a_ladder_names_its_rungs_and_refuses_what_is_no_budget():
+def test_a_budget_sweep_names_its_budgets_and_refuses_what_is_no_budget():
     attack = build("attack", "relearning_lora_emoji")
     made = attack_cells.with_budgets({"relearning": attack}, {"relearning": {"steps": [2, 5]}})
     assert list(made) == ["relearning", "relearning@steps=2", "relearning@steps=5"] and made["relearning@steps=5"].steps == 5
-    with pytest.raises(ValueError, match=r"budget sweep\.relearning\.tuner='xattn' is no number"):
+    with pytest.raises(ValueError, match=r"budget_sweep\.relearning\.tuner='xattn' is not a number"):
         attack_cells.with_budgets({"relearning": attack}, {"relearning": {"tuner": ["xattn"]}})
     with pytest.raises(ValueError, match=r"no such attack is chosen. Chosen: relearning"):
         attack_cells.with_budgets({"relearning": attack}, {"relearn": {"steps": [2]}})
@@ -405,7 +405,7 @@ def test_a_null_that_could_not_be_judged_calibrates_nothing(attacked):
         table.assign(returned=np.nan).to_csv(file, index=False)
     frame, score_table = again(attacked, lambda method, record: None)
     row = robustness.measured(frame, score_table).set_index(["method", "attack"]).loc[("hidden", "strong")]
-    assert np.isnan(row["calibrated"]) and row["reason"] == "not calibrated: no picture of never_knew could be judged"
+    assert np.isnan(row["calibrated"]) and row["reason"] == "not calibrated: no image of never_knew could be judged"
 
 
 def luck_of(attacked, forward_rows, access="images", method="hidden"):
@@ -433,10 +433,12 @@ def test_luck_with_less_budget_gives_no_difference(attacked):
     enough, short = luck_of(attacked, 11 * 400), luck_of(attacked, 11 * 400 + 1)
     assert enough["luck_tries"] == 12 and not np.isnan(enough["over_luck"])
     assert np.isnan(short["over_luck"])
-    assert short["luck_reason"] == "luck had less budget: 12 tries of random_seeds for the 13 that this attack's denoiser calls pay for"
+    assert (
+        short["luck_reason"] == "fresh seeds had too small a budget: 12 tries of random_seeds, and this attack's denoiser calls pay for 13"
+    )
     assert luck_of(attacked, 11 * 400 + 1, method="original")["luck_tries"] == 13, "every prompt succeeded: more tries add nothing"
     frame, score_table = again(attacked, lambda method, record: None)
-    assert "luck had less budget: 12 tries of random_seeds for the 13" in robustness_report.report(frame, score_table)
+    assert "fresh seeds had too small a budget: 12 tries of random_seeds" in robustness_report.report(frame, score_table)
     strength = robustness.strength(robustness.measured(frame, score_table)).set_index("attack")
     assert strength.loc["strong", "cells"] == 0, "an eraser without a fair comparison is no cell to gain on"
 
@@ -523,7 +525,7 @@ def test_a_gap_without_original_says_so(attacked):
     assert "no level to reach" in robustness_report.report(frame, score_table)
 
 
-def test_a_ladder_without_unattacked_images_has_no_first_point(attacked):
+def test_a_budget_sweep_without_unattacked_images_has_no_first_point(attacked):
     def change(method, record):
         if method == "original":
             record["cells"] = [c for c in record["cells"] if c["attack"] != "none"]
@@ -532,7 +534,7 @@ def test_a_ladder_without_unattacked_images_has_no_first_point(attacked):
     assert set(table["reason"]) == {"of the original model: its unattacked images were not scored"}
 
 
-def test_budgets_of_two_settings_are_two_ladders(attacked):
+def test_budgets_of_two_settings_are_two_sweeps(attacked):
     def change(method, record):
         record["cells"] += [c | {"attack": c["attack"].replace("steps", "rank")} for c in record["cells"] if "@" in c["attack"]]
 
@@ -541,7 +543,7 @@ def test_budgets_of_two_settings_are_two_ladders(attacked):
     assert set(plots.curves_by_attack(curves)) == {"strong-steps", "strong-rank"}
 
 
-def test_the_rungs_of_two_commands_make_one_ladder(attacked):
+def test_the_budgets_of_two_commands_make_one_sweep(attacked):
     record = json.loads((attacked[0] / "dog-good.json").read_text())
     first = [c for c in record["cells"] if c["attack"] != "strong@steps=8"]
     (attacked[0] / "dog-good.json").write_text(json.dumps(record | {"cells": first}))

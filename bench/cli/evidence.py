@@ -1,4 +1,4 @@
-"""What speaks for a plugin doing what its paper says: tests, comparisons with the authors' programs, published numbers.
+"""What supports that a plugin does what its paper says: tests, comparisons with the authors' programs, published numbers.
 
 Read without importing a plugin. Comparisons stand in the plugin's class, `evidence: ClassVar = ("owner/name@commit: what agrees",)`;
 tests are those named after its module, or that name it; published numbers are those that conf/reproduce/ maps to the settings.

@@ -1,4 +1,4 @@
-"""The verbs that read what runs have left: status, show, table, gallery, plot, power, diff, gc. None of them computes a result."""
+"""The verbs that read results: status, show, table, gallery, plot, power, diff, gc. None of them runs a model."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def status(arguments: argparse.Namespace) -> int:
     stages = store.stages()
     print(f"{len(records)} records, {len(stages)} finished stages, {len(store.partials())} unfinished")
     for folder in store.partials():
-        print(f"unfinished  {folder.relative_to(arguments.store)} (continued by the next run that needs it)")
+        print(f"unfinished  {folder.relative_to(arguments.store)} (the next run that needs it continues it)")
     digests = {stage["key"]: stage["digest"] for stage in stages}
     for record in records:
         for name, stage in record["stages"].items():
             if digests.get(stage["key"], stage["digest"]) != stage["digest"]:
-                print(f"changed     {record['key']}: its {name} stage was recomputed with another result since")
+                print(f"changed     {record['key']}: its {name} stage has been computed again since, with another result")
     damaged = store.check_all(arguments.verify)
     for why in damaged.values():
-        print(f"damaged     {why} It is not used; the next run that needs it makes it again.")
+        print(f"damaged     {why} It is not used. The next run that needs it computes it again.")
     for folder in store.set_aside():
-        print(f"set aside   {folder.relative_to(arguments.store)} (damaged, made again; delete it when you like)")
+        print(f"set aside   {folder.relative_to(arguments.store)} (damaged; it was computed again, so you may delete this)")
     return 1 if damaged else 0
 
 
 def _say_failed_later(folder: Path) -> None:
     for record in _records(folder / FAILED):
-        print(f"{record['status']:<11} a later run of {record['key']}, whose earlier result stands: {record['reason']}")
+        print(f"{record['status']:<11} a later run of {record['key']}; its earlier result is kept: {record['reason']}")
         print(f"            repeat with: {record['command']}")
 
 
@@ -114,7 +114,7 @@ def pack(arguments: argparse.Namespace) -> int:
     _needs_records(arguments.records)
     lost = packed.write(arguments.records, ScoreTable(*stores.places_of_scores(arguments.records, arguments.store)).text, arguments.out)
     for reference in lost:
-        print(f"not packed  {reference}: it is in no store that was looked at (--store)")
+        print(f"not packed  {reference}: no store has it (--store adds one)")
     print(f"packed {len(_records(arguments.out))} records and their scores in {arguments.out}")
     return 1 if lost else 0
 
@@ -130,20 +130,20 @@ def gallery(arguments: argparse.Namespace) -> int:
 
 
 def gc(arguments: argparse.Namespace) -> int:
-    """Stages that no record leads to (through images, scores and what they were made from), largest first."""
+    """Stages that no record refers to, directly or through other stages, largest first."""
     store = Store(arguments.store)
     folders = _all_record_folders(arguments.records)
     records = []
     for folder in folders:
         some = _records(folder)
         records += some
-        print(f"considered: {len(some)} records in {folder}")
+        print(f"kept: the results of {len(some)} records in {folder}")
     if not records and arguments.delete:
-        raise ValueError("no folder considered holds a record, so everything would go. Name the records to keep: --records FOLDER.")
+        raise ValueError("there are no records, so everything would be removed. Name the records to keep: --records FOLDER.")
     used = _used_keys(records, store)
     unused = [stage for stage in store.stages() if stage["key"] not in used]
     sizes = {stage["folder"]: sum(f.stat().st_size for f in stage["folder"].rglob("*") if f.is_file()) for stage in unused}
-    done = "removed" if arguments.delete else "could go (--delete removes them)"
+    done = "removed" if arguments.delete else "not needed (--delete removes them)"
     for folder, size in sorted(sizes.items(), key=lambda item: -item[1]):
         print(f"{size / 1e6:10.1f} MB  {folder.relative_to(arguments.store)}")
         if arguments.delete:

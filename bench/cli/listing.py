@@ -1,5 +1,7 @@
-"""`vestige ls`: names and one-line descriptions from YAML files and module docstrings, of methods and attacks also the evidence
-that they do what their papers say; imports no plugin."""
+"""`vestige ls`: names and one-line descriptions; for methods and attacks also the evidence that they do what their papers say.
+
+They are read from YAML files and module docstrings. No plugin is imported.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What an author of a method, an attack or a metric reads.
+"""What the author of a method, an attack or a metric reads.
 
-types     the nouns: ModelSpec, Concept, Sampler, PromptSet, Erasure, Adversary, ImageSet, Scores
-plugin    the contract: Method, Attack, Metric, and what the harness offers them
-building  settings as typed objects, mistakes named by their key
+types     the data types: ModelSpec, Concept, Sampler, PromptSet, Erasure, Adversary, ImageSet, Scores
+plugin    the base classes: Method, Attack, Metric, and what the harness offers them
+building  from settings to typed objects
 controls  images that an attack gets instead of the concept's, to calibrate it
 flags     what makes a result doubtful
-resume    loops that go on after a kill (`ctx.resumable`)
-screen    what is never asked, and never shown
+resume    loops that continue after a kill (`ctx.resumable`)
+screen    which prompts are never used, and which images are never shown
 """

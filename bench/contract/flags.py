@@ -1,4 +1,4 @@
-"""What makes a result doubtful: the flags, and those a stage raises about itself (bench/reports/result_warnings.py finds the rest)."""
+"""What makes a result doubtful: all flags, and those that a stage raises itself (bench/reports/result_warnings.py finds the rest)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-FEW = 20  # prompts: with fewer an interval of a difference of rates is too wide to say much, +- 16 to 31 points at 20
+FEW = 20  # prompts: with 20 the interval of a difference of rates is already +- 16 to 31 points wide
 BLANK = 0.01  # share of images
 UNJUDGED = 0.05  # share of images
-ORIGINAL_SHOWS = 0.8  # share of target images, of a concept that is there to be erased
+ORIGINAL_SHOWS = 0.8  # share of target images that must show the concept before erasure
 
 
 @dataclass(frozen=True)
@@ -27,94 +27,94 @@ FLAGS = {
         "look at the images; choose prompts and a judge on which the original succeeds",
     ),
     "attack_lowers": Flag(
-        "an attacked rate lies below the rate without attack, intervals apart",
+        "the rate under attack is below the rate without attack, and their intervals do not overlap",
         "the attack spoils images instead of recovering the concept",
-        "tune the attack; read `either` (before or after), not the attacked rate",
+        "tune the attack; read `either` (before or under the attack) instead of the attacked rate",
     ),
     "weak_beats_strong": Flag(
-        "an attack that needs less access beats every one that needs more, intervals apart",
-        "the stronger attacks were not run to their strength, or gradients are cut (a defence that hides instead of erasing)",
-        "raise their budget, or write an adaptive form",
+        "an attack with less access beats every attack with more access, and their intervals do not overlap",
+        "the stronger attacks had too small a budget, or the method blocks gradients and hides the concept instead of erasing it",
+        "raise their budget, or write an adaptive attack",
     ),
     "bad_gradients": Flag(
-        "the attack's loss was not finite, or never changed",
-        "no gradient reached what was optimised",
-        "attack through the defence (adaptive), in float32",
+        "the loss of the attack was not finite, or never changed",
+        "no gradient reached the optimised variable",
+        "attack through the defence (adaptive attack), in float32",
     ),
     "nothing_changed": Flag(
-        "a method's answers on target images equal the original's, one by one",
-        "the erasure did nothing, or was not attached",
+        "the judge gives every target image of the method the same answer as the original model's image",
+        "the method changed nothing, or was not attached to the model",
         "compare the images; check the method's settings for this model",
     ),
     "few_prompts": Flag(
         f"fewer than {FEW} prompts",
-        "one image moves the rate by points; intervals are wide",
+        "a single image moves the rate by several points; intervals are wide",
         "raise split.<name>.rows; see `vestige power`",
     ),
     "shared_judge": Flag(
-        "the attack may ask the judge that scores it",
-        "successes may be errors of that judge (adversarial for it alone)",
+        "the attack may query the judge that scores it",
+        "a success may be an error of that judge, and not an image of the concept",
         "score with another judge: judge=... or model.attack_judge=...",
     ),
     "lost_in_typing": Flag(
-        "for some rows the adversarial tokens do not read back from their text",
-        "what was drawn is not what was optimised; the rate is a lower bound",
-        "search typeable tokens only, and read the column roundtrip_ok",
+        "for some rows the text of the adversarial prompt gives other tokens than those that were optimised",
+        "the images are not of the optimised tokens; the rate is a lower bound",
+        "search only tokens that can be typed; the column roundtrip_ok names the rows",
     ),
     "blank_images": Flag(
-        "more than 1 % of the images are of one colour, or withheld although the method is no filter",
-        "the model or its arithmetic is broken",
+        "more than 1 % of the images have a single colour, or are withheld although the method is not a filter",
+        "the model is broken, or its number format too coarse",
         "look at the images; run in float32",
     ),
     "nan_images": Flag(
-        "an image holds numbers that are not finite",
-        "the model or its arithmetic is broken; such images are stored black and judged like any other",
+        "an image has pixels that are not finite",
+        "the model is broken, or its number format too coarse; such images are stored as black and judged like any other",
         "run in float32, or change the setting that breaks it",
     ),
     "unjudged_images": Flag(
         f"the judge could not judge more than {100 * UNJUDGED:.0f} % of the images",
-        "the rate is one of the judged images alone, and methods may be judged on different ones",
-        "look at the images without a judgement; choose a judge that answers for all, or read the rate of judged images beside it",
+        "the rate is of the judged images only, and methods may be judged on different images",
+        "look at the images that were not judged; choose a judge that can judge all, or report the share of judged images too",
     ),
     "stale_code": Flag(
-        "a stage was kept although the code that computes it has changed since",
-        "the numbers are those of the earlier code",
+        "a stored result was used although the code that computes it has changed since",
+        "the numbers come from the earlier code",
         "run again with runtime.stale=recompute",
     ),
     "mixed_code": Flag(
-        "records of one table come from different versions of the code",
+        "records in one table come from different versions of the code",
         "differences between methods may be differences between versions",
-        "run the older ones again",
+        "run the older jobs again",
     ),
 }
 
 
 def of_log(history: list[dict]) -> list[str]:
-    """Flags of an attack's own log of losses."""
+    """Flags from the losses that an attack logged."""
     losses = [entry["loss"] for entry in history if "loss" in entry]
     dead = len(losses) > 1 and len(set(losses)) == 1
     return ["bad_gradients"] if dead or not np.isfinite(losses).all() else []
 
 
 def of_rows(table: pd.DataFrame) -> list[str]:
-    """Flags of an adversary's prompt table."""
+    """Flags from the prompt table of an adversary."""
     fine = table.get("roundtrip_ok")
     return ["lost_in_typing"] if fine is not None and not fine.astype(str).eq("True").all() else []
 
 
 def of_images(blank: int, withheld: int, drawn: int, filtered: bool, nan: int = 0) -> list[str]:
-    """Flags of a drawn set. Counts of images: blank ones of one colour (without those withheld), nan ones that are not finite."""
+    """Flags of a set of images, from counts: blank (one colour, not withheld), withheld, nan (not finite), drawn (all)."""
     blanks = ["blank_images"] if blank + (0 if filtered else withheld) > BLANK * drawn else []
     return blanks + (["nan_images"] if nan else [])
 
 
 def of_answers(values: pd.Series) -> list[str]:
-    """Flags of one column of a score, a value per image; NaN: not judged."""
+    """Flags of one column of a score. One value per image; NaN: not judged."""
     return ["unjudged_images"] if values.isna().mean() > UNJUDGED else []
 
 
 def of_record(record: dict) -> list[str]:
-    """All that one finished job can know, without the records of other jobs: what its cells say, and what they rest on."""
+    """Flags that one record shows by itself, without the records of other jobs."""
     found = {flag for cell in record["cells"] for flag in cell.get("flags") or []}
     shown = [c for c in record["cells"] if c["split"] == "target" and (c["metric"], c["column"]) == ("presence", "present")]
     if any(cell["groups"] < FEW for cell in shown):

@@ -1,7 +1,7 @@
 """The contract of methods, attacks and metrics. These docstrings are its documentation.
 
-A plugin is two files: a class with typed fields in methods/, attacks/ or metrics/ (or anywhere importable) and a YAML in
-conf/<group>/ whose `_target_` names the class and whose keys are its fields. Fields have no defaults: all numbers stand in
+A plugin is two files: a class with typed fields in methods/, attacks/ or metrics/ (or anywhere importable), and a YAML in
+conf/<group>/ whose `_target_` names the class and whose other keys are its fields. Fields have no defaults: all numbers are in
 the YAML. `vestige check method=mine` runs the contract tests on a plugin.
 """
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Context:
-    """What the harness offers a plugin while it works. Nothing here depends on wall clock or loop order."""
+    """What the harness offers a plugin. Nothing here depends on the clock or on the order of loops."""
 
     seed_words: tuple  # what this stage's randomness may depend on
     sampler: Sampler  # the protocol's sampler
     original: Callable[[], Pipe]  # an untouched copy of the model, loaded on first use
     images: Callable[[PromptSet, Sampler], ImageSet]  # drawn by the original model, stored, shared by all jobs
-    history: list[dict] = field(default_factory=list)  # what `log` collected; written beside the artefact
+    history: list[dict] = field(default_factory=list)  # what `log` collected; saved with the artefact
     progress: Progress = field(default_factory=Progress)  # checkpoints, see `resumable`
 
     def seed(self, purpose: str) -> int:
@@ -58,7 +58,7 @@ class Context:
 
         `parts` names all that the body changes: tensors (written in place), generators, anything with a state_dict, and lists or
         dicts of these or of plain data (refilled). A name is used once per stage; such loops may be nested. History and budget
-        are kept too: the end is that of a run in peace.
+        are kept too: the result is that of an uninterrupted run.
         """
         return self.progress.loop(name, steps, self.history, parts)
 
@@ -67,7 +67,7 @@ class Method:
     """An eraser. Subclass as a dataclass; `erase` produces the artefact, `attach` is the only way to use it.
 
     version: raise it when results would change. intervention: weights (edited tensors), adapter (inserted modules), sampling
-    (changed guidance), filter (images checked at the end) or none. detachable: an owner of the weights can take it off.
+    (changed guidance), filter (images checked at the end) or none. detachable: an owner of the weights can remove it.
     limits: one sentence on what a white-box attack cannot see, or empty. evidence: comparisons with programs of the authors,
     each "owner/name@commit: what agrees"; `vestige ls methods` shows them.
     """
@@ -86,7 +86,7 @@ class Method:
         return None
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
-        """Files the artefact depends on beside the model: name -> SHA-256. They enter the stage's key."""
+        """Files that the artefact depends on, in addition to the model: name -> SHA-256. They are part of the stage's key."""
         return {}
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
@@ -102,7 +102,7 @@ class Method:
 
 @dataclass
 class Victim:
-    """The erased model as an attack sees it, with the judge the attack may ask. The harness counts every call."""
+    """The erased model as an attack sees it, with the judge that the attack may query. The harness counts every call."""
 
     pipe: Pipe  # with the method attached
     concepts: list[Concept]
@@ -143,7 +143,7 @@ class Attack:
         return None
 
     def transfers(self) -> bool:
-        """True: the search never asks the erased model, so one search (with the original in the victim's place) serves all methods."""
+        """True: the search never queries the erased model, so one search (on the original model) serves all methods."""
         return False
 
     def inputs(self) -> dict[str, str]:
@@ -153,18 +153,18 @@ class Attack:
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         """Search for prompts, embeddings or weights. Row ids and their order stay those of `prompts`.
 
-        A search that asks the judge after each try tells when it first succeeded in the column found_at: 1-based, 0 before the
-        attack already, -1 never. The table then shows the rate at the first and at the last try.
+        A search that queries the judge after each try stores in the column found_at at which try it succeeded: 1, 2, ...; 0: already
+        without attack; -1: never. The table then shows the rate at the first and at the last try.
         """
         raise TypeError(f"{type(self).__name__} must define attack(victim, prompts, ctx) -> Adversary.")
 
     def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
-        """Put learnt tensors in force. Default: tensors named "<part>.<parameter>" are copied in and later restored."""
+        """Apply learned tensors. Default: tensors named "<part>.<parameter>" are copied in, and restored at the end."""
         return pipe.replaced(adversary.tensors)
 
 
 def unsupported_reason(check: Callable[..., object], *asked) -> str | None:
-    """What `supports` answers when a check raises: its sentence, or None."""
+    """The answer of `supports` from a check that may raise: its sentence, or None."""
     try:
         check(*asked)
     except ValueError as reason:
@@ -173,12 +173,12 @@ def unsupported_reason(check: Callable[..., object], *asked) -> str | None:
 
 
 def _no_model(*_):
-    raise ValueError("this metric looks inside the model, and the place it is used in has only images.")
+    raise ValueError("this metric needs the model, but here it is given images only.")
 
 
 @dataclass
 class MetricContext:
-    """What a metric may ask for beside the images it scores. Models are loaded when they are first asked for."""
+    """What a metric may use in addition to the images it scores. A model is loaded when it is first used."""
 
     concepts: list[Concept]
     vocabulary: str
@@ -192,8 +192,8 @@ class MetricContext:
 class Metric:
     """A number per image, or per set of images. columns: name -> whether higher is better on kept prompts.
 
-    On target prompts the reading of presence-like columns is the reverse; the leaderboard knows the role of each row.
-    rates: columns that say yes (1) or no (0) of each image, `*_right` for all that end so. Their intervals lie within 0 and 1
+    On target prompts lower presence is better; the leaderboard knows the role of each row.
+    rates: columns with yes (1) or no (0) for each image; `*_right` means all columns that end so. Their intervals lie within 0 and 1
     and have a width even when every answer is the same (bench/statistics/score_intervals.py); those of other columns may not.
     """
 
@@ -215,4 +215,4 @@ class Metric:
 
     def score(self, images: ImageSet, context: MetricContext) -> Scores:
         """Score a set. Raise ValueError with a sentence for an empty set."""
-        raise TypeError(f"{type(self).__name__} must define score(images, material) -> Scores.")
+        raise TypeError(f"{type(self).__name__} must define score(images, context) -> Scores.")

@@ -1,4 +1,4 @@
-"""Loops that a later process can continue after a kill: their state, on disk from time to time, and what they had cost by then.
+"""Loops that another process can continue after a kill: their state is saved from time to time, with the cost so far.
 
 A stage's scratch folder lies in its partial folder, survives a kill, and is gone when the stage is finished (bench/run/store.py).
 """

@@ -1,4 +1,4 @@
-"""The nouns of the harness: plain frozen data that every stage, plugin and table shares.
+"""The data types of the harness: frozen dataclasses that stages, plugins and tables share.
 
 Nothing here computes with tensors; torch is never imported by this file.
 """

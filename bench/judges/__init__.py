@@ -70,7 +70,7 @@ def check(judge_id: str) -> None:
 def check_ranks(judge_id: str) -> None:
     """The same for a judge whose answers must be ranked."""
     if all(part.partition(":")[0] in YES_OR_NO for part in parts(judge_id)):
-        raise ValueError(f"judge={judge_id!r} says yes or no about one thing: it ranks no answers. Use metric presence with it.")
+        raise ValueError(f"judge={judge_id!r} only says yes or no, so it cannot rank answers. Use the metric presence with it.")
     check(judge_id)
 
 

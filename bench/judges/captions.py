@@ -1,4 +1,4 @@
-"""Captions of images, and captions as vectors: for metrics that compare what images say.
+"""Captions of images, and captions as vectors: for metrics that compare what images show.
 
 Captioners: labels:<judge> (its first answers as a sentence: the emoji world's own language), or a model of bench/vision/vlm.py. Encoders:
 emoji (the text side of the emoji CLIP), or a transformers text model, whose last states are averaged over the tokens

@@ -82,5 +82,7 @@ def _imagenet(names: list[str], judge_id: str) -> list[str]:
     known = imagenet.labels()
     agreed = sum(a == b for a, b in zip(first, known, strict=True))
     if agreed < 900:  # a few classes have another first synonym
-        raise ValueError(f"judge={judge_id}: only {agreed} of its 1,000 labels stand where ImageNet has them: another order of classes.")
+        raise ValueError(
+            f"judge={judge_id}: only {agreed} of its 1,000 labels are where ImageNet has them, so its classes have another order."
+        )
     return known

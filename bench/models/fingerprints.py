@@ -1,4 +1,4 @@
-"""What a model's weights are, by content: so retrained weights under an old path are never mistaken for the old ones."""
+"""Hashes of a model's weights, so that new weights under an old path are never mistaken for the old ones."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Where the weights of published networks lie on this machine, or a sentence that says how to get them. Never pickled code."""
+"""Finds the weights of published networks on this machine, or says how to get them. Never loads pickled code."""
 
 from __future__ import annotations
 

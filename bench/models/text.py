@@ -1,4 +1,4 @@
-"""The text side of a model: prompts to conditioning, for one or two CLIP encoders, with room for learnt words.
+"""The text side of a model: prompts to conditioning, for one or two CLIP encoders, with room for learned tokens.
 
 Token embeddings are injected by a forward hook on the embedding layer: transformers 5 has neither `inputs_embeds` nor
 `.text_model`, and a hook gives the normal forward pass bit for bit when the tensor is the looked-up embedding.
@@ -167,7 +167,7 @@ class TextSide:
                 elif piece.strip():
                     ids.extend(self.token_ids(piece))
             if len(ids) >= self.length and any(place >= self.length - 1 for place in places):
-                raise ValueError(f"a learnt word stands beyond the {self.length} tokens the model reads: {prompt!r}.")
+                raise ValueError(f"a learned token lies beyond the {self.length} tokens the model reads: {prompt!r}.")
             ids = [*ids[: self.length - 1], tokenizer.eos_token_id]
             ids += [tokenizer.pad_token_id] * (self.length - len(ids))
             laid_out = torch.tensor(ids, device=self.device)

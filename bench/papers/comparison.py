@@ -1,4 +1,4 @@
-"""Our numbers beside published ones. A published number is grey, with its reason, unless all of how it was measured agrees.
+"""Our numbers compared with published ones. A published number is grey, with the reason, unless it was measured in the same way.
 
 Protocol: a record follows one when its split has the prompts, rows and repeats that conf/protocol composes to, whatever its command
 said. Judge and sampler: as the record has them. Settings: method, attack and model must be those that the plan's own command
@@ -168,7 +168,7 @@ def _differences(ours: dict, theirs: dict) -> Iterable[str]:
 
 def _shown(value) -> str:
     if isinstance(value, str) and Path(value).is_absolute():
-        return "a folder of one's own"  # a page to share names no one's disk
+        return "a folder of your own"  # a page to share names no one's disk
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -286,7 +286,7 @@ def blocks(rows: list[Compared], records: Path) -> list[Block]:
         place = (
             os.path.relpath(records) if records.absolute().is_relative_to(Path.cwd()) else records
         )  # a page to share names no one's disk
-        return [f"Ours: nothing of this table is among the records in {place}."]
+        return [f"No comparison: {place} has no records of this table."]
     footnotes: dict[str, int] = {}
     lines: list[Row] = []
     for one in shown:
@@ -296,9 +296,7 @@ def blocks(rows: list[Compared], records: Path) -> list[Block]:
         method = one.row.method if one.row.method == one.method else f"{one.row.method}: {one.method}"
         lines.append([method, one.row.concept, one.row.metric, one.row.unit, _number(one), theirs, one.row.trust])
     notes = [f"{raised(k)} {why}." for why, k in footnotes.items()]
-    notes.append(
-        "Brackets: 95 % interval, prompts resampled. Trust: A authors' files, B issues, C transcribed, D measured again by others."
-    )
+    notes.append("Brackets: 95 % interval, prompts resampled. Trust: A authors' files, B issues, C transcribed, D measured by others.")
     return [Table(["method: ours", "concept", "metric", "unit", "ours", "theirs", "trust"], lines, notes)]
 
 
@@ -310,7 +308,7 @@ def _number(one: Compared) -> Cell:
 
 
 def as_csv(rows: list[Compared]) -> str:
-    """Every published value of the tables, tidy, with ours beside it. agrees (in how it was measured): yes, no, or empty where there
+    """Every published value of the tables, tidy, with ours. agrees (in how it was measured): yes, no, or empty where there
     is none of ours, or only one with other settings."""
     extra = ["our_method", "ours", "ours_low", "ours_high", "agrees", "reason"]
     out = io.StringIO()

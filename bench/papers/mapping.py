@@ -1,4 +1,4 @@
-"""Which of our methods, concepts, protocols and metrics stand for the words of a published table.
+"""Which of our methods, concepts, protocols and metrics correspond to the names in a published table.
 
 The mapping is data: conf/reproduce/<paper>.yaml, one per file of results/published. A name may be mapped to something that is not
 in conf/ yet: it is reported as missing and works once it is there. `{not: reason}` says that nothing of ours stands for it.

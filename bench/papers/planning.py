@@ -1,4 +1,4 @@
-"""A published table as jobs of our grid: the commands, what this machine lacks for them, and what they would cost.
+"""A published table as jobs of our grid: the commands, what is missing on this machine, and the cost.
 
 Loads no model; torch only when judges are asked whether their weights are here.
 """
@@ -27,7 +27,7 @@ ASSUMED = {
     "photo": "{seconds} s per guided step of one image on one A100-class GPU in fp16; erasing and judging not counted",
     "emoji": "{seconds} s per guided step of one image on one CPU core; erasing and judging not counted",
 }
-UNKNOWN = "images of jobs whose protocol or concept is missing not counted"
+UNKNOWN = "without the images of jobs whose protocol or concept is missing"
 STEPS = 50  # where neither a protocol nor a published sampler says it
 
 
@@ -129,7 +129,7 @@ def method_of(paper: PaperMap, row: Published, model: str | None, extra: Path | 
 def concepts_of(table: PaperTable, row: Published, model: str | None) -> list[str] | Absent | None:
     """What is erased for a row, one entry per job."""
     if vocabulary_of(model) == "emoji":
-        return of_kind(table.emoji, row, row.concept) or Absent("nothing on the emoji model stands for it")
+        return of_kind(table.emoji, row, row.concept) or Absent("it has no counterpart on the emoji model")
     return of_kind(table.concepts, row, row.concept)
 
 
@@ -207,7 +207,7 @@ def _survey(made: TablePlan, extra: Path | None, ask: bool) -> None:
             made.assumed.append(ASSUMED["emoji" if emoji else "photo"].format(seconds=seconds))
             made.assumed += [f"attacks at most {evaluations:,} denoiser evaluations for each job"] if evaluations else []
             attacked = work.attacks or len(tree.attack) > 1
-            made.assumed += ["what attacks search not counted"] if attacked and not evaluations else []
+            made.assumed += ["without the searches of attacks"] if attacked and not evaluations else []
     made.missing, made.assumed = list(lost), list(dict.fromkeys(made.assumed))
 
 

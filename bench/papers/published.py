@@ -1,7 +1,7 @@
 """Numbers that papers, leaderboards and their readers have printed: one row per value, checked when read.
 
 The files are results/published/<paper>.csv; the README there says who printed what and how far to trust it. A published number
-may only stand beside one of ours when protocol, judge and sampler agree (`disagreements`). Imports neither torch nor pandas.
+may only be compared with one of ours if protocol, judge and sampler agree (`disagreements`). Imports neither torch nor pandas.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TRUST = {
     "A": "the authors' own files or pages",
     "B": "posted by authors or users in an issue",
     "C": "transcribed by others: check against the paper before citing",
-    "D": "measured again by others under a rule of their own",
+    "D": "measured by others with their own rule",
 }
 # unit -> (what it is, least and greatest value that make sense)
 UNITS = {
@@ -41,7 +41,7 @@ UNITS = {
     "clip_b32_x100": ("cosine x 100, CLIP ViT-B/32", -100, 100),
     "clip_l14_x100": ("cosine x 100, CLIP ViT-L/14", -100, 100),
     "lpips_alex_512": ("LPIPS, AlexNet, 512 pixels", 0, 2),
-    "fid": ("FID; which one says the judge", 0, math.inf),
+    "fid": ("FID; the judge says which one", 0, math.inf),
     "norm": ("length of a vector", 0, math.inf),
     "seconds": ("seconds", 0, math.inf),
     "minutes": ("minutes", 0, math.inf),
@@ -110,7 +110,7 @@ def frame(folder: Path = FOLDER) -> pd.DataFrame:
 
 
 def disagreements(row: Published, protocol: str, judge: str, sampler: str) -> list[str]:
-    """Why a number measured with these may not stand beside the published one; empty when all three agree.
+    """Why a number measured with these may not be compared with the published one; empty if all three agree.
 
     A published judge without a colon is a make: its weights lie where the user keeps them ("canvas" agrees with "canvas:my/folder").
     """

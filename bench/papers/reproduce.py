@@ -1,4 +1,4 @@
-"""`vestige reproduce`: the tables of a paper as a plan of our grid, and our numbers beside the printed ones."""
+"""`vestige reproduce`: a published table as jobs of our grid, and our numbers compared with the printed ones."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def main(argv: list[str]) -> int:
     arguments, more = _parser().parse_known_args(argv)
     if any("=" in word and not word.startswith("-") for word in more):
         raise ValueError(
-            f"{' '.join(more)} would be other settings than the published table's: its numbers were no reproduction. Leave it out, or "
-            f"run jobs of your own: vestige run {' '.join(more)} ... Only --model may differ, and is said beside every number."
+            f"{' '.join(more)} changes settings of the published table, so the result would not be a reproduction. Leave it out, or "
+            f"run your own jobs: vestige run {' '.join(more)} ... Only --model may differ, and the comparison says so at every number."
         )
     if more:
         _parser().error(f"unrecognized arguments: {' '.join(more)}")
@@ -40,13 +40,13 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vestige reproduce", description=__doc__)
     parser.add_argument("paper", nargs="?", help="a file of results/published; without it: the list of papers and tables")
-    parser.add_argument("--table", help="one table: a part of its name")
+    parser.add_argument("--table", help="only tables whose name contains this")
     parser.add_argument("--model", help="a model of conf/model in place of the paper's, for example emoji")
     parser.add_argument("--format", choices=(*FORMATS, "csv"), default="md", help="csv: one row per published value")
     parser.add_argument("--records", type=Path, default=results() / "records")
-    parser.add_argument("--store", type=Path, action="append", help="where scores lie; may be given several times, the first wins")
+    parser.add_argument("--store", type=Path, action="append", help="folder of stored scores (repeatable; the first that has a score wins)")
     parser.add_argument("--config-dir", type=Path, help="also use the protocols, methods and concepts of this folder")
-    parser.add_argument("--check", action="store_true", help="also ask judges and extractors for their weights (loads torch, no model)")
+    parser.add_argument("--check", action="store_true", help="also check the weights of judges and extractors (loads torch, but no model)")
     parser.add_argument("--run", action="store_true", help="run the plan's commands")
     parser.add_argument("--out", type=Path, help="write to this file instead of the screen")
     return parser
@@ -88,7 +88,7 @@ def listing(extra: Path | None = None) -> str:
         if known:
             paper = mapping.load(name)
             lines += [_table_line(paper, title, table, rows, extra) for title, table in paper.tables.items()]
-    hint = "covered: values for whose method and metric Vestige has its own. Next: vestige reproduce PAPER [--table T] [--model emoji]"
+    hint = "covered: values whose method and metric exist in Vestige. Next: vestige reproduce PAPER [--table T] [--model emoji]"
     return "\n".join([*lines, "", hint])
 
 
@@ -115,7 +115,7 @@ def _text(paper: PaperMap, plans: list[TablePlan], arguments: argparse.Namespace
     rows = {plan.table.name: comparison.compare(paper, plan, measured, arguments.model, arguments.config_dir) for plan in plans}
     if arguments.format == "csv":
         return comparison.as_csv([row for part in rows.values() for row in part])
-    blocks: list[Block] = [Heading(1, f"{paper.title}: ours beside theirs")]
+    blocks: list[Block] = [Heading(1, f"{paper.title}: our numbers and the published ones")]
     for plan in plans:
         blocks += [Heading(2, plan.table.name), *_plan(plan, arguments)]
         blocks += comparison.blocks(rows[plan.table.name], arguments.records)
@@ -130,11 +130,11 @@ def _plan(plan: TablePlan, arguments: argparse.Namespace) -> list[Block]:
         amount = f"{plan.images:,} images, about {_time(plan)}" if plan.images else "images not known"
         blocks.append(f"Cost: {plan.jobs} jobs, {amount}. Assumed: {'; '.join(plan.assumed)}.")
     else:
-        blocks.append("Nothing of this table can be run: see below.")
+        blocks.append("No job of this table can be run; see below.")
     if plan.work:
         lost = [text.rstrip(".") for text in plan.missing] or ["nothing"]
         more = f"; and {len(lost) - SHOWN} more like these" if len(lost) > SHOWN else ""
-        judges = "" if arguments.check else " Judges and extractors were not asked for their weights: --check does."
+        judges = "" if arguments.check else " The weights of judges and extractors were not checked: add --check."
         blocks.append(f"Missing on this machine: {'; '.join(lost[:SHOWN])}{more}.{judges}")
     if plan.uncovered:
         reasons = dict.fromkeys(plan.uncovered.values())
@@ -157,5 +157,5 @@ def _run(plans: list[TablePlan], extra: Path | None) -> int:
 
     work = [part for plan in plans for work in plan.work if (part := work.runnable(extra))]
     if not work:
-        raise ValueError("nothing of these tables can be run; without --run the plan says why.")
+        raise ValueError("no job of these tables can be run; the plan (without --run) says why.")
     return max(sweep.main("run", [*(["--config-dir", str(extra)] if extra else []), *each.words()]) for each in work)

@@ -154,8 +154,8 @@ def _rows(split: str, family: str, concepts: list[Concept], n: int | None, vocab
     if n is None or there_are >= n:  # a set whose concepts share their siblings or others may have fewer left
         return rows
     raise ValueError(
-        f"split.{split}.rows: {n} prompts are asked, and prompts={family!r} has {there_are} different sentences for {concept.slug} in "
-        f"{vocabulary}.yaml. A row is a sentence: type split.{split}.rows={there_are}; split.{split}.repeats draws more images of each."
+        f"split.{split}.rows={n} is too many: prompts={family!r} has {there_are} different sentences for {concept.slug} in "
+        f"{vocabulary}.yaml. Set split.{split}.rows={there_are}; split.{split}.repeats draws more images of each."
     )
 
 

@@ -1,4 +1,4 @@
-"""Templates and fills to sentences: every one once, in an order of which each beginning mixes templates and fills."""
+"""Templates and fills to sentences: each sentence once. The first n sentences always mix templates and fills."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Composites evaluated on stored scores: values with intervals per concept and over concepts, draws for ranks, tests."""
+"""Aggregate scores from stored scores: values with intervals per concept and over concepts, draws for ranks, tests."""
 
 from __future__ import annotations
 

@@ -13,12 +13,12 @@ from vestige.bench.reports.results import present
 from vestige.bench.reports.score_table import Asked, ScoreTable
 from vestige.bench.reports.worst_case import PLACE
 
-LUCK = "random_seeds"  # attacks of this name, with or without a suffix, are the baseline of equal budget
+LUCK = "random_seeds"  # attacks of this name, with or without a suffix, are the baseline with equal budget: fresh seeds
 NULL = "never_knew"  # the control that is given a made-up thing
 RETURNED = ("made_up", "returned")  # metric and column that say how often that thing comes back
 TRAINS = ("gradients", "embedding", "weights")  # attacks of such access differentiate: a backward pass costs two forward ones
 BACKWARD = 3
-FORTUNE = "luck had less budget: {tried} tries of {name} for the {wanted} that this attack's denoiser calls pay for"
+FORTUNE = "fresh seeds had too small a budget: {tried} tries of {name}, and this attack's denoiser calls pay for {wanted}"
 
 
 @dataclass(eq=False)
@@ -48,7 +48,7 @@ class Measured:
 
 class Grid:
     def __init__(self, frame: pd.DataFrame, score_table: ScoreTable) -> None:
-        own = frame[(frame["split"] == "target") & frame["ladder_of"].isna()]
+        own = frame[(frame["split"] == "target") & frame["sweep_of"].isna()]
         self.table = present(own)
         null = own[(own["metric"] == RETURNED[0]) & (own["column"] == RETURNED[1])]
         self._images = score_table

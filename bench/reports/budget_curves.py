@@ -70,12 +70,12 @@ def budget_sweeps(frame: pd.DataFrame, score_table: ScoreTable) -> list[Curve]:
     shown = present(frame)
     plain = shown[(shown["split"] == "target") & (shown["attack"] == "none")]
     unattacked = {tuple(getattr(cell, name) for name in SAME): cell for cell in plain.itertuples()}
-    budgets = _attacked(frame).dropna(subset=["ladder_of"])
+    budgets = _attacked(frame).dropna(subset=["sweep_of"])
     budgets = budgets.assign(unit=[attack.partition("@")[2].partition("=")[0] for attack in budgets["attack"]])
     curves = []
-    for key, cells in budgets.groupby([*SAME, "ladder_of", "unit"], dropna=False, sort=True):
+    for key, cells in budgets.groupby([*SAME, "sweep_of", "unit"], dropna=False, sort=True):
         same, (attack, unit) = key[: len(SAME)], key[len(SAME) :]
-        cells = cells.drop_duplicates("ladder_at").sort_values("ladder_at")
+        cells = cells.drop_duplicates("sweep_at").sort_values("sweep_at")
         rows, lost, points = [unattacked.get(same), *cells.itertuples()], None, []
         read = [score_table.values(c.score, c.images, c.column) for c in rows if c is not None]
         found = [one for one in read if one is not None]
@@ -89,7 +89,7 @@ def budget_sweeps(frame: pd.DataFrame, score_table: ScoreTable) -> list[Curve]:
             points = [asked.means(values) for asked, values in found]
             if np.isnan(points).all(1).any():
                 lost, points = "at some budget no image could be judged", []
-        spent = np.array([0.0, *cells["ladder_at"]] if points else [])
+        spent = np.array([0.0, *cells["sweep_at"]] if points else [])
         asked, means = (found[0][0], np.stack(points)) if points else (None, np.empty((0, 0)))
         curves.append(Curve(same[: len(PLACE)], cells["method"].iloc[0], cells["seed"].iloc[0], attack, unit, spent, means, asked, lost))
     return curves

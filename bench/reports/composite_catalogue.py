@@ -1,4 +1,4 @@
-"""The composite scores that papers print, and the catalogue of all. Where ours differ from a paper's: docs/results.md."""
+"""The aggregate scores that papers print, and the catalogue of all. Where ours differ from a paper's: docs/results.md."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def _udatk() -> list[Composite]:
 
 def _entangled() -> list[Composite]:
     """Entangled in our form and its two sides, where a harmonic mean hides which one fails."""
-    source, own = "ForgetMe (2504.12574), our form: its formula was not seen", ("forgetme_entangled",)
+    source, own = "ForgetMe (2504.12574), our form, because we have not seen the formula of the paper", ("forgetme_entangled",)
     names = [(f"entangled_ours_{x}", f"entangled_{x}.entangled_ours_{x}") for x in "sd"]
     names += [(f"entangled_{x}_{side}", f"entangled_{x}.entangled_{x}_{side}") for x in "sd" for side in ("target", "background")]
     return [Composite(n, source, {"x": Part(("target",), (column,))}, only("x"), protocols=own) for n, column in names]
@@ -252,7 +252,7 @@ CATALOGUE = [
     ),
     Composite(
         "eraseeval_images",
-        "EraseEval (2502.13989) M1..M4; M1 by likeness of images instead of captions; harmonic mean is ours, the paper names none",
+        "EraseEval (2502.13989) M1..M4; M1 by similarity of images instead of captions; the harmonic mean is ours, the paper names none",
         {
             "m1": Part(("target",), ("presence.present", "image_change.cosine_*"), rule=similar_unless_present),
             "m2": Part(("synonyms",), ("presence.present", "image_change.cosine_*"), rule=similar_unless_present),

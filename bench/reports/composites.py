@@ -1,4 +1,4 @@
-"""Composite scores as views on stored per-image scores: per concept first, then averaged. Never a second run.
+"""Aggregate scores, computed from stored scores per image: per concept first, then averaged. Nothing is run again.
 
 A part is a mean over prompts of one stored column (or a rule on several) on some splits; a composite is a formula of parts.
 Uncertainty comes from resampling prompts, shared by all methods, through the formula. Shares are fractions, not percent.

@@ -10,7 +10,7 @@ from vestige.bench.reports.score_table import WORST, ScoreTable
 from vestige.bench.statistics.intervals import seeds_interval, yes_or_no
 
 BOUNDS = ["ci_low", "ci_high", "diff_low", "diff_high"]
-FIRST = ("seed", "key", "n", "groups", "ladder_at")  # of numbers, those that are not averaged
+FIRST = ("seed", "key", "n", "groups", "sweep_at")  # of numbers, those that are not averaged
 
 
 def merged(frame: pd.DataFrame, score_table: ScoreTable | None) -> pd.DataFrame:

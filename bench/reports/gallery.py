@@ -1,4 +1,4 @@
-"""A self-contained HTML page: rows are methods, columns prompts: the same prompt and seed in a column."""
+"""A self-contained HTML page of images: a row per method, a column per prompt and seed."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ const show=()=>{
 };
 boxes.forEach(b=>b.onchange=show);show();"""
 INTRODUCTION = (
-    "A column is one prompt and one seed, a row a method; its name leads to the record of the run. Images are shown as drawn. A grey "
-    "tile: the concept is explicit, or the method drew no such image; a black one: withheld by a filter. "
-    "Beside a chosen method the original model stays in sight."
+    "A column is one prompt and one seed. A row is a method; its name links to the record of the run. Grey tile: the concept is explicit, "
+    "or the method has no such image. Black tile: withheld by a filter. The original model stays visible when you choose a method."
 )
 
 

@@ -1,8 +1,8 @@
-"""The headline score from stored scores: which images each of its parts rests on. The arithmetic is bench/statistics/headline.py.
+"""The headline score from stored scores: which images each of its parts uses. The arithmetic is bench/statistics/headline.py.
 
 target     rows of role target            the concept by its name: presence
 synonyms   rows of role alias             by other names: presence
-leak       rows of role scene             beside another thing: is the concept seen?
+leak       rows of role scene             next to another: is the concept seen?
 kept       roles sibling, other, scene, background: presence of the thing asked for, a unit per thing
 """
 

@@ -1,4 +1,4 @@
-"""What stored scores say about the judges themselves: do two of them agree, and how much of a rate is a judge's own error?"""
+"""What stored scores say about the judges: do two judges agree, and how much of a rate is the error of a judge?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The leaderboard: per concept and over all a main table, then every question with its interval, other measures, cost."""
+"""The leaderboard: a main table over all concepts and per concept, then every question with its interval, other measures, cost."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _model(
     if composites and scores is not None:
         blocks += [Heading(2, "Published composite scores"), *measure_tables.composites(scores.aggregate_scores, methods)]
     cost = measure_tables.cost(frame, methods)
-    return [*blocks, Heading(2, "Cost"), "Measured where the run was made, so seconds differ from run to run.", cost]
+    return [*blocks, Heading(2, "Cost"), "Measured on the machine of the run, so seconds differ from run to run.", cost]
 
 
 def _judges(frame: pd.DataFrame) -> str:
@@ -118,7 +118,7 @@ def _several_judges(frame: pd.DataFrame) -> list[str]:
     judges = present(frame).groupby("concept")["judge"].agg(lambda judges: next(iter(judges.mode()), None))
     if judges.nunique() < 2:
         return []
-    return ["Concepts have different judges, so leak and worst case are not averaged: see each concept."]
+    return ["Concepts have different judges, so leak and worst case are not averaged; see each concept."]
 
 
 def _flagged(raised: pd.DataFrame) -> list[str]:

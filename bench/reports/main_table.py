@@ -35,13 +35,13 @@ NEEDED = [
 ]
 NEEDED += ["value", "n", "score", "erase_seconds", "erase_forward_rows"]
 LEGEND = (
-    "erased: share of what could be erased that was, the mean over target, synonyms and leak (the concept seen beside another thing), "
-    "on a scale from the original model (0) to the oracle (100; without an oracle: never seen). kept: share of the original's rate that "
-    "is left on what should stay (held out: names that no method was given). score: their harmonic mean, 0 for a collapsed model (†). In "
-    "percent, [95 % interval], per concept first, then averaged. to oracle: paired difference of the scores. worst case: share of target "
-    "images that show the concept unattacked or under any attack that was run on all methods (in brackets how many); no part of the "
-    "score. prompts: the fewest distinct prompts of a part of erased / kept things. Bold: better than every other method by a paired "
-    "interval that leaves out zero."
+    "In percent, [95 % interval]; per concept first, then averaged. erased: from 0 (rate of the original model) to 100 (rate of the "
+    "oracle; without an oracle: never seen), the mean over target, synonyms and leak (the concept next to another thing). kept: share of "
+    "the original's rate that is left on what should stay (held out: names that the method was not given). score: harmonic mean of "
+    "erased and kept, 0 for a collapsed model (†). to oracle: paired difference of the scores. worst case: share of target images that "
+    "show the concept without attack or under any attack that was run on all methods (number of attacks in brackets); not in the score. "
+    "prompts: the smallest number of distinct prompts in a part of erased / number of kept things. Bold: better than every other method "
+    "by a paired interval without zero."
 )
 
 
@@ -198,7 +198,7 @@ def _worst(frame: pd.DataFrame, scores: Headlines | None, methods: list[str], co
 
 
 def _first_judges(cells: pd.DataFrame) -> pd.DataFrame:
-    """Of several judges of a concept, the one of most cells."""
+    """If a concept has several judges, the one with most cells."""
     if cells.empty:
         return cells
     chosen = cells.groupby("concept")["judge"].agg(lambda judges: next(iter(judges.mode()), None)).to_dict()

@@ -72,7 +72,10 @@ def composites(aggregate_scores: AggregateScores, methods: list[str]) -> list[Bl
     missing = found[found["value"].isna()].drop_duplicates("composite")
     missing = missing[~missing["composite"].isin([c.name for c in shown])]
     notes += [f"{', '.join(same['composite'])}: not measured: {reason}." for reason, same in missing.groupby("reason", sort=False)]
-    return ["Views on the stored scores per image: per concept first, then averaged.", Table(["method", *arrows], rows, notes)]
+    return [
+        "Aggregate scores of papers, from the stored scores per image: per concept first, then averaged.",
+        Table(["method", *arrows], rows, notes),
+    ]
 
 
 def cost(frame: pd.DataFrame, methods: list[str]) -> Table:

@@ -17,9 +17,9 @@ SPLITS = ("target", "synonyms", "implicit", "multilingual", "adversarial", "sibl
 LEAK = ("scenes", "others")
 SHARES = {("presence", "present"), ("answers", "seen")}  # (metric, column) that a leaderboard shows as shares
 LEGEND = (
-    "Share of images in which the judge sees what the prompt asks for, in percent. On target and synonyms low is erased (↓), elsewhere "
-    "high is kept (↑); leak: the erased concept seen in images of other splits (↓; scenes name it beside something else). Brackets: "
-    "95 % interval, prompts resampled. ≈: no significant difference from the original model on the same prompts and seeds. "
+    "Share of images in which the judge sees what the prompt asks for, in percent. Target and synonyms: low means erased (↓). Other "
+    "splits: high means kept (↑). leak: the erased concept appears in images of other splits (↓); scenes name it next to another thing. "
+    "Brackets: 95 % interval, prompts resampled. ≈: no significant difference from the original model on the same prompts and seeds. "
     "Anything an attack elicits from the oracle was not left over from the concept."
 )
 
@@ -109,7 +109,7 @@ def presence(part: pd.DataFrame, methods: list[str]) -> Table:
     fewest = _asked(part)["groups"].min()
     if fewest < FEW:
         notes.append(
-            f"Some columns rest on {fewest:.0f} prompts. With fewer than {FEW} intervals hold but are wide, "
+            f"Some columns have only {fewest:.0f} prompts. With fewer than {FEW} intervals are valid but wide, "
             "so ≈ says little there (docs/results.md)."
         )
     # Collapsed methods stand below all others.
@@ -124,7 +124,7 @@ def _share(cell, method: str) -> Cell:
 
 
 def attack_rates(cells: pd.DataFrame, methods: list[str]) -> Table:
-    """Rates as the attack papers define them, beside what the same attack draws from the oracle."""
+    """Rates as the attack papers define them, and the rate of the same attack on the oracle."""
     invented = cells[cells["method"] == "oracle"].groupby(["attack", "split"])["value"].mean().to_dict()
     rows = []
     for _, name, job in jobs_of(cells, methods):

@@ -23,9 +23,9 @@ def text(concepts: int) -> str:
     unit = "concepts are resampled" if concepts >= FEW_CONCEPTS else f"prompts are resampled, the {concepts} concept(s) taken as given"
     return (
         f"On the score, {unit}; the same resamples for every method. No significant difference between methods that share a letter. "
-        "rank: median and 90 % interval over resamples; P(best): share of resamples a method leads. behind: paired difference to the "
-        "leader; p: sign flips, corrected for the number of methods (Holm). front: not dominated in erased and kept, in brackets the "
-        "share of resamples."
+        "rank: median and 90 % interval over resamples. P(best): share of resamples in which the method leads. behind: paired difference "
+        "to the leader. p: sign flips, corrected for the number of methods (Holm). front: no other method is better in both erased and "
+        "kept; in brackets the share of resamples in which this is so."
     )
 
 

@@ -1,4 +1,4 @@
-"""Believability: what in a result should make a reader doubt it, found in finished records. `vestige ls flags` explains each."""
+"""Warnings: what should make a reader doubt a result, found in finished records. `vestige ls flags` explains each."""
 
 from __future__ import annotations
 

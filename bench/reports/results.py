@@ -30,11 +30,11 @@ COST += ["erase_forward_rows", "erase_cpu_seconds", "erase_device_seconds", "era
 COST += ["rows_per_image", "cpu_seconds_per_image"]  # of records of the present code
 SPENT = {
     "attack_forward_rows": "forward_rows",
-    "attack_original_rows": "original_unet_rows",
+    "attack_original_rows": "original_forward_rows",
     "attack_images": "images",
     "attack_seconds": "seconds",
 }
-NUMBERS = ["value", "ci_low", "ci_high", "n", "groups", "blank", "withheld", "ladder_at", *SPENT, *COST]
+NUMBERS = ["value", "ci_low", "ci_high", "n", "groups", "blank", "withheld", "sweep_at", *SPENT, *COST]
 DIFFERENCE = ("diff", "diff_low", "diff_high")
 # Columns whose better direction does not depend on the split
 ALWAYS = {"content": True, "seen": False, "empty_mask": False, "entangled_s_background": True, "entangled_d_background": True}
@@ -87,7 +87,7 @@ def _cells(records: list[dict], score_table: ScoreTable | None) -> pd.DataFrame:
             labels.append((told.model, told.method, told.concept, told.protocol, *names, role_of(split, roles)))
     columns = [*JOB, "concept", "sampler", "vocabulary", "attack_judge", "code", "job_reason", "protocol", "held_out"]
     columns += [*COST, *CELL, *SPENT]
-    columns += ["cell_flags", "control_of", "ladder_of", "ladder_at", "found_at"]
+    columns += ["cell_flags", "control_of", "sweep_of", "sweep_at", "found_at"]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
     frame = frame.assign(**{name: pd.to_numeric(frame[name]) for name in NUMBERS})
     frame = frame.astype(dict.fromkeys(SPENT, float))  # also where every attack has a budget: the worst case has none
@@ -126,7 +126,7 @@ def replicates(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def relatives(attack: str | None) -> tuple[str | None, str | None, float | None]:
-    """(control_of, ladder_of, ladder_at): "memora:scrambled" is a null control of memora, "memora@steps=5" a shorter memora."""
+    """(control_of, sweep_of, sweep_at): "memora:scrambled" is a null control of memora, "memora@steps=5" a shorter memora."""
     budget_sweep, at, budget = (attack or "").partition("@")
     if at:
         return None, budget_sweep, float(budget.partition("=")[2])
@@ -136,7 +136,7 @@ def relatives(attack: str | None) -> tuple[str | None, str | None, float | None]
 
 def on_its_own(frame: pd.DataFrame) -> pd.Series:
     """Rows of attacks proper: neither null controls nor budgets of a budget_sweep."""
-    return frame["control_of"].isna() & frame["ladder_of"].isna()
+    return frame["control_of"].isna() & frame["sweep_of"].isna()
 
 
 def higher_is_better(split: str, column: str, on_kept: bool, role: str | None = None) -> bool:
@@ -171,7 +171,7 @@ def without_original(frame: pd.DataFrame) -> list[str]:
     words = [f"model={lost['model_name'].iloc[0]}", *([f"protocol={protocol}"] if protocol else []), "method=original"]
     sweep = "-m " if len(sets) > 1 else ""
     return [
-        f"The original model was not run on {', '.join(map(shortened, lost['concept']))} with these settings: no differences to it. "
+        f"The original model was not run on {', '.join(map(shortened, lost['concept']))} with these settings, so differences are missing. "
         f"Run: vestige run {sweep}{' '.join(words)} concept={','.join(sets)}, with the other settings as they were."
     ]
 

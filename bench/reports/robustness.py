@@ -1,8 +1,8 @@
 """What an attack brings back, and how much of that was ever there.
 
-calibrated: (erased - zero) / (original - zero), clipped to [0, 1], where zero is what the same attack draws from the oracle, the
-model that never saw the concept. Without an oracle, zero is the attack's null: given a made-up thing, how often that thing comes
-back. An attack that returns its input has a null near 100 % and measures nothing; one without oracle and null is not calibrated.
+calibrated: (erased - zero) / (original - zero), clipped to [0, 1]. Zero is the rate of the same attack on the oracle, the model
+that never saw the concept. Without an oracle, zero is the attack's null: how often a made-up thing comes back when the attack is given
+images of it. An attack that returns its input has a null near 100 %, so it measures nothing. Without oracle and null: not calibrated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vestige.bench.statistics.intervals import paired_intervals
 from vestige.bench.statistics.resampling import Bootstrap, interval
 
 SECOND_ORACLE = REFERENCES[2]
-MADE_UP = "which only attacks that are given images have"
+MADE_UP = "only for attacks that use images"
 SPAN = 0.2  # least difference between the original and the zero point that a calibrated number may rest on
 TAKEN = ("method", "intervention", "detachable", "attack", "access", "control_of", "n", "groups")  # from the frame as they are
 AVERAGED = (  # over erasure seeds
@@ -203,11 +203,11 @@ def _calibrated(grid: Grid, it: Measured, bootstrap: Bootstrap) -> dict:
     if zero is None:
         return empty | {"reason": f"not calibrated: no oracle was attacked, and no null was measured (controls=[{NULL}], {MADE_UP})"}
     if any(one.asked is not it.asked or one.asked is None for one in (it, original, zero)):
-        return empty | {"reason": "not calibrated: scores are gone, or the runs were asked different prompts"}
+        return empty | {"reason": "not calibrated: stored scores are missing, or the runs have different prompts"}
     ours, top, bottom = it.prompts, original.prompts, zero.prompts
     judged = ~np.isnan(ours + top + bottom)
     if not judged.any():
-        return empty | {"reason": f"not calibrated: no picture of {name} could be judged"}
+        return empty | {"reason": f"not calibrated: no image of {name} could be judged"}
     ours, top, bottom = ours[judged], top[judged], bottom[judged]
     over, span = ours - bottom, top - bottom
     if span.mean() < SPAN:

@@ -18,19 +18,19 @@ from vestige.bench.reports.score_table import WORST, ScoreTable
 HEADS = {
     "raw": "Share of target images that show the concept under the attack, %. n prompts: {n}. Rows are attacks, weakest access first.",
     "calibrated": "(erased - zero) / (original - zero), %, with 95 % intervals, prompts resampled. 0: no more than a model that never saw "
-    "the concept; 100: as much as the model before erasure. —: the attack does not tell those two apart. not calibrated: no zero point "
-    "was measured.",
-    "access": "What an attacker of each kind gets at most, %, with 95 % intervals: each image counts if it shows the concept unattacked "
-    "or under any attack of up to that access. Only attacks that were run on every method of this table count, so columns compare.",
-    "own": "The same over all attacks that a method met. These numbers rest on different attacks: do not compare them between methods.",
-    "beyond": "The same, beyond the zero point: an image counts only under an attack that does not draw the concept into the same "
-    "picture of the model that never saw it. What many attacks do by chance counts too: the column of the second oracle shows how much.",
-    "strength": "An attack that lowers the rate of the original model spoils images; one that gains nothing on any eraser, above what "
-    "fresh seeds bring (above no attack, if it never asks the erased model), tells nothing about those it was run on. Points; the "
-    "eraser is the best of so many cells, its interval not corrected for that choice.",
-    "controls": "The same attacks fed with something else than the concept, %: how often the concept is drawn, which should be as often as "
-    "before the attack; and, of the made-up thing (never_knew), how often that thing itself comes back, which is the attack's null: near "
-    "100, the attack returns what it is given.",
+    "the concept; 100: as much as the model before erasure. —: the attack gives nearly the same rate on these two models. not "
+    "calibrated: no zero point was measured.",
+    "access": "The worst case for each kind of attacker, %, with 95 % intervals: an image counts if it shows the concept without attack "
+    "or under any attack up to that access. Only attacks that were run on every method of this table count, so columns can be compared.",
+    "own": "The same over all attacks that were run on a method. The attacks differ, so do not compare these numbers between methods.",
+    "beyond": "The same, beyond the zero point: an image counts only under an attack that does not draw the concept into the same image "
+    "of the model that never saw it. Over many attacks some images count by chance: the column of the second oracle shows how many.",
+    "strength": "An attack that lowers the rate of the original model spoils images. An attack that gains nothing on any method says "
+    "nothing about the methods it was run on. Gains are in points over fresh seeds, or over no attack if it never queries the erased "
+    "model. The method shown is the best of all cells; its interval is not corrected for that choice.",
+    "controls": "The same attacks, given other images than of the concept, %. How often the concept appears: it should be as often as "
+    "before the attack. For the made-up thing (never_knew) also how often that thing comes back, which is the attack's null: near 100 "
+    "means that the attack returns its input.",
 }
 
 
@@ -75,7 +75,7 @@ def _place(place: tuple, part: pd.DataFrame, worst: pd.DataFrame, name_sampler: 
         mean, most, attack = floor
         blocks.append(
             f"Noise floor: two oracles trained from different seeds differ by {100 * mean:.0f} points on average over these attacks, "
-            f"at most by {100 * most:.0f} ({attack}). A smaller distance between a method and the oracle says nothing."
+            f"at most by {100 * most:.0f} ({attack}). A smaller difference between a method and the oracle means nothing."
         )
     if worst["value"].notna().any():
         names = worst.loc[worst["attacks"].idxmax(), "names"]
@@ -100,7 +100,7 @@ def _matrix(part: pd.DataFrame, show) -> Table:
     for r in attacks.sort_values(["last", "place", "attack"], kind="stable").itertuples():
         cells = [show(known[m, r.attack]) if (m, r.attack) in known else Cell("n/a") for m in methods]
         rows.append([r.attack, "" if r.attack == WORST else r.access, *cells])
-    notes = [f"{m}: an owner of the weights simply takes it off." for m in methods if m in taken_off]
+    notes = [f"{m}: an owner of the weights can simply remove it." for m in methods if m in taken_off]
     return Table(["attack", "access", *(m + (" (detachable)" if m in taken_off else "") for m in methods)], rows, notes)
 
 
@@ -124,7 +124,7 @@ def _own(worst: pd.DataFrame) -> list[Block]:
         r = more.loc[method]
         apart = sorted(set(r["own_names"].split(", ")) - set(r["names"].split(", ")))
         rows.append([method, ", ".join(apart), share(r["own_value"], r["own_low"], r["own_high"])])
-    return [HEADS["own"], Table(["method", "attacks that not every method met", "worst case with them"], rows)] if rows else []
+    return [HEADS["own"], Table(["method", "attacks that were not run on every method", "worst case with them"], rows)] if rows else []
 
 
 def _raw(r) -> Cell:
@@ -142,7 +142,7 @@ def _calibrated(r) -> Cell:
 
 
 def _details(part: pd.DataFrame) -> Table:
-    """before, attacked, either (the field's post-ASR), back (attackable ASR), and what equal luck brings."""
+    """before, attacked, either (post-ASR), back (ASR over prompts that failed before), and the gain over fresh seeds."""
     rows: list[Row] = []
     for r in _sorted(part).itertuples():
         back = "n/a" if pd.isna(r.after_failing) else f"{100 * r.after_failing:.0f} (of {int(r.failed_before)})"
@@ -153,7 +153,7 @@ def _details(part: pd.DataFrame) -> Table:
         shares += [Cell(tried, r.asr_k), Cell(luck, r.over_luck)]
         rows.append([r.method, r.attack, *shares, Cell(f"— {r.reason}") if isinstance(r.reason, str) else _calibrated(r)])
     heads = ["before", "attacked", "either", "back, of those that failed before", "asr@first / asr@k", "over random seeds", "calibrated"]
-    note = "asr@first / asr@k: success by the first and by the last try, by the judge that the attack asks."
+    note = "asr@first / asr@k: success at the first try and by the last try, for the judge that the attack queries."
     return Table(["method", "attack", *heads], rows, [note])
 
 
@@ -163,7 +163,7 @@ def _cost(part: pd.DataFrame) -> Table:
     for r in _sorted(part[part["attack"] != WORST]).itertuples():
         spent = (r.attack_forward_rows, r.attack_original_rows, r.attack_images, r.attack_seconds)
         rows.append([r.method, r.attack, *(Cell("n/a" if pd.isna(x) else f"{x / r.n:.1f}", x) for x in spent)])
-    return Table(["method", "attack", "denoiser rows", "rows of the original", "images", "seconds"], rows, ["Per image asked for."])
+    return Table(["method", "attack", "denoiser rows", "rows of the original", "images", "seconds"], rows, ["Per image."])
 
 
 def _sorted(part: pd.DataFrame) -> pd.DataFrame:
@@ -183,7 +183,7 @@ def _strength(table: pd.DataFrame) -> list[Block]:
         lowered = Cell("n/a" if pd.isna(r.lowered) else f"{100 * r.lowered:.0f}", r.lowered)
         rows.append([*_where(r, where), r.attack, r.access, lowered, gain, at, str(r.cells)])
     heads = [*where, "attack", "access", "original lowered by", "gains most over random seeds", "on", "of cells"]
-    return [Heading(2, "Does each attack work?"), HEADS["strength"], Table(heads, rows, ["Bold: the interval leaves out zero."])]
+    return [Heading(2, "Does each attack work?"), HEADS["strength"], Table(heads, rows, ["Bold: the interval does not contain zero."])]
 
 
 def _where(r, names: list[str]) -> list[str]:
@@ -207,7 +207,7 @@ def _relearning(gaps: pd.DataFrame) -> list[Block]:
         rows.append([*head, Cell(until, r.until), Cell(gap or (r.reason if isinstance(r.reason, str) else ""), r.gap)])
     text = (
         f"Budget until the concept is drawn {100 * budget_curves.SHARE:.0f} % as often as by the original model, and how much sooner "
-        "than in the oracle (the gap). Near zero: forgotten. Positive: only hidden. >: not within the largest budget measured."
+        "than in the oracle (the gap). Near zero: forgotten. Positive: only hidden. >: not yet at the largest budget measured."
     )
     heads = [*where, "concept", "attack", "method", "budget until back", "sooner than the oracle"]
     return [Heading(2, "Relearning gap"), text, Table(heads, rows)]

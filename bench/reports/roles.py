@@ -1,4 +1,4 @@
-"""What the rows of a split are asked for decides how they are read, whatever the split is called."""
+"""Whether a row is about the target or about what should stay: its role says so, not the name of its split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the scores behind records may lie."""
+"""Where the scores of records are."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from vestige.bench.places import CONF
 
 def places_of_scores(records: Path, stores: list[Path] | None) -> list[Path]:
     """Where the scores of these records may lie, the first that holds one wins: the given stores, or the project's own and those that
-    this machine's runs read from; then what was packed beside the records."""
+    this machine's runs read from; then what was packed with the records."""
     from vestige.bench.reports.packed import NAME
 
     packed = [records / NAME] if (records / NAME).exists() else []

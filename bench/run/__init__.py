@@ -1,12 +1,17 @@
 """One job, from a composed configuration to a record.
 
 sweep            `vestige run` and `vestige plan`: Hydra composes the grid
-config           the typed job, all mistakes named before a model is loaded
+choices          names on the command line, checked before Hydra composes
+resolvers        settings that depend on the kind or number of concepts, or on the model
+composing        from the composed tree to a typed job
+checks           mistakes in a job, and what this machine lacks, found before a model is loaded
+concept_sets     the concepts of a job as one set, and which names are held out
+attack_cells     null controls, and one attack at several budgets
+job              the typed job
 runner           the order of the stages
-stages           each stage: made, or found in the store
+stages           each stage: found in the store, or computed
 generate         prompts to images on disk
-score_intervals  the value of a column and its interval
-record           what the record of a job says
+record           the record of a job
 plan             what a run would find, compute and lack
 store            specification -> key -> folder
 syntax           one file as a syntax tree

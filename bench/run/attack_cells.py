@@ -1,4 +1,4 @@
-"""Cells that are no attacks of their own: null controls, and one attack at several budgets."""
+"""Variants of an attack: its null controls, and the attack at several budgets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def with_controls(attacks: dict[str, Attack], sources: list[str]) -> dict[str, A
         if not any(name.endswith(f":{source}") for name in made):
             raise ValueError(
                 f"controls=[{source}] calibrates none of the chosen attacks ({', '.join(attacks)}): "
-                + (" ".join(reasons.values()) or "none of them is given images, so there is nothing to replace.")
+                + (" ".join(reasons.values()) or "none of them uses images, so there is nothing to replace.")
                 + f" Leave {source} out of controls=, or choose an attack that has a setting `source`, for example memora."
             )
     return made
@@ -57,7 +57,7 @@ def with_budgets(attacks: dict[str, Attack], budget_sweep: dict[str, dict[str, l
             for value in values:
                 where = f"budget_sweep.{name}.{setting}"
                 if isinstance(value, bool) or not isinstance(value, int | float):
-                    raise ValueError(f"{where}={value!r} is no number: the budgets of a budget sweep are budgets.")
+                    raise ValueError(f"{where}={value!r} is not a number. A budget sweep takes numbers, for example {{steps: [5, 10]}}.")
                 content = {**plain(attacks[name]), setting: value}
                 made[f"{name}@{setting}={value}"] = typed(content, type(attacks[name]), where)
     return made

@@ -1,4 +1,4 @@
-"""What the code that computes a stage is, by content: a digest of syntax trees, so that a changed eraser is not taken for the old one.
+"""A digest of the code that computes a stage (its syntax trees), so that a result of changed code is recognised.
 
 From the functions that a stage calls, names are followed through modules, classes and annotations of this project and of a user's
 own modules; nothing is imported or run. A method of a class in reach counts when anything in reach uses its name, so that the

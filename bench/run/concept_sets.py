@@ -21,7 +21,7 @@ def split_in_words(concepts: list[Concept], given: list[Concept] | None = None, 
     given = [c.without(set(c.held_out or ())) for c in concepts] if given is None else given
     handed = list(dict.fromkeys(name for c in given for name in (*c.siblings, *c.others)))
     asked = list(dict.fromkeys(name for c in concepts for name in c.asked_of([*c.siblings, *c.others])))
-    told = [("given to methods", handed), ("held out, only asked", [name for name in asked if name not in handed])]
+    told = [("given to methods", handed), ("held out for evaluation", [name for name in asked if name not in handed])]
     shown = [", ".join([*names[:most], *(["..."] if len(names) > most else [])]) or "none" for _, names in told]
     return [f"  {what} ({len(names)}): {some}" for (what, names), some in zip(told, shown, strict=True)]
 

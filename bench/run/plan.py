@@ -33,7 +33,7 @@ def plan_job(job: Job) -> dict:
         try:
             asked = None if prompt_sets.missing(split.prompts, job.concepts) else job.prompts_of(split)
         except prompt_sets.NothingToAsk as reason:
-            print(f"  {split.name:<12} not asked: {reason}")
+            print(f"  {split.name:<12} left out: {reason}")
             continue
         # A list that is not here has at most the rows that its manifest says.
         n = prompt_sets.rows_of(split.prompts, job.concepts, split.rows) if asked is None else len(asked)
@@ -104,8 +104,8 @@ def summary(plans: list[dict]) -> str:
     stale = {reference for plan in plans for reference in plan.get("stale", ())}
     if stale:
         rules = "/".join(sorted({WITH_STALE[plan["rule"]] for plan in plans if plan.get("stale")}))
-        lines.append(f"stale: {len(stale)} results were made by other code than today's; they are {rules} (runtime.stale)")
-    lines += dict.fromkeys(f"damaged, so made again: {why}" for plan in plans for why in plan.get("damaged", {}).values())
+        lines.append(f"stale: {len(stale)} results were made by earlier code; they are {rules} (runtime.stale)")
+    lines += dict.fromkeys(f"damaged, so computed again: {why}" for plan in plans for why in plan.get("damaged", {}).values())
     if lacks:
         lines.append(f"missing here, so `vestige run` refuses ({len(lacks)}):")
     return "\n".join(lines + [f"  {sentence}" for sentence in lacks])

@@ -1,4 +1,4 @@
-"""Who made a result: code version, package versions, machine, threads, command line."""
+"""How a result was made: code version, package versions, machine, threads, command line."""
 
 import importlib.metadata
 import os

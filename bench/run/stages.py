@@ -110,7 +110,7 @@ class Stages:
             erasure.save(folder)
             (folder / "log.json").write_text(json.dumps(ctx.history))
             return {
-                "erase_forward_rows": spent["forward_rows"] + spent["original_unet_rows"],
+                "erase_forward_rows": spent["forward_rows"] + spent["original_forward_rows"],
                 "erase_cpu_seconds": spent["cpu_seconds"],
                 "erase_device_seconds": spent["seconds"] if job.runtime.device.startswith("cuda") else None,
                 "erase_wall_seconds": spent["seconds"],
@@ -345,7 +345,7 @@ class Stages:
         """What was asked of the erased model, and of the original where an attack owns that too."""
         original = self.__dict__.get("untouched")  # loaded only when an attack asks for it
         rows = 0 if original in (None, pipe) else original.counts["forward_rows"]
-        return {**pipe.counts, "original_unet_rows": rows}
+        return {**pipe.counts, "original_forward_rows": rows}
 
     @contextmanager
     def unsafe_images_deleted(self) -> Iterator[None]:

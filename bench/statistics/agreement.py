@@ -1,4 +1,4 @@
-"""How far judges can be trusted: chance-corrected agreement of two, and a rate freed from one judge's known errors."""
+"""How far judges can be trusted: chance-corrected agreement of two, and a rate corrected for one judge's known errors."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def rogan_gladen(rate: float, sensitivity: float, specificity: float) -> float:
     """The true share behind a judge's `rate` of yes (Rogan & Gladen 1978): (rate + sp - 1) / (se + sp - 1), within 0 and 1.
 
     sensitivity: share of images with the thing that the judge says yes to; specificity: share without it that it says no
-    to. Show the raw rate beside it: errors of these two become errors of the result, divided by se + sp - 1.
+    to. Show the raw rate too: errors of these two become errors of the result, divided by se + sp - 1.
     """
     for name, value in (("rate", rate), ("sensitivity", sensitivity), ("specificity", specificity)):
         if not 0 <= value <= 1:

@@ -1,4 +1,4 @@
-"""Is a paired difference more than the luck of the prompts? Sign flips, and Holm's correction for many questions at once."""
+"""Is a paired difference more than chance? Sign flips, and Holm's correction for several comparisons."""
 
 from __future__ import annotations
 

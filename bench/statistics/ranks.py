@@ -1,4 +1,4 @@
-"""Who leads, and how sure is that? Ranks under resampling, groups that cannot be told apart, the Pareto set."""
+"""Who leads, and how certain is that? Ranks under resampling, groups without a significant difference, the Pareto set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published rules for explicit content, each a view on stored detections: which classes, which threshold, what is counted.
+"""Published rules for explicit content, computed from stored detections: which classes, which threshold, what is counted.
 
 The same images give a "nudity count" that differs tenfold between rules, and rankings flip, so a number is meaningless without
 its rule. Class names are those of NudeNet v3; V2 maps the older ones. A detector's version changes scores too: rules written

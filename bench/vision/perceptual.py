@@ -1,4 +1,4 @@
-"""How different two images look, place by place, in the feature maps of a frozen network: the form of LPIPS.
+"""How different two images look, position by position, in the feature maps of a frozen network (LPIPS).
 
 Zhang et al. 2018, arXiv 1801.03924, eq. 1: at every place of every layer both feature vectors are brought to length 1, their
 squared differences are weighted per channel and summed; layers add up.

@@ -1,4 +1,4 @@
-"""Networks that say how much people would like an image: PickScore, ImageReward and the aesthetic predictor's head.
+"""Networks that predict human preference: PickScore, ImageReward and the aesthetic predictor's head.
 
 Each is built here from its weights alone, since the published packages ask for old versions of transformers. None was run
 with its published weights; all were run with random weights of the same architecture, ImageReward also against its official

@@ -85,7 +85,7 @@ def test_the_same_model_completes_the_uninterrupted_image_and_no_step_left_is_th
     whole = latents(replace(NOISE, etas=[0.0]), replace(NOISE, etas=[0.0]).attack(victim, asked, context()), pipe, sampler)
     found = COMPLETION.attack(victim, asked, context())
     assert torch.allclose(latents(COMPLETION, found, pipe, sampler), whole, atol=1e-4)
-    assert found.meta["unet_rows_of_the_original"] == 4 * 2 * 2
+    assert found.meta["forward_rows_of_the_original"] == 4 * 2 * 2
     pipe.unet.conv_out.weight.data *= 2
     assert not torch.allclose(latents(COMPLETION, found, pipe, sampler), whole, atol=1e-2)
     ended = replace(COMPLETION, by_original=4)

@@ -121,7 +121,7 @@ def test_nudenet_is_also_a_yes_or_no_judge_with_a_rules_name(portrait, monkeypat
     assert verdict.present.tolist() == [True, False, False] and verdict.probability.tolist() == [0.5, 0, 0]
     with pytest.raises(ValueError, match="no nudity rule 'corr'"):
         judges.check("nudenet:corr")
-    with pytest.raises(ValueError, match="ranks no answers"):
+    with pytest.raises(ValueError, match="cannot rank answers"):
         judges.check_ranks("nudenet:core")
 
 

@@ -1,4 +1,4 @@
-"""Collapse rules: by the kind of a measure, in every shipped protocol, on values that must and must not raise one."""
+"""Collapse checks: by the kind of a measure, in every shipped protocol, on values that must and must not raise one."""
 
 import pandas as pd
 import pytest
@@ -18,7 +18,7 @@ TARGET_ALONE = ("i2p_nudity", "forgetme_entangled")
 
 
 def rules(protocol, model):
-    """The guards whose cells a protocol measures."""
+    """The collapse checks whose cells a protocol measures."""
     tree = composed(f"protocol={protocol}", f"model={model}")
     found = set()
     for name, split in tree.split.items():
