@@ -142,7 +142,7 @@ def rlace(
         if step > 1 and abs(best_accuracy - majority(y)) < epsilon:
             break
     if best is None:
-        raise ValueError("R-LACE found no projection: the probe's loss is not a number. Lower method.lr.")
+        raise ValueError("R-LACE found no projection: the linear probe's loss is not a number. Lower method.lr.")
     return best, {"steps": step + 1, "probe_loss": best_loss, "probe_accuracy": best_accuracy}
 
 
