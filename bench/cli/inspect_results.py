@@ -10,7 +10,9 @@ from pathlib import Path
 from vestige.bench import places
 from vestige.bench.reports import stores
 from vestige.bench.run.record import FAILED
-from vestige.bench.run.store import Busy, Store, first_difference
+from vestige.bench.run.store import Store
+from vestige.bench.run.store_folder import first_difference
+from vestige.bench.run.store_locks import Busy
 
 
 def _records(folder: Path) -> list[dict]:

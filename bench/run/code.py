@@ -31,6 +31,8 @@ AROUND = (
     "vestige.bench.models.fingerprints",
     "vestige.bench.run.provenance",
     "vestige.bench.run.store",
+    "vestige.bench.run.store_folder",
+    "vestige.bench.run.store_locks",
 )
 UNNAMED = ("forward", "backward")  # methods that torch calls
 Imports = dict[str, tuple[str, str | None]]  # name -> (module, name there, or None for the module itself)

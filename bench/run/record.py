@@ -12,7 +12,7 @@ from vestige.bench.contract.types import Adversary, Scores, canonical_hash, plai
 from vestige.bench.run import generate
 from vestige.bench.run.job import Job, Split
 from vestige.bench.run.provenance import provenance
-from vestige.bench.run.store import Stage, write_atomically
+from vestige.bench.run.store_folder import Stage, write_atomically
 from vestige.bench.statistics import score_intervals
 
 FAILED = "failed"  # folder beside the records: later runs of a finished job that did not succeed

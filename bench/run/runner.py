@@ -13,7 +13,8 @@ from vestige.bench.run import record
 from vestige.bench.run.attack_cells import null_of
 from vestige.bench.run.job import UNTIL, Job, Split
 from vestige.bench.run.stages import Stages
-from vestige.bench.run.store import Busy, Stale
+from vestige.bench.run.store import Stale
+from vestige.bench.run.store_locks import Busy
 
 
 def run_job(job: Job) -> dict:

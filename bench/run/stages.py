@@ -23,7 +23,8 @@ from vestige.bench.models.fingerprints import weights_digest
 from vestige.bench.run import code, generate
 from vestige.bench.run.cost import Clock, load, peak_memory
 from vestige.bench.run.job import Job
-from vestige.bench.run.store import SCRATCH, Stage, Store
+from vestige.bench.run.store import SCRATCH, Store
+from vestige.bench.run.store_folder import Stage
 
 # Where the code of a stage begins, beside the plugins themselves (bench/run/code.py)
 MODEL = [("vestige.bench.models.loading", "load")]
