@@ -178,7 +178,7 @@ def _used_keys(records: list[dict], store: Store) -> set[str]:
         if key in by_key and key not in used:
             used.add(key)
             specification = by_key[key]["specification"]
-            todo += [specification.get(name) for name in ("erasure", "adversary", "images", "original")]
+            todo += [specification.get(name) for name in ("parent", "erasure", "adversary", "images", "original")]
             todo += [by_folder.get(reference) for reference in by_key[key]["inputs"]]
     return used
 
