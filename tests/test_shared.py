@@ -132,6 +132,23 @@ def other_norms(power: int, pipe, folder, ctx: Context) -> None:
     (folder / "norms.json").write_text("{}")
 
 
+def test_killed_work_goes_on_from_what_it_had_finished(tmp_path, monkeypatch):
+    monkeypatch.setattr(Reading, "work", property(lambda self: Shared("norms", {}, in_two_parts)))
+    with pytest.raises(KeyboardInterrupt):
+        runner.run_job(reading(tmp_path))
+    assert not list((tmp_path / "store" / "shared").glob("*/stage.json"))
+    assert runner.run_job(reading(tmp_path))["status"] == "done" and MADE == ["first", "second"]
+
+
+def in_two_parts(pipe, folder, ctx: Context) -> None:
+    if not (folder / "first").exists():
+        (folder / "first").write_text("1")
+        MADE.append("first")
+        raise KeyboardInterrupt
+    MADE.append("second")
+    (folder / "norms.json").write_text("{}")
+
+
 def test_work_that_the_plugin_does_not_name_is_refused(tmp_path):
     said = r"Reading asks for the shared work 'norms'.*shares\(\)"
     made = runner.run_job(reading(tmp_path, declared=False))

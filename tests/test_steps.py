@@ -1,17 +1,18 @@
 """Concepts erased one step after the other: keys, what a step knows, what is attached, what a record and a plan say of it."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from vestige.bench import cli
+from vestige.bench.contract.plugin import Method
 from vestige.bench.contract.types import Erasure
 from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.places import CONF
 from vestige.bench.reports import identity
-from vestige.bench.run import composing, concept_sets, record, resolvers, runner
+from vestige.bench.run import composing, concept_sets, contract_checks, record, resolvers, runner
 from vestige.bench.run.contract_checks import build
 from vestige.bench.run.stages import Stages
 from vestige.bench.run.store import Store
@@ -160,6 +161,21 @@ def test_a_method_that_cannot_be_put_on_top_is_unsupported_with_a_sentence(tmp_p
     assert job(tmp_path, CHOSEN[2], *words[1:]).unsupported_reason is None, "in one step it is supported"
 
 
+@dataclass
+class Forgetful(Method):
+    """Its values are made from the original model, so a second step loses the first."""
+
+    def erase(self, pipe, concepts, ctx):
+        factor = 0.5 if concepts[0].slug == "dog" else 0.7
+        return Erasure({"unet.conv_out.weight": ctx.original().parameter("unet.conv_out.weight") * factor})
+
+
+def test_the_contract_finds_a_method_whose_second_step_loses_the_first(tmp_path):
+    checks = dict(contract_checks.method_checks(Forgetful(), tmp_path))
+    with pytest.raises(AssertionError, match="the first is lost"):
+        checks["it erases on top of itself, or says why not"]()
+
+
 # What is said of it
 
 
@@ -174,6 +190,7 @@ def test_record_plan_and_gc_know_the_steps(tmp_path, monkeypatch, capsys):
     made = runner.run_job(job(tmp_path, CHOSEN[2], "steps=each"))
     assert made["status"] == "done", made["error"]
     assert [step["concepts"] for step in made["steps"]] == [["dog"], ["cat"]] and made["concepts"] == ["dog", "cat"]
+    assert "uce x dog > cat on tiny" in record.line(made)
     assert made["stages"]["erase"]["key"] == made["steps"][1]["key"] != made["steps"][0]["key"]
     assert made["cost"]["erase_seconds"] == pytest.approx(sum(step["seconds"] for step in made["steps"]))
     (tmp_path / "records" / f"{made['key']}.json").rename(tmp_path / "kept.json")

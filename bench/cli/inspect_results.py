@@ -40,7 +40,8 @@ def status(arguments: argparse.Namespace) -> int:
         print(f"unfinished  {folder.relative_to(arguments.store)} (continued by the next run that needs it)")
     digests = {stage["key"]: stage["digest"] for stage in stages}
     for record in records:
-        for name, stage in record["stages"].items():
+        steps = {f"erase step {number}": step for number, step in enumerate(record.get("steps", [])[:-1], 1) if "key" in step}
+        for name, stage in (record["stages"] | steps).items():
             if digests.get(stage["key"], stage["digest"]) != stage["digest"]:
                 print(f"changed     {record['key']}: its {name} stage was recomputed with another result since")
     damaged = store.check_all(arguments.verify)

@@ -169,7 +169,8 @@ def attack_facts(adversary: Stage | None, images: Stage) -> dict:
 
 def line(record: dict) -> str:
     """How a job ended, in one line: the last one of a run, and the one of `vestige status`."""
-    done = f"{record['status']:<11} {record['method']} x {'+'.join(record['concepts'])} on {record['model']}  [{record['key']}]"
+    steps = [step["concepts"] for step in record.get("steps") or [record]]
+    done = f"{record['status']:<11} {record['method']} x {' > '.join(map('+'.join, steps))} on {record['model']}  [{record['key']}]"
     warnings = f"  flags: {', '.join(record['flags'])}" if record.get("flags") else ""
     old = record.get("stale")
     stale = f"  stale: {len(old)} results made by other code were used, first {old[0]}" if old else ""
