@@ -187,6 +187,14 @@ class LinearEdit(Method):
             if value not in allowed:
                 raise ValueError(f"method.{key}={value!r} is not known. Allowed: {', '.join(allowed)}.")
 
+    def supports_steps(self) -> str | None:
+        if self.form == "hook":
+            return (
+                "with method.form=hook a later edit reads text states that an earlier one has changed already, in the wrong order. "
+                "Set method.form=merge."
+            )
+        return super().supports_steps()
+
     def artefact(self, pipe: Pipe, u: Piece, v: Piece, shift: Piece | None = None, **meta) -> Erasure:
         """The erasure in float32. Each piece may be given by layer name."""
         pieces: dict[str, Tensor | None] = {}

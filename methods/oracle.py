@@ -40,6 +40,9 @@ class Oracle(Method):
             return f"no oracle without {slug} is at {self.weights.format(slug=slug)}. Train it: {command} (about half an hour)."
         return super().supports(model, concepts)
 
+    def supports_steps(self) -> str | None:
+        return "an oracle is retrained from the start, so a later step would bring back what the one before left out. Leave steps out."
+
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
         slug = left_out(concepts)
         return {} if slug is None else {slug: file_digest(self.file(concepts))}

@@ -165,8 +165,10 @@ JOB = [
     *("concept=[dog]", "method=uce_emoji", "attack=[none,circumventing_emoji]", "split=[target]", "model.sampler.steps=2"),
     *("attack.circumventing_emoji.images=1", "attack.circumventing_emoji.steps=1", "split.target.rows=2", "split.target.repeats=1"),
 ]
-HARNESS = {f"bench/run/{name}.py" for name in ("code", "cost", "provenance", "stages", "store")}
-HARNESS |= {"bench/models/fingerprints.py", *(f"bench/contract/{name}.py" for name in ("flags", "resume", "screen"))}
+HARNESS_FILES = ("code", "cost", "provenance", "stages", "stage_code", "shared_work", "models_of_job")
+HARNESS_FILES += ("store", "store_folder", "store_locks")
+HARNESS = {f"bench/run/{name}.py" for name in HARNESS_FILES}
+HARNESS |= {"bench/models/fingerprints.py", *(f"bench/contract/{name}.py" for name in ("flags", "resume", "screen", "shared"))}
 HARNESS |= {("bench/contract/plugin.py", "Attack.transfers"), ("bench/judges/emoji.py", "check"), ("bench/judges/__init__.py", "inputs")}
 HARNESS |= {("bench/contract/types.py", "Adversary.load_prompts"), ("bench/vision/features.py", "inputs")}
 HARNESS |= {("bench/vision/clip_models.py", "inputs")}  # they decide keys, which is where their answers stand

@@ -9,7 +9,8 @@ from vestige.bench import cli
 from vestige.bench.places import CONF
 from vestige.bench.run import composing, generate, record, resolvers, runner
 from vestige.bench.run.stages import Stages
-from vestige.bench.run.store import Busy, Store
+from vestige.bench.run.store import Store
+from vestige.bench.run.store_locks import Busy
 
 
 def words_of(place, *words):
@@ -110,12 +111,12 @@ def vestige(verb, place, *words, capsys):
 
 def of_other_code(place) -> None:
     """As if today's code had made none of the stages."""
-    from vestige.bench.run import store
+    from vestige.bench.run.store_folder import sealed
 
     for file in (place / "store").glob("*/*/stage.json"):
         meta = json.loads(file.read_text())
         meta.pop("seal")
-        file.write_text(store._sealed(meta | {"code": "0" * 16}))
+        file.write_text(sealed(meta | {"code": "0" * 16}))
 
 
 def test_stale_results_are_named_by_plan_and_run_refused_or_made_again(tmp_path, capsys):

@@ -14,8 +14,12 @@ from contextlib import suppress
 
 import pytest
 
+from vestige.bench.contract.types import canonical_hash
 from vestige.bench.run import store as store_module
-from vestige.bench.run.store import Busy, Damaged, Stale, Store, first_difference
+from vestige.bench.run import store_folder
+from vestige.bench.run.store import Stale, Store
+from vestige.bench.run.store_folder import Damaged, first_difference, folder_name
+from vestige.bench.run.store_locks import Busy, locked
 
 SPEC = {"stage": "demo", "steps": 3, "params": {"lr": 0.1}}
 
@@ -58,7 +62,7 @@ def another_specification(stage):
     meta = json.loads((stage.path / "stage.json").read_text())
     meta.pop("seal")
     meta["specification"]["params"]["lr"] = 0.2
-    (stage.path / "stage.json").write_text(store_module._sealed(meta))
+    (stage.path / "stage.json").write_text(store_folder.sealed(meta))
 
 
 DAMAGES = {
@@ -99,10 +103,10 @@ def test_a_file_is_read_again_when_it_was_changed_and_its_size_and_times_put_bac
 
 def test_a_table_reads_no_file_that_was_cut(tmp_path):
     stage = Store(tmp_path).stage("score", SPEC, "demo", lambda f: (f / "per_image.csv").write_text("row_id\n" + "1\n" * 100) and None)
-    assert store_module.text_of(stage.path, "per_image.csv").count("1") == 100
+    assert store_folder.text_of(stage.path, "per_image.csv").count("1") == 100
     (stage.path / "per_image.csv").write_text("row_id\n" + "1\n" * 10)
     with pytest.raises(Damaged, match="per_image"):
-        store_module.text_of(stage.path, "per_image.csv")
+        store_folder.text_of(stage.path, "per_image.csv")
 
 
 def make_some(folder):
@@ -194,10 +198,8 @@ def test_the_next_worker_finishes_what_a_killed_one_began(tmp_path):
 
 
 def test_a_busy_stage_is_skipped_when_asked(tmp_path):
-    busy, free = Store(tmp_path, on_busy="skip"), Store(tmp_path)
-    from vestige.bench.run.store import folder_name
-
-    with free._locked(folder_name(SPEC, "demo")), pytest.raises(Busy):
+    busy = Store(tmp_path, on_busy="skip")
+    with locked(tmp_path, folder_name(SPEC, "demo"), wait=False), pytest.raises(Busy):
         busy.stage("erase", SPEC, "demo", write_one)
 
 
@@ -209,7 +211,7 @@ def test_integers_and_floats_are_different_specifications():
 def test_an_unwritable_folder_is_refused_with_the_setting_to_change(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(ValueError, match=r"runtime\.store"):
+    with pytest.raises(ValueError, match=r"store cannot be written.*VESTIGE_RESULTS=/path.*runtime\.store=/path"):
         Store(blocked / "store").check()
 
 
@@ -221,7 +223,13 @@ class Dying:
 
     def __init__(self, monkeypatch, number: int) -> None:
         self.left = number
-        for place, name in ((os, "replace"), (shutil, "rmtree"), (shutil, "copy2"), (store_module, "_write_synced")):
+        for place, name in (
+            (os, "replace"),
+            (shutil, "rmtree"),
+            (shutil, "copy2"),
+            (store_module, "write_synced"),
+            (store_folder, "write_synced"),
+        ):
             monkeypatch.setattr(place, name, self.before(getattr(place, name)))
 
     def before(self, honest):
@@ -347,7 +355,7 @@ def test_a_store_that_is_only_read_gives_its_stages_and_is_never_changed(tmp_pat
 
 
 def test_a_store_of_another_schema_is_refused_and_left_as_it_is(tmp_path):
-    old = tmp_path / "erase" / f"demo-{store_module.canonical_hash(SPEC)}"
+    old = tmp_path / "erase" / f"demo-{canonical_hash(SPEC)}"
     old.mkdir(parents=True)
     meta = {"schema": 1, "kind": "erase", "key": "k", "specification": SPEC, "files": {}, "digest": "d"}
     (old / "stage.json").write_text(json.dumps(meta))

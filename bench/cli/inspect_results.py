@@ -10,7 +10,9 @@ from pathlib import Path
 from vestige.bench import places
 from vestige.bench.reports import stores
 from vestige.bench.run.record import FAILED
-from vestige.bench.run.store import Busy, Store, first_difference
+from vestige.bench.run.store import Store
+from vestige.bench.run.store_folder import first_difference
+from vestige.bench.run.store_locks import Busy
 
 
 def _records(folder: Path) -> list[dict]:
@@ -38,7 +40,8 @@ def status(arguments: argparse.Namespace) -> int:
         print(f"unfinished  {folder.relative_to(arguments.store)} (the next run that needs it continues it)")
     digests = {stage["key"]: stage["digest"] for stage in stages}
     for record in records:
-        for name, stage in record["stages"].items():
+        steps = {f"erase step {number}": step for number, step in enumerate(record.get("steps", [])[:-1], 1) if "key" in step}
+        for name, stage in (record["stages"] | steps).items():
             if digests.get(stage["key"], stage["digest"]) != stage["digest"]:
                 print(f"changed     {record['key']}: its {name} stage has been computed again since, with another result")
     damaged = store.check_all(arguments.verify)
@@ -176,7 +179,7 @@ def _used_keys(records: list[dict], store: Store) -> set[str]:
         if key in by_key and key not in used:
             used.add(key)
             specification = by_key[key]["specification"]
-            todo += [specification.get(name) for name in ("erasure", "adversary", "images", "original")]
+            todo += [specification.get(name) for name in ("parent", "erasure", "adversary", "images", "original")]
             todo += [by_folder.get(reference) for reference in by_key[key]["inputs"]]
     return used
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vestige.bench.contract import screen
 from vestige.bench.contract.resume import Progress
+from vestige.bench.contract.shared import NoSampler, Shared, made_in
 from vestige.bench.contract.types import Adversary, Concept, Erasure, ImageSet, ModelSpec, PromptSet, Sampler, Scores, derived_seed
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class Context:
     images: Callable[[PromptSet, Sampler], ImageSet]  # drawn by the original model, stored, shared by all jobs
     history: list[dict] = field(default_factory=list)  # what `log` collected; saved with the artefact
     progress: Progress = field(default_factory=Progress)  # checkpoints, see `resumable`
+    find_or_make: Callable[[Shared, Context], Path] = field(default_factory=made_in)  # see `shared`
 
     def seed(self, purpose: str) -> int:
         """A seed for one purpose ("latents", "order"), equal in every repetition of this stage."""
@@ -52,6 +55,19 @@ class Context:
 
     def log(self, step: int, **numbers: float) -> None:
         self.history.append({"step": step, **{name: float(value) for name, value in numbers.items()}})
+
+    def shared(self, name: str, spec: dict[str, Any], make: Callable[[Pipe, Path, Context], Any]) -> Path:
+        """The folder of work that depends on no concept: made once for a model, kept in the store, read by every job that asks.
+
+        `make(pipe, folder, ctx)` fills the folder with the original model; files it finds there are what a killed run had finished.
+        `ctx` is a context of its own: its seeds follow the model, the name and the spec, it logs and resumes as usual, and it has no
+        sampler. Everything else that decides the result stands in `spec`. The plugin's `shares()` must name the work.
+        """
+        return self.find_or_make(Shared(name, spec, make), self)
+
+    def for_shared(self, key: str, progress: Progress | None = None) -> Context:
+        """The context that `make` gets: nothing in it depends on the job."""
+        return replace(self, seed_words=("shared", key), sampler=NoSampler(), history=[], progress=progress or Progress())
 
     def resumable(self, name: str, steps: Sequence, **parts: Any) -> Iterator:
         """`for step in ctx.resumable("training", range(n), word=word, optimiser=optimiser, generator=generator):` goes on after a kill.
@@ -85,12 +101,33 @@ class Method:
             return f"{type(self).__name__} is written for {', '.join(self.families)}; model {model.name!r} is {model.family}."
         return None
 
+    def supports_steps(self) -> str | None:
+        """None if this method can erase from a model that it has erased from before (`steps`), else a sentence.
+
+        Each step's `erase` gets the model as the steps before it left it, and their artefacts stay attached under the new one. A
+        rule of sampling takes the place of the one before it, so it cannot be put on top.
+        """
+        if self.intervention == "sampling":
+            return (
+                f"{type(self).__name__} changes how images are sampled, and a later step would take the place of the one before. "
+                "Erase all concepts in one step: leave steps out."
+            )
+        return None
+
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
         """Files that the artefact depends on, in addition to the model: name -> SHA-256. They are part of the stage's key."""
         return {}
 
+    def shares(self) -> list[Shared]:
+        """Work that `erase` will ask `ctx.shared` for: read by all jobs on a model, whatever their concepts."""
+        return []
+
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
-        """Erase and return the artefact. May leave `pipe` dirty: the harness restores it."""
+        """Erase and return the artefact. May leave `pipe` dirty: the harness restores it.
+
+        In a later step of a sequence `pipe` has the steps before it attached; `ctx.original()` and `ctx.generate` are still the
+        original model's. The artefact is attached on top of theirs.
+        """
         raise TypeError(f"{type(self).__name__} must define erase(pipe, concepts, ctx) -> Erasure.")
 
     @contextmanager
@@ -149,6 +186,10 @@ class Attack:
     def inputs(self) -> dict[str, str]:
         """Files of the user's own that the attack reads: name -> SHA-256. They enter the stage's key."""
         return {}
+
+    def shares(self) -> list[Shared]:
+        """Work that `attack` will ask `ctx.shared` for: read by all jobs on a model, whatever their concepts."""
+        return []
 
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         """Search for prompts, embeddings or weights. Row ids and their order stay those of `prompts`.

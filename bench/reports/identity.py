@@ -20,8 +20,9 @@ ABSENT = object()  # a setting that a specification does not have
 DIGITS = (6, 16, 64)  # of a digest in a label: the first that tells apart
 SHORT = 30  # characters of a value that a label shows as it is
 # What a reader wants to know first; a label stops at the first few that tell its identities apart.
-ORDER = ("params", "judge", "version", "dtype", "numerics", "weights", "revision", "inputs", "code", "vocabulary", "family", "plugin")
-BARE = ("dtype", "numerics", "vocabulary", "family")  # their values explain themselves
+ORDER = ("params", "order", "steps", "judge", "version", "dtype", "numerics", "weights", "revision", "inputs", "code")
+ORDER += ("vocabulary", "family", "plugin")
+BARE = ("order", "dtype", "numerics", "vocabulary", "family")  # their values explain themselves
 DIGESTS = ("weights", "revision", "code", "inputs")
 LAST = ("repo", "plugin", "code")  # told only where nothing else tells apart
 
@@ -147,7 +148,7 @@ def _written(group: list[Thing], telling: list[str], partly: bool) -> list[str]:
 
 def _may_lack(fact: str, partly: bool) -> bool:
     """Jobs that were not run, and older records, know no code and no inputs."""
-    return partly or fact.startswith(("code.", "inputs."))
+    return partly or fact == "steps" or fact.startswith(("code.", "inputs."))
 
 
 def _word(fact: str, value: Any, digits: int) -> str:
@@ -184,8 +185,8 @@ def _place(fact: str) -> tuple:
 
 
 def _with_occasion(thing: Thing, fact: str) -> Any:
-    """Settings may follow the kind and number of concepts, inputs (a retrained denoiser, say) the concept."""
-    if fact.startswith("inputs."):
+    """Settings may follow the kind and number of concepts; steps and inputs (a retrained denoiser, say) the concepts themselves."""
+    if fact == "steps" or fact.startswith("inputs."):
         return thing.concept
     if not fact.startswith("params.") or (thing.follows is not None and fact.split(".")[1] not in thing.follows):
         return None
@@ -238,7 +239,9 @@ class _Parts:
         # Images of a method that changes nothing carry no word of it: it is the original model under any version.
         if method is None or record.get("intervention") == "none":
             return Thing(name, None)
-        return self._thing(name, {**method[1], "inputs": self.inputs.get("method", {}), "code": code}, "method")
+        steps = record["specification"].get("steps")
+        order = {"order": "joint"} if steps is None else {"order": "in steps", "steps": ">".join("&".join(step) for step in steps)}
+        return self._thing(name, {**method[1], **order, "inputs": self.inputs.get("method", {}), "code": code}, "method")
 
     def _attacks(self, spec: dict) -> Iterable[tuple[str, Thing]]:
         for name, attack in (spec.get("attacks") or {}).items():

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from vestige.bench.reports.packed import Packed, is_packed
-from vestige.bench.run.store import text_of
+from vestige.bench.run.store_folder import text_of
 
 WORST = "worst case"
 WHICH = ("row_id", "rep", "group", "seed", "expect", "role")  # what of an index makes two images answers to one question

@@ -5,15 +5,20 @@ choices          names on the command line, checked before Hydra composes
 resolvers        settings that depend on the kind or number of concepts, or on the model
 composing        from the composed tree to a typed job
 checks           mistakes in a job, and what this machine lacks, found before a model is loaded
-concept_sets     the concepts of a job as one set, and which names are held out
+concept_sets     the chosen concepts: steps, what each may know, what is held out
 attack_cells     null controls, and one attack at several budgets
 job              the typed job
 runner           the order of the stages
 stages           each stage: found in the store, or computed
+stage_code       where the code of each kind of stage begins
+shared_work      stages that depend on no concept
+models_of_job    the original and the erased model of a job
 generate         prompts to images on disk
 record           the record of a job
 plan             what a run would find, compute and lack
-store            specification -> key -> folder
+store            specification -> key -> folder: found, made, stripped, removed
+store_folder     one stage on disk: its seal, hashes and schema
+store_locks      who may use a stage now
 syntax           one file as a syntax tree
 code             digests of the code that computes a stage
 cost             seconds, memory and load of a step

@@ -16,7 +16,7 @@ from vestige.bench.run.job import Job
 
 def check(job: Job) -> None:
     """Mistakes, whatever the machine holds."""
-    job.runtime.open_store().check()
+    job.runtime.check()
     _scheduler(job.sampler)
     loading.check(job.model)
     for name, split in job.splits.items():

@@ -33,6 +33,8 @@ AROUND = (
     "vestige.bench.run.provenance",
     "vestige.bench.run.store",
     "vestige.bench.run.syntax",
+    "vestige.bench.run.store_folder",
+    "vestige.bench.run.store_locks",
 )
 UNNAMED = ("forward", "backward")  # methods that torch calls
 Root = tuple[str, str]  # module, and a name in it: "function", "Class" or "Class.method"; ("", word): methods of this name are called

@@ -18,7 +18,7 @@ from vestige.bench.models import loading
 from vestige.bench.run.attack_cells import with_budgets, with_controls
 from vestige.bench.run.checks import check, missing
 from vestige.bench.run.choices import one_of
-from vestige.bench.run.concept_sets import chosen_concepts
+from vestige.bench.run.concept_sets import chosen_steps, whole
 from vestige.bench.run.job import UNTIL, Job, Runtime, Split
 from vestige.bench.run.resolvers import of_kind
 
@@ -31,7 +31,8 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
     runtime = typed(tree.runtime, Runtime, "runtime", drop=("name",))
     spec = typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"), keep_name=True)
     held_out = bool(tree.get("held_out", True))
-    concepts = chosen_concepts(plain_tree(tree.concept), held_out)
+    steps = chosen_steps(plain_tree(tree.concept), _plain(tree.get("steps")), held_out)
+    concepts = whole(steps, list(tree.concept))
     screen.check_concepts(concepts)
     one_of("until", tree.until, UNTIL)
     sampler = typed(tree.model.sampler, Sampler, "model.sampler")
@@ -41,7 +42,7 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
     splits = {name: _split(name, entry) for name, entry in tree.split.items()}
     settings = int(tree.seed), tree.until, runtime, protocol
     attack_judge = of_kind("model.attack_judge", _root_=tree)
-    job = Job(spec, concepts, tree.method.name, method, attacks, splits, sampler, attack_judge, *settings, held_out=held_out)
+    job = Job(spec, concepts, tree.method.name, method, attacks, splits, sampler, attack_judge, *settings, held_out=held_out, steps=steps)
     check(job)
     with loading.hub_unasked() if planned else contextlib.nullcontext():
         lacks = missing(job)
@@ -55,6 +56,10 @@ def follows_concept(nodes: dict[str, DictConfig]) -> dict[str, list[str]]:
     written = {name: cast(dict, OmegaConf.to_container(node, resolve=False)) for name, node in nodes.items()}
     rules = {name: sorted(key for key, value in node.items() if "${by_" in json.dumps(value)) for name, node in written.items()}
     return {name: keys for name, keys in rules.items() if keys}
+
+
+def _plain(value: object) -> object:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _split(name: str, entry: DictConfig) -> Split:

@@ -1,19 +1,96 @@
-"""The chosen concepts as one set, and which names are held out."""
+"""The chosen concepts: which are erased together, what each step may know of the others, and which names are held out.
+
+`steps` says what is erased after what. A step is a set of concepts that are erased together; it knows the steps before it and
+nothing of those that come later, so a step gives the same result whatever is appended.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from typing import Any
 
 from vestige.bench.contract.building import typed
 from vestige.bench.contract.types import Concept
 
+EACH = "each"  # steps=each: one concept after the other
+
 
 def chosen_concepts(entries: dict[str, dict], held_out: bool) -> list[Concept]:
-    """The chosen entries as one set, with the names that are held out (or none). Raises ValueError."""
+    """The chosen entries as one set that is erased in one step. Raises ValueError."""
+    return whole(chosen_steps(entries, None, held_out), list(entries))
+
+
+def chosen_steps(entries: dict[str, dict], steps: Any, held_out: bool) -> list[list[Concept]]:
+    """The chosen concepts in the order of the steps, with the names that are held out (or none). Raises ValueError.
+
+    steps: None (all at once), "each", or lists of slugs.
+    """
     if not entries:
         raise ValueError("no concept is chosen. Choose one, for example concept=dog (see `vestige ls concepts`).")
-    concepts = [_concept(slug, entry) for slug, entry in entries.items()]
-    return as_one_set([with_held_out(c) if held_out else replace(c, held_out=None) for c in concepts])
+    concepts = {slug: _concept(slug, entry) for slug, entry in entries.items()}
+    concepts = {slug: with_held_out(c) if held_out else replace(c, held_out=None) for slug, c in concepts.items()}
+    return in_order([[concepts[slug] for slug in step] for step in ordered(steps, list(concepts))])
+
+
+def with_concepts_of_steps(overrides: list[str]) -> list[str]:
+    """`steps=[[dog],[cat]]` alone chooses these concepts too: concept=[cat,dog], sorted, so that every order asks the same questions."""
+    listed = [word for word in overrides if word.startswith("steps=[")]
+    if not listed or any(word.partition("=")[0] == "concept" for word in overrides):
+        return overrides
+    named = sorted({slug for slug in re.split(r"[\[\],\s'\"]+", listed[-1].partition("=")[2]) if slug})
+    return [*overrides, f"concept=[{','.join(named)}]"] if named else overrides
+
+
+def ordered(steps: Any, chosen: list[str]) -> list[list[str]]:
+    """The slugs of each step. Raises ValueError for steps that are not the chosen concepts, each once."""
+    if steps is None:
+        return [chosen]
+    if steps == EACH:
+        return [[slug] for slug in chosen]
+    if not isinstance(steps, list) or not all(isinstance(step, list) for step in steps):
+        raise ValueError(f"steps={steps!r} must be null (all concepts at once), each, or a list of lists such as steps=[[dog],[cat,frog]].")
+    if not steps or not all(steps):
+        raise ValueError(f"steps={_typed(steps)} holds an empty step. Give every step a concept, or leave steps out.")
+    named = [slug for step in steps for slug in step]
+    twice = sorted({slug for slug in named if named.count(slug) > 1})
+    if twice:
+        raise ValueError(f"steps={_typed(steps)} names {', '.join(twice)} more than once. A concept is erased in one step.")
+    if set(named) != set(chosen):
+        raise ValueError(
+            f"steps={_typed(steps)} orders {', '.join(named)}, but concept= chooses {', '.join(chosen)}. "
+            f"Name the same concepts in both: concept=[{','.join(named)}]."
+        )
+    return steps if len(steps) > 1 else [chosen]
+
+
+def _typed(steps: list[list[str]]) -> str:
+    return f"[{','.join('[' + ','.join(map(str, step)) + ']' for step in steps)}]"
+
+
+def in_order(steps: list[list[Concept]]) -> list[list[Concept]]:
+    """Each step's concepts as that step sees them: one set with all that was erased before, and nothing of later steps.
+
+    A name that an earlier step was given is held out by no later one: what is scored as kept is given to no method.
+    """
+    so_far: list[Concept] = []
+    given: set[str] = set()
+    seen = []
+    for step in steps:
+        so_far += [replace(c, held_out=c.held_out and [name for name in c.held_out if name not in given]) for c in step]
+        joint = as_one_set(so_far)
+        given |= {name for c in joint for name in (*c.siblings, *c.others) if name not in (c.held_out or ())}
+        seen.append(joint[-len(step) :])
+    return seen
+
+
+def whole(steps: list[list[Concept]], order: list[str]) -> list[Concept]:
+    """What is erased after the last step, as one set in this order of slugs: what images, attacks and splits are about.
+
+    The order of the steps does not enter: jobs that differ in it alone are asked the same questions.
+    """
+    by_slug = {concept.slug: concept for step in steps for concept in step}
+    return as_one_set([by_slug[slug] for slug in order])
 
 
 def split_in_words(concepts: list[Concept], given: list[Concept] | None = None, most: int = 1000) -> list[str]:

@@ -18,6 +18,7 @@ import torch
 
 from vestige.bench.contract import building
 from vestige.bench.contract.plugin import Attack, Context, Method, Metric, MetricContext, Victim
+from vestige.bench.contract.shared import made_in
 from vestige.bench.contract.types import Adversary, Concept, Erasure, ModelSpec, PromptSet, Sampler
 from vestige.bench.models import loading
 from vestige.bench.places import CONF
@@ -54,17 +55,19 @@ def quick(thing):
     return dataclasses.replace(thing, **getattr(type(thing), "quick", {}))
 
 
-def context(folder: Path, *words: str) -> Context:
+def context(folder: Path, *words: str, owner: Method | Attack | None = None) -> Context:
+    """A context without a store; `owner` is the plugin whose shared work is checked against what it declares."""
+
     def images(prompts: PromptSet, sampler: Sampler):
         return generate.draw(loading.load(TINY), prompts, sampler, folder / f"images-{prompts.digest}", 16)
 
-    return Context(words or ("contract",), SAMPLER, lambda: loading.load(TINY), images)
+    return Context(words or ("contract",), SAMPLER, lambda: loading.load(TINY), images, find_or_make=made_in(folder, owner))
 
 
 def erased_by(method: Method, concepts: list[Concept], folder: Path, pipe=None, seed: str = "a") -> Erasure:
     pipe = pipe or loading.load(TINY)
     with pipe.preserved():
-        return method.erase(pipe, concepts, context(folder, seed))
+        return method.erase(pipe, concepts, context(folder, seed, owner=method))
 
 
 def method_checks(method: Method, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -77,9 +80,12 @@ def method_checks(method: Method, folder: Path) -> Iterator[tuple[str, Callable[
     before = pipe.fingerprint()
     erasure = erased_by(method, [DOG], folder, pipe)
 
+    def draw_as_it_is(on) -> torch.Tensor:
+        return on(asked.prompts, [asked.seed(r, 0) for r in asked.table["row_id"]], SAMPLER).pixels
+
     def draw(on, artefact: Erasure) -> torch.Tensor:
         with method.attach(on, artefact) as attached:
-            return attached(asked.prompts, [asked.seed(r, 0) for r in asked.table["row_id"]], SAMPLER).pixels
+            return draw_as_it_is(attached)
 
     def restores_after_erase() -> None:
         assert pipe.fingerprint() == before, "after erase the harness could not restore the pipe: a hook or module was left behind."
@@ -108,7 +114,7 @@ def method_checks(method: Method, folder: Path) -> Iterator[tuple[str, Callable[
             assert torch.equal(tensor, again.tensors[name]), f"two runs with one seed differ in {name}."
 
     def changes_images() -> None:
-        same = torch.equal(draw(clean, erasure), clean(asked.prompts, [asked.seed(r, 0) for r in asked.table["row_id"]], SAMPLER).pixels)
+        same = torch.equal(draw(clean, erasure), draw_as_it_is(clean))
         if method.intervention == "none":
             assert same, "intervention is none, but the images changed."
         elif method.intervention != "filter":
@@ -118,6 +124,28 @@ def method_checks(method: Method, folder: Path) -> Iterator[tuple[str, Callable[
         if method.supports(TINY, [DOG, CAT]) is None:
             draw(clean, erased_by(method, [DOG, CAT], folder))
 
+    def erases_on_top_of_itself_or_says_no() -> None:
+        refused = method.supports_steps() or method.supports(TINY, [CAT])
+        if refused:
+            assert len(refused) > 20, "supports_steps and supports must answer None or a sentence."
+            return
+        with method.attach(clean, erasure) as parent:
+            once, left = draw_as_it_is(parent), parent.fingerprint()
+            second = erased_by(method, [CAT], folder, parent, seed="b")
+            assert parent.fingerprint() == left, "after erasing inside an attached step the model was not as that step left it."
+            with method.attach(parent, second) as both:
+                twice = draw_as_it_is(both)
+            assert parent.fingerprint() == left, "leaving `attach` of the second step took something of the first with it."
+        assert clean.fingerprint() == before, "leaving both steps did not restore every tensor, hook and rule."
+        if method.intervention in ("weights", "adapter"):
+            assert not torch.equal(twice, once), "the second step changed no image."
+            if any(key.startswith(f"{clean.denoiser_name}.") for key in second.tensors):  # full new values, which take the first's place
+                fresh = erased_by(method, [CAT], folder, seed="b").tensors
+                kept = any(not torch.equal(tensor, fresh[key]) for key, tensor in second.tensors.items())
+            else:
+                kept = not torch.equal(twice, draw(clean, second))
+            assert kept, "with the second step attached, the first is lost."
+
     yield "erase leaves the pipe restorable", restores_after_erase
     yield "the artefact survives saving and loading", survives_disk
     yield "leaving attach restores everything", leaves_no_trace
@@ -125,6 +153,7 @@ def method_checks(method: Method, folder: Path) -> Iterator[tuple[str, Callable[
     yield "one seed gives one artefact", is_reproducible
     yield "the erased model draws other images, the original the same", changes_images
     yield "several concepts work or are refused with a reason", takes_several_or_says_no
+    yield "it erases on top of itself, or says why not", erases_on_top_of_itself_or_says_no
 
 
 def attack_checks(attack: Attack, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -138,7 +167,7 @@ def attack_checks(attack: Attack, folder: Path) -> Iterator[tuple[str, Callable[
         pipe = loading.load(TINY)
         victim = Victim(pipe, [DOG], method, SAMPLER, lambda pixels, expect: torch.zeros(len(pixels), dtype=torch.bool))
         with pipe.preserved():
-            return attack.attack(victim, asked, context(folder, "attack")), dict(pipe.counts)
+            return attack.attack(victim, asked, context(folder, "attack", owner=attack)), dict(pipe.counts)
 
     adversary, counts = run()
 

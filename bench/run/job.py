@@ -12,6 +12,7 @@ from vestige.bench.contract.plugin import Attack, Method, Metric
 from vestige.bench.contract.types import Concept, ModelSpec, PromptSet, Sampler
 from vestige.bench.prompts import prompt_sets
 from vestige.bench.run.store import Store
+from vestige.bench.run.store_folder import check_writable
 
 UNTIL = ("erase", "attack", "generate", "score")
 
@@ -55,16 +56,24 @@ class Runtime:
         """An absolute place; relative ones count from the current folder, as in every verb."""
         return _absolute(getattr(self, name))
 
+    def check(self) -> None:
+        """Raise a ValueError for a place that cannot be written, or cannot be read from."""
+        self.open_store().check()
+        check_writable(self.folder("records"), "runtime.records")
+
     def open_store(self) -> Store:
         return Store(self.folder("store"), self.on_busy, map(_absolute, self.read_from), self.stale)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One validated run: a model, a concept set, a method, and lists of attacks and splits."""
+    """One validated run: a model, a concept set, a method, and lists of attacks and splits.
+
+    Images, attacks and scores are those after the last step.
+    """
 
     model: ModelSpec
-    concepts: list[Concept]
+    concepts: list[Concept]  # of all steps, as one set
     method_name: str
     method: Method
     attacks: dict[str, Attack]
@@ -78,18 +87,45 @@ class Job:
     missing: tuple[str, ...] = ()  # what this machine lacks, in sentences; only a planned job may lack anything
     held_out: bool = True  # what is asked as kept is given to no method; False: methods get all names, as in most papers
     follows_concept: dict[str, list[str]] = field(default_factory=dict)  # "method" or an attack -> settings that follow the kind or number
+    # What is erased after what, each step as the method sees it (bench/run/concept_sets.py); empty: all concepts in one step
+    steps: list[list[Concept]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            object.__setattr__(self, "steps", [self.concepts])
+
+    @property
+    def given(self) -> list[Concept]:
+        """All concepts as methods get them."""
+        return [concept for step in self.given_steps for concept in step]
 
     @cached_property
-    def given(self) -> list[Concept]:
-        """The concepts as methods get them: without the names that are held out, or that a split with a list of its own asks for.
+    def given_steps(self) -> list[list[Concept]]:
+        """The concepts of each step as the method gets them: without the names that are held out, or that a split with a list of its
+        own asks for.
 
         Attacks, judges and metrics get `concepts`, which names all.
         """
         if not self.held_out:
-            return self.concepts
+            return self.steps
         asked = set().union(*(prompt_sets.kept_names(made) for split in self.splits.values() if (made := self._asked_here(split))))
-        own = [{n for n in (*c.siblings, *c.others) if n in (c.held_out or ()) or prompt_sets.slug(n) in asked} for c in self.concepts]
-        return [concept.without(gone) for concept, gone in zip(self.concepts, own, strict=True)]
+
+        def kept_back(c: Concept) -> set[str]:
+            return {n for n in (*c.siblings, *c.others) if n in (c.held_out or ()) or prompt_sets.slug(n) in asked}
+
+        return [[concept.without(kept_back(concept)) for concept in step] for step in self.steps]
+
+    @property
+    def unsupported_reason(self) -> str | None:
+        """Why the method cannot do this job, in a sentence, or None."""
+        reasons = [self.method.supports(self.model, step) for step in self.given_steps]
+        if len(self.steps) > 1:
+            reasons.append(self.method.supports_steps())
+        return next(filter(None, reasons), None)
+
+    def method_inputs(self) -> dict[str, str]:
+        """Files that the method reads in any step: name -> SHA-256."""
+        return {name: digest for step in self.given_steps for name, digest in self.method.inputs(step).items()}
 
     def _asked_here(self, split: Split) -> PromptSet | None:
         """None: there is nothing to ask, or the list is not on this machine."""

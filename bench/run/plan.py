@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from vestige.bench.prompts import prompt_sets
+from vestige.bench.run import shared_work
 from vestige.bench.run.concept_sets import split_in_words
 from vestige.bench.run.job import Job, Split
 
@@ -22,12 +23,13 @@ def plan_job(job: Job) -> dict:
     under = f", protocol {job.protocol}" if job.protocol else ""
     title = f"{job.method_name} x {_together(job)} on {job.model.name}{under}"
     plan: dict[str, Any] = {"status": "planned", "missing": list(job.missing), "images": 0}
-    unsupported_reason = job.method.supports(job.model, job.given)
-    if unsupported_reason:
-        print(f"{title}: unsupported: {unsupported_reason}")
+    if job.unsupported_reason:
+        print(f"{title}: unsupported: {job.unsupported_reason}")
         return plan | {"status": "unsupported"}
-    erased = stages.find_erased()
-    print(f"{title}: erase {_found(stages, erased)}")
+    finished = stages.find_erased()
+    erased = finished if len(finished) == len(job.steps) else []  # later stages have no key before all steps are there
+    for line in _erasing(title, stages, finished):
+        print(line)
     print("\n".join(split_in_words(job.concepts, job.given, most=16)))
     for split in job.splits.values():
         try:
@@ -48,6 +50,20 @@ def plan_job(job: Job) -> dict:
     for line in judged(job):
         print(f"  {line}")
     return plan | {"stale": sorted(stages.store.kept), "damaged": stages.store.damaged, "rule": job.runtime.stale}
+
+
+def _erasing(title: str, stages, finished: list) -> list[str]:
+    """The state of every step, and of what the method and the attacks share with other jobs."""
+    job = stages.job
+    states = [_found(stages, stage) for stage in [*finished, *[None] * (len(job.steps) - len(finished))]]
+    if len(job.steps) == 1:
+        lines = [f"{title}: erase {states[0]}"]
+    else:
+        names = ["+".join(concept.slug for concept in step) for step in job.steps]
+        lines = [f"{title}, {len(names)} steps:"]
+        lines += [f"  step {number:<7} {name:<24} erase {state}" for number, (name, state) in enumerate(zip(names, states, strict=True), 1)]
+    works = {work.name: work for plugin in (job.method, *job.attacks.values()) for work in plugin.shares()}
+    return lines + [f"  {'shared':<12} {name:<24} {_found(stages, shared_work.find(stages, work))}" for name, work in works.items()]
 
 
 WITH_STALE = {"keep": "kept", "refuse": "refused", "recompute": "made again"}

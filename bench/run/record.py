@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from vestige.bench.contract import flags
@@ -12,7 +13,7 @@ from vestige.bench.contract.types import Adversary, Scores, canonical_hash, plai
 from vestige.bench.run import generate
 from vestige.bench.run.job import Job, Split
 from vestige.bench.run.provenance import provenance
-from vestige.bench.run.store import Stage, write_atomically
+from vestige.bench.run.store_folder import Stage, write_atomically
 from vestige.bench.statistics import score_intervals
 
 FAILED = "failed"  # folder beside the records: later runs of a finished job that did not succeed
@@ -35,6 +36,8 @@ def empty(job: Job, model_spec: dict) -> dict:
         "seed": job.seed,
         "until": job.until,
     }
+    if len(job.steps) > 1:
+        spec["steps"] = [[c.slug for c in step] for step in job.steps]
     if job.protocol:
         spec["protocol"] = job.protocol
     facts = provenance()
@@ -51,6 +54,7 @@ def empty(job: Job, model_spec: dict) -> dict:
         "detachable": job.method.detachable,
         "limits": job.method.limits,
         "concepts": [c.slug for c in job.concepts],
+        "steps": steps(job),
         "kind": job.concepts[0].kind,
         "seed": job.seed,
         "sampler": plain(job.sampler),
@@ -69,6 +73,29 @@ def empty(job: Job, model_spec: dict) -> dict:
     }
 
 
+def steps(job: Job, erased: Sequence[Stage] = ()) -> list[dict]:
+    """What was erased after what; of finished steps also their stage and what it cost. One entry for a job without steps."""
+    told = [{"concepts": [c.slug for c in step]} for step in job.steps]
+    for entry, stage in zip(told, erased, strict=False):
+        entry |= {"key": stage.key, "digest": stage.digest, "seconds": stage.meta["facts"]["erase_seconds"]}
+    return told
+
+
+SUMMED = ("rows", "seconds", "bytes")  # ends of the costs that add up over steps; memory at one time does not
+
+
+def erase_cost(erased: Sequence[Stage]) -> dict:
+    """Of all steps together: a job that appends a step reports those before it too, whoever made them."""
+    costs = [stage.meta["facts"] for stage in erased]
+    total = dict(costs[-1])
+    for name, value in total.items():
+        if name == "erase_peak_bytes":
+            total[name] = max(cost[name] for cost in costs)
+        elif name.endswith(SUMMED) and value is not None:
+            total[name] = sum(cost[name] for cost in costs)
+    return total
+
+
 def inputs(job: Job) -> dict:
     """Digests of the files of one's own that the job reads: for tables, which never join what was made from other files."""
     from vestige.bench import judges  # loads torch
@@ -76,7 +103,7 @@ def inputs(job: Job) -> dict:
     asked = judges.inputs(job.attack_judge) if any(a.access not in ("none", "text") for a in job.attacks.values()) else {}
     splits = {p.name: {name: metric.inputs() for name, metric in p.metrics.items()} for p in job.splits.values()}
     attacks = {name: attack.inputs() | asked for name, attack in job.attacks.items()}
-    return {"method": job.method.inputs(job.given), "attacks": attacks, "splits": splits}
+    return {"method": job.method_inputs(), "attacks": attacks, "splits": splits}
 
 
 def unmeasured(split: Split, attack_name: str, attack: Attack, reason: str | None = None) -> dict:
@@ -142,7 +169,8 @@ def attack_facts(adversary: Stage | None, images: Stage) -> dict:
 
 def line(record: dict) -> str:
     """How a job ended, in one line: the last one of a run, and the one of `vestige status`."""
-    done = f"{record['status']:<11} {record['method']} x {'+'.join(record['concepts'])} on {record['model']}  [{record['key']}]"
+    steps = [step["concepts"] for step in record.get("steps") or [record]]
+    done = f"{record['status']:<11} {record['method']} x {' > '.join(map('+'.join, steps))} on {record['model']}  [{record['key']}]"
     warnings = f"  flags: {', '.join(record['flags'])}" if record.get("flags") else ""
     old = record.get("stale")
     stale = f"  stale: {len(old)} results made by other code were used, first {old[0]}" if old else ""

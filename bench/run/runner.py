@@ -13,7 +13,8 @@ from vestige.bench.run import record
 from vestige.bench.run.attack_cells import null_of
 from vestige.bench.run.job import UNTIL, Job, Split
 from vestige.bench.run.stages import Stages
-from vestige.bench.run.store import Busy, Stale
+from vestige.bench.run.store import Stale
+from vestige.bench.run.store_locks import Busy
 
 
 def run_job(job: Job) -> dict:
@@ -23,9 +24,8 @@ def run_job(job: Job) -> dict:
     """
     stages = Stages(job)
     made = record.empty(job, stages.model_spec)
-    unsupported_reason = job.method.supports(job.model, job.given)
-    if unsupported_reason:
-        made |= {"status": "unsupported", "reason": unsupported_reason}
+    if job.unsupported_reason:
+        made |= {"status": "unsupported", "reason": job.unsupported_reason}
     else:
         try:
             with stages.unsafe_images_deleted():
@@ -47,9 +47,10 @@ def fill(made: dict, stages: Stages) -> None:
     job, reached = stages.job, UNTIL.index(stages.job.until)
     made["inputs"] = record.inputs(job)
     erased = stages.erase()
-    made["stages"]["erase"] = {"key": erased.key, "digest": erased.digest}
-    made["cost"] = dict(erased.meta["facts"])
-    made["code"] = record.code_of(erase=erased)
+    made["stages"]["erase"] = {"key": erased[-1].key, "digest": erased[-1].digest}
+    made["steps"] = record.steps(job, erased)
+    made["cost"] = record.erase_cost(erased)
+    made["code"] = record.code_of(erase=erased[-1])
     for split in job.splits.values():
         try:
             asked = job.prompts_of(split)
@@ -72,11 +73,11 @@ def fill(made: dict, stages: Stages) -> None:
             if reached < 3:
                 continue
             for metric_name, metric in (split.metrics | null_of(attack)).items():
-                scored = stages.score(metric, metric_name, images, asked, again, partial(stages.in_force, erased, attack, adversary))
+                scored = stages.score(metric, metric_name, images, asked, again, partial(stages.models.in_force, erased, attack, adversary))
                 with stages.store.reading(images), stages.store.reading(scored):
                     scores = Scores.load(scored.path)
                     cells = record.cells(split, attack_name, attack, metric_name, metric, images, scored, scores)
-                by = {"code": record.code_of(erase=erased, attack=adversary, images=images, score=scored)}
+                by = {"code": record.code_of(erase=erased[-1], attack=adversary, images=images, score=scored)}
                 made["cells"] += [cell | facts | by | {"flags": cell["flags"] + facts["flags"]} for cell in cells]
                 record.note_candidates(made, scores, adversary)
     plain = record.unattacked(made["cells"], stages.drawn)

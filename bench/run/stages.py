@@ -1,49 +1,36 @@
 """The stages of one job: erase, attack, images, score, features. Each is a pure function of its specification, kept in the store.
 
-bench/run/runner.py says in which order. Long because the five stages share one job's specifications.
+bench/run/runner.py says in which order.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vestige.bench import judges
 from vestige.bench.contract import flags, screen
 from vestige.bench.contract.building import specification
-from vestige.bench.contract.plugin import Attack, Context, Metric, MetricContext, Victim
+from vestige.bench.contract.plugin import Attack, Context, Method, Metric, MetricContext, Victim
 from vestige.bench.contract.resume import Progress
-from vestige.bench.contract.types import Adversary, Erasure, ImageSet, PromptSet, Sampler, canonical_hash, plain
-from vestige.bench.models import loading
+from vestige.bench.contract.shared import Shared, check_declared
+from vestige.bench.contract.types import Adversary, Concept, ImageSet, PromptSet, Sampler, canonical_hash, plain
 from vestige.bench.models.fingerprints import weights_digest
-from vestige.bench.run import code, generate
-from vestige.bench.run.cost import Clock, load, peak_memory
+from vestige.bench.run import code, generate, shared_work
+from vestige.bench.run.cost import load, peak_memory
 from vestige.bench.run.job import Job
-from vestige.bench.run.store import SCRATCH, Stage, Store
+from vestige.bench.run.models_of_job import Models
+from vestige.bench.run.stage_code import ADVERSARY, ARTEFACT, DRAWING, MODEL, SCORING
+from vestige.bench.run.store import SCRATCH, Store
+from vestige.bench.run.store_folder import Stage
 
-# Where the code of a stage begins, beside the plugins themselves (bench/run/code.py)
-MODEL = [("vestige.bench.models.loading", "load")]
-DRAWING = [
-    ("vestige.bench.run.generate", "draw"),
-    ("vestige.bench.models.pipe", "Pipe.__call__"),
-    ("vestige.bench.contract.types", "ImageSet.batches"),
-]
-ARTEFACT = [
-    ("vestige.bench.models.pipe", "Pipe.preserved"),
-    ("vestige.bench.contract.types", "Erasure.save"),
-    ("vestige.bench.contract.types", "Erasure.load"),
-    ("vestige.bench.run.generate", "load"),
-]
-ADVERSARY = [("vestige.bench.contract.types", "Adversary.save"), ("vestige.bench.contract.types", "Adversary.load")]
-SCORING = [
-    ("vestige.bench.run.generate", "load"),
-    ("vestige.bench.contract.types", "Scores.save"),
-    ("vestige.bench.contract.types", "Scores.load"),
-]
+if TYPE_CHECKING:
+    from vestige.bench.models.pipe import Pipe
 
 
 @dataclass
@@ -52,60 +39,66 @@ class Stages:
 
     job: Job
     drawn: dict[str, Stage] = field(default_factory=dict)  # image stages that this job made or used, by reference
-    clock: Clock = field(default_factory=Clock)
 
     @cached_property
     def store(self) -> Store:
         return self.job.runtime.open_store()
 
     @cached_property
-    def pipe(self):
-        return self._loaded()
-
-    @cached_property
-    def untouched(self):
-        """A second copy, never attached to: the original model while the first is changed."""
-        return self._loaded()
-
-    def _loaded(self):
-        with self.clock.stopped():
-            return loading.load(self.job.model, self.job.runtime.device)
+    def models(self) -> Models:
+        return Models(self.job, self.store)
 
     @cached_property
     def model_spec(self) -> dict:
         return {**plain(self.job.model), "repo": self.job.model.repo, "weights": weights_digest(self.job.model)}
 
-    @property
-    def is_original(self) -> bool:
-        return self.job.method.intervention == "none"
+    # Erasing, one stage per step of the job
 
-    def erase_spec(self) -> dict:
-        job = self.job
+    def erase_spec(self, before: Sequence[Stage] = ()) -> dict:
+        """Of the step that follows these."""
+        job, concepts = self.job, self.job.given_steps[len(before)]
         return {
             "stage": "erase",
             "model": self.model_spec,
             "method": specification(job.method),
-            "inputs": job.method.inputs(job.given),
-            "concepts": plain(job.given),
+            "inputs": job.method.inputs(concepts),
+            "concepts": plain(concepts),
             "sampler": plain(job.sampler),
             "seed": job.seed,
+            **({"parent": before[-1].key} if before else {}),
         }
 
-    def erase_code(self) -> str:
-        return code.of(MODEL, ARTEFACT, code.part(self.job.method, "erase"))
+    def erase_code(self, before: Sequence[Stage]) -> str:
+        under = code.part(self.job.method, "attach") if before else []
+        return code.of(MODEL, ARTEFACT, code.part(self.job.method, "erase"), under)
 
-    def find_erased(self) -> Stage | None:
-        return self.store.find("erase", self.erase_spec(), self.words(type(self.job.method).__name__), self.erase_code())
+    def erase_words(self, before: Sequence[Stage]) -> str:
+        return self.words(type(self.job.method).__name__, concepts=self.job.steps[len(before)])
 
-    def erase(self) -> Stage:
-        job, spec = self.job, self.erase_spec()
+    def find_erased(self) -> list[Stage]:
+        """The steps that are finished, from the first on."""
+        found: list[Stage] = []
+        for _ in self.job.steps:
+            stage = self.store.find("erase", self.erase_spec(found), self.erase_words(found), self.erase_code(found))
+            if stage is None:
+                break
+            found.append(stage)
+        return found
+
+    def erase(self) -> list[Stage]:
+        made: list[Stage] = []
+        for _ in self.job.steps:
+            made.append(self._erase_step(list(made)))
+        return made
+
+    def _erase_step(self, before: Sequence[Stage]) -> Stage:
+        job, spec = self.job, self.erase_spec(before)
 
         def make(folder: Path) -> dict:
-            pipe = self.untouched if self.is_original else self.pipe
-            with pipe.preserved(), peak_memory(job.runtime.device) as peak:
-                meter = Progress(folder / SCRATCH, lambda: {**self.counted(pipe), **self.clock.read()})  # the clock starts here
-                ctx = self.context("erase", canonical_hash(spec), progress=meter)
-                erasure = job.method.erase(pipe, job.given, ctx)
+            with self.models.to_erase(before) as pipe, peak_memory(job.runtime.device) as peak:
+                meter = self.meter(folder, pipe)  # the clock starts here
+                ctx = self.context(job.method, "erase", canonical_hash(spec), progress=meter)
+                erasure = job.method.erase(pipe, job.given_steps[len(before)], ctx)
                 spent = meter.spent()
             erasure.save(folder)
             (folder / "log.json").write_text(json.dumps(ctx.history))
@@ -122,15 +115,17 @@ class Stages:
                 "artefact_bytes": sum(t.numel() * t.element_size() for t in erasure.tensors.values()),
             }
 
-        return self.store.stage("erase", spec, self.words(type(job.method).__name__), make, self.erase_code())
+        return self.store.stage("erase", spec, self.erase_words(before), make, self.erase_code(before))
 
-    def attack_spec(self, erased: Stage, attack: Attack, asked: PromptSet) -> dict:
+    # Attacking
+
+    def attack_spec(self, erased: Sequence[Stage], attack: Attack, asked: PromptSet) -> dict:
         job = self.job
         inputs = attack.inputs() | judges.inputs(job.attack_judge)
         return {
             "stage": "attack",
             "model": self.model_spec,
-            "erasure": None if attack.transfers() else self.erasure_key(erased),
+            "erasure": None if attack.transfers() else self.models.erasure_key(erased),
             "attack": specification(attack),
             "concepts": plain(job.concepts),
             "prompts": asked.digest,
@@ -140,18 +135,18 @@ class Stages:
             **({"inputs": inputs} if inputs else {}),
         }
 
-    def attack_code(self, erased: Stage, attack: Attack) -> str:
+    def attack_code(self, erased: Sequence[Stage], attack: Attack) -> str:
         victim = [] if attack.transfers() else self.attached_code(erased)
         return code.of(MODEL, ARTEFACT, ADVERSARY, victim, code.part(attack, "attack"), code.judge(self.job.attack_judge))
 
-    def find_attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage | None:
+    def find_attack(self, erased: Sequence[Stage], attack: Attack, name: str, asked: PromptSet) -> Stage | None:
         spec, words = self.attack_spec(erased, attack, asked), self.attack_words(name, attack)
         return self.store.find("attack", spec, words, self.attack_code(erased, attack))
 
     def attack_words(self, name: str, attack: Attack) -> str:
         return self.words(name, "Original" if attack.transfers() else type(self.job.method).__name__)
 
-    def attack(self, erased: Stage, attack: Attack, name: str, asked: PromptSet) -> Stage:
+    def attack(self, erased: Sequence[Stage], attack: Attack, name: str, asked: PromptSet) -> Stage:
         job, spec = self.job, self.attack_spec(erased, attack, asked)
 
         def make(folder: Path) -> dict:
@@ -159,14 +154,14 @@ class Stages:
 
             @cache
             def judge():  # loaded when first asked: text attacks never do
-                with self.clock.stopped():
+                with self.models.clock.stopped():
                     return judges.load(job.attack_judge).about(job.concepts).among(labels)
 
-            with self.attached(None if attack.transfers() else erased) as pipe:
+            with self.models.attached([] if attack.transfers() else erased) as pipe:
                 victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge().present(*asked_of))
                 with pipe.preserved():
-                    meter = Progress(folder / SCRATCH, lambda: {**self.counted(pipe), **self.clock.read()})
-                    ctx = self.context("attack", canonical_hash(spec), progress=meter)
+                    meter = self.meter(folder, pipe)
+                    ctx = self.context(attack, "attack", canonical_hash(spec), progress=meter)
                     found = attack.attack(victim, asked, ctx)
                     budget = meter.spent()
             told = screen.restored(found.prompts, asked) if screen.applies(job.concepts) else found.prompts
@@ -179,33 +174,33 @@ class Stages:
 
         return self.store.stage("attack", spec, self.attack_words(name, attack), make, self.attack_code(erased, attack))
 
-    def generate(self, erased: Stage, attack: Attack, adversary: Stage | None, asked: PromptSet, whole: bool = False) -> Stage:
+    def generate(self, erased: Sequence[Stage], attack: Attack, adversary: Stage | None, asked: PromptSet, whole: bool = False) -> Stage:
         if adversary is None:
             return self.images(asked, self.job.sampler, erased, whole=whole)
         told = Adversary.load_prompts(adversary.path)
         return self.images(told, self.job.sampler, erased, attack, adversary, whole)
 
-    def images_code(self, erased: Stage | None, attack: Attack | None) -> str:
+    def images_code(self, erased: Sequence[Stage], attack: Attack | None) -> str:
         attacked = [] if attack is None else [*ADVERSARY, *code.part(attack, "attach")]
         return code.of(MODEL, DRAWING, self.attached_code(erased), attacked)
 
-    def attached_code(self, erased: Stage | None) -> list[code.Root]:
-        return [] if self.erasure_key(erased) is None else [*ARTEFACT, *code.part(self.job.method, "attach")]
+    def attached_code(self, erased: Sequence[Stage]) -> list[code.Root]:
+        return [] if self.models.erasure_key(erased) is None else [*ARTEFACT, *code.part(self.job.method, "attach")]
 
-    def images_spec(self, asked: PromptSet, sampler: Sampler, erased: Stage | None, adversary_key: str | None) -> dict:
+    def images_spec(self, asked: PromptSet, sampler: Sampler, erased: Sequence[Stage], adversary_key: str | None) -> dict:
         return {
             "stage": "images",
             "model": self.model_spec,
-            "erasure": self.erasure_key(erased),
+            "erasure": self.models.erasure_key(erased),
             "adversary": adversary_key,
             "prompts": asked.digest,
             "sampler": plain(sampler),
         }
 
-    def artist(self, erased: Stage | None) -> str:
-        return "original" if self.erasure_key(erased) is None else type(self.job.method).__name__
+    def artist(self, erased: Sequence[Stage]) -> str:
+        return "original" if self.models.erasure_key(erased) is None else type(self.job.method).__name__
 
-    def find_images(self, erased: Stage, attack: Attack, adversary: Stage | None, asked: PromptSet) -> Stage | None:
+    def find_images(self, erased: Sequence[Stage], attack: Attack, adversary: Stage | None, asked: PromptSet) -> Stage | None:
         asked = asked if adversary is None else Adversary.load_prompts(adversary.path)
         spec = self.images_spec(asked, self.job.sampler, erased, adversary.key if adversary else None)
         by = self.images_code(erased, attack if adversary else None)
@@ -215,12 +210,12 @@ class Stages:
         self,
         asked: PromptSet,
         sampler: Sampler,
-        erased: Stage | None = None,
+        erased: Sequence[Stage] = (),
         attack: Attack | None = None,
         adversary: Stage | None = None,
         whole: bool = True,
     ) -> Stage:
-        """Images by the erased model, or by the original one when `erased` is None; shared by every job that asks the same.
+        """Images by the erased model, or by the original one when nothing is `erased`; shared by every job that asks the same.
 
         attack, adversary: what is in force beside the erasure. whole: drawn again if they were deleted after scoring, as those of
         explicit concepts are.
@@ -229,10 +224,10 @@ class Stages:
         who, by = self.artist(erased), self.images_code(erased, attack)
 
         def make(folder: Path) -> dict:
-            with self.in_force(erased, attack, adversary) as pipe:
-                before = {**pipe.counts, **self.clock.read()}
+            with self.models.in_force(erased, attack, adversary) as pipe:
+                before = {**pipe.counts, **self.models.clock.read()}
                 drawn = generate.draw(pipe, asked, sampler, folder, self.job.runtime.batch_size, f"{who}: {asked.name}")
-                now = {**pipe.counts, **self.clock.read()}
+                now = {**pipe.counts, **self.models.clock.read()}
             # Of this process alone: images that a killed one had drawn cost nothing here.
             timed = {name: now[name] - before[name] for name in ("images", "forward_rows", "seconds", "cpu_seconds")}
             return {"images": len(drawn), **self.warnings(drawn), "timed": timed | {"load": load()}}
@@ -263,7 +258,7 @@ class Stages:
                 self.job.model.vocabulary,
                 partial(self.drawn_by_original, asked),
                 self.features,
-                lambda: self.untouched,
+                lambda: self.models.untouched,
                 artist,
                 self.drawn_by_original,
             )
@@ -306,46 +301,24 @@ class Stages:
 
     # Pieces
 
-    @contextmanager
-    def attached(self, erased: Stage | None) -> Iterator:
-        if erased is None or self.is_original:
-            yield self.untouched
-        else:
-            with self.store.reading(erased):
-                erasure = Erasure.load(erased.path)
-            with self.job.method.attach(self.pipe, erasure) as pipe:
-                yield pipe
+    def meter(self, folder: Path, pipe: Pipe) -> Progress:
+        """Counts what a stage costs from now on, and keeps its checkpoints."""
+        return Progress(folder / SCRATCH, lambda: {**self.models.counted(pipe), **self.models.clock.read()})
 
-    @contextmanager
-    def in_force(self, erased: Stage | None, attack: Attack | None, adversary: Stage | None) -> Iterator:
-        """The erased model, with what the attack found in force."""
-        with self.attached(erased) as pipe:
-            if adversary is None or attack is None:
-                yield pipe
-            else:
-                with self.store.reading(adversary):
-                    found = Adversary.load(adversary.path)
-                with attack.attach(pipe, found) as attacked:
-                    yield attacked
-
-    def erasure_key(self, erased: Stage | None) -> str | None:
-        return None if erased is None or self.is_original else erased.key
-
-    def context(self, *words: str, progress: Progress) -> Context:
+    def context(self, plugin: Method | Attack, *words: str, progress: Progress) -> Context:
         def images(asked: PromptSet, sampler: Sampler) -> ImageSet:
-            before = dict(self.untouched.counts)
-            with self.clock.stopped():
-                drawn = generate.load(self.store.held(lambda: self.images(asked, sampler)).path)
-            self.untouched.counts.update(before)  # shared material is nobody's own budget, whoever draws it first
-            return drawn
+            with self.models.at_no_cost():
+                return generate.load(self.store.held(lambda: self.images(asked, sampler)).path)
 
-        return Context((*words, self.job.seed), self.job.sampler, lambda: self.untouched, images, progress=progress)
+        def shared(work: Shared, ctx: Context) -> Path:
+            check_declared(work, plugin)
+            with self.models.at_no_cost():
+                return self.store.held(lambda: shared_work.find_or_make(self, work, ctx)).path
 
-    def counted(self, pipe) -> dict[str, int]:
-        """What was asked of the erased model, and of the original where an attack owns that too."""
-        original = self.__dict__.get("untouched")  # loaded only when an attack asks for it
-        rows = 0 if original in (None, pipe) else original.counts["forward_rows"]
-        return {**pipe.counts, "original_forward_rows": rows}
+        def original() -> Pipe:
+            return self.models.untouched
+
+        return Context((*words, self.job.seed), self.job.sampler, original, images, progress=progress, find_or_make=shared)
 
     @contextmanager
     def unsafe_images_deleted(self) -> Iterator[None]:
@@ -358,5 +331,6 @@ class Stages:
                     self.store.strip(stage, "png/*")
                 self.store.sweep()
 
-    def words(self, *names: str) -> str:
-        return "-".join([*names, *(c.slug for c in self.job.concepts), self.job.model.name])
+    def words(self, *names: str, concepts: list[Concept] | None = None) -> str:
+        about = self.job.concepts if concepts is None else concepts
+        return "-".join([*names, *(c.slug for c in about), self.job.model.name])

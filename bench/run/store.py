@@ -11,14 +11,10 @@ process, and again when its size, times or inode change (bench/models/fingerprin
 
 What made a stage beside its specification (code, the results it was made from) stands in `stage.json`, not in its name:
 `stale` says what happens to a stage made by other code.
-
-Long because all ways to change a stage's folder must be read together: that they are few is what keeps it whole.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import shutil
 import sys
@@ -26,53 +22,36 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
 
 from vestige.bench.contract.types import canonical_hash, plain
-from vestige.bench.models.fingerprints import file_digest
 from vestige.bench.run.provenance import provenance
+from vestige.bench.run.store_folder import (
+    META,
+    SCHEMA,
+    Damaged,
+    Stage,
+    check_schema,
+    check_writable,
+    folder_name,
+    meta_of,
+    opened,
+    sealed,
+    sync_folder,
+    synced_hashes,
+    unchanged,
+    write_atomically,
+    write_synced,
+)
+from vestige.bench.run.store_locks import LOCKS, Busy, as_reader, locked, without_readers
 
-SCHEMA = 2
-META = "stage.json"
 SCRATCH = "scratch"  # a folder that only an unfinished stage has: what it needs to go on after a kill
 DAMAGED, TRASH, PARTIAL = ".damaged", ".trash", ".partial"  # folders beside the stages of a kind
 STALE = ("keep", "refuse", "recompute")
 
 
-class Busy(Exception):
-    """Another process holds the stage and this run was told not to wait."""
-
-
-class Damaged(ValueError):
-    """A stage is not what was written. The sentence names the stage and what is wrong."""
-
-
 class Stale(ValueError):
     """A stage was made by other code and runtime.stale=refuse."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A finished stage folder. `digest` is the hash of its files, so that changed inputs can be noticed."""
-
-    kind: str
-    key: str
-    path: Path
-    digest: str
-    meta: dict = field(repr=False)
-
-    @property
-    def reference(self) -> str:
-        return f"{self.kind}/{self.path.name}"
-
-    @property
-    def stripped(self) -> bool:
-        """Some of its files were deleted on purpose."""
-        return bool(self.meta["facts"].get("stripped"))
 
 
 @dataclass
@@ -112,18 +91,12 @@ class Store:
 
     def check(self) -> None:
         """Raise a ValueError for a place that cannot be written, a missing one to read from, or a store of another schema."""
-        split = self.root / f".write-test-{os.getpid()}"
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            split.write_bytes(b"x" * 4096)
-            split.unlink()
-        except OSError as error:
-            raise ValueError(f"the results folder {self.root} cannot be written ({error}). Choose another: runtime.store=/path") from error
+        check_writable(self.root, "runtime.store")
         for place in self.read_from:
             if not place.is_dir():
                 raise ValueError(f"runtime.read_from: there is no folder {place}. Give the folder of a store, or leave it out.")
         for place in self.roots:
-            _check_schema(place)
+            check_schema(place)
 
     def find(
         self, kind: str, spec: dict, words: str, code: str | None = None, usable: Callable[[Stage], bool] = lambda stage: True
@@ -172,7 +145,7 @@ class Store:
         if found:
             return found
         name = folder_name(spec, words)
-        with self._locked(name):
+        with locked(self.root, name, wait=self.on_busy == "wait"):
             self._set_damaged_aside(kind, name, spec)
             found = self.find(kind, spec, words, code, usable)
             if found:
@@ -216,8 +189,8 @@ class Store:
         """
         for _ in range(3):
             stage = look() if callable(look) else opened(look.kind, look.path)
-            with self._as_reader(stage):
-                if _is(stage):
+            with as_reader(stage.path):
+                if unchanged(stage):
                     yield self._noted(stage)
                     return
         raise Damaged(f"stage {stage.path} was changed by other processes again and again while it was to be read. Run again.")
@@ -234,14 +207,14 @@ class Store:
         if not stage.path.is_relative_to(self.root):
             return
         name = stage.path.name
-        with self._locked(name, wait=True), self._without_readers(name):
+        with locked(self.root, name, wait=True), without_readers(self.root, name):
             for folder in (stage.path, *stage.path.parent.glob(f"{DAMAGED}/{name}-*")):
                 self._strip(folder, pattern)
 
     def _strip(self, folder: Path, pattern: str) -> None:
         gone = {str(file.relative_to(folder)): file for file in folder.glob(pattern)}
         try:
-            meta = _meta(folder)
+            meta = meta_of(folder)
         except Damaged:  # never read again, so what is left need not fit together
             for file in gone.values():
                 file.unlink()
@@ -251,36 +224,36 @@ class Store:
             (lean / name).parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
                 shutil.copy2(folder / name, lean / name)
-        files = {name: meta["files"][name] for name in _synced_hashes(lean)}
-        self._swap(lean, folder, _sealed({**meta, "files": files, "facts": {**meta["facts"], "stripped": pattern}}))
+        files = {name: meta["files"][name] for name in synced_hashes(lean)}
+        self._swap(lean, folder, sealed({**meta, "files": files, "facts": {**meta["facts"], "stripped": pattern}}))
 
     def remove(self, folder: Path) -> None:
         """Delete a finished stage of this store, by its folder. Raises Busy while another process makes or reads it."""
-        with self._locked(folder.name, wait=False), self._without_readers(folder.name, wait=False):
+        with locked(self.root, folder.name, wait=False), without_readers(self.root, folder.name, wait=False):
             os.replace(folder, self._bin(folder.parent.name, folder.name))
         self.sweep()
 
     def sweep(self) -> None:
         """Empty the bins: what was renamed away and, after a kill, not yet deleted."""
         for folder in self.root.glob(f"*/{TRASH}/*/*"):
-            with suppress(Busy), self._locked(folder.parent.name, wait=False):
+            with suppress(Busy), locked(self.root, folder.parent.name, wait=False):
                 shutil.rmtree(folder, ignore_errors=True)
                 with suppress(OSError):
                     folder.parent.rmdir()
 
     def stages(self) -> list[dict]:
         """The metadata of every finished stage, with its folder. Damaged ones are left out (see `check_all`)."""
-        _check_schema(self.root)
+        check_schema(self.root)
         found = []
         for file in sorted(self.root.glob(f"*/*/{META}")):
             with suppress(Damaged):
-                found.append({**_meta(file.parent), "folder": file.parent})
+                found.append({**meta_of(file.parent), "folder": file.parent})
         return found
 
     def check_all(self, verify: bool = False) -> dict[Path, str]:
         """Folder -> what is wrong with it, for every damaged stage. verify: also read every file, else look at sizes only."""
         wrong = {}
-        for folder in sorted(f for f in self.root.glob("*/*") if f.is_dir() and not f.name.startswith(".") and f.parent.name != "locks"):
+        for folder in sorted(f for f in self.root.glob("*/*") if f.is_dir() and not f.name.startswith(".") and f.parent.name != LOCKS):
             try:
                 opened(folder.parent.name, folder, verify=verify)
             except Damaged as why:
@@ -318,7 +291,7 @@ class Store:
             kind, _, name = reference.partition("/")
             for root in self.roots:
                 with suppress(Damaged):
-                    if _meta(root / kind / name)["digest"] != digest:
+                    if meta_of(root / kind / name)["digest"] != digest:
                         return f"it was made from {reference}, which has another result now"
                     break
         return None
@@ -326,7 +299,7 @@ class Store:
     def _partial(self, kind: str, name: str, code: str | None) -> Path:
         """The folder to fill. What a killed process left there is continued, unless other code left it."""
         partial = self.root / kind / PARTIAL / name
-        by = self.root / "locks" / f"{name}.code"
+        by = self.root / LOCKS / f"{name}.code"
         if partial.exists() and (by.read_text() if by.exists() else "None") != str(code):
             shutil.rmtree(partial)
         write_atomically(by, str(code))
@@ -334,23 +307,23 @@ class Store:
         return partial
 
     def _commit(self, partial: Path, final: Path, meta: dict) -> None:
-        files = _synced_hashes(partial)
-        sealed = _sealed({**meta, "files": files, "digest": canonical_hash(files)})
+        files = synced_hashes(partial)
+        meta = sealed({**meta, "files": files, "digest": canonical_hash(files)})
         if final.exists():
-            with self._without_readers(final.name):
-                self._swap(partial, final, sealed)
+            with without_readers(self.root, final.name):
+                self._swap(partial, final, meta)
         else:
-            _write_synced(partial / META, sealed)
+            write_synced(partial / META, meta)
             os.replace(partial, final)
-            _sync_folder(final.parent)
+            sync_folder(final.parent)
 
     def _swap(self, new: Path, final: Path, meta: str) -> None:
         """Put a new folder in the place of a stage; the caller holds its lock and no process reads it."""
-        _write_synced(new / META, meta)
+        write_synced(new / META, meta)
         old = self._bin(final.parent.name, final.name)
         os.replace(final, old)
         os.replace(new, final)
-        _sync_folder(final.parent)
+        sync_folder(final.parent)
         shutil.rmtree(old, ignore_errors=True)
 
     def _bin(self, kind: str, name: str) -> Path:
@@ -370,198 +343,3 @@ class Store:
             aside.parent.mkdir(exist_ok=True)
             os.replace(folder, aside)
             print(f"damaged: {why} It was moved to {aside} and is made again.", file=sys.stderr, flush=True)
-
-    @contextmanager
-    def _locked(self, name: str, wait: bool | None = None) -> Iterator[None]:
-        """A kernel lock, freed when its process dies; says once when it has to wait."""
-        wait = self.on_busy == "wait" if wait is None else wait
-        locks = self.root / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(locks / f"{name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if not wait:
-                raise Busy(f"{name} is being computed by another process") from None
-            print(f"waiting for {name}, held by another process", file=sys.stderr, flush=True)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
-
-    @contextmanager
-    def _without_readers(self, name: str, wait: bool = True) -> Iterator[None]:
-        with _flock(self.root / "locks" / f"{name}.readers", fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB):
-            yield
-
-    @contextmanager
-    def _as_reader(self, stage: Stage) -> Iterator[None]:
-        locks = stage.path.parent.parent / "locks"
-        try:
-            locks.mkdir(exist_ok=True)
-            (locks / f"{stage.path.name}.readers").touch()
-        except OSError:  # a store that cannot be written is changed by nobody
-            yield
-            return
-        with _flock(locks / f"{stage.path.name}.readers", fcntl.LOCK_SH):
-            yield
-
-
-@contextmanager
-def _flock(file: Path, how: int) -> Iterator[None]:
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(handle, how)
-        except BlockingIOError:
-            raise Busy(f"{file.stem} is being read by another process") from None
-        yield
-    finally:
-        os.close(handle)
-
-
-def _is(stage: Stage) -> bool:
-    """Whether the folder still holds what it held when it was looked up."""
-    with suppress(Damaged):
-        return _meta(stage.path) == stage.meta
-    return False
-
-
-def opened(kind: str, folder: Path, spec: dict | None = None, verify: bool = True) -> Stage:
-    """A finished stage, everything in it as it was written (verify=False: sizes are not wrong, contents are not read).
-
-    Raises Damaged; ValueError for a stage of another schema.
-    """
-    try:
-        meta = _meta(folder)
-        _check_files(folder, meta, verify)
-    except Damaged:  # or replaced by another process between two looks
-        meta = _meta(folder)
-        _check_files(folder, meta, verify)
-    difference = first_difference(plain(spec), meta["specification"]) if spec is not None else None
-    if difference:
-        raise Damaged(f"stage {folder} was made for another specification; first difference: {difference}.")
-    return Stage(kind, meta["key"], folder, meta["digest"], meta)
-
-
-def _meta(folder: Path) -> dict:
-    try:
-        meta = json.loads((folder / META).read_text())
-        schema, seal = meta["schema"], meta.pop("seal", None)
-        whole = seal == _seal(meta)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{folder} is no finished stage: its {META} is missing or unreadable ({error}).") from error
-    if seal is None and isinstance(schema, int) and schema < SCHEMA:
-        raise ValueError(_other_schema(folder.parent.parent, schema))
-    if not whole:
-        raise Damaged(f"stage {folder} has a {META} that was changed after it was written.")
-    if schema != SCHEMA:
-        raise ValueError(_other_schema(folder.parent.parent, schema))
-    return meta
-
-
-def _check_files(folder: Path, meta: dict, verify: bool) -> None:
-    for name, told in meta["files"].items():
-        file = folder / name
-        try:
-            whole = file.stat().st_size == told["bytes"] and (not verify or file_digest(file) == told["sha256"])
-        except OSError:
-            raise Damaged(f"stage {folder} has lost its file {name}.") from None
-        if not whole:
-            raise Damaged(f"stage {folder} holds a file that was changed after it was written: {name}.")
-
-
-def text_of(folder: Path, name: str) -> str:
-    """A file of a finished stage, as it was written: Damaged if it is not. What has no stage.json (made by hand) is read as it is.
-
-    Raises FileNotFoundError where there is no such file.
-    """
-    content = (folder / name).read_bytes()
-    if (folder / META).exists():
-        told = _meta(folder)["files"].get(name)
-        if told is None or sha256(content).hexdigest() != told["sha256"]:
-            raise Damaged(f"stage {folder} holds a file that was changed after it was written: {name}.")
-    return content.decode()
-
-
-def _check_schema(root: Path) -> None:
-    """One readable stage speaks for its store."""
-    for file in root.glob(f"*/*/{META}"):
-        with suppress(Damaged):
-            _meta(file.parent)
-            return
-
-
-def _other_schema(root: Path, schema: Any) -> str:
-    return (
-        f"the store {root} was written in schema {schema}, and this version of Vestige reads schema {SCHEMA}. Nothing in it was used or "
-        "changed. Choose an empty place (runtime.store=/path, --store /path), or read it with the version that wrote it."
-    )
-
-
-def _seal(meta: dict) -> str:
-    return sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
-
-
-def _sealed(meta: dict) -> str:
-    """The text of a stage.json."""
-    meta = json.loads(json.dumps(meta))  # as it will be read
-    return json.dumps({**meta, "seal": _seal(meta)}, indent=1, sort_keys=True)
-
-
-def folder_name(spec: dict, words: str) -> str:
-    safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in words)[:80]
-    return f"{safe}-{canonical_hash(spec)}"
-
-
-def first_difference(wanted: Any, stored: Any, at: str = "") -> str | None:
-    """The first place where two specifications differ, in words; None when they are equal."""
-    if isinstance(wanted, dict) and isinstance(stored, dict):
-        for key in sorted({*wanted, *stored}):
-            if key not in wanted or key not in stored:
-                return f"{at}{key} only in {'the stored' if key in stored else 'the requested'} one"
-            inner = first_difference(wanted[key], stored[key], f"{at}{key}.")
-            if inner:
-                return inner
-        return None
-    if isinstance(wanted, list) and isinstance(stored, list) and len(wanted) == len(stored):
-        return next((d for k, (a, b) in enumerate(zip(wanted, stored, strict=True)) if (d := first_difference(a, b, f"{at}{k}."))), None)
-    same = wanted == stored and type(wanted) is type(stored)
-    return None if same else f"{at.rstrip('.')}: {wanted!r} requested, {stored!r} stored"
-
-
-def _synced_hashes(folder: Path) -> dict[str, dict]:
-    """File -> size and SHA-256, for all files of a stage; each is on the disk when this returns."""
-    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != META and f.suffix != ".tmp")
-    found = {}
-    for file in files:
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())
-        found[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": file_digest(file)}
-    for inner in {folder, *(file.parent for file in files)}:
-        _sync_folder(inner)
-    return found
-
-
-def _write_synced(file: Path, text: str) -> None:
-    with open(file, "w") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """A small file appears whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    _write_synced(temporary, text)
-    os.replace(temporary, file)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

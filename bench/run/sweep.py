@@ -9,10 +9,13 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from vestige.bench import places
 from vestige.bench.places import CONF
 from vestige.bench.run import choices, composing, resolvers
+from vestige.bench.run.concept_sets import with_concepts_of_steps
 from vestige.bench.run.job import Job
 from vestige.bench.run.store import Stale
+from vestige.bench.run.store_folder import check_writable
 
 VERB = "run"  # set by main: Hydra calls `task` with the composed tree alone
 OUTCOMES: list[dict] = []  # one entry per finished job of this process
@@ -23,7 +26,10 @@ def main(verb: str, overrides: list[str]) -> int:
     global VERB
     VERB = verb
     OUTCOMES.clear()
+    overrides = with_concepts_of_steps(overrides)
     choices.check_names(overrides, [CONF, *_config_dirs(overrides)])
+    if not any(word.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for word in overrides):
+        check_writable(places.results() / "hydra", "hydra.run.dir")  # Hydra itself would end with a traceback
     resolvers.register_resolvers()
     # Hydra's parser wants its flags before the overrides; people type `-m` anywhere.
     multirun = [word for word in overrides if word in ("-m", "--multirun")]

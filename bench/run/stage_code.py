@@ -1,0 +1,21 @@
+"""Where the code of each kind of stage begins, beside the plugins themselves (bench/run/code.py follows it from there)."""
+
+MODEL = [("vestige.bench.models.loading", "load")]
+DRAWING = [
+    ("vestige.bench.run.generate", "draw"),
+    ("vestige.bench.models.pipe", "Pipe.__call__"),
+    ("vestige.bench.contract.types", "ImageSet.batches"),
+]
+ARTEFACT = [
+    ("vestige.bench.models.pipe", "Pipe.preserved"),
+    ("vestige.bench.contract.types", "Erasure.save"),
+    ("vestige.bench.contract.types", "Erasure.load"),
+    ("vestige.bench.run.generate", "load"),
+]
+SHARED = [("vestige.bench.models.pipe", "Pipe.preserved"), ("vestige.bench.run.generate", "load")]
+ADVERSARY = [("vestige.bench.contract.types", "Adversary.save"), ("vestige.bench.contract.types", "Adversary.load")]
+SCORING = [
+    ("vestige.bench.run.generate", "load"),
+    ("vestige.bench.contract.types", "Scores.save"),
+    ("vestige.bench.contract.types", "Scores.load"),
+]
