@@ -110,7 +110,7 @@ def test_a_launcher_that_is_not_installed_is_named_with_what_to_install(monkeypa
 
 def test_a_results_folder_that_cannot_be_written_is_named(monkeypatch):
     monkeypatch.setenv("VESTIGE_RESULTS", "/proc/nowhere")
-    with pytest.raises(ValueError, match="/proc/nowhere.*VESTIGE_RESULTS"):
+    with pytest.raises(ValueError, match=r"/proc/nowhere.*VESTIGE_RESULTS"):
         sweep.launch("plan", ["model=tiny", "method=original"])
 
 

@@ -35,17 +35,24 @@ def main(verb: str, overrides: list[str]) -> int:
     return outcomes.exit_code(ended)
 
 
-def launch(verb: str, overrides: list[str]) -> list[Outcome]:
-    """Every job of the grid under the launcher in force, each shown once it has ended. Raises ValueError for a bad command."""
+def launch(verb: str, overrides: list[str], aloud: bool = True) -> list[Outcome]:
+    """Every job of the grid under the launcher in force; aloud: each is shown once it has ended. Raises ValueError for a bad command."""
     choices.check_names(overrides, [CONF, *_config_dirs(overrides)])
     _check_launcher(overrides)
     resolvers.register_resolvers()
     answers = results().absolute() / "hydra" / f"outcomes-{uuid.uuid4().hex[:12]}"
-    task = Task(verb, ["vestige", verb, *overrides], answers, this_process(), list(sys.path))
+    task = Task(verb, ["vestige", verb, *overrides], answers, this_process() if aloud else "", list(sys.path))
     try:
         lost = _through_hydra(task, overrides)
         ended = outcomes.read(answers)
-        return ended + ([_lost(verb, lost, len(ended))] if lost else [])
+        elsewhere = [outcome for outcome in ended if not outcome.shown]
+        if lost:
+            elsewhere.append(_lost(verb, lost, len(ended)))
+            ended.append(elsewhere[-1])
+        if aloud:
+            for outcome in elsewhere:
+                outcome.show()
+        return ended
     finally:
         shutil.rmtree(answers, ignore_errors=True)
 
@@ -67,10 +74,6 @@ def _through_hydra(task: Task, overrides: list[str]) -> Exception | None:
         ) from error
     except Exception as error:
         return error
-    finally:
-        for outcome in outcomes.read(task.outcomes):
-            if not outcome.shown:
-                outcome.show()
     return None
 
 
@@ -80,9 +83,7 @@ def _lost(verb: str, error: Exception, ended: int) -> Outcome:
     sentence = (
         f"the launcher stopped with {type(error).__name__}: {first} {ended} jobs had ended. Type the same again: what is done is kept."
     )
-    lost = Outcome("failed", warned=f"vestige {verb}: {sentence}")
-    lost.show()
-    return lost
+    return Outcome("failed", warned=f"vestige {verb}: {sentence}")
 
 
 @contextlib.contextmanager
