@@ -11,7 +11,7 @@ compute in the same store: `results` in the current folder, or VESTIGE_RESULTS. 
 >>> list(images.shape)
 [2, 3, 16, 16]
 >>> sorted(vestige.score(images, "dog", metric="presence").totals)
-['present', 'present_alone']
+['present', 'probability']
 """
 
 from __future__ import annotations
