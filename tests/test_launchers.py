@@ -1,7 +1,6 @@
 """Hydra's launchers give the same records, the same lines on the parent's screen and the same exit codes: in this process, in worker
 processes (joblib) and as jobs of a cluster (submitit, here on this machine)."""
 
-import importlib.util
 import json
 
 import pytest
@@ -28,7 +27,7 @@ class Breaks(Method):
 
 
 def needed(launcher: str) -> None:
-    if launcher != "basic" and importlib.util.find_spec(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher") is None:
+    if launcher != "basic" and not sweep.installed(launcher):
         pytest.skip(f"hydra/launcher={launcher} is not installed: pip install 'vestige[{sweep.LAUNCHERS[launcher]}]'")
 
 
@@ -103,7 +102,10 @@ def test_a_worker_that_is_killed_is_told_in_a_sentence(outside):
 
 
 def test_a_launcher_that_is_not_installed_is_named_with_what_to_install(monkeypatch):
-    monkeypatch.setattr(sweep.importlib.util, "find_spec", lambda name: None)
+    def nothing(name):
+        raise ModuleNotFoundError("No module named 'hydra_plugins'")
+
+    monkeypatch.setattr(sweep.importlib.util, "find_spec", nothing)
     with pytest.raises(ValueError, match=r"hydra/launcher=submitit_slurm .* pip install 'vestige\[slurm\]'"):
         sweep.launch("plan", ["method=original", "hydra/launcher=submitit_slurm"])
 

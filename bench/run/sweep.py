@@ -29,7 +29,7 @@ def main(verb: str, overrides: list[str]) -> int:
     if verb == "plan" and ended and not any(outcome.status == "refused" for outcome in ended):
         from vestige.bench.run.plan import summary
 
-        print(summary([outcome.facts for outcome in ended]))
+        print(summary([outcome.facts for outcome in ended if outcome.facts]))
     for record in (outcome.facts for outcome in ended if outcome.status == "failed" and outcome.facts):
         print(f"failed: {record['method']} x {'+'.join(record['concepts'])}: {record['reason']}\n{record['error']}", file=sys.stderr)
     return outcomes.exit_code(ended)
@@ -105,9 +105,15 @@ def _hydra_arguments(overrides: list[str]) -> Iterator[None]:
 
 def _check_launcher(overrides: list[str]) -> None:
     chosen = next((word.partition("=")[2] for word in overrides if word.startswith("hydra/launcher=")), None)
-    extra = LAUNCHERS.get(chosen)
-    if extra and importlib.util.find_spec(f"hydra_plugins.hydra_{chosen.partition('_')[0]}_launcher") is None:
-        raise ValueError(f"hydra/launcher={chosen} is not installed. Install it with: pip install 'vestige[{extra}]'.")
+    if chosen in LAUNCHERS and not installed(chosen):
+        raise ValueError(f"hydra/launcher={chosen} is not installed. Install it with: pip install 'vestige[{LAUNCHERS[chosen]}]'.")
+
+
+def installed(launcher: str) -> bool:
+    try:
+        return importlib.util.find_spec(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher") is not None
+    except ModuleNotFoundError:  # not one plugin of Hydra's is installed
+        return False
 
 
 def _config_dirs(overrides: list[str]) -> list[Path]:
