@@ -41,7 +41,7 @@ def launch(verb: str, overrides: list[str], aloud: bool = True) -> list[Outcome]
     _check_launcher(overrides)
     resolvers.register_resolvers()
     answers = results().absolute() / "hydra" / f"outcomes-{uuid.uuid4().hex[:12]}"
-    task = Task(verb, ["vestige", verb, *overrides], answers, this_process() if aloud else "", list(sys.path))
+    task = Task(verb, ["vestige", verb, *overrides], answers, this_process() if aloud else "")
     try:
         lost = _through_hydra(task, overrides)
         ended = outcomes.read(answers)

@@ -30,11 +30,9 @@ class Task:
     command: list[str]  # as typed, for the record
     outcomes: Path  # an absolute folder, one file per job
     process: str  # the one that shows how jobs ended: a worker's own screen may be a log file on another machine
-    import_path: list[str]  # where the parent finds plugins
 
     def __call__(self, tree: DictConfig) -> None:
         resolvers.register_resolvers()  # workers start without them
-        sys.path += [place for place in self.import_path if place not in sys.path]
         with _argv(self.command):
             outcome = replace(self._outcome(tree), shown=this_process() == self.process)
         outcome.write(self.outcomes, OmegaConf.select(HydraConfig.get(), "job.num", default=0))
