@@ -56,6 +56,13 @@ def test_images_of_ones_own_are_scored_alike_as_tensor_and_as_folder(tmp_path):
     assert all(value == 0 for name, value in same.totals.items() if name.startswith("lpips"))
 
 
+@pytest.mark.slow
+def test_results_are_the_frame_that_tables_are_made_of():
+    frame = vestige.results(CHECKOUT / "results/demo")
+    assert {"method", "concept", "value", "ci_low", "diff", "collapsed"} <= set(frame.columns)
+    assert frame.loc[(frame["method"] == "original") & (frame["metric"] == "presence"), "value"].notna().any()
+
+
 @pytest.mark.parametrize(
     "call, said",
     [
