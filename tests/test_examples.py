@@ -5,6 +5,7 @@ import importlib
 
 import pytest
 
+import vestige
 from vestige.bench.places import CHECKOUT
 
 FOLDERS = ("vestige", "bench", "methods", "attacks", "metrics")
@@ -24,5 +25,5 @@ def with_examples() -> list[str]:
 @pytest.mark.parametrize("name", with_examples())
 def test_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.setenv("VESTIGE_RESULTS", str(tmp_path))
-    failed, tried = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    failed, tried = doctest.testmod(importlib.import_module(name), extraglobs={"vestige": vestige}, optionflags=doctest.ELLIPSIS)
     assert tried and not failed
