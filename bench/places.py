@@ -11,6 +11,16 @@ CHECKOUT = next(
 )
 
 
+def check_install() -> None:
+    """Raises ValueError where the package came without the files that it reads."""
+    lacks = [name for name in ("conf/run.yaml", "prompts/templates") if not (PACKAGE / name).exists()]
+    if lacks:
+        raise ValueError(
+            f"this install of vestige lacks its data files: no {' and no '.join(lacks)} in {PACKAGE}. Install it again from its wheel, or "
+            "in a checkout with `pip install -e .`."
+        )
+
+
 def results() -> Path:
     """Where results go unless a command says otherwise: VESTIGE_RESULTS, else `results` in the current folder."""
     return Path(os.environ.get("VESTIGE_RESULTS") or "results")

@@ -17,6 +17,33 @@ from vestige.bench.run.generate import draw
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
+# Files that train, draw many images or start processes: `make test` runs them, `make test-fast` does not. Single tests are marked `slow`.
+SLOW = {
+    *("test_circumventing", "test_dori_embedding", "test_memora", "test_relearning", "test_resuming", "test_shared_seeds"),
+    *("test_sneakyprompt", "test_step_by_step", "test_unlearn_diff_atk", "test_wrapper_honesty", "test_p4d", "test_mma_diffusion"),
+    *("test_concept_ablation", "test_concept_prune", "test_esd", "test_linear_erasure", "test_mace", "test_oracle", "test_realera"),
+    *("test_safety_checker", "test_sld", "test_speed", "test_spm", "test_trce", "test_uce_debias", "test_closed_form_agreement"),
+    *("test_distances", "test_made_up", "test_representations", "test_quality", "test_nudity", "test_q16"),
+    *("test_choice_of_judges", "test_cli", "test_code", "test_coverage", "test_fingerprints", "test_headlines", "test_held_out"),
+    *("test_interrupted", "test_judges_of_real_models", "test_killed_stages", "test_mutants", "test_pages_in_a_browser", "test_pairgen"),
+    *(
+        "test_protocols",
+        "test_reproduce",
+        "test_reruns",
+        "test_results_speed",
+        "test_store",
+        "test_training",
+        "test_wordings",
+        "test_world",
+    ),
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture
 def sampler() -> Sampler:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from vestige.bench import __version__
-from vestige.bench.places import results
+from vestige.bench.places import check_install, results
 
 VERBS = {
     "run": "run a job or a sweep: vestige run -m method=esd,uce concept=dog,rocket attack=none,paraphrase",
@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     try:
+        check_install()
         return _dispatch(verb, rest)
     except ValueError as error:
         print(f"vestige {verb}: {error}", file=sys.stderr)

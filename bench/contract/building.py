@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.util
+import traceback
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,11 +26,22 @@ def plugin(node: DictConfig | dict, base: type, where: str) -> Any:
     module, _, name = target.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{where}._target_={target!r} cannot be imported ({error}). Is its folder on PYTHONPATH?") from error
+    except Exception as error:  # a module of the user's may fail in any way
+        raise ValueError(f"{where}._target_={target!r} cannot be imported ({_own_line(error)}). Is its folder on PYTHONPATH?") from error
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ValueError(f"{where}._target_={target!r} is not a {base.__name__} (see bench/contract/plugin.py).")
     return typed(content, cls, where)
+
+
+def _own_line(error: Exception) -> str:
+    """The error, and the line of the imported module where it happened, if it did not happen before that."""
+    told = f"{type(error).__name__}: {error}" if not isinstance(error, ImportError | AttributeError | ValueError) else str(error)
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {(error.text or '').strip()!r}: {type(error).__name__}: {error.msg}"
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename and frame.filename != __file__
+    ]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line!r}: {told}" if frames else told
 
 
 def typed(node: DictConfig | dict, cls: type, where: str, drop: tuple[str, ...] = (), keep_name: bool = True) -> Any:

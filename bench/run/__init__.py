@@ -1,6 +1,9 @@
 """One job, from a composed configuration to a record.
 
-sweep            `vestige run` and `vestige plan`: Hydra composes the grid
+sweep            `vestige run` and `vestige plan`: Hydra composes the grid, a launcher runs its jobs
+task             one job of a grid, in this process or in a worker
+outcomes         how a job ended, from the worker to the process that started the sweep
+notebook         what `import vestige` offers
 choices          names on the command line, checked before Hydra composes
 resolvers        settings that depend on the kind or number of concepts, or on the model
 composing        from the composed tree to a typed job

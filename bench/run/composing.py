@@ -39,7 +39,7 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
     method = plugin(tree.method, Method, "method")
     attacks = {name: plugin(entry, Attack, f"attack.{name}") for name, entry in tree.attack.items()}
     attacks = with_budgets(with_controls(attacks, list(tree.controls)), plain_tree(tree.budget_sweep))
-    splits = {name: _split(name, entry) for name, entry in tree.split.items()}
+    splits = {name: _split(name, entry) for name, entry in (tree.get("split") or {}).items()}  # none: only erase
     settings = int(tree.seed), tree.until, runtime, protocol
     attack_judge = of_kind("model.attack_judge", _root_=tree)
     job = Job(spec, concepts, tree.method.name, method, attacks, splits, sampler, attack_judge, *settings, held_out=held_out, steps=steps)

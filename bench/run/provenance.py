@@ -16,7 +16,8 @@ PACKAGES = ("torch", "diffusers", "transformers", "hydra-core", "pandas", "numpy
 
 def provenance() -> dict:
     """JSON facts about this process, now."""
-    return {**_fixed(), "threads": _threads(), "pid": os.getpid(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    now = {"command": [os.path.basename(sys.argv[0]), *sys.argv[1:]], "threads": _threads(), "pid": os.getpid()}
+    return {**_fixed(), **now, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 
 @cache
@@ -30,7 +31,6 @@ def _fixed() -> dict:
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "gpu": _gpu(),
-        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
     }
 
 
