@@ -1,4 +1,4 @@
-"""Composites as views on stored scores: formulas, denominators, pairing, and the guard against broken models."""
+"""Aggregate scores from stored scores: formulas, denominators, pairing, and the collapse checks."""
 
 import numpy as np
 import pandas as pd
