@@ -152,7 +152,7 @@ def test_lost_faces_leave_the_denominator_and_are_counted(two_names, dark_facele
     monkeypatch.setattr(judges, "load", lambda name: two_names)
 
     shown = in_memory(dark_faceless_bright, tmp_path, prompt="ada one", expect="ada_one")
-    context = MetricContext([concept("ada_one", "celebrity", name="Ada One", labels={"celebrity": "Ada One"})], "photo", None, None)
+    context = MetricContext([concept("ada_one", "celebrity", name="Ada One", labels={"celebrity": "Ada One"})], None, None)
     scores = Presence("celebrity:x", 8).score(shown, context)
     assert scores.totals["present"] == 0.5 and scores.totals["judged"] == pytest.approx(2 / 3)
     assert scores.per_image["present"].isna().tolist() == [False, True, False]

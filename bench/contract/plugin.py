@@ -181,7 +181,6 @@ class MetricContext:
     """What a metric may ask for beside the images it scores. Models are loaded when they are first asked for."""
 
     concepts: list[Concept]
-    vocabulary: str
     original: Callable[[], ImageSet]  # the original model's images of the same prompts and seeds
     features: Callable[[ImageSet, str], torch.Tensor]  # (images, extractor) -> [n, d], computed once per set
     original_pipe: Callable[[], Pipe] = _no_model  # the untouched model

@@ -51,7 +51,7 @@ MAKES = {  # the word before the colon -> module
     "q16": "q16",
 }
 YES_OR_NO = ("nudenet", "q16", "gdino", "vlm")  # judges that answer about one thing and rank nothing
-LAST = {"photo": "clip:ViT-B-32/laion2b_s34b_b79k", "emoji": "clip:emoji"}  # by vocabulary: a judge that anyone has, of any word
+LAST = {"photo": "clip:ViT-B-32/laion2b_s34b_b79k", "emoji": "clip:emoji"}  # by domain: a judge that anyone has, of any word
 _JOINT = re.compile(rf"\+(?=(?:{'|'.join(map(re.escape, MAKES))})(?:[:+]|$))")
 
 Judge = PresenceJudge | AskingJudge | Chain
@@ -102,7 +102,7 @@ def ranking_part(judge_id: str, concepts: list[Concept], labels: list[str]) -> s
     return next((part for part in ranks if not unknown(part, concepts, labels)), judge_id)
 
 
-def unknown_labels(judge_id: str, vocabulary: str, concepts: list[Concept], labels: list[str], where: str = "") -> str | None:
+def unknown_labels(judge_id: str, domain: str, concepts: list[Concept], labels: list[str], where: str = "") -> str | None:
     """Which labels the judge cannot be asked for and what to type instead, in a sentence, or None."""
     lost = unknown(judge_id, concepts, labels)
     if not lost:
@@ -111,8 +111,8 @@ def unknown_labels(judge_id: str, vocabulary: str, concepts: list[Concept], labe
     families = " or ".join(dict.fromkeys(family for part in parts(judge_id) if (family := getattr(blank(part), "family", ""))))
     return (
         f"judge={judge_id!r} has no label for {some}{where}. Let a zero-shot judge see what it does not know: "
-        f"judge={judge_id}+{LAST[vocabulary]}; or, if it knows the thing by another word, write that word in the concept's file: "
-        f"labels: {{{families}: <its word>}}."
+        f"judge={judge_id}+{LAST.get(domain) or LAST['photo']}; or, if it knows the thing by another word, write that word in the "
+        f"concept's file: labels: {{{families}: <its word>}}."
     )
 
 

@@ -31,12 +31,12 @@ class ClipJudge(PresenceJudge):
     """The expected label must be nearer to the image than every other label of its head, and than nothing.
 
     With a closed list (template, labels) of candidates.yaml it competes with the labels of that list instead, and something is
-    always seen. vocabulary: photo or emoji, the part of distractors.yaml.
+    always seen. domain: photo or emoji, the part of distractors.yaml.
     """
 
-    def __init__(self, clip, name: str, closed: tuple[str, list[str]] | None = None, vocabulary: str = "photo") -> None:
+    def __init__(self, clip, name: str, closed: tuple[str, list[str]] | None = None, domain: str = "photo") -> None:
         super().__init__(None, {}, name, family="clip")
-        self.clip, self.closed, self.kinds = clip, closed, kinds_of_words(vocabulary)
+        self.clip, self.closed, self.kinds = clip, closed, kinds_of_words(domain)
         self.texts: dict[str, dict[str, str]] = {"object": {}}  # head -> label -> text
         self.erased: dict[str, int] = dict.fromkeys(self.kinds, 0)  # head -> erased concepts there
         self.near: set[str] = set()  # words that name an erased concept: no distractor may hold one
@@ -117,10 +117,10 @@ def closed_list(name: str) -> tuple[str, list[str]]:
 
 
 @cache
-def kinds_of_words(vocabulary: str) -> dict[str, dict]:
-    """Kind -> template, nothing and names, of distractors.yaml. vocabulary: photo or emoji."""
-    kinds = OmegaConf.to_container(OmegaConf.load(DISTRACTORS))[vocabulary]
-    if vocabulary == "emoji":
+def kinds_of_words(domain: str) -> dict[str, dict]:
+    """Kind -> template, nothing and names, of distractors.yaml, for a domain: photo or emoji."""
+    kinds = OmegaConf.to_container(OmegaConf.load(DISTRACTORS))[domain]
+    if domain == "emoji":
         from vestige.bench.world.content import catalog
 
         for kind, items in (("object", catalog.objects()), ("style", catalog.styles())):

@@ -20,8 +20,8 @@ ABSENT = object()  # a setting that a specification does not have
 DIGITS = (6, 16, 64)  # of a digest in a label: the first that tells apart
 SHORT = 30  # characters of a value that a label shows as it is
 # What a reader wants to know first; a label stops at the first few that tell its identities apart.
-ORDER = ("params", "judge", "version", "dtype", "numerics", "weights", "revision", "inputs", "code", "vocabulary", "family", "plugin")
-BARE = ("dtype", "numerics", "vocabulary", "family")  # their values explain themselves
+ORDER = ("params", "judge", "version", "dtype", "numerics", "weights", "revision", "inputs", "code", "family", "plugin")
+BARE = ("dtype", "numerics", "family")  # their values explain themselves
 DIGESTS = ("weights", "revision", "code", "inputs")
 LAST = ("repo", "plugin", "code")  # told only where nothing else tells apart
 

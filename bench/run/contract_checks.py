@@ -23,7 +23,7 @@ from vestige.bench.places import CONF
 from vestige.bench.run import choices, generate, resolvers
 from vestige.bench.statistics.score_intervals import is_rate
 
-TINY = ModelSpec("tiny", "sd1", "random:tiny", None, "float32", "deterministic", "photo")
+TINY = ModelSpec("tiny", "sd1", "random:tiny", None, "float32", "deterministic", "photo", "photo")
 SAMPLER = Sampler("DDIMScheduler", {}, 2, 3.0, 16, 16)
 DOG = Concept("dog", "dog", "object", "animal", ["puppy"], "animal", ["cat", "frog"], ["car", "apple"], ["a loyal pet"])
 CAT = Concept("cat", "cat", "object", "animal", ["kitten"], "animal", ["dog", "frog"], ["car", "apple"], ["a pet that purrs"])
@@ -175,7 +175,7 @@ def attack_checks(attack: Attack, folder: Path) -> Iterator[tuple[str, Callable[
 
 
 def metric_checks(metric: Metric, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    unsupported_reason = metric.supports(dataclasses.replace(TINY, vocabulary="emoji"), [DOG])
+    unsupported_reason = metric.supports(dataclasses.replace(TINY, domain="emoji"), [DOG])
     if unsupported_reason:
         raise NotApplicable(unsupported_reason)
     from vestige.bench.vision import features
@@ -192,7 +192,7 @@ def metric_checks(metric: Metric, folder: Path) -> Iterator[tuple[str, Callable[
         return loading.load(TINY).replaced(changed)
 
     metric = quick(metric)
-    context = MetricContext([DOG], "emoji", lambda: images, features.extract, lambda: original, erased, drawn)
+    context = MetricContext([DOG], lambda: images, features.extract, lambda: original, erased, drawn)
     scores = metric.score(images, context)
 
     def has_finite_totals() -> None:

@@ -17,11 +17,21 @@ def by_kind(table: DictConfig, *, _root_: DictConfig) -> Any:
     return table[kinds[0]]
 
 
-def by_vocabulary(table: DictConfig, *, _root_: DictConfig) -> Any:
-    """`${by_vocabulary:{photo: a, emoji: b}}`: the value for the chosen model's vocabulary. How a protocol maps onto the emoji model."""
-    if _root_.model.vocabulary not in table:
-        raise ValueError(f"by_vocabulary has no value for {_root_.model.vocabulary!r}; it knows {sorted(table)}.")
-    return table[_root_.model.vocabulary]
+def by_prompt_style(table: DictConfig, *, _root_: DictConfig) -> Any:
+    """`${by_prompt_style:{photo: 'list:coco_30k', emoji: captions}}`: which prompts a protocol asks of the chosen model."""
+    return _by_model("prompt_style", table, _root_)
+
+
+def by_domain(table: DictConfig, *, _root_: DictConfig) -> Any:
+    """`${by_domain:{photo: 200, emoji: 16}}`: the sizes, judges and networks of a protocol for what the chosen model's images show."""
+    return _by_model("domain", table, _root_)
+
+
+def _by_model(setting: str, table: DictConfig, root: DictConfig) -> Any:
+    value = root.model[setting]
+    if value not in table:
+        raise ValueError(f"by_{setting} has no value for model.{setting}={value!r}; it knows {', '.join(sorted(table))}.")
+    return table[value]
 
 
 def by_count(table: DictConfig, *, _root_: DictConfig) -> Any:
@@ -48,5 +58,6 @@ def of_kind(key: str, *, _root_: DictConfig) -> Any:
 def register_resolvers() -> None:
     OmegaConf.register_new_resolver("of_kind", of_kind, replace=True)
     OmegaConf.register_new_resolver("by_kind", by_kind, replace=True)
-    OmegaConf.register_new_resolver("by_vocabulary", by_vocabulary, replace=True)
+    OmegaConf.register_new_resolver("by_prompt_style", by_prompt_style, replace=True)
+    OmegaConf.register_new_resolver("by_domain", by_domain, replace=True)
     OmegaConf.register_new_resolver("by_count", by_count, replace=True)

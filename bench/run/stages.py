@@ -73,7 +73,7 @@ class Stages:
 
     @cached_property
     def model_spec(self) -> dict:
-        return {**plain(self.job.model), "repo": self.job.model.repo, "weights": weights_digest(self.job.model)}
+        return {**self.job.model.drawing(), "repo": self.job.model.repo, "weights": weights_digest(self.job.model)}
 
     @property
     def is_original(self) -> bool:
@@ -251,7 +251,6 @@ class Stages:
             "images": images.key,
             "original": original.key,
             "concepts": plain(self.job.concepts),
-            "vocabulary": self.job.model.vocabulary,
         }
         inputs = metric.inputs()
         if inputs:
@@ -260,7 +259,6 @@ class Stages:
         def make(folder: Path) -> None:
             context = MetricContext(
                 self.job.concepts,
-                self.job.model.vocabulary,
                 partial(self.drawn_by_original, asked),
                 self.features,
                 lambda: self.untouched,

@@ -65,7 +65,7 @@ def task(tree: DictConfig) -> None:
 
 def _hint(job: Job) -> None:
     """Numbers of a paper are for Stable Diffusion: say so when the same method has numbers for the model at hand."""
-    variant = f"{job.method_name}_{job.model.vocabulary}"
+    variant = f"{job.method_name}_{job.model.domain}"
     if (CONF / "method" / f"{variant}.yaml").exists():
         print(
             f"hint: method={job.method_name} has its paper's numbers; method={variant} has those for model {job.model.name}.",

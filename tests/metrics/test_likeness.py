@@ -12,7 +12,7 @@ from vestige.metrics.likeness import Likeness
 
 
 def context_of(images, features, concept):
-    return MetricContext([concept], "emoji", lambda: images, lambda each, extractor: features)
+    return MetricContext([concept], lambda: images, lambda each, extractor: features)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def images(tmp_path):
 
 
 def context(seen: torch.Tensor) -> MetricContext:
-    return MetricContext([], "photo", None, lambda images, extractor: seen)
+    return MetricContext([], None, lambda images, extractor: seen)
 
 
 def test_the_nearer_of_two_normalised_prompts_decides(file, images):
