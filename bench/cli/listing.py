@@ -12,7 +12,7 @@ from pathlib import Path
 from vestige.bench.cli import evidence
 from vestige.bench.places import CONF, module_file
 
-GROUPS = ("methods", "concepts", "attacks", "metrics", "splits", "models", "protocols", "experiments", "runtimes", "flags")
+GROUPS = ("methods", "concepts", "attacks", "metrics", "judges", "splits", "models", "protocols", "experiments", "runtimes", "flags")
 
 
 def main(argv: list[str]) -> int:

@@ -84,29 +84,3 @@ class Chain:
         changed = copy.copy(self)
         changed.members = members
         return changed
-
-
-def check(judge_id: str) -> None:
-    from vestige.bench import judges
-
-    for part in judges.parts(judge_id):
-        judges.check(part)
-
-
-def inputs(judge_id: str) -> dict[str, str]:
-    from vestige.bench import judges
-
-    return {f"{part}: {name}": digest for part in judges.parts(judge_id) for name, digest in judges.inputs(part).items()}
-
-
-def blank(judge_id: str) -> Chain:
-    """Without the members whose labels lie beside weights that are not here."""
-    from vestige.bench import judges
-
-    return Chain([known for part in judges.parts(judge_id) if (known := judges.blank(part)) is not None], judge_id)
-
-
-def load(judge_id: str) -> Chain:
-    from vestige.bench import judges
-
-    return Chain([judges.load(part) for part in judges.parts(judge_id)], judge_id)

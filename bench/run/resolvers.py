@@ -1,9 +1,11 @@
-"""What settings may be written as a function of: the kind and number of concepts, the model."""
+"""What settings may be written as a function of: the kind and number of concepts, the model. And where Hydra read them."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 
@@ -53,6 +55,12 @@ def of_kind(key: str, *, _root_: DictConfig) -> Any:
         raise ValueError(
             f"{key} has a judge for each kind of concept: {unsupported_reason} Choose one for all, such as judge=clip:..."
         ) from None
+
+
+def folders_of_hydra() -> list[Path]:
+    """The folders that the running Hydra job was composed from (--config-dir, hydra.searchpath), also in the worker of a launcher."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    return [Path(source.path) for source in sources if source.schema == "file"]
 
 
 def register_resolvers() -> None:
