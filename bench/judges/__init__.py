@@ -1,6 +1,6 @@
 """Presence judges: is the thing a prompt asked for in the image? One interface over classifiers and detectors of very different kinds.
 
-A judge is a file in conf/judge and a class (bench/judges/plugin.py); `vestige ls judges` lists them. It is written <name>,
+A judge is a file in conf/judges and a class (bench/judges/plugin.py); `vestige ls judges` lists them. It is written <name>,
 <name>:<argument> where its class takes one (a folder, the name of a CLIP model), or <judge>+<judge>: each label goes to the first that
 knows it. That text names the judge in keys, records and tables.
 

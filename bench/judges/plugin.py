@@ -1,6 +1,6 @@
-"""The contract of a judge: a class with typed fields and a file judge/<name>.yaml, in conf/ or in a configuration folder of one's own.
+"""The contract of a judge: a class with typed fields and a file judges/<name>.yaml, in conf/ or in a configuration folder of one's own.
 
-    # judge/mine.yaml: the comment at the top is what `vestige ls judges` prints
+    # judges/mine.yaml: the comment at the top is what `vestige ls judges` prints
     _target_: my_judges.Mine
     folder: ???
 

@@ -1,4 +1,7 @@
-"""Which judges there are: one file each in the folder `judge` of Vestige's configuration and of the user's own."""
+"""Which judges there are: one file each in the folder `judges` of Vestige's configuration and of the user's own.
+
+The folder is not called `judge`, because Hydra would then take `judge=a+b` for the choice of one file there.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def files() -> dict[str, Path]:
     """Name -> its YAML file. A name that exists twice is refused: a record's judge must mean one thing."""
     found: dict[str, Path] = {}
     for folder in config_folders():
-        for file in sorted((folder / "judge").glob("*.yaml")):
+        for file in sorted((folder / "judges").glob("*.yaml")):
             if file.stem in found:
                 raise ValueError(f"there are two judges {file.stem!r}: {found[file.stem]} and {file}. Rename your own file.")
             found[file.stem] = file
