@@ -87,7 +87,7 @@ class Artists(HubClassifier):
         return PresenceJudge(None, {"style": list(map(slug, labels))}, name, family="artist")
 
 
-def _imagenet(names: list[str], name: str) -> list[str]:
+def _imagenet(names: list[str], judge: str) -> list[str]:
     """torchvision's words for the 1,000 classes: transformers lists all synonyms of each. Other sizes: the first synonym."""
     first = [slug(name.split(",")[0]) for name in names]
     if len(names) != 1000:
@@ -95,5 +95,5 @@ def _imagenet(names: list[str], name: str) -> list[str]:
     known = imagenet.labels()
     agreed = sum(a == b for a, b in zip(first, known, strict=True))
     if agreed < 900:  # a few classes have another first synonym
-        raise ValueError(f"judge={name}: only {agreed} of its 1,000 labels stand where ImageNet has them: another order of classes.")
+        raise ValueError(f"judge={judge}: only {agreed} of its 1,000 labels stand where ImageNet has them: another order of classes.")
     return known
