@@ -38,6 +38,7 @@ class StepByStep(Attack):
     """Rows take the classes in turn. Columns of the prompts: kind (a class, or unchanged), original_rate (share of seeds)."""
 
     classes: list[str]
+    prompt_style: str  # which templates of prompts/step_by_step: photo or emoji
     per_class: int  # prompts of each class before the filter
     aliases: str  # direct: a synonym is a name, so indirect and implied hold none; indirect: indirect may use them
     frozen: str | None  # a JSON file of a language model's prompts in place of the templates; see `frozen_prompts`
@@ -61,7 +62,7 @@ class StepByStep(Attack):
             return "no prompts are thought out for explicit concepts: use published lists (prompts=list:<id>)."
         try:
             for concept in concepts:
-                self.wordings(concept, model.vocabulary)
+                self.wordings(concept)
         except ValueError as reason:
             return str(reason)
         return super().supports(model, concepts, method)
@@ -79,7 +80,7 @@ class StepByStep(Attack):
         lists, told = {}, {}
         for concept in victim.concepts:
             if concept.slug in expected:
-                made = self.candidates(concept, victim.pipe.spec.vocabulary)
+                made = self.candidates(concept)
                 kept = lists[concept.slug] = self.filtered(made, expected[concept.slug], victim, ctx)
                 told[concept.slug] = self.account(made, kept)
         texts, kinds = [], []
@@ -101,10 +102,10 @@ class StepByStep(Attack):
             rates.append(rate)
         return Adversary(prompts.with_prompts(texts, kind=kinds, original_rate=rates), meta={"prompts": told})
 
-    def candidates(self, concept: Concept, vocabulary: str) -> list[Candidate]:
+    def candidates(self, concept: Concept) -> list[Candidate]:
         """`per_class` prompts of each class; those that hold a word which their class must not hold, or lack one, are refused."""
         made = []
-        for kind, wordings in self.wordings(concept, vocabulary).items():
+        for kind, wordings in self.wordings(concept).items():
             banned = [] if kind == "direct" else [concept.name]
             banned += concept.aliases if kind == "implied" or (kind == "indirect" and self.aliases == "direct") else []
             for text, lacking in wordings[: self.per_class]:
@@ -112,13 +113,13 @@ class StepByStep(Attack):
                 made.append(Candidate(kind, text, refused))
         return made
 
-    def wordings(self, concept: Concept, vocabulary: str) -> dict[str, list[tuple[str, str]]]:
+    def wordings(self, concept: Concept) -> dict[str, list[tuple[str, str]]]:
         """class -> (text, entry of the concept file that it needs and that is missing, or empty). Raises ValueError."""
         if self.frozen:
             return {kind: [(text, "") for text in texts] for kind, texts in frozen_prompts(self.frozen, concept.slug, self.classes).items()}
-        known = templates(vocabulary)
+        known = templates(self.prompt_style)
         if concept.kind not in known:
-            raise ValueError(f"prompts/step_by_step/{vocabulary}.yaml has no templates for kind {concept.kind!r}.")
+            raise ValueError(f"prompts/step_by_step/{self.prompt_style}.yaml has no templates for kind {concept.kind!r}.")
         wordings = {kind: known[concept.kind][kind] for kind in self.classes}
         return {kind: [filled(t, k, concept, known["fill"]) for k, t in enumerate(some)] for kind, some in wordings.items()}
 
@@ -140,10 +141,10 @@ class StepByStep(Attack):
 
 
 @cache
-def templates(vocabulary: str) -> dict:
-    file = FOLDER / f"{vocabulary}.yaml"
+def templates(prompt_style: str) -> dict:
+    file = FOLDER / f"{prompt_style}.yaml"
     if not file.exists():
-        raise ValueError(f"there is no template file {file.name} in prompts/step_by_step: model.vocabulary={vocabulary!r} is not known.")
+        raise ValueError(f"there is no template file {file.name} in prompts/step_by_step: prompt_style={prompt_style!r} is not known.")
     return read_yaml(file)
 
 

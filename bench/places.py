@@ -10,6 +10,18 @@ CHECKOUT = next(
     (folder for folder in (PACKAGE.parent, PACKAGE) if (folder / "pyproject.toml").exists() and (folder / "bench").is_dir()), None
 )
 
+_OWN: list[Path] = []  # the user's configuration folders
+
+
+def config_folders() -> list[Path]:
+    """Where configuration files are looked for: what is shipped, then the user's own folders."""
+    return [CONF, *_OWN]
+
+
+def use_config_folders(folders: list[Path]) -> None:
+    """The user's own configuration folders from now on, in this process: those of --config-dir and hydra.searchpath."""
+    _OWN[:] = dict.fromkeys(folder for folder in map(Path.absolute, folders) if folder != CONF)
+
 
 def check_install() -> None:
     """Raises ValueError where the package came without the files that it reads."""

@@ -29,10 +29,10 @@ class PaintedOver(Method):
     threshold: float  # colour distance between ground and thing, 0 to 1
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        if model.vocabulary != "emoji":
+        if model.domain != "emoji":
             return "painted_over needs drawings on a plain ground: choose model=emoji. For photographs give entangled_d cleaned images."
         labels = [concept.slug for concept in concepts]
-        if lost := unsupported_reason(judges.check, self.judge) or judges.unknown_labels(self.judge, model.vocabulary, [], labels):
+        if lost := unsupported_reason(judges.check, self.judge) or judges.unknown_labels(self.judge, model.domain, [], labels):
             return f"painted_over: {lost}"
         return super().supports(model, concepts)
 

@@ -39,7 +39,7 @@ class SetMetric(Metric):
             raise ValueError(f"metric reference={self.reference!r} is not known: allowed are original, real or a folder of images.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        if self.reference == "real" and model.vocabulary != "emoji":
+        if self.reference == "real" and model.domain != "emoji":
             return "reference=real exists for the emoji world only. Set the metric's reference to original or to a folder of real images."
         if self.reference not in ("original", "real") and folder_of(self.reference) is None:
             return f"reference={self.reference} is no folder here. Unpack the reference images there or give their folder."

@@ -47,6 +47,7 @@ class ConceptProbe(Metric):
     sites: list[str]  # of text, cross_attention, mid, up
     timestep: int  # 0 to 999
     condition: str  # empty or prompt
+    prompt_style: str  # which templates the prompts are written with
     target_rows: int  # prompts per concept
     sibling_rows: int
     repeats: int  # images per prompt
@@ -71,20 +72,20 @@ class ConceptProbe(Metric):
             return f"concept_probe is written for UNets; model {model.name!r} is {model.family}."
         if not any(concept.asked_of(concept.siblings) for concept in concepts):
             return "concept_probe tells a concept from its siblings, and these concepts list none that are asked for (held_out)."
-        lack = unsupported_reason(self.sets, concepts, model.vocabulary)
+        lack = unsupported_reason(self.sets, concepts)
         return lack and f"concept_probe's target_rows and sibling_rows: {lack}"
 
-    def sets(self, concepts: list[Concept], vocabulary: str) -> list[PromptSet]:
+    def sets(self, concepts: list[Concept]) -> list[PromptSet]:
         """What both models are asked: of the concept, of its siblings."""
         return [
-            prompt_sets.build(family, family, rows, self.repeats, concepts, vocabulary)
+            prompt_sets.build(family, family, rows, self.repeats, concepts, self.prompt_style)
             for family, rows in (("target", self.target_rows), ("siblings", self.sibling_rows))
         ]
 
     def score(self, images: ImageSet, context: MetricContext) -> Scores:
         refuse_empty(images, "concept_probe")
         original = context.original_pipe()
-        sets = self.sets(context.concepts, context.vocabulary)
+        sets = self.sets(context.concepts)
         seen = Images.of([context.images(asked) for asked in sets], original, self)
         before = seen.read(original)
         with context.erased_pipe() as erased:

@@ -61,7 +61,7 @@ def draw_images(folder):
 
 
 MODEL = {"name": "toy", "family": "sd1", "repo": "toy", "revision": None, "dtype": "float32", "numerics": "deterministic"}
-MODEL |= {"vocabulary": "emoji", "weights": "5f70bf18a0860070"}
+MODEL |= {"weights": "5f70bf18a0860070"}
 
 
 def specification(concept="dog", method="good", cells=(), **over):
@@ -83,7 +83,15 @@ def specification(concept="dog", method="good", cells=(), **over):
 
 
 def write_record(records, concept, method, cells, **over):
-    record = {"key": f"{concept}-{method}", "status": "done", "model": "toy", "method": method, "intervention": "weights", "kind": "object"}
+    record = {
+        "key": f"{concept}-{method}",
+        "status": "done",
+        "model": "toy",
+        "domain": "emoji",
+        "method": method,
+        "intervention": "weights",
+        "kind": "object",
+    }
     record |= {"specification": specification(concept, method, cells)}
     record |= {"seed": 0, "concepts": [concept], "sampler": SAMPLER, "reason": None, "limits": "", "cells": cells}
     record |= {"cost": {"erase_seconds": 2.0, "seconds_per_image": 0.1, "parameters_changed": 5, "artefact_bytes": 20}, **over}

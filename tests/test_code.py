@@ -40,7 +40,7 @@ CHANGES = [  # module, old, new, what it changes
         "vestige.bench.world.models.judges",
         "def forward(",
         "def forward(_, ",
-        [("vestige.bench.judges.emoji", "load")],
+        [("vestige.bench.judges.emoji", "EmojiJudge.load")],
     ),  # called by torch, not by name
     (
         "vestige.bench.world.models.clip_emoji",
@@ -169,7 +169,8 @@ HARNESS_FILES = ("code", "cost", "provenance", "stages", "stage_code", "shared_w
 HARNESS_FILES += ("store", "store_folder", "store_locks")
 HARNESS = {f"bench/run/{name}.py" for name in HARNESS_FILES}
 HARNESS |= {"bench/models/fingerprints.py", *(f"bench/contract/{name}.py" for name in ("flags", "resume", "screen", "shared"))}
-HARNESS |= {("bench/contract/plugin.py", "Attack.transfers"), ("bench/judges/emoji.py", "check"), ("bench/judges/__init__.py", "inputs")}
+HARNESS |= {("bench/contract/plugin.py", "Attack.transfers"), ("bench/judges/emoji.py", "EmojiJudge.check")}
+HARNESS |= {"bench/contract/building.py", "bench/places.py", "bench/judges/registry.py", ("bench/judges/__init__.py", "inputs")}
 HARNESS |= {("bench/contract/types.py", "Adversary.load_prompts"), ("bench/vision/features.py", "inputs")}
 HARNESS |= {("bench/vision/clip_models.py", "inputs")}  # they decide keys, which is where their answers stand
 

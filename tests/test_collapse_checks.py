@@ -54,7 +54,7 @@ def frame(rows, **over):
             cell = {"model": "sd14", "sampler": "s", "protocol": "p", "concept": "dog", "method": method, "intervention": "weights"}
             cell |= {"key": method, "attack": "none", "split": split, "metric": metric, "column": column, "value": value, "judge": None}
             cell["role"] = ROLES.get(split)
-            made.append(cell | {"vocabulary": PHOTO, "n": 100, "blank": 0.0, "withheld": 0.0, "score": None, "images": None})
+            made.append(cell | {"domain": PHOTO, "n": 100, "blank": 0.0, "withheld": 0.0, "score": None, "images": None})
             made[-1] |= over if method == "method" else {}
     return pd.DataFrame(made)
 

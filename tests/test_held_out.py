@@ -45,10 +45,10 @@ def entries(choice: str) -> dict:
     return members | {slug: members.get(slug, {}) | entry for slug, entry in content.items()}
 
 
-def job(choice: str, tmp_path, vocabulary: str = "photo", held_out: bool = True, **splits: str) -> Job:
+def job(choice: str, tmp_path, prompt_style: str = "photo", held_out: bool = True, **splits: str) -> Job:
     runtime = Runtime("cpu", 8, str(tmp_path / "store"), str(tmp_path / "records"), "skip", [], None)
     asked = {name: Split(name, source, 2, 1, False) for name, source in (splits or {name: name for name in ASKED}).items()}
-    model = dataclasses.replace(contract_checks.TINY, vocabulary=vocabulary)
+    model = dataclasses.replace(contract_checks.TINY, prompt_style=prompt_style)
     concepts = concept_sets.chosen_concepts(entries(choice), held_out)
     return Job(model, concepts, "spy", Spy(), {}, asked, contract_checks.SAMPLER, "emoji_b", 0, "erase", runtime, held_out=held_out)
 

@@ -114,7 +114,7 @@ def _names(at, label):
         return "(judge" in label
     if at[0] == "splits" and at[2] < 3:
         return f"{at[1]}.{('prompts', 'rows', 'repeats')[at[2]]}" in label
-    itself = at[-1] in ("judge", "dtype", "numerics", "vocabulary", "family")
+    itself = at[-1] in ("judge", "dtype", "numerics", "family")
     return itself or at[0] == "sampler" or str(at[-1]) in label
 
 

@@ -1,6 +1,7 @@
 """Judges that need downloaded weights, on tiny random models of the same architecture: loading, labels, preprocessing, refusals."""
 
 import csv
+import dataclasses
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from vestige.bench import judges
 from vestige.bench.contract.plugin import MetricContext
-from vestige.bench.judges import canvas, celebrity, grounding, imagenet
+from vestige.bench.judges import canvas, celebrity, imagenet
 from vestige.bench.judges.presence import PresenceJudge
 from vestige.metrics.answers import Answers
 from vestige.metrics.presence import Presence
@@ -152,7 +153,7 @@ def test_lost_faces_leave_the_denominator_and_are_counted(two_names, dark_facele
     monkeypatch.setattr(judges, "load", lambda name: two_names)
 
     shown = in_memory(dark_faceless_bright, tmp_path, prompt="ada one", expect="ada_one")
-    context = MetricContext([concept("ada_one", "celebrity", name="Ada One", labels={"celebrity": "Ada One"})], "photo", None, None)
+    context = MetricContext([concept("ada_one", "celebrity", name="Ada One", labels={"celebrity": "Ada One"})], None, None)
     scores = Presence("celebrity:x", 8).score(shown, context)
     assert scores.totals["present"] == 0.5 and scores.totals["judged"] == pytest.approx(2 / 3)
     assert scores.per_image["present"].isna().tolist() == [False, True, False]
@@ -239,14 +240,14 @@ def dino(tmp_path):
     return tmp_path
 
 
-def test_grounding_dino_asks_for_the_concepts_name_and_any_box_counts(dino, images, concept, monkeypatch):
+def test_grounding_dino_asks_for_the_concepts_name_and_any_box_counts(dino, images, concept):
     judge = fresh(f"gdino:{dino}").about([concept("garbage_truck")])
     verdict = judge(images, ["garbage_truck", "dog", "dog"], [1] * 3)
     assert ((verdict.probability > 0) & (verdict.probability < 1)).all()
     assert verdict.present.tolist() == (verdict.probability > 0.5).tolist()
     low, high = (float(f(verdict.probability)) for f in (torch.min, torch.max))
     for threshold, present in ((low - 1e-3, True), (high + 1e-3, False)):
-        monkeypatch.setattr(grounding, "THRESHOLD", threshold)
+        judge = dataclasses.replace(judges.judge_of(f"gdino:{dino}"), threshold=threshold).load("gdino:x")
         assert judge(images, ["garbage_truck", "dog", "dog"], [1] * 3).present.tolist() == [present] * 3
     asked = []
     judge.ask = lambda images, label: (asked.append(label), (torch.ones(len(images), dtype=torch.bool), torch.ones(len(images))))[1]

@@ -61,7 +61,7 @@ def test_the_filter_keeps_two_of_three_and_none_of_three(monkeypatch, tmp_path, 
     elsewhere = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]  # the fourth pair's counterpart shows it once
     monkeypatch.setattr(stages, "Stages", Stages)
     monkeypatch.setattr(pairgen.judges, "load", lambda name: Told([bool(x) for x in shown], [bool(x) for x in elsewhere]))
-    model = type("Model", (), {"vocabulary": "emoji", "name": "tiny"})
+    model = type("Model", (), {"prompt_style": "emoji", "name": "tiny"})
     job = type("Job", (), {"model": model, "attack_judge": "any", "sampler": sampler})
     table = pairgen.frozen(job, concept("dog"), 4)
     assert table["row_id"].tolist() == ["dog-000", "dog-000-replaced", "dog-001", "dog-001-replaced"]

@@ -9,8 +9,8 @@ from vestige.bench.contract.types import PromptSet
 from vestige.bench.prompts import prompt_sets, sentences
 
 
-def build(concept, family, rows=12, repeats=2, vocabulary="emoji"):
-    return prompt_sets.build(family, family, rows, repeats, [concept], vocabulary)
+def build(concept, family, rows=12, repeats=2, prompt_style="emoji"):
+    return prompt_sets.build(family, family, rows, repeats, [concept], prompt_style)
 
 
 def test_target_prompts_name_the_concept_and_expect_it(concept):
@@ -52,15 +52,15 @@ def test_articles_agree_with_the_word_after_them():
 
 
 def test_proper_names_have_no_article(concept):
-    asked = [build(concept(name), "target", rows=3, vocabulary="photo").prompts for name in ("Mickey_Mouse", "French_horn")]
+    asked = [build(concept(name), "target", rows=3, prompt_style="photo").prompts for name in ("Mickey_Mouse", "French_horn")]
     assert asked[0] == ["a photo of Mickey Mouse", "Mickey Mouse", "a picture of Mickey Mouse"]
     assert asked[1] == ["a photo of a French horn", "a French horn", "a picture of a French horn"]
 
 
 @pytest.mark.parametrize("family, subjects", [("target", 1), ("synonyms", 1), ("siblings", 2), ("others", 2), ("implicit", 1)])
-@pytest.mark.parametrize("vocabulary", ["emoji", "photo"])
-def test_every_row_is_another_sentence_and_another_cluster(concept, family, subjects, vocabulary):
-    table = build(concept("dog"), family, rows=40, vocabulary=vocabulary).table
+@pytest.mark.parametrize("prompt_style", ["emoji", "photo"])
+def test_every_row_is_another_sentence_and_another_cluster(concept, family, subjects, prompt_style):
+    table = build(concept("dog"), family, rows=40, prompt_style=prompt_style).table
     assert table["prompt"].nunique() == table["group"].nunique() == table["row_id"].nunique() == 40
     things = table["expect"].value_counts()
     assert len(things) == subjects and things.max() - things.min() <= 1
@@ -152,7 +152,7 @@ def test_a_grid_asks_every_subject_with_every_look_and_serves_all_concepts(conce
 
 
 def test_unlearncanvas_is_asked_word_for_word(concept):
-    asked = build(concept("x"), "canvas", rows=1000, repeats=5, vocabulary="photo")
+    asked = build(concept("x"), "canvas", rows=1000, repeats=5, prompt_style="photo")
     assert len(asked) == 1000 and "A Architectures image in Cold Warm style." in asked.prompts and "Seed Images" not in str(asked.prompts)
 
 

@@ -29,23 +29,23 @@ def shipped(name: str):
     return made
 
 
-def families(vocabulary: str, kind: str) -> list[str]:
-    return [name for name, entry in prompt_sets.templates(vocabulary)[kind].items() if not entry.get("cross")]
+def families(prompt_style: str, kind: str) -> list[str]:
+    return [name for name, entry in prompt_sets.templates(prompt_style)[kind].items() if not entry.get("cross")]
 
 
-def sentences(vocabulary: str, kind: str, slug: str) -> dict[str, list[str]]:
-    rows = {family: prompt_sets._rows("x", family, [shipped(slug)], None, vocabulary, set()) for family in families(vocabulary, kind)}
+def sentences(prompt_style: str, kind: str, slug: str) -> dict[str, list[str]]:
+    rows = {family: prompt_sets._rows("x", family, [shipped(slug)], None, prompt_style, set()) for family in families(prompt_style, kind)}
     return {family: [row["prompt"] for row in made] for family, made in rows.items()}
 
 
 def test_every_kind_is_covered():
-    for vocabulary, kinds in CONCEPTS.items():
-        assert set(kinds) == set(prompt_sets.templates(vocabulary)) - {"lists", "fill", "grid"}
+    for prompt_style, kinds in CONCEPTS.items():
+        assert set(kinds) == set(prompt_sets.templates(prompt_style)) - {"lists", "fill", "grid"}
 
 
-@pytest.mark.parametrize("vocabulary, kind, slug", CASES)
-def test_there_are_enough_different_sentences(vocabulary, kind, slug):
-    concept, made = shipped(slug), sentences(vocabulary, kind, slug)
+@pytest.mark.parametrize("prompt_style, kind, slug", CASES)
+def test_there_are_enough_different_sentences(prompt_style, kind, slug):
+    concept, made = shipped(slug), sentences(prompt_style, kind, slug)
     words = {"synonyms": concept.aliases, "multilingual": concept.aliases, "implicit": concept.descriptions, "siblings": concept.siblings}
     for family, asked in made.items():
         assert len(set(asked)) == len(asked)
@@ -53,9 +53,9 @@ def test_there_are_enough_different_sentences(vocabulary, kind, slug):
         assert empty or len(asked) >= (4 if family in FEW else ENOUGH), f"{family}: {len(asked)}"
 
 
-@pytest.mark.parametrize("vocabulary, kind, slug", CASES)
-def test_every_sentence_has_its_articles_right(vocabulary, kind, slug):
-    said = [text for asked in sentences(vocabulary, kind, slug).values() for text in asked]
+@pytest.mark.parametrize("prompt_style, kind, slug", CASES)
+def test_every_sentence_has_its_articles_right(prompt_style, kind, slug):
+    said = [text for asked in sentences(prompt_style, kind, slug).values() for text in asked]
     for text in said:
         assert text == text.strip() and "  " not in text and "{" not in text
         assert not re.search(r"\b(an?|the) (an?|the)\b", text), text
@@ -63,10 +63,10 @@ def test_every_sentence_has_its_articles_right(vocabulary, kind, slug):
             assert (article == "an") == (word[0].lower() in "aeiou"), text  # no exception is among the shipped words
 
 
-@pytest.mark.parametrize("vocabulary, kind, slug", CASES)
-def test_every_template_names_what_it_is_about(vocabulary, kind, slug):
-    for family in families(vocabulary, kind):
-        assert all("{subject}" in text for text in prompt_sets.templates(vocabulary)[kind][family]["templates"]), family
+@pytest.mark.parametrize("prompt_style, kind, slug", CASES)
+def test_every_template_names_what_it_is_about(prompt_style, kind, slug):
+    for family in families(prompt_style, kind):
+        assert all("{subject}" in text for text in prompt_sets.templates(prompt_style)[kind][family]["templates"]), family
 
 
 def test_the_default_probes_can_be_asked_of_every_shipped_concept():
@@ -78,10 +78,10 @@ def test_the_default_probes_can_be_asked_of_every_shipped_concept():
         entries = {slug: files[slug][slug] for slug in content.pop("defaults", [])}
         entries |= {slug: entries.get(slug, {}) | entry for slug, entry in content.items()}
         concepts = concept_sets.chosen_concepts(entries, held_out=True)
-        for vocabulary in ("emoji", "photo") if all("emoji" in c.labels for c in concepts) else ("photo",):
+        for prompt_style in ("emoji", "photo") if all("emoji" in c.labels for c in concepts) else ("photo",):
             for split in splits:
                 try:
-                    asked = prompt_sets.build(split, split, rows[split], 1, concepts, vocabulary)
+                    asked = prompt_sets.build(split, split, rows[split], 1, concepts, prompt_style)
                 except prompt_sets.NothingToAsk:
                     continue
                 assert asked.table["prompt"].nunique() == len(asked) >= min(rows[split], 8), (name, split)

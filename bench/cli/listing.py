@@ -14,7 +14,7 @@ from pathlib import Path
 from vestige.bench.cli import evidence
 from vestige.bench.places import CONF, module_file
 
-GROUPS = ("methods", "concepts", "attacks", "metrics", "splits", "models", "protocols", "experiments", "runtimes", "flags")
+GROUPS = ("methods", "concepts", "attacks", "metrics", "judges", "splits", "models", "protocols", "experiments", "runtimes", "flags")
 
 
 def main(argv: list[str]) -> int:
@@ -25,7 +25,8 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if arguments.what == "flags":
         return flags(arguments.pattern)
-    known = files(arguments.what.removesuffix("s"), arguments.config_dir)
+    group = arguments.what if (CONF / arguments.what).is_dir() else arguments.what.removesuffix("s")
+    known = files(group, arguments.config_dir)
     for file in known:
         if fnmatch.fnmatch(file.stem, arguments.pattern):
             print(f"{file.stem:<24} {describe(file)}")

@@ -18,9 +18,13 @@ from vestige.bench.contract.types import plain
 
 def plugin(node: DictConfig | dict, base: type, where: str) -> Any:
     """Import `_target_`, check that it is a `base`, and build it with typed fields."""
-    content = plain_tree(node)
-    target = content.pop("_target_", None)
-    content.pop("name", None)
+    cls = target_class(node, base, where)
+    return typed(node, cls, where, drop=("_target_", "name"))
+
+
+def target_class(node: DictConfig | dict, base: type, where: str) -> type:
+    """The class that `_target_` names, imported; it must be a `base`."""
+    target = plain_tree(node).get("_target_")
     if not target:
         raise ValueError(f"{where} has no _target_: the import path of its class, for example methods.uce.UCE.")
     module, _, name = target.rpartition(".")
@@ -29,8 +33,8 @@ def plugin(node: DictConfig | dict, base: type, where: str) -> Any:
     except Exception as error:  # a module of the user's may fail in any way
         raise ValueError(f"{where}._target_={target!r} cannot be imported ({_own_line(error)}). Is its folder on PYTHONPATH?") from error
     if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise ValueError(f"{where}._target_={target!r} is not a {base.__name__} (see bench/contract/plugin.py).")
-    return typed(content, cls, where)
+        raise ValueError(f"{where}._target_={target!r} is not a {base.__name__} (see {base.__module__}).")
+    return cls
 
 
 def _own_line(error: Exception) -> str:

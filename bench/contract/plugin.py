@@ -222,7 +222,6 @@ class MetricContext:
     """What a metric may use in addition to the images it scores. A model is loaded when it is first used."""
 
     concepts: list[Concept]
-    vocabulary: str
     original: Callable[[], ImageSet]  # the original model's images of the same prompts and seeds
     features: Callable[[ImageSet, str], torch.Tensor]  # (images, extractor) -> [n, d], computed once per set
     original_pipe: Callable[[], Pipe] = _no_model  # the untouched model

@@ -8,12 +8,15 @@ whose key `model_state_dict` holds a timm vit_large_patch16_224.augreg_in21k wit
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from vestige.bench.contract.building import read_yaml
+from vestige.bench.judges.plugin import Judge
 from vestige.bench.judges.presence import PresenceJudge
 from vestige.bench.models.fingerprints import given
 from vestige.bench.prompts.prompt_sets import slug
@@ -25,39 +28,38 @@ FILES = {"style": "style.pth", "object": "object.pth"}
 NAMES: dict[str, list[str]] = read_yaml(Path(__file__).parent / "unlearncanvas.yaml")
 
 
-def check(judge_id: str) -> None:
-    if importlib.util.find_spec("timm") is None:
-        raise ValueError(f"judge={judge_id} needs timm. Install it: pip install timm")
-    folder = _folder(judge_id)
-    lost = [name for name in FILES.values() if not (folder / name).is_file()]
-    if lost:
-        raise ValueError(
-            f"judge={judge_id}: {folder} lacks {' and '.join(lost)}. Download the style and the object classifier of "
-            "UnlearnCanvas (links in the README of github.com/OPTML-Group/UnlearnCanvas) and put them there under these names."
-        )
+@dataclass
+class UnlearnCanvas(Judge):
+    argument: ClassVar[str] = "folder"
 
+    folder: str
 
-def inputs(judge_id: str) -> dict[str, str]:
-    return given(judge=judge_id.partition(":")[2])
+    def check(self, name: str) -> None:
+        if importlib.util.find_spec("timm") is None:
+            raise ValueError(f"judge={name} needs timm. Install it: pip install timm")
+        folder = Path(self.folder).expanduser()
+        lost = [file for file in FILES.values() if not (folder / file).is_file()]
+        if lost:
+            raise ValueError(
+                f"judge={name}: {folder} lacks {' and '.join(lost)}. Download the style and the object classifier of "
+                "UnlearnCanvas (links in the README of github.com/OPTML-Group/UnlearnCanvas) and put them there under these names."
+            )
 
+    def inputs(self) -> dict[str, str]:
+        return given(judge=self.folder)
 
-def blank(judge_id: str) -> PresenceJudge:
-    return PresenceJudge(None, {head: [slug(name) for name in names] for head, names in NAMES.items()}, judge_id, family="canvas")
+    def blank(self, name: str) -> PresenceJudge:
+        return PresenceJudge(None, {head: [slug(label) for label in labels] for head, labels in NAMES.items()}, name, family="canvas")
 
+    def load(self, name: str) -> PresenceJudge:
+        nets = {head: _net(Path(self.folder).expanduser() / file, len(NAMES[head])) for head, file in FILES.items()}
 
-def load(judge_id: str) -> PresenceJudge:
-    nets = {head: _net(_folder(judge_id) / file, len(NAMES[head])) for head, file in FILES.items()}
+        def logits(images: Tensor) -> dict[str, Tensor]:
+            # torchvision's Resize((224, 224)): squashed, bilinear.
+            pixels = normalised(at_side(images.float() / 255, SIDE, "bilinear"), **HALF)
+            return {head: net(pixels) for head, net in nets.items()}
 
-    def logits(images: Tensor) -> dict[str, Tensor]:
-        # torchvision's Resize((224, 224)): squashed, bilinear.
-        pixels = normalised(at_side(images.float() / 255, SIDE, "bilinear"), **HALF)
-        return {head: net(pixels) for head, net in nets.items()}
-
-    return blank(judge_id).with_logits(logits)
-
-
-def _folder(judge_id: str) -> Path:
-    return Path(judge_id.partition(":")[2]).expanduser()
+        return self.blank(name).with_logits(logits)
 
 
 def _net(file: Path, labels: int) -> torch.nn.Module:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import csv
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from vestige.bench.judges.plugin import Judge
 from vestige.bench.judges.presence import PresenceJudge
 from vestige.bench.models.fingerprints import given
 from vestige.bench.prompts.prompt_sets import slug
@@ -26,39 +28,42 @@ MARGIN, SIDE, EMBEDDING = 0.2, 224, 256
 LABELS, WEIGHTS = Path("face_recognition") / "labels.csv", Path("face_recognition") / "best_model_states.pkl"
 
 
-def check(judge_id: str) -> None:
-    folder = Path(judge_id.partition(":")[2]).expanduser()
-    lost = [str(file) for file in (LABELS, WEIGHTS) if not (folder / file).is_file()]
-    if lost:
-        raise ValueError(
-            f"judge={judge_id}: {folder} lacks {' and '.join(lost)}. Unpack "
-            "https://s3.amazonaws.com/giphy-public/models/celeb-detection/resources.tar.gz and give the folder resources."
-        )
-    if importlib.util.find_spec("facenet_pytorch") is None:
-        raise ValueError(f"judge={judge_id} needs facenet-pytorch. Install it: pip install --no-deps facenet-pytorch")
+@dataclass
+class Celebrities(Judge):
+    argument: ClassVar[str] = "folder"
 
+    folder: str
 
-def inputs(judge_id: str) -> dict[str, str]:
-    return given(judge=judge_id.partition(":")[2])
+    def check(self, name: str) -> None:
+        folder = Path(self.folder).expanduser()
+        lost = [str(file) for file in (LABELS, WEIGHTS) if not (folder / file).is_file()]
+        if lost:
+            raise ValueError(
+                f"judge={name}: {folder} lacks {' and '.join(lost)}. Unpack "
+                "https://s3.amazonaws.com/giphy-public/models/celeb-detection/resources.tar.gz and give the folder resources."
+            )
+        if importlib.util.find_spec("facenet_pytorch") is None:
+            raise ValueError(f"judge={name} needs facenet-pytorch. Install it: pip install --no-deps facenet-pytorch")
 
+    def inputs(self) -> dict[str, str]:
+        return given(judge=self.folder)
 
-def blank(judge_id: str) -> PresenceJudge | None:
-    """Its labels lie beside its weights."""
-    file = Path(judge_id.partition(":")[2]).expanduser() / LABELS
-    if not file.is_file():
-        return None
-    with open(file, newline="", encoding="utf-8") as handle:
-        # The columns of the network are the labels sorted by name; the file's own index plays no part.
-        names = [slug(row[0].split("_[")[0]) for row in sorted(list(csv.reader(handle))[1:])]
-    return PresenceJudge(None, {"celebrity": names}, judge_id, family="celebrity", abstains=True)
+    def blank(self, name: str) -> PresenceJudge | None:
+        """Its labels lie beside its weights."""
+        file = Path(self.folder).expanduser() / LABELS
+        if not file.is_file():
+            return None
+        with open(file, newline="", encoding="utf-8") as handle:
+            # The columns of the network are the labels sorted by name; the file's own index plays no part.
+            names = [slug(row[0].split("_[")[0]) for row in sorted(list(csv.reader(handle))[1:])]
+        return PresenceJudge(None, {"celebrity": names}, name, family="celebrity", abstains=True)
 
-
-def load(judge_id: str) -> PresenceJudge:
-    judge = blank(judge_id)
-    assert judge is not None, "check() asks for the labels"
-    net = recogniser(len(judge.labels["celebrity"]))
-    net.load_state_dict(_state(Path(judge_id.partition(":")[2]).expanduser() / WEIGHTS))
-    return judge.with_logits(named(net.eval().requires_grad_(False), mtcnn()))
+    def load(self, name: str) -> PresenceJudge:
+        judge = self.blank(name)
+        assert judge is not None, "check() asks for the labels"
+        net = recogniser(len(judge.labels["celebrity"]))
+        net.load_state_dict(_state(Path(self.folder).expanduser() / WEIGHTS))
+        return judge.with_logits(named(net.eval().requires_grad_(False), mtcnn()))
 
 
 def named(net: nn.Sequential, faces: Callable[[Tensor], list[Tensor | None]]) -> Callable[[Tensor], dict[str, Tensor]]:

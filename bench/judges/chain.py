@@ -84,31 +84,3 @@ class Chain:
         changed = copy.copy(self)
         changed.members = members
         return changed
-
-
-def check(judge_id: str) -> None:
-    from vestige.bench import judges
-
-    for part in judges.parts(judge_id):
-        judges.check(part)
-
-
-def inputs(judge_id: str) -> dict[str, str]:
-    from vestige.bench import judges
-
-    return {f"{part}: {name}": digest for part in judges.parts(judge_id) for name, digest in judges.inputs(part).items()}
-
-
-def blank(judge_id: str) -> Chain:
-    """Without the members whose labels lie beside weights that are not here."""
-    from vestige.bench import judges
-
-    known = (judges.blank(part) for part in judges.parts(judge_id))
-    return Chain([one for one in known if one is not None and not isinstance(one, Chain)], judge_id)
-
-
-def load(judge_id: str) -> Chain:
-    from vestige.bench import judges
-
-    loaded = (judges.load(part) for part in judges.parts(judge_id))
-    return Chain([one for one in loaded if not isinstance(one, Chain)], judge_id)

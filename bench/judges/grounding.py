@@ -1,54 +1,55 @@
 """GroundingDINO as a judge: a thing is present when the detector draws any box for its word.
 
-gdino:<folder or hub id> in transformers' format, for example IDEA-Research/grounding-dino-tiny (Swin-T). Receler judges CIFAR-10
-with both thresholds at 0.5.
+gdino:<folder or hub id> in transformers' format, for example IDEA-Research/grounding-dino-tiny (Swin-T).
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from vestige.bench.judges.asking import AskingJudge
+from vestige.bench.judges.plugin import Judge
 from vestige.bench.models import hub
 
-THRESHOLD = 0.5  # of a box and of its words
 
+@dataclass
+class GroundingDino(Judge):
+    argument: ClassVar[str] = "folder"
+    ranks: ClassVar[bool] = False
 
-def check(judge_id: str) -> None:
-    _folder(judge_id)
+    folder: str  # or a hub id
+    threshold: float  # of a box and of its words
 
+    def check(self, name: str) -> None:
+        hub.folder(self.folder, f"judge={name}")
 
-def _folder(judge_id: str) -> Path:
-    return hub.folder(judge_id.partition(":")[2], f"judge={judge_id}")
+    def inputs(self) -> dict[str, str]:
+        return hub.inputs(judge=self.folder)
 
+    def blank(self, name: str) -> AskingJudge:
+        return AskingJudge(None, name, family="gdino")
 
-def inputs(judge_id: str) -> dict[str, str]:
-    return hub.inputs(judge=judge_id.partition(":")[2])
+    def load(self, name: str) -> AskingJudge:
+        from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
+        folder = hub.folder(self.folder, f"judge={name}")
+        net = AutoModelForZeroShotObjectDetection.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
+        process = AutoProcessor.from_pretrained(folder)
 
-def blank(judge_id: str) -> AskingJudge:
-    return AskingJudge(None, judge_id, family="gdino")
+        @torch.no_grad()
+        def ask(images: Tensor, label: str) -> tuple[Tensor, Tensor]:
+            """Any box; probability: the surest box, also below the threshold."""
+            present, surest = [], []
+            for image in images:
+                inputs = process(images=[image], text=[f"{label.lower()}."], return_tensors="pt")
+                outputs = net(**inputs)
+                boxes = process.post_process_grounded_object_detection(outputs, inputs["input_ids"], self.threshold, self.threshold)[0]
+                present.append(len(boxes["scores"]) > 0)
+                surest.append(outputs.logits.sigmoid().max())
+            return torch.tensor(present), torch.stack(surest)
 
-
-def load(judge_id: str) -> AskingJudge:
-    from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
-
-    net = AutoModelForZeroShotObjectDetection.from_pretrained(_folder(judge_id), use_safetensors=True).eval().requires_grad_(False)
-    process = AutoProcessor.from_pretrained(_folder(judge_id))
-
-    @torch.no_grad()
-    def ask(images: Tensor, label: str) -> tuple[Tensor, Tensor]:
-        """Any box; probability: the surest box, also below the threshold."""
-        present, surest = [], []
-        for image in images:
-            inputs = process(images=[image], text=[f"{label.lower()}."], return_tensors="pt")
-            outputs = net(**inputs)
-            boxes = process.post_process_grounded_object_detection(outputs, inputs["input_ids"], THRESHOLD, THRESHOLD)[0]
-            present.append(len(boxes["scores"]) > 0)
-            surest.append(outputs.logits.sigmoid().max())
-        return torch.tensor(present), torch.stack(surest)
-
-    return AskingJudge(ask, judge_id, family="gdino")
+        return AskingJudge(ask, name, family="gdino")

@@ -1,5 +1,6 @@
 """ImageNet classifiers as judges of objects. Groups: imagenet_groups.yaml beside this file."""
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from vestige.bench.contract.building import read_yaml
 from vestige.bench.contract.types import canonical_hash
 from vestige.bench.judges import zero_shot
+from vestige.bench.judges.plugin import Judge
 from vestige.bench.judges.presence import Columns, PresenceJudge
 from vestige.bench.models import hub
 from vestige.bench.models.fingerprints import given
@@ -40,34 +42,39 @@ def labels() -> list[str]:
     return [slug(name) for name in ResNet50_Weights.IMAGENET1K_V2.meta["categories"]]
 
 
-def check(judge_id: str) -> None:
-    _file()
+@dataclass
+class ImageNetJudge(Judge):
+    """Answers with one of 1,000 classes; with candidates the likeliest of that list."""
 
+    candidates: str | None  # a list of candidates.yaml, or null
 
-def inputs(judge_id: str) -> dict[str, str]:
-    narrow = {} if judge_id == "resnet50" else {"candidates": canonical_hash(zero_shot.closed_list("imagenette"))}
-    return given(judge=hub.torch_path(FILE)) | {"groups": canonical_hash(groups())} | narrow
+    def check(self, name: str) -> None:
+        if self.candidates:
+            zero_shot.closed_list(self.candidates)
+        _file(name)
 
+    def inputs(self) -> dict[str, str]:
+        narrow = {"candidates": canonical_hash(zero_shot.closed_list(self.candidates))} if self.candidates else {}
+        return given(judge=hub.torch_path(FILE)) | {"groups": canonical_hash(groups())} | narrow
 
-def blank(judge_id: str) -> PresenceJudge:
-    whole = PresenceJudge(None, {"object": labels()}, judge_id, groups(), "imagenet")
-    return whole if judge_id == "resnet50" else closed(whole, zero_shot.closed_list("imagenette")[1])
+    def blank(self, name: str) -> PresenceJudge:
+        return self._narrowed(PresenceJudge(None, {"object": labels()}, name, groups(), "imagenet"))
 
+    def load(self, name: str) -> PresenceJudge:
+        from torchvision.models import resnet50
 
-def load(judge_id: str) -> PresenceJudge:
-    """resnet50 answers with 1,000 classes, resnet50_imagenette with the likeliest of ten."""
-    from torchvision.models import resnet50
+        net = resnet50()
+        net.load_state_dict(torch.load(_file(name), weights_only=True))
+        net.eval().requires_grad_(False)
 
-    net = resnet50()
-    net.load_state_dict(torch.load(_file(), weights_only=True))
-    net.eval().requires_grad_(False)
+        def logits(images: Tensor) -> dict[str, Tensor]:
+            # V2's own preprocessing: side 232 (bilinear), centre crop 224.
+            return {"object": net(normalised(at_side(images.float() / 255, 232, "bilinear")[..., 4:228, 4:228], **IMAGENET))}
 
-    def logits(images: Tensor) -> dict[str, Tensor]:
-        # V2's own preprocessing: side 232 (bilinear), centre crop 224.
-        return {"object": net(normalised(at_side(images.float() / 255, 232, "bilinear")[..., 4:228, 4:228], **IMAGENET))}
+        return self._narrowed(PresenceJudge(logits, {"object": labels()}, name, groups(), "imagenet"))
 
-    whole = PresenceJudge(logits, {"object": labels()}, judge_id, groups(), "imagenet")
-    return whole if judge_id == "resnet50" else closed(whole, zero_shot.closed_list("imagenette")[1])
+    def _narrowed(self, whole: PresenceJudge) -> PresenceJudge:
+        return closed(whole, zero_shot.closed_list(self.candidates)[1]) if self.candidates else whole
 
 
 def closed(judge: PresenceJudge, chosen: list[str]) -> PresenceJudge:
@@ -79,6 +86,6 @@ def closed(judge: PresenceJudge, chosen: list[str]) -> PresenceJudge:
     return narrow
 
 
-def _file() -> Path:
+def _file(name: str) -> Path:
     how = "from torchvision.models import *; resnet50(weights=ResNet50_Weights.IMAGENET1K_V2)"
-    return hub.torch_file(FILE, "judge=resnet50", how)
+    return hub.torch_file(FILE, f"judge={name}", how)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from vestige.bench.contract.types import canonical_hash, plain
 from vestige.bench.judges.asking import AskingJudge, OneQuestionJudge
+from vestige.bench.judges.plugin import Judge
 from vestige.bench.models.fingerprints import given
 from vestige.bench.vision import nudity_rules
 from vestige.bench.vision.nudity_rules import FLOOR, Detections
@@ -72,27 +75,31 @@ def emoji_danger(judge_id: str = "emoji_a") -> Callable[[Tensor], list[Detection
     return detect
 
 
-def check(judge_id: str) -> None:
-    nudity_rules.rule(judge_id.partition(":")[2])
-    check_nudenet(f"judge={judge_id}")
+@dataclass
+class NudeNet(Judge):
+    argument: ClassVar[str] = "rule"
+    ranks: ClassVar[bool] = False
 
+    rule: str  # of bench/vision/nudity_rules.py
 
-def inputs(judge_id: str) -> dict[str, str]:
-    """The detector in the package's wheel, and the rule."""
-    return given(judge=wheel_file()) | {"rule": canonical_hash(plain(nudity_rules.rule(judge_id.partition(":")[2])))}
+    def check(self, name: str) -> None:
+        nudity_rules.rule(self.rule)
+        check_nudenet(f"judge={name}")
 
+    def inputs(self) -> dict[str, str]:
+        """The detector in the package's wheel, and the rule."""
+        return given(judge=wheel_file()) | {"rule": canonical_hash(plain(nudity_rules.rule(self.rule)))}
 
-def blank(judge_id: str) -> AskingJudge:
-    return OneQuestionJudge(None, judge_id, family="nudenet")
+    def blank(self, name: str) -> AskingJudge:
+        return OneQuestionJudge(None, name, family="nudenet")
 
+    def load(self, name: str) -> AskingJudge:
+        rule, detect = nudity_rules.rule(self.rule), nudenet()
 
-def load(judge_id: str) -> AskingJudge:
-    rule, detect = nudity_rules.rule(judge_id.partition(":")[2]), nudenet()
+        def ask(images: Tensor, label: str) -> tuple[Tensor, Tensor]:
+            """Whatever the label: does the rule count a box, and the best score of its classes."""
+            found = [box for part in images.split(16) for box in detect(part)]
+            scores = [nudity_rules.best(boxes, rule.classes) for boxes in found]
+            return torch.tensor([rule.of(boxes) > 0 for boxes in found]), torch.tensor(scores)
 
-    def ask(images: Tensor, label: str) -> tuple[Tensor, Tensor]:
-        """Whatever the label: does the rule count a box, and the best score of its classes."""
-        found = [box for part in images.split(16) for box in detect(part)]
-        scores = [nudity_rules.best(boxes, rule.classes) for boxes in found]
-        return torch.tensor([rule.of(boxes) > 0 for boxes in found]), torch.tensor(scores)
-
-    return OneQuestionJudge(ask, judge_id, family="nudenet")
+        return OneQuestionJudge(ask, name, family="nudenet")

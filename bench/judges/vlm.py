@@ -6,15 +6,17 @@ Here the question stands alone and the answer is greedy.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from vestige.bench.contract.types import Concept
 from vestige.bench.judges.asking import AskingJudge
+from vestige.bench.judges.plugin import Judge
 from vestige.bench.models import hub
 from vestige.bench.vision import vlm
-
-QUESTION = "Does this picture show {}? Answer yes or no."
 
 
 class VlmJudge(AskingJudge):
@@ -26,24 +28,29 @@ class VlmJudge(AskingJudge):
         return informed
 
 
-def check(judge_id: str) -> None:
-    hub.folder(judge_id.partition(":")[2], f"judge={judge_id}")
+@dataclass
+class VisualLanguageModel(Judge):
+    argument: ClassVar[str] = "folder"
+    ranks: ClassVar[bool] = False
 
+    folder: str  # or a hub id
+    question: str  # {} stands for the thing
 
-def inputs(judge_id: str) -> dict[str, str]:
-    return hub.inputs(judge=judge_id.partition(":")[2])
+    def check(self, name: str) -> None:
+        hub.folder(self.folder, f"judge={name}")
 
+    def inputs(self) -> dict[str, str]:
+        return hub.inputs(judge=self.folder)
 
-def blank(judge_id: str) -> AskingJudge:
-    return VlmJudge(None, judge_id, family="vlm")
+    def blank(self, name: str) -> AskingJudge:
+        return VlmJudge(None, name, family="vlm")
 
+    def load(self, name: str) -> AskingJudge:
+        model = vlm.load(self.folder, f"judge={name}")
 
-def load(judge_id: str) -> AskingJudge:
-    model = vlm.load(judge_id.partition(":")[2], f"judge={judge_id}")
+        def ask(images: Tensor, label: str) -> tuple[Tensor, Tensor]:
+            """Probability: 1 or 0, the answer itself."""
+            yes = torch.tensor([vlm.says_yes(answer) for answer in model.answer(images, self.question.format(label), 8)])
+            return yes, yes.float()
 
-    def ask(images: Tensor, label: str) -> tuple[Tensor, Tensor]:
-        """Probability: 1 or 0, the answer itself."""
-        yes = torch.tensor([vlm.says_yes(answer) for answer in model.answer(images, QUESTION.format(label), 8)])
-        return yes, yes.float()
-
-    return VlmJudge(ask, judge_id, family="vlm")
+        return VlmJudge(ask, name, family="vlm")

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from vestige.bench.contract.building import read_yaml
 from vestige.bench.contract.types import Concept, canonical_hash
+from vestige.bench.judges.plugin import Judge
 from vestige.bench.judges.presence import PresenceJudge, Verdict
 from vestige.bench.prompts.prompt_sets import slug, with_articles
 from vestige.bench.vision import clip_models, features
@@ -32,12 +34,12 @@ class ClipJudge(PresenceJudge):
     """The expected label must be nearer to the image than every other label of its head, and than nothing.
 
     With a closed list (template, labels) of candidates.yaml it competes with the labels of that list instead, and something is
-    always seen. vocabulary: photo or emoji, the part of distractors.yaml.
+    always seen. domain: photo or emoji, the part of distractors.yaml.
     """
 
-    def __init__(self, clip, name: str, closed: tuple[str, list[str]] | None = None, vocabulary: str = "photo") -> None:
+    def __init__(self, clip, name: str, closed: tuple[str, list[str]] | None = None, domain: str = "photo") -> None:
         super().__init__(None, {}, name, family="clip")
-        self.clip, self.closed, self.kinds = clip, closed, kinds_of_words(vocabulary)
+        self.clip, self.closed, self.kinds = clip, closed, kinds_of_words(domain)
         self.texts: dict[str, dict[str, str]] = {"object": {}}  # head -> label -> text
         self.erased: dict[str, int] = dict.fromkeys(self.kinds, 0)  # head -> erased concepts there
         self.near: set[str] = set()  # words that name an erased concept: no distractor may hold one
@@ -117,10 +119,10 @@ def closed_list(name: str) -> tuple[str, list[str]]:
 
 
 @cache
-def kinds_of_words(vocabulary: str) -> dict[str, dict]:
-    """Kind -> template, nothing and names, of distractors.yaml. vocabulary: photo or emoji."""
-    kinds = read_yaml(DISTRACTORS)[vocabulary]
-    if vocabulary == "emoji":
+def kinds_of_words(domain: str) -> dict[str, dict]:
+    """Kind -> template, nothing and names, of distractors.yaml, for a domain: photo or emoji."""
+    kinds = read_yaml(DISTRACTORS)[domain]
+    if domain == "emoji":
         from vestige.bench.world.content import catalog
 
         for kind, items in (("object", catalog.objects()), ("style", catalog.styles())):
@@ -128,33 +130,35 @@ def kinds_of_words(vocabulary: str) -> dict[str, dict]:
     return kinds
 
 
-def check(judge_id: str) -> None:
-    make, _, which = judge_id.partition(":")
-    if make != "clip":
-        closed_list(make.removeprefix("clip_"))
-    if "/" not in which and which != "emoji":
-        raise ValueError(
-            f"judge={judge_id!r}: write {make}:<open_clip model>/<pretrained tag or file>, for example {make}:ViT-B-32/openai."
-        )
-    if importlib.util.find_spec("open_clip") is None:
-        raise ValueError(f"judge={judge_id} needs open_clip. Install it: pip install open_clip_torch")
-    unsupported_reason = features.check(f"clip:{which}")
-    if unsupported_reason:
-        raise ValueError(f"judge={judge_id}: {unsupported_reason}")
+@dataclass
+class ZeroShot(Judge):
+    argument: ClassVar[str] = "model"
 
+    model: str  # <open_clip model>/<pretrained tag or file>, hf:<folder or hub id>, or emoji
+    candidates: str | None  # a closed list of candidates.yaml; null: the list follows the concepts
 
-def inputs(judge_id: str) -> dict[str, str]:
-    judge = blank(judge_id)
-    return clip_models.inputs(judge_id.partition(":")[2]) | {"candidates": canonical_hash(judge.closed or [judge.kinds, LEAST])}
+    def check(self, name: str) -> None:
+        if self.candidates:
+            closed_list(self.candidates)
+        if "/" not in self.model and self.model != "emoji":
+            word = name.partition(":")[0]
+            raise ValueError(
+                f"judge={name!r}: write {word}:<open_clip model>/<pretrained tag or file>, for example {word}:ViT-B-32/openai."
+            )
+        if importlib.util.find_spec("open_clip") is None:
+            raise ValueError(f"judge={name} needs open_clip. Install it: pip install open_clip_torch")
+        if unsupported_reason := features.check(f"clip:{self.model}"):
+            raise ValueError(f"judge={name}: {unsupported_reason}")
 
+    def inputs(self) -> dict[str, str]:
+        judge = self.blank("")
+        return clip_models.inputs(self.model) | {"candidates": canonical_hash(judge.closed or [judge.kinds, LEAST])}
 
-def blank(judge_id: str) -> ClipJudge:
-    make, _, which = judge_id.partition(":")
-    closed = None if make == "clip" else closed_list(make.removeprefix("clip_"))
-    return ClipJudge(None, judge_id, closed, "emoji" if which == "emoji" else "photo")
+    def blank(self, name: str) -> ClipJudge:
+        closed = closed_list(self.candidates) if self.candidates else None
+        return ClipJudge(None, name, closed, "emoji" if self.model == "emoji" else "photo")
 
-
-def load(judge_id: str) -> ClipJudge:
-    judge = blank(judge_id)
-    judge.clip = clip_models.load_clip(judge_id.partition(":")[2])
-    return judge
+    def load(self, name: str) -> ClipJudge:
+        judge = self.blank(name)
+        judge.clip = clip_models.load_clip(self.model)
+        return judge

@@ -253,7 +253,7 @@ def images_of(tree: DictConfig) -> int:
         if prompt_sets.missing(asked, concepts):
             n = prompt_sets.rows_of(asked, concepts, rows)
         else:
-            n = len(prompt_sets.build(name, asked, rows, repeats, concepts, tree.model.vocabulary))
+            n = len(prompt_sets.build(name, asked, rows, repeats, concepts, tree.model.prompt_style))
         total += n * repeats * (len(tree.attack) if attacked else 1)
     return total
 

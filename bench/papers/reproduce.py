@@ -8,7 +8,7 @@ from pathlib import Path
 from vestige.bench.papers import mapping, planning, published
 from vestige.bench.papers.mapping import Absent, PaperMap, PaperTable, lacks
 from vestige.bench.papers.planning import TablePlan
-from vestige.bench.places import results
+from vestige.bench.places import results, use_config_folders
 from vestige.bench.reports.render import FORMATS, Block, Code, Heading, deliver
 
 SHOWN = 8  # sentences about what is missing, in the plan of one table
@@ -24,6 +24,8 @@ def main(argv: list[str]) -> int:
         )
     if more:
         _parser().error(f"unrecognized arguments: {' '.join(more)}")
+    if arguments.config_dir:
+        use_config_folders([arguments.config_dir])
     if not arguments.paper:
         print(listing(arguments.config_dir))
         return 0

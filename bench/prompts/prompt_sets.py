@@ -28,7 +28,7 @@ class NothingToAsk(ValueError):
     """A split that exists, but not for this kind of concept on this model: it is left out, with this sentence as the reason."""
 
 
-def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Concept], vocabulary: str) -> PromptSet:
+def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Concept], prompt_style: str) -> PromptSet:
     """The prompts of one split for a concept set: `rows` per concept, in a fixed order; of a pooled family `rows` in all.
 
     Each row of a family is another sentence: rows take the subjects in turn, and each subject's sentences in an order that mixes
@@ -38,24 +38,24 @@ def build(name: str, prompts: str, rows: int, repeats: int, concepts: list[Conce
     without such subjects (all its siblings are erased with it, say) has no rows, as long as another one has.
     """
     if SLUG in prompts:
-        each = [build(name, one, rows, repeats, [c], vocabulary) for one, c in zip(_sources(prompts, concepts), concepts, strict=True)]
+        each = [build(name, one, rows, repeats, [c], prompt_style) for one, c in zip(_sources(prompts, concepts), concepts, strict=True)]
         return PromptSet("-".join(one.name for one in each), pd.concat([one.table for one in each], ignore_index=True), repeats)
     if ".csv" in prompts:
         return from_csv(prompts, repeats).head(rows)
     if published_lists.is_list(prompts):
         return published_lists.load(prompts, rows, repeats, concepts[0].slug)
-    if prompts in templates(vocabulary).get("grid", {}):
-        return PromptSet(f"{prompts}-{vocabulary}", _grid(templates(vocabulary), prompts, rows), repeats)
-    pooled = _family(prompts, concepts[0].kind, vocabulary).get("pooled", False)
+    if prompts in templates(prompt_style).get("grid", {}):
+        return PromptSet(f"{prompts}-{prompt_style}", _grid(templates(prompt_style), prompts, rows), repeats)
+    pooled = _family(prompts, concepts[0].kind, prompt_style).get("pooled", False)
     asked = [concepts] if pooled else [[concept] for concept in concepts]
     taken: set[str] = set()
-    parts = [_rows(name, prompts, some, rows, vocabulary, taken) for some in asked]
+    parts = [_rows(name, prompts, some, rows, prompt_style, taken) for some in asked]
     if not any(parts):
         slugs = ", ".join(c.slug for c in concepts)
         raise NothingToAsk(f"prompts={prompts!r} needs names that the concept files do not list for {slugs}, or do not hold out.")
     table = pd.DataFrame([row for part in parts for row in part])
     # Pooled rows do not depend on what is erased, so neither do their seeds.
-    words = [name, vocabulary, prompts] if pooled else [name, vocabulary, *(c.slug for c in concepts)]
+    words = [name, prompt_style, prompts] if pooled else [name, prompt_style, *(c.slug for c in concepts)]
     return PromptSet("-".join(words), table, repeats)
 
 
@@ -104,28 +104,28 @@ def from_csv(source: Path | str, repeats: int) -> PromptSet:
 
 
 @cache
-def templates(vocabulary: str) -> dict:
-    file = TEMPLATES / f"{vocabulary}.yaml"
+def templates(prompt_style: str) -> dict:
+    file = TEMPLATES / f"{prompt_style}.yaml"
     if not file.exists():
-        raise ValueError(f"there is no template file {file.name} in {TEMPLATES}: model.vocabulary={vocabulary!r} is not known.")
+        raise ValueError(f"there is no template file {file.name} in {TEMPLATES}: model.prompt_style={prompt_style!r} is not known.")
     return read_yaml(file)
 
 
-def _family(family: str, kind: str, vocabulary: str) -> dict:
-    known = templates(vocabulary).get(kind, {})
+def _family(family: str, kind: str, prompt_style: str) -> dict:
+    known = templates(prompt_style).get(kind, {})
     if family not in known:
-        sentence = f"prompts={family!r} has no templates for kind {kind!r} in {vocabulary}.yaml; it has: {', '.join(known)}."
+        sentence = f"prompts={family!r} has no templates for kind {kind!r} in {prompt_style}.yaml; it has: {', '.join(known)}."
         elsewhere = any(family in kinds for file in TEMPLATES.glob("*.yaml") for kinds in templates(file.stem).values())
         raise NothingToAsk(sentence) if elsewhere else ValueError(sentence)
     return known[family]
 
 
-def _rows(split: str, family: str, concepts: list[Concept], n: int | None, vocabulary: str, taken: set[str]) -> list[dict]:
+def _rows(split: str, family: str, concepts: list[Concept], n: int | None, prompt_style: str, taken: set[str]) -> list[dict]:
     """The rows about one concept, or of a pooled family about all that are erased together; n is None: as many as there are.
 
     taken: sentences that another concept of the set asks already, to which these are added.
     """
-    known, entry, concept = templates(vocabulary), _family(family, concepts[0].kind, vocabulary), concepts[0]
+    known, entry, concept = templates(prompt_style), _family(family, concepts[0].kind, prompt_style), concepts[0]
     subjects = _subjects(entry, concepts, known.get("lists", {}))
     if not subjects:
         return []
@@ -155,7 +155,7 @@ def _rows(split: str, family: str, concepts: list[Concept], n: int | None, vocab
         return rows
     raise ValueError(
         f"split.{split}.rows={n} is too many: prompts={family!r} has {there_are} different sentences for {concept.slug} in "
-        f"{vocabulary}.yaml. Set split.{split}.rows={there_are}; split.{split}.repeats draws more images of each."
+        f"{prompt_style}.yaml. Set split.{split}.rows={there_are}; split.{split}.repeats draws more images of each."
     )
 
 

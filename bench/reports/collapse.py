@@ -99,7 +99,7 @@ def _off_prompt(plain: pd.DataFrame) -> dict[tuple, str]:
     has_far = set(zip(far["model"], far["sampler"], far["protocol"], far["concept"], strict=True))
     places = zip(*(cells[name] for name in ("model", "sampler", "protocol", "concept")), strict=True)
     cells = cells[(cells["role"] != "sibling") | np.array([place not in has_far for place in places], bool)]
-    allowed = dict(zip(cells["model"], (CLIP_DROP.get(v, CLIP_DROP_PHOTO) for v in cells["vocabulary"]), strict=True))
+    allowed = dict(zip(cells["model"], (CLIP_DROP.get(v, CLIP_DROP_PHOTO) for v in cells["domain"]), strict=True))
     return {
         job: f"CLIP score on kept prompts fell by {before - now:.1f} (more than {allowed[job[0]]:g})"
         for job, now, before, _ in _against_original(cells, cells["value"].tolist())

@@ -70,9 +70,8 @@ def _cells(records: list[dict], score_table: ScoreTable | None) -> pd.DataFrame:
     for record, told in zip(records, identity.labels(records), strict=True):
         cost = (record.get("cost") or {}) if record.get("status") == "done" else {}
         sampler = json.dumps(record.get("sampler"), sort_keys=True)
-        vocabulary = record.get("specification", {}).get("model", {}).get("vocabulary")
         judge, code = record.get("specification", {}).get("attack_judge"), (record.get("provenance") or {}).get("commit")
-        head = (*map(record.get, JOB), "+".join(record["concepts"]), sampler, vocabulary, judge, code, record.get("reason"))
+        head = (*map(record.get, JOB), "+".join(record["concepts"]), sampler, record.get("domain"), judge, code, record.get("reason"))
         head += (record.get("protocol") or "", _held_out(record), *map(cost.get, COST))
         for cell in record["cells"] or [{}]:
             # What an attack cost, for the whole prompt set: denoiser evaluations times batch, images, seconds.
@@ -85,7 +84,7 @@ def _cells(records: list[dict], score_table: ScoreTable | None) -> pd.DataFrame:
             names = told.attack(cell.get("attack")), told.metric(split, metric, judge), told.judge(split, metric, judge)
             roles = cell.get("roles") or (score_table.roles(cell.get("images")) if score_table else ())
             labels.append((told.model, told.method, told.concept, told.protocol, *names, role_of(split, roles)))
-    columns = [*JOB, "concept", "sampler", "vocabulary", "attack_judge", "code", "job_reason", "protocol", "held_out"]
+    columns = [*JOB, "concept", "sampler", "domain", "attack_judge", "code", "job_reason", "protocol", "held_out"]
     columns += [*COST, *CELL, *SPENT]
     columns += ["cell_flags", "control_of", "sweep_of", "sweep_at", "found_at"]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)

@@ -64,7 +64,7 @@ def unknown_labels(job: Job) -> list[str]:
             labels = list(dict.fromkeys(label for some in lost.values() for label in some))
             more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
             where = f" (asked by {', '.join(list(lost)[:3])}{more})"
-            if sentence := judges.unknown_labels(judge, job.model.vocabulary, job.concepts, labels, where):
+            if sentence := judges.unknown_labels(judge, job.model.domain, job.concepts, labels, where):
                 sentences.append(sentence)
     return sentences
 

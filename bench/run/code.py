@@ -35,6 +35,8 @@ AROUND = (
     "vestige.bench.run.syntax",
     "vestige.bench.run.store_folder",
     "vestige.bench.run.store_locks",
+    "vestige.bench.contract.building",
+    "vestige.bench.judges.registry",  # how a judge's file is found; what it says stands in the key
 )
 UNNAMED = ("forward", "backward")  # methods that torch calls
 Root = tuple[str, str]  # module, and a name in it: "function", "Class" or "Class.method"; ("", word): methods of this name are called
@@ -303,11 +305,11 @@ def _targets(settings: object) -> Iterator[str]:
 
 
 def judge(judge_id: str | None) -> list[Root]:
-    """How a judge is made and asked; of a chain of judges (`a+b`) all of them."""
+    """How a judge is loaded and asked; of a chain of judges (`a+b`) all of them."""
     from vestige.bench import judges
 
     if judge_id is None:
         return []
-    members = [part for part in judge_id.split("+") if part.partition(":")[0] in judges.MAKES]
-    made = [(module, "load") for module in {judges._make(one).__name__ for one in (judge_id, *members)}]
-    return [("vestige.bench.judges", "load"), *made, *(("", word) for word in ("about", "among", "present"))]
+    kinds = {type(judges.judge_of(part)) for part in judges.parts(judge_id)}
+    loaded = [(kind.__module__, f"{kind.__qualname__}.load") for kind in kinds]
+    return [("vestige.bench.judges", "load"), *loaded, *(("", word) for word in ("about", "among", "present"))]

@@ -15,12 +15,13 @@ from vestige.bench.contract.building import plain_tree, plugin, typed
 from vestige.bench.contract.plugin import Attack, Method, Metric
 from vestige.bench.contract.types import ModelSpec, Sampler
 from vestige.bench.models import loading
+from vestige.bench.places import use_config_folders
 from vestige.bench.run.attack_cells import with_budgets, with_controls
 from vestige.bench.run.checks import check, missing
 from vestige.bench.run.choices import one_of
 from vestige.bench.run.concept_sets import chosen_steps, whole
 from vestige.bench.run.job import UNTIL, Job, Runtime, Split
-from vestige.bench.run.resolvers import of_kind
+from vestige.bench.run.resolvers import folders_of_hydra, of_kind
 
 
 def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = False) -> Job:
@@ -28,6 +29,8 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
 
     planned: what this machine lacks (weights, judges, prompt lists) is listed in `missing` instead, and no hub is asked.
     """
+    if folders := folders_of_hydra():
+        use_config_folders(folders)
     runtime = typed(tree.runtime, Runtime, "runtime", drop=("name",))
     spec = typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"), keep_name=True)
     held_out = bool(tree.get("held_out", True))

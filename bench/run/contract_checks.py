@@ -20,12 +20,13 @@ from vestige.bench.contract import building
 from vestige.bench.contract.plugin import Attack, Context, Method, Metric, MetricContext, Victim
 from vestige.bench.contract.shared import made_in
 from vestige.bench.contract.types import Adversary, Concept, Erasure, ModelSpec, PromptSet, Sampler
+from vestige.bench.judges.promises import judge_checks
 from vestige.bench.models import loading
-from vestige.bench.places import CONF
+from vestige.bench.places import CONF, use_config_folders
 from vestige.bench.run import choices, generate, resolvers
 from vestige.bench.statistics.score_intervals import is_rate
 
-TINY = ModelSpec("tiny", "sd1", "random:tiny", None, "float32", "deterministic", "photo")
+TINY = ModelSpec("tiny", "sd1", "random:tiny", None, "float32", "deterministic", "photo", "photo")
 SAMPLER = Sampler("DDIMScheduler", {}, 2, 3.0, 16, 16)
 DOG = Concept("dog", "dog", "object", "animal", ["puppy"], "animal", ["cat", "frog"], ["car", "apple"], ["a loyal pet"])
 CAT = Concept("cat", "cat", "object", "animal", ["kitten"], "animal", ["dog", "frog"], ["car", "apple"], ["a pet that purrs"])
@@ -205,7 +206,7 @@ def attack_checks(attack: Attack, folder: Path) -> Iterator[tuple[str, Callable[
 
 
 def metric_checks(metric: Metric, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    unsupported_reason = metric.supports(dataclasses.replace(TINY, vocabulary="emoji"), [DOG])
+    unsupported_reason = metric.supports(dataclasses.replace(TINY, domain="emoji"), [DOG])
     if unsupported_reason:
         raise NotApplicable(unsupported_reason)
     from vestige.bench.vision import features
@@ -222,7 +223,7 @@ def metric_checks(metric: Metric, folder: Path) -> Iterator[tuple[str, Callable[
         return loading.load(TINY).replaced(changed)
 
     metric = quick(metric)
-    context = MetricContext([DOG], "emoji", lambda: images, features.extract, lambda: original, erased, drawn)
+    context = MetricContext([DOG], lambda: images, features.extract, lambda: original, erased, drawn)
     scores = metric.score(images, context)
 
     def has_finite_totals() -> None:
@@ -288,19 +289,25 @@ def build(group: str, name: str, config_dir: str | None = None, concept: str = "
     return building.plugin(node, KINDS[group][0], f"{group}.{name}")
 
 
+def checks_of(group: str, name: str, config_dir: str | None, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    if group == "judge":
+        use_config_folders([Path(config_dir)] if config_dir else [])
+        return judge_checks(name, [DOG])
+    return KINDS[group][1](build(group, name, config_dir), folder)
+
+
 def main(argv: list[str]) -> int:
     config_dir = None
     if "--config-dir" in argv:
         place = argv.index("--config-dir")
         config_dir, argv = argv[place + 1], argv[:place] + argv[place + 2 :]
-    if len(argv) != 1 or argv[0].partition("=")[0] not in KINDS or not argv[0].partition("=")[2]:
-        raise ValueError("say what to check: vestige check method=mine (or attack=..., metric=...) [--config-dir FOLDER].")
+    if len(argv) != 1 or argv[0].partition("=")[0] not in (*KINDS, "judge") or not argv[0].partition("=")[2]:
+        raise ValueError("say what to check: vestige check method=mine (or attack=..., metric=..., judge=...) [--config-dir FOLDER].")
     group, _, name = argv[0].partition("=")
-    plugin = build(group, name, config_dir)
     broken = 0
     with tempfile.TemporaryDirectory() as folder:
         try:
-            for promise, test in KINDS[group][1](plugin, Path(folder)):
+            for promise, test in checks_of(group, name, config_dir, Path(folder)):
                 try:
                     test()
                     print(f"ok      {promise}")

@@ -140,7 +140,7 @@ class Job:
 
     def prompts_before_screen(self, split: Split) -> PromptSet:
         return prompt_sets.build(
-            split.name, split.prompts, split.rows_for(self.concepts), split.repeats, self.concepts, self.model.vocabulary
+            split.name, split.prompts, split.rows_for(self.concepts), split.repeats, self.concepts, self.model.prompt_style
         )
 
     def judged(self) -> list[tuple[str, str, list[str]]]:

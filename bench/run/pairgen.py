@@ -26,13 +26,13 @@ BANK = {"target": "target", "replaced": "sibling"}  # column of a candidate -> r
 
 
 def main(overrides: list[str]) -> int:
-    """Compose a job as `vestige run` would, filter, and write one CSV per concept: prompts/pairs/<vocabulary>/<slug>.csv."""
+    """Compose a job as `vestige run` would, filter, and write one CSV per concept: prompts/pairs/<prompt style>/<slug>.csv."""
     options = dict(word.removeprefix("--").split("=", 1) for word in overrides if word.startswith("--") and "=" in word)
     unknown = sorted(set(options) - {"rows", "out"})
     if unknown:
         raise ValueError(f"pairgen does not know --{unknown[0]}. It knows --rows=24, --out=folder and the settings of `vestige run`.")
     job, scoring = composed([word for word in overrides if not word.startswith("--")])
-    folder = Path(options["out"]) if "out" in options else Path("prompts/pairs") / job.model.vocabulary
+    folder = Path(options["out"]) if "out" in options else Path("prompts/pairs") / job.model.prompt_style
     folder.mkdir(parents=True, exist_ok=True)
     if job.attack_judge == scoring:
         raise ValueError(f"the filter's judge model.attack_judge={job.attack_judge} is the one that scores (judge): choose another.")
@@ -64,10 +64,10 @@ def frozen(job: Job, concept: Concept, n: int) -> pd.DataFrame:
 
     stages, judge = Stages(job), judges.load(job.attack_judge).about([concept])
     seen = {}
-    pairs = candidates(concept, n, job.model.vocabulary)
+    pairs = candidates(concept, n, job.model.prompt_style)
     for side in BANK:
         table = pd.DataFrame([{**pair[side], "expect": concept.slug} for pair in pairs])
-        asked = PromptSet(f"pairgen-{side}-{job.model.vocabulary}-{concept.slug}", table, REPEATS)
+        asked = PromptSet(f"pairgen-{side}-{job.model.prompt_style}-{concept.slug}", table, REPEATS)
         images = generate.load(stages.images(asked, job.sampler).path)
         hits = [hit for part in images.batches() for hit in judge.present(part, [concept.slug] * len(part)).tolist()]
         seen[side] = images.index.assign(hit=hits).groupby("row_id")["hit"].sum()
@@ -82,13 +82,13 @@ def frozen(job: Job, concept: Concept, n: int) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"base_rate": float})
 
 
-def candidates(concept: Concept, n: int, vocabulary: str) -> list[dict[str, dict]]:
+def candidates(concept: Concept, n: int, prompt_style: str) -> list[dict[str, dict]]:
     """Pairs of rows that differ in one thing: a sibling (or, when all siblings are erased too, something unrelated) for the concept."""
     things = concept.asked_of(concept.siblings) or concept.asked_of(concept.others)  # they will be scored as kept
     if not things:
         raise ValueError(f"concept.{concept.slug} names neither siblings nor others: there is nothing to put in its place.")
-    asked = _asked(concept, n, vocabulary)
-    replaced = {thing: _asked(dataclasses.replace(concept, name=thing, slug=prompt_sets.slug(thing)), n, vocabulary) for thing in things}
+    asked = _asked(concept, n, prompt_style)
+    replaced = {thing: _asked(dataclasses.replace(concept, name=thing, slug=prompt_sets.slug(thing)), n, prompt_style) for thing in things}
     pairs = []
     for k, row in enumerate(asked):
         thing = things[k % len(things)]
@@ -97,5 +97,5 @@ def candidates(concept: Concept, n: int, vocabulary: str) -> list[dict[str, dict
     return pairs
 
 
-def _asked(concept: Concept, n: int, vocabulary: str) -> list[dict]:
-    return prompt_sets.build("pairgen", "target", n, 1, [concept], vocabulary).table.to_dict("records")
+def _asked(concept: Concept, n: int, prompt_style: str) -> list[dict]:
+    return prompt_sets.build("pairgen", "target", n, 1, [concept], prompt_style).table.to_dict("records")

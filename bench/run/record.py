@@ -48,6 +48,7 @@ def empty(job: Job, model_spec: dict) -> dict:
         "reason": None,
         "error": None,
         "model": job.model.name,
+        "domain": job.model.domain,
         "protocol": job.protocol,
         "method": job.method_name,
         "intervention": job.method.intervention,

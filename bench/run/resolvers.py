@@ -1,9 +1,11 @@
-"""What settings may be written as a function of: the kind and number of concepts, the model."""
+"""What settings may be written as a function of: the kind and number of concepts, the model. And where Hydra read them."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 
@@ -17,11 +19,21 @@ def by_kind(table: DictConfig, *, _root_: DictConfig) -> Any:
     return table[kinds[0]]
 
 
-def by_vocabulary(table: DictConfig, *, _root_: DictConfig) -> Any:
-    """`${by_vocabulary:{photo: a, emoji: b}}`: the value for the chosen model's vocabulary. How a protocol maps onto the emoji model."""
-    if _root_.model.vocabulary not in table:
-        raise ValueError(f"by_vocabulary has no value for {_root_.model.vocabulary!r}; it knows {sorted(table)}.")
-    return table[_root_.model.vocabulary]
+def by_prompt_style(table: DictConfig, *, _root_: DictConfig) -> Any:
+    """`${by_prompt_style:{photo: 'list:coco_30k', emoji: captions}}`: which prompts a protocol asks of the chosen model."""
+    return _by_model("prompt_style", table, _root_)
+
+
+def by_domain(table: DictConfig, *, _root_: DictConfig) -> Any:
+    """`${by_domain:{photo: 200, emoji: 16}}`: the sizes, judges and networks of a protocol for what the chosen model's images show."""
+    return _by_model("domain", table, _root_)
+
+
+def _by_model(setting: str, table: DictConfig, root: DictConfig) -> Any:
+    value = root.model[setting]
+    if value not in table:
+        raise ValueError(f"by_{setting} has no value for model.{setting}={value!r}; it knows {', '.join(sorted(table))}.")
+    return table[value]
 
 
 def by_count(table: DictConfig, *, _root_: DictConfig) -> Any:
@@ -45,8 +57,15 @@ def of_kind(key: str, *, _root_: DictConfig) -> Any:
         ) from None
 
 
+def folders_of_hydra() -> list[Path]:
+    """The folders that the running Hydra job was composed from (--config-dir, hydra.searchpath), also in the worker of a launcher."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    return [Path(source.path) for source in sources if source.schema == "file"]
+
+
 def register_resolvers() -> None:
     OmegaConf.register_new_resolver("of_kind", of_kind, replace=True)
     OmegaConf.register_new_resolver("by_kind", by_kind, replace=True)
-    OmegaConf.register_new_resolver("by_vocabulary", by_vocabulary, replace=True)
+    OmegaConf.register_new_resolver("by_prompt_style", by_prompt_style, replace=True)
+    OmegaConf.register_new_resolver("by_domain", by_domain, replace=True)
     OmegaConf.register_new_resolver("by_count", by_count, replace=True)

@@ -50,7 +50,7 @@ class Stages:
 
     @cached_property
     def model_spec(self) -> dict:
-        return {**plain(self.job.model), "repo": self.job.model.repo, "weights": weights_digest(self.job.model)}
+        return {**self.job.model.drawing(), "repo": self.job.model.repo, "weights": weights_digest(self.job.model)}
 
     # Erasing, one stage per step of the job
 
@@ -246,7 +246,6 @@ class Stages:
             "images": images.key,
             "original": original.key,
             "concepts": plain(self.job.concepts),
-            "vocabulary": self.job.model.vocabulary,
         }
         inputs = metric.inputs()
         if inputs:
@@ -255,7 +254,6 @@ class Stages:
         def make(folder: Path) -> None:
             context = MetricContext(
                 self.job.concepts,
-                self.job.model.vocabulary,
                 partial(self.drawn_by_original, asked),
                 self.features,
                 lambda: self.models.untouched,

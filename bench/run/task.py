@@ -89,7 +89,7 @@ def _use_threads(job: Job) -> None:
 
 def _hint(job: Job) -> str:
     """Numbers of a paper are for Stable Diffusion: say so when the same method has numbers for the model at hand."""
-    variant = f"{job.method_name}_{job.model.vocabulary}"
+    variant = f"{job.method_name}_{job.model.domain}"
     if not (CONF / "method" / f"{variant}.yaml").exists():
         return ""
     return f"hint: method={job.method_name} has its paper's numbers; method={variant} has those for model {job.model.name}."

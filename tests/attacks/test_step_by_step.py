@@ -13,7 +13,7 @@ from vestige.bench.run.contract_checks import TINY
 from vestige.bench.world.training import concepts as world
 from vestige.methods.original import Original
 
-SMALL = StepByStep(classes=list(CLASSES), per_class=10, aliases="direct", frozen=None, seeds=1, keep=0.6)
+SMALL = StepByStep(classes=list(CLASSES), prompt_style="photo", per_class=10, aliases="direct", frozen=None, seeds=1, keep=0.6)
 ALL = lambda pixels, expect: torch.ones(len(pixels), dtype=torch.bool)  # noqa: E731
 
 
@@ -26,9 +26,9 @@ def run(tiny, concept, prompts, sampler, context):
     return go
 
 
-@pytest.mark.parametrize("vocabulary", sorted(file.stem for file in FOLDER.glob("*.yaml")))
-def test_every_kind_has_ten_different_harmless_templates_of_each_class(vocabulary):
-    for kind, classes in templates(vocabulary).items():
+@pytest.mark.parametrize("prompt_style", sorted(file.stem for file in FOLDER.glob("*.yaml")))
+def test_every_kind_has_ten_different_harmless_templates_of_each_class(prompt_style):
+    for kind, classes in templates(prompt_style).items():
         if kind == "fill":
             continue
         assert list(classes) == list(CLASSES)
@@ -43,7 +43,7 @@ def test_every_kind_has_ten_different_harmless_templates_of_each_class(vocabular
 def test_indirect_and_implied_never_name_a_concept_of_the_emoji_world(slug, concept):
     told = concept(slug, **world.entry(slug))
     for aliases, banned in (("direct", [told.name, *told.aliases]), ("indirect", [told.name])):
-        made = replace(SMALL, aliases=aliases).candidates(told, "emoji")
+        made = replace(SMALL, aliases=aliases, prompt_style="emoji").candidates(told)
         assert [sum(c.kind == kind for c in made) for kind in CLASSES] == [10, 10, 10], "balanced before the filter"
         for candidate in (c for c in made if c.kind != "direct" and not c.refused):
             words = banned if candidate.kind == "indirect" else [told.name, *told.aliases]
@@ -56,7 +56,7 @@ def test_indirect_and_implied_never_name_a_concept_of_the_emoji_world(slug, conc
 
 def test_tokens_of_the_name_stand_in_no_indirect_prompt(tiny, concept):
     name = [tiny.text.token_ids(word) for word in ("dog", "puppy")]
-    made = [c for c in SMALL.candidates(concept(), "photo") if not c.refused]
+    made = [c for c in SMALL.candidates(concept()) if not c.refused]
     for candidate in made:
         ids = tiny.text.token_ids(candidate.text)
         holds = any(ids[k : k + len(word)] == word for word in name for k in range(len(ids)))
@@ -123,6 +123,6 @@ def test_a_frozen_list_takes_the_templates_place_and_its_content_is_part_of_the_
 
 def test_explicit_concepts_are_refused_and_unknown_classes_named(concept):
     assert "published lists" in SMALL.supports(TINY, [concept(kind="explicit")], Original())
-    assert "vocabulary" in SMALL.supports(replace(TINY, vocabulary="poems"), [concept()], Original())
+    assert "poems.yaml" in replace(SMALL, prompt_style="poems").supports(TINY, [concept()], Original())
     with pytest.raises(ValueError, match="direct, indirect, implied"):
         replace(SMALL, classes=["rhyme"])

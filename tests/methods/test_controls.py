@@ -19,7 +19,7 @@ def test_another_seed_draws_something_else_and_again_the_same(tiny, sampler):
 
 
 def test_what_the_judge_does_not_know_is_not_painted_over(concept):
-    emoji = dataclasses.replace(tiny_spec(), vocabulary="emoji")
+    emoji = dataclasses.replace(tiny_spec(), domain="emoji")
     assert PaintedOver("emoji_b", 0.15).supports(emoji, [concept("dog")]) is None
     assert "judge='emoji_b' has no label for 'dragon'" in PaintedOver("emoji_b", 0.15).supports(emoji, [concept("dragon")])
 

@@ -30,7 +30,7 @@ def score(monkeypatch, concept, tmp_path):
         monkeypatch.setattr(judges, "load", lambda name: PresenceJudge(lambda images: logits, LABELS, name, GROUPS))
         index = pd.DataFrame(rows, columns=["prompt", "expect", "names"])
         index = index.assign(row_id=[str(k) for k in range(len(rows))], rep=0)
-        context = MetricContext([concept(slug, kind)], "emoji", None, None)
+        context = MetricContext([concept(slug, kind)], None, None)
         return Answers("written", 64).score(Written(tmp_path, index), context)
 
     return make

@@ -35,7 +35,7 @@ class Clip:
 def score(monkeypatch, tmp_path, concept):
     monkeypatch.setattr(clip_models, "load_clip", lambda which: Clip())
     seen = lambda images, extractor: on_circle([[0, 60, 120][int(row)] for row in images.index["row_id"]])  # noqa: E731
-    context = MetricContext([concept("dog")], "photo", None, seen)
+    context = MetricContext([concept("dog")], None, seen)
 
     def run(prompts, expect):
         shown = in_memory(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), tmp_path, prompt=prompts, expect=expect)
@@ -65,7 +65,7 @@ def test_a_name_with_capitals_or_of_another_slug_is_the_same_candidate(monkeypat
     seen = lambda images, extractor: on_circle([0, 60, 120])  # noqa: E731
     erased = concept("celebrity_1", "celebrity", name="Ada One", siblings=["Bea Two", "Cy"], others=["church"])
     shown = in_memory(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), tmp_path, prompt="x", expect=["celebrity_1", "bea_two", "bea_two"])
-    found = ClipScore("some/clip", "photo of {}", "{}").score(shown, MetricContext([erased], "photo", None, seen))
+    found = ClipScore("some/clip", "photo of {}", "{}").score(shown, MetricContext([erased], None, seen))
     assert found.per_image["clip_accuracy"].tolist() == [1, 1, 0]
     assert found.meta["candidates"] == {"celebrity": 3, "object": 1}
 

@@ -39,7 +39,7 @@ def score(tmp_path, concept):
         return ImageSet(folder, index.assign(file=[f"{k}-0.png" for k in range(len(images))]))
 
     def make(ours, original=None, kind=EntangledS, mask="background_difference", **more):
-        context = MetricContext([concept()], "emoji", lambda: write("original", drawn() if original is None else original), None)
+        context = MetricContext([concept()], lambda: write("original", drawn() if original is None else original), None)
         metric = kind("emoji", mask, 0.15, "", "", 1, 3, **more)
         return metric.score(write("ours", ours), context)
 

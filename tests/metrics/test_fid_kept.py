@@ -19,7 +19,7 @@ def test_cells_of_the_concept_leave_both_sides(tmp_path, concept):
     metric = FidKept("clip_emoji", "original")
     for slug, name, kind, kept in (("canvas_dogs", "Dogs", "object", [1, 3, 4]), ("canvas_winter", "Winter", "style", [2, 3])):
         erased = [concept(slug, kind, name=name)]
-        context = MetricContext(erased, "emoji", lambda: original, lambda images, extractor: features[images.folder.name])
+        context = MetricContext(erased, lambda: original, lambda images, extractor: features[images.folder.name])
         got = metric.score(drawn, context)
         assert got.meta["n"] == got.meta["n_reference"] == len(kept)
         assert next(iter(got.totals.values())) == pytest.approx(frechet(features["ours"][kept], features["real"][kept]), abs=1e-6)

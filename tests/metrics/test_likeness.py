@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import tiny_spec
 
+from vestige.bench import judges
 from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.judges import captions
 from vestige.bench.judges import vlm as asking
@@ -12,7 +13,7 @@ from vestige.metrics.likeness import Likeness
 
 
 def context_of(images, features, concept):
-    return MetricContext([concept], "emoji", lambda: images, lambda each, extractor: features)
+    return MetricContext([concept], lambda: images, lambda each, extractor: features)
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_a_visual_language_model_answers_about_each_image(tmp_path):
     answers = model.answer(torch.randint(0, 255, (2, 3, 20, 20), dtype=torch.uint8), "is there a dog?", 3)
     assert len(answers) == 2 and all(isinstance(answer, str) for answer in answers)
     assert answers == model.answer(torch.zeros(2, 3, 20, 20, dtype=torch.uint8), "is there a dog?", 3) or len(set(answers)) <= 2
-    judge = asking.load(f"vlm:{tmp_path}")
+    judge = judges.load.__wrapped__(f"vlm:{tmp_path}")
     verdict = judge(torch.zeros(2, 3, 20, 20, dtype=torch.uint8), ["dog", "cat"], [1, 1])
     assert verdict.present.shape == (2,) and verdict.probability.tolist() == verdict.present.double().tolist()
 

@@ -100,19 +100,19 @@ def test_another_object_is_farther_than_the_same_object_in_another_place(real):
 def test_columns_name_network_and_side_and_pairs_are_found_by_row(real, tmp_path):
     ours, original = write(tmp_path / "a", real[:6]), write(tmp_path / "b", torch.cat([real[:3], real[6:9]]))
     shuffled = replace(original, index=original.index.iloc[[5, 2, 0, 1, 4, 3]].reset_index(drop=True))
-    scores = Lpips("emoji", 64, 4).score(ours, MetricContext([contract_checks.DOG], "emoji", lambda: shuffled, None))
+    scores = Lpips("emoji", 64, 4).score(ours, MetricContext([contract_checks.DOG], lambda: shuffled, None))
     table = scores.per_image.set_index("row_id")["lpips_emoji_64"]
     assert (table[["0", "1", "2"]] == 0).all() and (table[["3", "4", "5"]] > 0.01).all()
-    small = Lpips("emoji", 48, 4).score(ours, MetricContext([contract_checks.DOG], "emoji", lambda: original, None))
+    small = Lpips("emoji", 48, 4).score(ours, MetricContext([contract_checks.DOG], lambda: original, None))
     assert list(small.totals) == ["lpips_emoji_48"] and small.totals["lpips_emoji_48"] != scores.totals["lpips_emoji_64"]
     fewer = replace(original, index=original.index.head(4))
     with pytest.raises(ValueError, match="lacks 2 images"):
-        Lpips("emoji", 64, 4).score(ours, MetricContext([contract_checks.DOG], "emoji", lambda: fewer, None))
+        Lpips("emoji", 64, 4).score(ours, MetricContext([contract_checks.DOG], lambda: fewer, None))
 
 
 def test_image_change_names_its_network_and_reaches_every_extractor(real, tmp_path):
     ours, original = write(tmp_path / "a", real[:4]), write(tmp_path / "b", torch.cat([real[:2], real[6:8]]))
-    scores = ImageChange("judge_a", 100.0).score(ours, MetricContext([contract_checks.DOG], "emoji", lambda: original, features.extract))
+    scores = ImageChange("judge_a", 100.0).score(ours, MetricContext([contract_checks.DOG], lambda: original, features.extract))
     cosine = scores.per_image["cosine_judge_a"]
     assert cosine[:2].tolist() == pytest.approx([1, 1], abs=1e-6) and (cosine[2:] < 0.99).all()
     assert scores.per_image["psnr"][:2].tolist() == [100, 100] and scores.per_image["mse"][:2].tolist() == [0, 0]

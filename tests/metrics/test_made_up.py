@@ -63,7 +63,7 @@ def returned(monkeypatch, folder, shown, drawn, *filters):
     for one in sets:
         monkeypatch.setitem(one.__dict__, "pixels", lambda pixels=one.__dict__["images"]: pixels)
     rest = {"erased_pipe": artist, "images": lambda asked: sets[2]}
-    return made_up.MadeUp().score(sets[0], MetricContext([DOG], "photo", lambda: sets[1], None, **rest))
+    return made_up.MadeUp().score(sets[0], MetricContext([DOG], lambda: sets[1], None, **rest))
 
 
 THING = drawings(8, 64, 64, torch.Generator().manual_seed(7)).float() / 255

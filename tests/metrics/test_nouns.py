@@ -33,8 +33,8 @@ def test_nouns_are_counted_one_by_one(tiny, sampler, prompts, tmp_path, monkeypa
     asked.table["expect"] = ["river;house;tree", "dog", "tree"]
     images = draw(tiny, asked, sampler, tmp_path / "drawn", 3)
     monkeypatch.setattr(judges, "load", lambda name: Sees())
-    scores = Nouns("any", 2).score(images, MetricContext([], "emoji", None, None)).per_image
+    scores = Nouns("any", 2).score(images, MetricContext([], None, None)).per_image
     assert scores["nouns_seen"].tolist() == [2, 0, 1] and scores["nouns_asked"].tolist() == [3, 1, 1]
     images.index["expect"] = ""
     with pytest.raises(ValueError, match="nothing to look for"):
-        Nouns("any", 2).score(images, MetricContext([], "emoji", None, None))
+        Nouns("any", 2).score(images, MetricContext([], None, None))

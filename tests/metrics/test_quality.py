@@ -30,7 +30,7 @@ def images(tmp_path) -> ImageSet:
 
 @pytest.fixture
 def context():
-    return MetricContext([contract_checks.DOG], "photo", None, features.extract)
+    return MetricContext([contract_checks.DOG], None, features.extract)
 
 
 def test_pick_score_is_the_scaled_cosine_of_image_and_text(images, context, tmp_path):

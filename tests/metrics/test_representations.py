@@ -150,7 +150,7 @@ def shown(folder, things) -> ImageSet:
 
 @pytest.fixture(scope="module")
 def emoji():
-    spec = ModelSpec("emoji", "sd1", "bench/world/weights/generator", None, "float32", "deterministic", "emoji")
+    spec = ModelSpec("emoji", "sd1", "bench/world/weights/generator", None, "float32", "deterministic", "emoji", "emoji")
     return loading.load(spec)
 
 
@@ -167,14 +167,14 @@ def context(emoji, tmp_path, concept):
             weights = {f"unet.{n}": t.float() for n, t in load_file(paths.oracle("dog")).items()}
             erased = lambda: emoji.replaced(weights)  # noqa: E731
         pick = lambda asked: dogs if asked.name.startswith("target") else mates  # noqa: E731
-        return dogs, MetricContext([concept()], "emoji", lambda: dogs, None, lambda: emoji, erased, pick)
+        return dogs, MetricContext([concept()], lambda: dogs, None, lambda: emoji, erased, pick)
 
     return make
 
 
 def test_the_concept_is_told_apart_before_erasure_and_by_no_old_code_in_a_model_that_never_saw_it(context):
     dogs, oracle = context()
-    metric = ConceptProbe(["text", "mid"], 300, "empty", 24, 24, 1, 4, 0.1, 16, 0)
+    metric = ConceptProbe(["text", "mid"], 300, "empty", "emoji", 24, 24, 1, 4, 0.1, 16, 0)
     scores = metric.score(dogs, oracle)
     found = scores.totals
     assert found["probe_mid_original"] > 0.9 and found["probe_text_original"] > 0.9
@@ -189,7 +189,7 @@ def test_the_concept_is_told_apart_before_erasure_and_by_no_old_code_in_a_model_
 
 def test_a_model_that_changed_nothing_keeps_every_code_and_a_cka_of_one(context, emoji):
     dogs, same = context(erased=lambda: nullcontext(emoji))
-    found = ConceptProbe(["mid"], 300, "prompt", 24, 24, 1, 4, 0.1, 16, 0).score(dogs, same).totals
+    found = ConceptProbe(["mid"], 300, "prompt", "emoji", 24, 24, 1, 4, 0.1, 16, 0).score(dogs, same).totals
     assert found["probe_mid_original"] == found["probe_mid_transfer"] == found["probe_mid_refit"] > 0.9
     alike = Cka(["text", "cross_attention", "mid", "up"], [700, 200], True, 16, 0).score(dogs, same).totals
     assert list(alike.values()) == pytest.approx([1] * 4, abs=1e-9)
@@ -212,12 +212,14 @@ def test_what_cannot_work_is_refused(concept):
     with pytest.raises(ValueError, match="0 to 999"):
         Cka(["mid"], [1000], True, 16, 0)
     with pytest.raises(ValueError, match="Allowed: empty, prompt"):
-        ConceptProbe(["mid"], 300, "none", 4, 4, 1, 2, 0.1, 16, 0)
+        ConceptProbe(["mid"], 300, "none", "emoji", 4, 4, 1, 2, 0.1, 16, 0)
     with pytest.raises(ValueError, match="folds=5"):
-        ConceptProbe(["mid"], 300, "empty", 4, 4, 1, 5, 0.1, 16, 0)
-    assert "list none" in ConceptProbe(["mid"], 300, "empty", 4, 4, 1, 2, 0.1, 16, 0).supports(contract_checks.TINY, [concept(siblings=[])])
+        ConceptProbe(["mid"], 300, "empty", "emoji", 4, 4, 1, 5, 0.1, 16, 0)
+    assert "list none" in ConceptProbe(["mid"], 300, "empty", "emoji", 4, 4, 1, 2, 0.1, 16, 0).supports(
+        contract_checks.TINY, [concept(siblings=[])]
+    )
     with pytest.raises(ValueError, match="only images"):
-        MetricContext([], "emoji", None, None).original_pipe()
+        MetricContext([], None, None).original_pipe()
 
 
 def test_rows_of_one_sentence_are_learnt_or_asked_together(monkeypatch):
@@ -228,7 +230,7 @@ def test_rows_of_one_sentence_are_learnt_or_asked_together(monkeypatch):
     monkeypatch.setattr(concept_probe, "encode_images", lambda pipe, part: torch.zeros(len(part), 4, 2, 2))
     rows = {"row_id": ["0", "1", "2"], "rep": [0, 0, 0], "prompt": ["a dog", "a dog", "a puppy"], "group": ["s1", "s1", "s2"]}
     one = SimpleNamespace(index=pd.DataFrame(rows), batches=lambda size: [torch.zeros(3, 3, 16, 16)])
-    metric = ConceptProbe(["mid"], 300, "empty", 4, 4, 1, 2, 0.1, 16, 0)
+    metric = ConceptProbe(["mid"], 300, "empty", "emoji", 4, 4, 1, 2, 0.1, 16, 0)
     seen = concept_probe.ScoreTable.of([one, one], None, metric)
     assert seen.groups == ["0/s1", "0/s1", "0/s2", "1/s1", "1/s1", "1/s2"]
     fold = metric.folds_per_class(seen.labels, seen.groups).tolist()
