@@ -71,8 +71,8 @@ def test_a_sweep_trains_each_model_once_and_repeats_for_free(outside):
 
 
 def test_a_method_with_numbers_for_the_model_at_hand_is_pointed_out():
-    assert "method=esd_emoji has those for model emoji" in vestige("plan", "method=esd", "concept=dog").stderr
-    assert "hint" not in vestige("plan", "method=esd_emoji", "concept=dog").stderr
+    assert "method=esd has those for model emoji" in vestige("plan", "method=esd", "concept=dog").stderr
+    assert "hint" not in vestige("plan", "method=esd", "concept=dog").stderr
 
 
 def test_a_list_of_attacks_and_a_sweep_of_attacks_both_compose(outside):

@@ -8,8 +8,9 @@ from pathlib import Path
 from vestige.bench.papers import mapping, planning, published
 from vestige.bench.papers.mapping import Absent, PaperMap, PaperTable, lacks
 from vestige.bench.papers.planning import TablePlan
-from vestige.bench.places import results
+from vestige.bench.places import config_folders, results
 from vestige.bench.reports.render import FORMATS, Block, Code, Heading, deliver
+from vestige.bench.run.user_folders import check_folders
 
 SHOWN = 8  # sentences about what is missing, in the plan of one table
 
@@ -24,6 +25,7 @@ def main(argv: list[str]) -> int:
         )
     if more:
         _parser().error(f"unrecognized arguments: {' '.join(more)}")
+    check_folders(config_folders(arguments.config_dir))
     if not arguments.paper:
         print(listing(arguments.config_dir))
         return 0

@@ -9,10 +9,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from vestige.bench.places import CONF
+from vestige.bench.places import CONF, config_folders
 from vestige.bench.run import choices, composing, resolvers
-from vestige.bench.run.job import Job
+from vestige.bench.run.search_path import search_current_folder
 from vestige.bench.run.store import Stale
+from vestige.bench.run.user_folders import check_folders
 
 VERB = "run"  # set by main: Hydra calls `task` with the composed tree alone
 OUTCOMES: list[dict] = []  # one entry per finished job of this process
@@ -23,7 +24,10 @@ def main(verb: str, overrides: list[str]) -> int:
     global VERB
     VERB = verb
     OUTCOMES.clear()
-    choices.check_names(overrides, [CONF, *_config_dirs(overrides)])
+    folders = config_folders(*_config_dirs(overrides))
+    choices.check_names(overrides, folders)
+    check_folders(folders)
+    search_current_folder()
     resolvers.register_resolvers()
     # Hydra's parser wants its flags before the overrides; people type `-m` anywhere.
     multirun = [word for word in overrides if word in ("-m", "--multirun")]
@@ -35,12 +39,12 @@ def main(verb: str, overrides: list[str]) -> int:
 def task(tree: DictConfig) -> None:
     resolvers.register_resolvers()  # joblib and submitit workers start without them
     try:
+        choices.check_settings(HydraConfig.get().overrides.task, choices.chosen_attacks(tree))
         job = composing.build_job(tree, HydraConfig.get().runtime.choices.get("protocol"), planned=VERB == "plan")
     except ValueError as mistake:
         print(f"vestige {VERB}: {mistake}", file=sys.stderr)
         OUTCOMES.append({"status": "refused"})
         return
-    _hint(job)
     if job.runtime.threads:
         import torch
 
@@ -61,16 +65,6 @@ def task(tree: DictConfig) -> None:
         return
     OUTCOMES.append(record)
     print(line(record), flush=True)
-
-
-def _hint(job: Job) -> None:
-    """Numbers of a paper are for Stable Diffusion: say so when the same method has numbers for the model at hand."""
-    variant = f"{job.method_name}_{job.model.vocabulary}"
-    if (CONF / "method" / f"{variant}.yaml").exists():
-        print(
-            f"hint: method={job.method_name} has its paper's numbers; method={variant} has those for model {job.model.name}.",
-            file=sys.stderr,
-        )
 
 
 def _summary() -> int:
