@@ -10,7 +10,7 @@ from vestige.bench.run import choices, composing, contract_checks, tree
 from vestige.bench.run.user_folders import check_tuned
 
 FILES = sorted(file for file in CONF.glob("tuned/*/*.yaml") if file.stem != "attacks")
-ATTACKS = sorted(choices.tuned_attacks(CONF / "tuned" / "emoji" / "attacks.yaml"))
+ATTACKS = sorted(choices.tuned_attacks(CONF / "tuned" / "emoji" / "attacks.yaml", (CONF,)))
 QUIET = ["concept=[dog]", "split=[]"]
 
 

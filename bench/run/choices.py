@@ -74,17 +74,18 @@ def tuned_for(group: str, name: str, folders: list[Path]) -> list[str]:
         return sorted({file.parent.name for folder in folders for file in folder.glob(f"tuned/*/{name}.yaml")})
     if group == "attack":
         files = [file for folder in folders for file in folder.glob("tuned/*/attacks.yaml")]
-        return sorted({file.parent.name for file in files if name in tuned_attacks(file)})
+        return sorted({file.parent.name for file in files if name in tuned_attacks(file, tuple(folders))})
     return []
 
 
 @cache
-def tuned_attacks(file: Path) -> frozenset[str]:
-    """The attacks in a file of tuned numbers, with those of the file that it starts from."""
+def tuned_attacks(file: Path, folders: tuple[Path, ...]) -> frozenset[str]:
+    """The attacks in a file of tuned numbers, with those of the files that it starts from. Keys with _ hold what entries refer to."""
     content = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
     inherited = [entry.lstrip("/").partition("@")[0] for entry in content.pop("defaults", []) if entry.startswith("/tuned/")]
-    above = (file.parents[2] / f"{name}.yaml" for name in inherited)
-    return frozenset(content).union(*(tuned_attacks(parent) for parent in above if parent.exists()))
+    above = [parent for name in inherited for folder in folders if (parent := folder / f"{name}.yaml").exists()]
+    own = frozenset(name for name in content if not name.startswith("_"))
+    return own.union(*(tuned_attacks(parent, folders) for parent in above))
 
 
 def chosen_attacks(tree: DictConfig) -> dict[str, DictConfig]:

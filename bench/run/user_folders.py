@@ -59,7 +59,11 @@ def check_tuned(folder: Path, folders: list[Path]) -> None:
     for file in sorted(folder.glob("tuned/*/**/*.yaml")):
         model = file.relative_to(folder / "tuned").parts[0]
         wanted = [("model", model)]
-        wanted += [("attack", name) for name in sorted(tuned_attacks(file))] if file.stem == "attacks" else [("method", file.stem)]
+        wanted += (
+            [("attack", name) for name in sorted(tuned_attacks(file, tuple(folders)))]
+            if file.stem == "attacks"
+            else [("method", file.stem)]
+        )
         for group, name in wanted:
             if name not in (names := known(group, folders)):
                 raise ValueError(
