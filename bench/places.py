@@ -1,6 +1,7 @@
 """Where things lie: what is shipped, what the user has, and where results go."""
 
 import os
+import sys
 from pathlib import Path
 
 # The folder that holds bench/, conf/, prompts/ ...: `vestige` in site-packages, in a checkout its links to the top of the repository.
@@ -10,16 +11,11 @@ CHECKOUT = next(
     (folder for folder in (PACKAGE.parent, PACKAGE) if (folder / "pyproject.toml").exists() and (folder / "bench").is_dir()), None
 )
 
-_OWN: list[Path] = []  # the user's configuration folders
-
-
-def config_folders() -> list[Path]:
-    """Where configuration files are looked for: what is shipped, then the user's own folders."""
-    return [CONF, *_OWN]
+_OWN: list[Path] = []  # folders of settings that the command of this process named
 
 
 def use_config_folders(folders: list[Path]) -> None:
-    """The user's own configuration folders from now on, in this process: those of --config-dir and hydra.searchpath."""
+    """Folders of settings from now on, in this process, as if named by each command: those of --config-dir and hydra.searchpath."""
     _OWN[:] = dict.fromkeys(folder for folder in map(Path.absolute, folders) if folder != CONF)
 
 
@@ -47,3 +43,19 @@ def found(place: str | Path) -> Path:
 def module_file(module: str) -> Path:
     """Where the source of a module of this project lies: `vestige.methods.uce` in methods/uce.py."""
     return PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
+
+
+def config_folders(*more: Path | None) -> list[Path]:
+    """Folders of settings, each once: the shipped one, `conf` of the current folder, and those that a command names."""
+    folders = [CONF]
+    for folder in (Path("conf"), *_OWN, *filter(None, more)):
+        if folder.is_dir() and not any(folder.samefile(known) for known in folders):
+            folders.append(folder.absolute())
+    return folders
+
+
+def import_from_here() -> None:
+    """A module beside the user's `conf` can be a plugin. Last on the path, so that it hides nothing that is installed."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)

@@ -25,17 +25,17 @@ from vestige.bench.run.provenance import provenance
 
 STEPS = 5  # per image; 20 in the emoji settings
 SMALL = {  # the emoji settings with a budget of seconds
-    "unlearn_diff_atk_emoji": {"number_of_t": 2, "steps_per_t": 5},
-    "p4d_emoji": {"steps": 10, "evaluate_every": 10},
-    "dori_embedding_emoji": {"steps": 3},
-    "sneakyprompt_emoji": {"queries": 2},
-    "random_seeds_emoji": {"tries": 2},
-    "ring_a_bell_emoji": {"generations": 5},
-    "circumventing_emoji": {"steps": 10},
+    "unlearn_diff_atk": {"number_of_t": 2, "steps_per_t": 5},
+    "p4d": {"steps": 10, "evaluate_every": 10},
+    "dori_embedding": {"steps": 3},
+    "sneakyprompt": {"queries": 2},
+    "random_seeds": {"tries": 2},
+    "ring_a_bell": {"generations": 5},
+    "circumventing": {"steps": 10},
 }
 REASONS = {
-    "ring_a_bell_emoji": "searches row after row, its population is the batch",
-    "circumventing_emoji": "learns one word per concept, whatever the number of prompts",
+    "ring_a_bell": "searches row after row, its population is the batch",
+    "circumventing": "learns one word per concept, whatever the number of prompts",
 }
 
 

@@ -17,23 +17,23 @@ from vestige.bench import cli
 from vestige.bench.contract.controls import CONTROLS
 from vestige.bench.places import CONF
 
-METHODS = "original,oracle,uce_emoji,esd_emoji"
+METHODS = "original,oracle,uce,esd"
 DEMO = ["experiment=demo", "runtime.threads=1"]  # as `make demo` on two cores: threads decide how sums are rounded
 # Two more erasures of a dog by each method that trains: how much the seed of an erasure matters.
-SEEDS = [*DEMO, "concept=dog", "method=esd_emoji,concept_ablation_emoji,spm_emoji", "seed=1,2"]
+SEEDS = [*DEMO, "concept=dog", "method=esd,concept_ablation,spm", "seed=1,2"]
 PROTOCOLS = {path.stem: METHODS for path in sorted((CONF / "protocol").glob("*.yaml"))}
 PROTOCOLS["forgetme_entangled"] += ",another_seed,painted_over"
 SHARED = ("coco_10k", "coco_30k")  # coco_utility's captions on the emoji model: the same numbers
-FIGURES = ("budget-emoji", "curve-relearning_lora_emoji-emoji")  # the others show one search each
+FIGURES = ("budget-emoji", "curve-relearning_lora-emoji")  # the others show one search each
 ALL_CONTROLS = f"controls=[{','.join(CONTROLS)}]"
-ERASERS = "uce_emoji,esd_emoji"
+ERASERS = "uce,esd"
 # The grid of conf/experiment/robustness.yaml, with other concepts and with null controls where they tell something.
 ROBUSTNESS = [
-    ["method=original,oracle,oracle_seed1,spm_emoji,sld_emoji", "concept=dog"],
+    ["method=original,oracle,oracle_seed1,spm,sld", "concept=dog"],
     [f"method={ERASERS}", "concept=dog", ALL_CONTROLS],
-    ["method=original,oracle,spm_emoji", "concept=pixel_art"],
+    ["method=original,oracle,spm", "concept=pixel_art"],
     [f"method={ERASERS}", "concept=pixel_art", ALL_CONTROLS],
-    [f"method=original,oracle,{ERASERS},spm_emoji", "concept=danger", "split.target.rows=1"],
+    [f"method=original,oracle,{ERASERS},spm", "concept=danger", "split.target.rows=1"],
 ]
 
 

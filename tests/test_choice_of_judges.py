@@ -102,7 +102,7 @@ def test_labels_that_a_judge_does_not_know_are_named_without_its_weights(words, 
 
 
 def test_the_command_line_refuses_a_judge_without_the_labels_before_a_model_is_loaded(tmp_path):
-    done = vestige("run", "concept=octopus", "judge=resnet50", "split=[target]", "method=uce_emoji", f"runtime.store={tmp_path}")
+    done = vestige("run", "concept=octopus", "judge=resnet50", "split=[target]", "method=uce", f"runtime.store={tmp_path}")
     assert done.returncode == 2 and "has no label for 'octopus'" in done.stderr and "judge=resnet50+clip:emoji" in done.stderr
     assert not list(tmp_path.rglob("stage.json"))
 

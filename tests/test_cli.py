@@ -70,11 +70,6 @@ def test_a_sweep_trains_each_model_once_and_repeats_for_free(outside):
     assert {file: file.stat().st_mtime_ns for file in store.rglob("stage.json")} == stamps, "nothing is computed again"
 
 
-def test_a_method_with_numbers_for_the_model_at_hand_is_pointed_out():
-    assert "method=esd_emoji has those for model emoji" in vestige("plan", "method=esd", "concept=dog").stderr
-    assert "hint" not in vestige("plan", "method=esd_emoji", "concept=dog").stderr
-
-
 def test_a_list_of_attacks_and_a_sweep_of_attacks_both_compose(outside):
     for choice in ("attack=none", "attack=[none,shout]"):
         done = vestige("plan", *run_words(outside, "method=mine", choice)[1:], path=outside)

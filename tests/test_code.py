@@ -162,8 +162,8 @@ def test_a_root_that_is_not_there_is_named():
 # A run
 
 JOB = [
-    *("concept=[dog]", "method=uce_emoji", "attack=[none,circumventing_emoji]", "split=[target]", "model.sampler.steps=2"),
-    *("attack.circumventing_emoji.images=1", "attack.circumventing_emoji.steps=1", "split.target.rows=2", "split.target.repeats=1"),
+    *("concept=[dog]", "method=uce", "attack=[none,circumventing]", "split=[target]", "model.sampler.steps=2"),
+    *("attack.circumventing.images=1", "attack.circumventing.steps=1", "split.target.rows=2", "split.target.repeats=1"),
 ]
 HARNESS_FILES = ("code", "cost", "provenance", "stages", "stage_code", "shared_work", "models_of_job")
 HARNESS_FILES += ("store", "store_folder", "store_locks")

@@ -150,11 +150,14 @@ def test_attacks_and_methods_are_known_by_the_content_of_their_networks_and_list
     assert changes(mine.inputs if group == "attack" else lambda: mine.inputs([concept()]), file)
 
 
-@pytest.mark.parametrize("group, name", [*NETWORKS, ("attack", "sneakyprompt_emoji"), ("attack", "p4d_emoji"), ("method", "mace_emoji")])
-def test_attacks_and_methods_hold_what_shipped_networks_are_and_nothing_of_those_that_are_not_here(group, name, concept):
-    plugin = contract_checks.build(group, name)
+TUNED = [("attack", "sneakyprompt", "emoji"), ("attack", "p4d", "emoji"), ("method", "mace", "emoji")]
+
+
+@pytest.mark.parametrize("group, name, model", [*((*network, "tiny") for network in NETWORKS), *TUNED])
+def test_attacks_and_methods_hold_what_shipped_networks_are_and_nothing_of_those_that_are_not_here(group, name, model, concept):
+    plugin = contract_checks.build(group, name, model=model)
     found = plugin.inputs() if group == "attack" else plugin.inputs([concept()])
-    assert bool(found) == (group == "attack" and name.endswith("_emoji"))
+    assert bool(found) == (group == "attack" and model == "emoji")
 
 
 # Models

@@ -17,7 +17,7 @@ from vestige.bench.places import CONF
 from vestige.bench.reports import concept_curves, gallery, identity, leaderboard, results
 from vestige.bench.reports.roles import role_of
 from vestige.bench.reports.score_table import WORST, ScoreTable
-from vestige.bench.run import composing, resolvers
+from vestige.bench.run import choices, composing, resolvers
 from vestige.bench.run.runner import run_job
 
 LABELS = ["model", "sampler", "protocol", "concept", "method", "split", "attack", "metric", "column", "judge"]
@@ -180,15 +180,17 @@ def test_controls_and_rungs_follow_the_concept_as_their_attack_does():
 def test_a_run_writes_which_settings_follow_the_concept():
     resolvers.register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        plain = compose("run", ["method=spm_emoji"])
-        typed = compose("run", ["method=spm_emoji", "method.eta=1.5", "attack=[none,memora_emoji]"])
-    assert composing.follows_concept({"method": plain.method, **plain.attack}) == {"method": ["anchoring", "eta", "prompt"]}
+        plain = compose("run", ["method=spm"])
+        typed = compose("run", ["method=spm", "method.eta=1.5", "attack=[none,memora]"])
+    assert composing.follows_concept({"method": plain.method, **choices.chosen_attacks(plain)}) == {
+        "method": ["anchoring", "eta", "prompt"]
+    }
     assert "eta" not in composing.follows_concept({"method": typed.method})["method"], "a number typed on the command line follows nothing"
 
 
 def test_a_record_says_what_its_files_were_and_what_its_prompts_were_for(tmp_path):
     """A whole job on the embedded model, as short as it can be."""
-    words = ["method=uce_emoji", "concept=dog", "split=[target,siblings]", "model.sampler.steps=1", "attack=[none]"]
+    words = ["method=uce", "concept=dog", "split=[target,siblings]", "model.sampler.steps=1", "attack=[none]"]
     words += [f"split.{p}.{size}=1" for p in ("target", "siblings") for size in ("rows", "repeats")]
     words += [f"~split.{p}.metrics.{m}" for p in ("target", "siblings") for m in ("answers", "clip_score", "image_change")]
     resolvers.register_resolvers()

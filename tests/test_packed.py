@@ -106,7 +106,7 @@ def test_of_several_stores_the_first_that_holds_a_score_wins(tmp_path):
 
 def test_stores_that_runs_read_are_read_by_tables(tmp_path, monkeypatch):
     monkeypatch.setenv("VESTIGE_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setattr(stores, "CONF", tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
     assert stores.places_of_scores(tmp_path, None) == [tmp_path / "results" / "store"]
     (tmp_path / "conf" / "local").mkdir(parents=True)
     (tmp_path / "conf" / "local" / "default.yaml").write_text("# @package _global_\nruntime: {read_from: [/shared/store, more]}\n")

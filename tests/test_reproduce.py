@@ -141,7 +141,7 @@ def test_a_job_that_failed_has_no_number(records):
 
 
 def test_another_model_is_always_grey(records):
-    celebrity_record(records, "uce_emoji", 0.05, model="emoji", concepts=["dog"])
+    celebrity_record(records, "uce", 0.05, model="emoji", concepts=["dog"])
     one = compared(records, ("UCE", "1 celebrity", "acc_e_gcd"), model="emoji")
     assert one.ours == 0.05 and "other model: theirs SD v1.4, ours emoji" in one.reasons
 
@@ -233,9 +233,9 @@ def test_concepts_erased_together_and_attacks_are_written_as_hydra_reads_them():
 def test_on_the_emoji_model_only_methods_with_numbers_for_it_are_planned():
     plan = planned("emoji")
     (work,) = plan.work
-    assert work.methods == ("original", "uce_emoji", "concept_ablation_emoji", "sld_emoji", "mace_emoji")
+    assert work.methods == ("original", "uce", "concept_ablation", "sld", "mace")
     assert work.concepts == ("dog", "emoji_5", "emoji_10", "emoji_40")
-    assert plan.uncovered["ESD-x"] == "method esd_x has no numbers for the emoji model"
+    assert plan.uncovered["ESD-x"] == "method esd_x has no numbers tuned for the emoji model"
     assert not any("HF_HOME" in sentence for sentence in plan.missing)
 
 

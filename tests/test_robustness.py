@@ -275,7 +275,7 @@ def test_the_worst_case_by_access_counts_weaker_attacks_too_and_only_what_all_me
 
 
 def test_a_budget_sweep_names_its_budgets_and_refuses_what_is_no_budget():
-    attack = build("attack", "relearning_lora_emoji")
+    attack = build("attack", "relearning_lora", model="emoji")
     made = attack_cells.with_budgets({"relearning": attack}, {"relearning": {"steps": [2, 5]}})
     assert list(made) == ["relearning", "relearning@steps=2", "relearning@steps=5"] and made["relearning@steps=5"].steps == 5
     with pytest.raises(ValueError, match=r"budget_sweep\.relearning\.tuner='xattn' is not a number"):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from vestige.bench.places import CHECKOUT, CONF, module_file
+from vestige.bench.places import CHECKOUT, config_folders, module_file
 
 COMPARISON = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{7,40}: \S.*")
 
@@ -47,10 +47,10 @@ def target(file: Path) -> tuple[str, str]:
         return own[1], own[2]
     defaults = re.search(r"^defaults:\s*\[([^\]]*)\]", text, re.MULTILINE)
     for base in re.findall(r"[\w-]+", defaults[1]) if defaults else ():
-        above = file.parent / f"{base}.yaml"
-        above = above if above.exists() else CONF / file.parent.name / f"{base}.yaml"
-        if base != "_self_" and above.exists() and above != file:
-            return target(above)
+        above = (folder / file.parent.name / f"{base}.yaml" for folder in (file.parent.parent, *config_folders()))
+        found = next((place for place in above if place.exists() and place != file), None)
+        if base != "_self_" and found:
+            return target(found)
     return "", ""
 
 

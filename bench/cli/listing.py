@@ -12,7 +12,9 @@ import re
 from pathlib import Path
 
 from vestige.bench.cli import evidence
-from vestige.bench.places import CONF, module_file
+from vestige.bench.places import CONF, config_folders, module_file
+from vestige.bench.run import choices
+from vestige.bench.run.user_folders import check_folders
 
 GROUPS = ("methods", "concepts", "attacks", "metrics", "judges", "splits", "models", "protocols", "experiments", "runtimes", "flags")
 
@@ -26,12 +28,16 @@ def main(argv: list[str]) -> int:
     if arguments.what == "flags":
         return flags(arguments.pattern)
     group = arguments.what if (CONF / arguments.what).is_dir() else arguments.what.removesuffix("s")
+    folders = config_folders(arguments.config_dir)
+    check_folders(folders)
     known = files(group, arguments.config_dir)
     for file in known:
         if fnmatch.fnmatch(file.stem, arguments.pattern):
             print(f"{file.stem:<24} {describe(file)}")
             if arguments.what in ("methods", "attacks"):
-                print(f"{'':<24}   {evidence.of(file)}")
+                models = choices.tuned_for(group, file.stem, folders)
+                tuned = [f"tuned for model {' and '.join(models)}"] if models else []
+                print(f"{'':<24}   {'; '.join([*tuned, str(evidence.of(file))])}")
     if arguments.what == "concepts" and arguments.pattern in {file.stem for file in known}:
         print("\n".join(names_of(arguments.pattern, arguments.config_dir)))
     return 0
@@ -39,15 +45,10 @@ def main(argv: list[str]) -> int:
 
 def names_of(choice: str, extra: Path | None) -> list[str]:
     """Which names of a concept or a set methods are given, and which are only asked for."""
-    from hydra import compose, initialize_config_dir
-
     from vestige.bench.contract.building import plain_tree
-    from vestige.bench.run import concept_sets, resolvers
+    from vestige.bench.run import concept_sets, tree
 
-    search = [f"hydra.searchpath=[file://{extra.absolute()}]"] if extra else []
-    resolvers.register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        chosen = plain_tree(compose("run", [f"concept={choice}", "split=[]", *search]).concept)
+    chosen = plain_tree(tree.composed([f"concept={choice}", "split=[]"], extra).concept)
     return concept_sets.split_in_words(concept_sets.chosen_concepts(chosen, held_out=True))
 
 
@@ -62,8 +63,7 @@ def flags(pattern: str) -> int:
 
 def files(group: str, extra: Path | None = None) -> list[Path]:
     """Every YAML of a group."""
-    folders = [CONF / group, *([extra / group] if extra else [])]
-    return [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
+    return [file for folder in config_folders(extra) for file in sorted((folder / group).glob("*.yaml"))]
 
 
 def describe(file: Path) -> str:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vestige.bench.contract.types import plain
+from vestige.bench.places import import_from_here
 
 
 def plugin(node: DictConfig | dict, base: type, where: str) -> Any:
@@ -28,10 +29,14 @@ def target_class(node: DictConfig | dict, base: type, where: str) -> type:
     if not target:
         raise ValueError(f"{where} has no _target_: the import path of its class, for example methods.uce.UCE.")
     module, _, name = target.rpartition(".")
+    import_from_here()
     try:
         cls = getattr(importlib.import_module(module), name)
     except Exception as error:  # a module of the user's may fail in any way
-        raise ValueError(f"{where}._target_={target!r} cannot be imported ({_own_line(error)}). Is its folder on PYTHONPATH?") from error
+        raise ValueError(
+            f"{where}._target_={target!r} cannot be imported ({_own_line(error)}). "
+            "Is its file in the current folder, or its folder on PYTHONPATH?"
+        ) from error
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ValueError(f"{where}._target_={target!r} is not a {base.__name__} (see {base.__module__}).")
     return cls

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vestige.bench.papers import planning, published
-from vestige.bench.papers.mapping import PaperMap, PaperTable, Reading, for_model, lacks
-from vestige.bench.papers.planning import TablePlan, Work, vocabulary_of
+from vestige.bench.papers.mapping import PaperMap, PaperTable, Reading, lacks
+from vestige.bench.papers.planning import TablePlan, Work
 from vestige.bench.papers.published import Published
 from vestige.bench.reports.identity import flat
 from vestige.bench.reports.render import Block, Cell, Row, Table, raised
@@ -94,8 +94,6 @@ def _ours(row: Published, table: PaperTable, method: str, model: str, measured: 
     """Our number for a covered row: the mean over its concepts, of the records that agree best with how theirs was measured."""
     reading, concepts = table.reading(row), planning.concepts_of(table, row, model)
     assert isinstance(reading, Reading) and isinstance(concepts, list), "a covered row has both"
-    if reading.attack in table.attacks:  # else the protocol chose it, under the same name for every model
-        reading = replace(reading, attack=for_model("attack", reading.attack, vocabulary_of(model), extra))
     parts, protocol = [], _known(table.protocol, extra)
     reasons: dict[str, None] = {}
     for concept in concepts:
@@ -132,12 +130,15 @@ def intended(work: Work, extra: Path | None) -> dict:
     from vestige.bench.contract.plugin import Attack, Method
     from vestige.bench.contract.types import ModelSpec, plain
     from vestige.bench.models.fingerprints import weights_digest
+    from vestige.bench.run.choices import chosen_attacks
 
     tree, why = planning.composed(work, extra)
     if tree is None:
         raise ValueError(why)
     model = building.typed(tree.model, ModelSpec, "model", drop=("sampler", "judge", "attack_judge", "clip"), keep_name=True)
-    attacks = {name: building.specification(building.plugin(entry, Attack, f"attack.{name}")) for name, entry in tree.attack.items()}
+    attacks = {
+        name: building.specification(building.plugin(entry, Attack, f"attack.{name}")) for name, entry in chosen_attacks(tree).items()
+    }
     made = {"method": building.specification(building.plugin(tree.method, Method, "method")), "attacks": attacks}
     made |= {"sampler": {"arguments": dict(tree.model.sampler.arguments)}, "held_out": tree.get("held_out")}
     return made | {"model": {**plain(model), "weights": weights_digest(model)}}

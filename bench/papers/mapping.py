@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from vestige.bench.papers.published import Published
-from vestige.bench.places import CONF
+from vestige.bench.places import CONF, config_folders
+from vestige.bench.run import choices
 
 FOLDER = CONF / "reproduce"
 
@@ -150,14 +151,7 @@ def _known(content: dict, keys, where: str) -> None:
 @cache
 def names(group: str, extra: Path | None = None) -> frozenset[str]:
     """Names of a group of conf/, with those of a folder from outside."""
-    folders = [CONF / group, *([extra / group] if extra else [])]
-    return frozenset(file.stem for folder in folders for file in folder.glob("*.yaml"))
-
-
-def for_model(group: str, name: str, vocabulary: str, extra: Path | None = None) -> str:
-    """A method or attack has numbers of its own for the emoji model under <name>_emoji."""
-    variant = f"{name}_{vocabulary}"
-    return variant if variant in names(group, extra) else name
+    return frozenset(choices.known(group, config_folders(extra)))
 
 
 def lacks(group: str, name: str, extra: Path | None = None) -> str | None:

@@ -13,9 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vestige.bench.papers.mapping import Absent, PaperMap, PaperTable, for_model, lacks, names, of_kind
+from vestige.bench.papers.mapping import Absent, PaperMap, PaperTable, lacks, names, of_kind
 from vestige.bench.papers.published import Published
-from vestige.bench.places import CONF
+from vestige.bench.places import config_folders
+from vestige.bench.run import choices
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -48,7 +49,7 @@ class Work:
         sweep = ["-m"] if len(self.methods) * len(concepts) > 1 else []
         protocol = [f"protocol={self.protocol}"] if self.protocol else []
         attacks = [f"attack=[{','.join(('none', *self.attacks))}]"] if self.attacks else []
-        runtime = [] if vocabulary_of(self.model) == "emoji" else ["runtime=gpu"]
+        runtime = [] if domain_of(self.model) == "emoji" else ["runtime=gpu"]
         chosen = [f"method={','.join(self.methods)}", f"concept={','.join(concepts)}"]
         # Papers gave methods every name that they then scored.
         return [*sweep, f"model={self.model}", *protocol, *chosen, *attacks, "held_out=false", *runtime, *self.settings]
@@ -114,21 +115,20 @@ def uncovered(paper: PaperMap, table: PaperTable, row: Published, model: str | N
 
 
 def method_of(paper: PaperMap, row: Published, model: str | None, extra: Path | None) -> str | Absent | None:
-    """Our method for a row; on the emoji model the one with numbers for it, because those of a paper would erase nothing there."""
+    """Our method for a row; on the emoji model one with numbers tuned for it, because those of a paper would erase nothing there."""
     name = paper.methods.get(row.method)
     if not isinstance(name, str):
         return name
-    ours = for_model("method", name, vocabulary_of(model), extra)
-    if lacks("method", ours, extra):
+    if lacks("method", name, extra):
         return None
-    if vocabulary_of(model) == "emoji" and ours == name != "original":
-        return Absent(f"method {name} has no numbers for the emoji model")
-    return ours
+    if domain_of(model) == "emoji" and name != "original" and model not in choices.tuned_for("method", name, config_folders(extra)):
+        return Absent(f"method {name} has no numbers tuned for the {model} model")
+    return name
 
 
 def concepts_of(table: PaperTable, row: Published, model: str | None) -> list[str] | Absent | None:
     """What is erased for a row, one entry per job."""
-    if vocabulary_of(model) == "emoji":
+    if domain_of(model) == "emoji":
         return of_kind(table.emoji, row, row.concept) or Absent("it has no counterpart on the emoji model")
     return of_kind(table.concepts, row, row.concept)
 
@@ -140,7 +140,7 @@ def jobs_of(paper: PaperMap, table: PaperTable, row: Published, model: str, extr
     return [(name, concept) for concept in concepts for name in dict.fromkeys(["original", method])]
 
 
-def vocabulary_of(model: str | None) -> str:
+def domain_of(model: str | None) -> str:
     return "emoji" if model == "emoji" else "photo"
 
 
@@ -154,17 +154,18 @@ def _known_model(name: str, extra: Path | None) -> None:
 
 def _grouped(model: str, table: PaperTable, jobs: list[tuple[str, str]], extra: Path | None) -> list[Work]:
     """Concepts that the same methods erase go into one command."""
-    attacks = tuple(for_model("attack", name, vocabulary_of(model), extra) for name in table.attacks)
     by_methods: dict[tuple, list[str]] = {}
     for concept in dict.fromkeys(c for _, c in jobs):
         by_methods.setdefault(tuple(m for m, c in jobs if c == concept), []).append(concept)
     settings = settings_of(table, model)
-    return [Work(model, table.protocol, methods, tuple(concepts), attacks, settings) for methods, concepts in by_methods.items()]
+    return [
+        Work(model, table.protocol, methods, tuple(concepts), tuple(table.attacks), settings) for methods, concepts in by_methods.items()
+    ]
 
 
 def settings_of(table: PaperTable, model: str) -> tuple[str, ...]:
     """More words of a table's commands. Those of the paper's model would mean nothing on the emoji model."""
-    if vocabulary_of(model) == "emoji":
+    if domain_of(model) == "emoji":
         return ()
     words = list(table.settings)
     if table.sampler:
@@ -180,7 +181,7 @@ def settings_of(table: PaperTable, model: str) -> tuple[str, ...]:
 def _survey(made: TablePlan, extra: Path | None, ask: bool) -> None:
     lost: dict[str, None] = {}
     for work in made.work:
-        emoji = vocabulary_of(work.model) == "emoji"
+        emoji = domain_of(work.model) == "emoji"
         steps = max((int(row.sampler.split()[1]) for row in made.rows if row.sampler), default=STEPS)
         for concept in work.concepts:
             gone = work.lacks(concept, extra)
@@ -206,7 +207,7 @@ def _survey(made: TablePlan, extra: Path | None, ask: bool) -> None:
             made.seconds += (images * steps + evaluations / 2) * jobs * seconds
             made.assumed.append(ASSUMED["emoji" if emoji else "photo"].format(seconds=seconds))
             made.assumed += [f"attacks at most {evaluations:,} denoiser evaluations for each job"] if evaluations else []
-            attacked = work.attacks or len(tree.attack) > 1
+            attacked = work.attacks or len(choices.chosen_attacks(tree)) > 1
             made.assumed += ["without the searches of attacks"] if attacked and not evaluations else []
     made.missing, made.assumed = list(lost), list(dict.fromkeys(made.assumed))
 
@@ -214,23 +215,17 @@ def _survey(made: TablePlan, extra: Path | None, ask: bool) -> None:
 @cache
 def composed(job: Work, extra: Path | None) -> tuple[DictConfig | None, str | None]:
     """The tree Hydra makes of one method and one concept, or None, and why there is none. Nothing is loaded."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from vestige.bench.run import resolvers
+    from vestige.bench.run import tree as settings
 
-    resolvers.register_resolvers()
     words = [word for word in job.words() if not word.startswith("runtime=")]
-    words += [f"hydra.searchpath=[file://{extra.resolve()}]"] if extra else []
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            tree = compose("run", overrides=words)
-            for name in ("model", "split"):
-                OmegaConf.to_container(tree[name], resolve=True)  # here, so that what does not resolve is told like the rest
+        tree = settings.composed(words, extra)
+        for name in ("model", "split"):
+            OmegaConf.to_container(tree[name], resolve=True)  # here, so that what does not resolve is told like the rest
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         return None, f"{' '.join(words)} does not compose: {str(error).splitlines()[0]}"
     return tree, None
@@ -254,7 +249,7 @@ def images_of(tree: DictConfig) -> int:
             n = prompt_sets.rows_of(asked, concepts, rows)
         else:
             n = len(prompt_sets.build(name, asked, rows, repeats, concepts, tree.model.prompt_style))
-        total += n * repeats * (len(tree.attack) if attacked else 1)
+        total += n * repeats * (len(choices.chosen_attacks(tree)) if attacked else 1)
     return total
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from vestige.bench.papers import mapping, planning, published
 from vestige.bench.papers.mapping import Absent, PaperMap, PaperTable, lacks
 from vestige.bench.papers.planning import TablePlan
-from vestige.bench.places import results, use_config_folders
+from vestige.bench.places import config_folders, results, use_config_folders
 from vestige.bench.reports.render import FORMATS, Block, Code, Heading, deliver
+from vestige.bench.run.user_folders import check_folders
 
 SHOWN = 8  # sentences about what is missing, in the plan of one table
 
@@ -26,6 +27,7 @@ def main(argv: list[str]) -> int:
         _parser().error(f"unrecognized arguments: {' '.join(more)}")
     if arguments.config_dir:
         use_config_folders([arguments.config_dir])
+    check_folders(config_folders())
     if not arguments.paper:
         print(listing(arguments.config_dir))
         return 0
@@ -146,7 +148,7 @@ def _plan(plan: TablePlan, arguments: argparse.Namespace) -> list[Block]:
 
 
 def _time(plan: TablePlan) -> str:
-    machine = "CPU" if all(planning.vocabulary_of(work.model) == "emoji" for work in plan.work) else "GPU"
+    machine = "CPU" if all(planning.domain_of(work.model) == "emoji" for work in plan.work) else "GPU"
     hours = plan.seconds / 3600
     if hours < 1.5 / 60:
         return f"a {machine}-minute"

@@ -113,7 +113,7 @@ def sheet(records: Path, store: Path, out: Path) -> Path:
     page = Image.new("RGB", (left + side * 2 * len(methods), top + side * len(lines)), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(13)
     for k, method in enumerate(methods):
-        pen.text((left + 2 * side * k + 4, 5), method.removesuffix("_emoji"), "black", font)
+        pen.text((left + 2 * side * k + 4, 5), method, "black", font)
     for i, (words, columns) in enumerate(lines):
         first = next(iter(columns.values()))[1]
         rows = list(first.index[:2])

@@ -41,7 +41,7 @@ def report(frame: pd.DataFrame, score_table: ScoreTable, format: str = "md") -> 
     """
     table = robustness.measured(frame, score_table)
     if table.empty:
-        raise ValueError("no record holds an attacked target split. Run one: vestige run method=uce_emoji attack=[none,paraphrase]")
+        raise ValueError("no record holds an attacked target split. Run one: vestige run method=uce attack=[none,paraphrase]")
     if format == "csv":
         return table.to_csv(index=False)
     worst = robustness.by_access(frame, score_table)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from vestige.bench import places
-from vestige.bench.places import CONF
 
 
 def places_of_scores(records: Path, stores: list[Path] | None) -> list[Path]:
@@ -19,6 +18,6 @@ def read_from() -> list[Path]:
     """runtime.read_from of conf/local/default.yaml: further stores that every run on this machine reads."""
     import yaml
 
-    file = CONF / "local" / "default.yaml"
-    chosen = (yaml.safe_load(file.read_text()) or {}) if file.exists() else {}
+    files = (folder / "local" / "default.yaml" for folder in places.config_folders())
+    chosen = next((yaml.safe_load(file.read_text()) for file in files if file.exists()), None) or {}
     return [Path(place).expanduser() for place in (chosen.get("runtime") or {}).get("read_from") or []]

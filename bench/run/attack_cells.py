@@ -48,7 +48,7 @@ def null_of(attack: Attack) -> dict[str, Metric]:
 
 
 def with_budgets(attacks: dict[str, Attack], budget_sweep: dict[str, dict[str, list]]) -> dict[str, Attack]:
-    """The same attack at several budgets, named <attack>@<setting>=<value>: budget_sweep={relearning_emoji: {steps: [5, 10, 20]}}."""
+    """The same attack at several budgets, named <attack>@<setting>=<value>: budget_sweep={relearning: {steps: [5, 10, 20]}}."""
     made = dict(attacks)
     for name, settings in budget_sweep.items():
         if name not in attacks:

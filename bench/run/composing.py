@@ -18,7 +18,7 @@ from vestige.bench.models import loading
 from vestige.bench.places import use_config_folders
 from vestige.bench.run.attack_cells import with_budgets, with_controls
 from vestige.bench.run.checks import check, missing
-from vestige.bench.run.choices import one_of
+from vestige.bench.run.choices import chosen_attacks, one_of
 from vestige.bench.run.concept_sets import chosen_steps, whole
 from vestige.bench.run.job import UNTIL, Job, Runtime, Split
 from vestige.bench.run.resolvers import folders_of_hydra, of_kind
@@ -40,7 +40,8 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
     one_of("until", tree.until, UNTIL)
     sampler = typed(tree.model.sampler, Sampler, "model.sampler")
     method = plugin(tree.method, Method, "method")
-    attacks = {name: plugin(entry, Attack, f"attack.{name}") for name, entry in tree.attack.items()}
+    chosen = chosen_attacks(tree)
+    attacks = {name: plugin(entry, Attack, f"attack.{name}") for name, entry in chosen.items()}
     attacks = with_budgets(with_controls(attacks, list(tree.controls)), plain_tree(tree.budget_sweep))
     splits = {name: _split(name, entry) for name, entry in (tree.get("split") or {}).items()}  # none: only erase
     settings = int(tree.seed), tree.until, runtime, protocol
@@ -51,7 +52,7 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
         lacks = missing(job)
     if lacks and not planned:
         raise ValueError(lacks[0])
-    return replace(job, missing=tuple(lacks), follows_concept=follows_concept({"method": tree.method, **tree.attack}))
+    return replace(job, missing=tuple(lacks), follows_concept=follows_concept({"method": tree.method, **chosen}))
 
 
 def follows_concept(nodes: dict[str, DictConfig]) -> dict[str, list[str]]:

@@ -22,8 +22,8 @@ from vestige.bench.contract.shared import made_in
 from vestige.bench.contract.types import Adversary, Concept, Erasure, ModelSpec, PromptSet, Sampler
 from vestige.bench.judges.promises import judge_checks
 from vestige.bench.models import loading
-from vestige.bench.places import CONF, use_config_folders
-from vestige.bench.run import choices, generate, resolvers
+from vestige.bench.places import use_config_folders
+from vestige.bench.run import generate, tree
 from vestige.bench.statistics.score_intervals import is_rate
 
 TINY = ModelSpec("tiny", "sd1", "random:tiny", None, "float32", "deterministic", "photo", "photo")
@@ -271,21 +271,12 @@ KINDS: dict[str, tuple[type, Callable[[Any, Path], Iterator[tuple[str, Callable[
 }
 
 
-def build(group: str, name: str, config_dir: str | None = None, concept: str = "dog"):
-    """Compose and build one plugin by name, with the tiny model; settings by kind are those for the concept's."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    resolvers.register_resolvers()
-    GlobalHydra.instance().clear()
-    folders = [CONF, *([Path(config_dir)] if config_dir else [])]
-    choices.check_names([f"{group}={name}"], folders)
-    extra = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
-    choice = f"method={name}" if group == "method" else f"+{group}@picked={name}"
+def build(group: str, name: str, config_dir: Path | None = None, concept: str = "dog", model: str = "tiny"):
+    """Compose and build one plugin by name, with the numbers for this model; settings by kind are those for the concept's."""
+    choice = {"method": [f"method={name}"], "attack": [f"attack=[{name}]"], "metric": [f"+metric@picked={name}"]}[group]
     quiet = [] if group == "method" else ["method=original"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        tree = compose("run", [*extra, *quiet, "model=tiny", f"concept=[{concept}]", "split=[]", choice])
-    node = tree.method if group == "method" else tree.picked[name]
+    settings = tree.composed([*quiet, f"model={model}", f"concept=[{concept}]", "split=[]", *choice], config_dir)
+    node = settings.method if group == "method" else settings["picked" if group == "metric" else "attack"][name]
     return building.plugin(node, KINDS[group][0], f"{group}.{name}")
 
 
@@ -300,7 +291,7 @@ def main(argv: list[str]) -> int:
     config_dir = None
     if "--config-dir" in argv:
         place = argv.index("--config-dir")
-        config_dir, argv = argv[place + 1], argv[:place] + argv[place + 2 :]
+        config_dir, argv = Path(argv[place + 1]), argv[:place] + argv[place + 2 :]
     if len(argv) != 1 or argv[0].partition("=")[0] not in (*KINDS, "judge") or not argv[0].partition("=")[2]:
         raise ValueError("say what to check: vestige check method=mine (or attack=..., metric=..., judge=...) [--config-dir FOLDER].")
     group, _, name = argv[0].partition("=")

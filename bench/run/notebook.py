@@ -114,7 +114,7 @@ def score(
     with tempfile.TemporaryDirectory() as folder:
         asked = _image_set(images, concepts[0], prompts, Path(folder) / "images")
         known = None if originals is None else _image_set(originals, concepts[0], prompts, Path(folder) / "originals")
-        return scorer.score(asked, MetricContext(concepts, spec.domain, lambda: known or _no_originals(metric), features.extract))
+        return scorer.score(asked, MetricContext(concepts, lambda: known or _no_originals(metric), features.extract))
 
 
 def _no_originals(metric: str) -> ImageSet:

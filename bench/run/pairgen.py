@@ -15,9 +15,8 @@ import pandas as pd
 
 from vestige.bench import judges
 from vestige.bench.contract.types import Concept, PromptSet
-from vestige.bench.places import CONF
 from vestige.bench.prompts import prompt_sets
-from vestige.bench.run import choices, composing, generate, resolvers
+from vestige.bench.run import composing, generate, tree
 from vestige.bench.run.job import Job
 
 REPEATS = 3  # images per candidate
@@ -46,15 +45,8 @@ def main(overrides: list[str]) -> int:
 
 def composed(overrides: list[str]) -> tuple[Job, str]:
     """The job, and the judge that scores in it."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    resolvers.register_resolvers()
-    choices.check_names(overrides, [CONF])
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        tree = compose("run", ["method=original", "split=[target]", *overrides])
-    return composing.build_job(tree), tree.judge
+    settings = tree.composed(["method=original", "split=[target]", *overrides])
+    return composing.build_job(settings), settings.judge
 
 
 def frozen(job: Job, concept: Concept, n: int) -> pd.DataFrame:

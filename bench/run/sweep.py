@@ -15,12 +15,14 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from vestige.bench.places import CONF, results
+from vestige.bench.places import CONF, config_folders, results
 from vestige.bench.run import choices, outcomes, resolvers
 from vestige.bench.run.concept_sets import with_concepts_of_steps
 from vestige.bench.run.outcomes import Outcome
+from vestige.bench.run.search_path import search_current_folder
 from vestige.bench.run.store_folder import check_writable
 from vestige.bench.run.task import Task, in_a_sentence, this_process
+from vestige.bench.run.user_folders import check_folders
 
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}  # hydra/launcher -> extra of the package
 
@@ -40,10 +42,13 @@ def main(verb: str, overrides: list[str]) -> int:
 def launch(verb: str, overrides: list[str], aloud: bool = True) -> list[Outcome]:
     """Every job of the grid under the launcher in force; aloud: each is shown once it has ended. Raises ValueError for a bad command."""
     overrides = with_concepts_of_steps(overrides)
-    choices.check_names(overrides, [CONF, *_config_dirs(overrides)])
+    folders = config_folders(*_config_dirs(overrides))
+    choices.check_names(overrides, folders)
+    check_folders(folders)
     _check_launcher(overrides)
     if not any(word.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for word in overrides):
         check_writable(results() / "hydra", "hydra.run.dir")  # Hydra itself would end with a traceback
+    search_current_folder()
     resolvers.register_resolvers()
     answers = results().absolute() / "hydra" / f"outcomes-{uuid.uuid4().hex[:12]}"
     task = Task(verb, ["vestige", verb, *overrides], answers, this_process() if aloud else "")

@@ -16,8 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vestige.bench.places import CONF
-from vestige.bench.run import composing, resolvers
+from vestige.bench.run import choices, composing, resolvers
 from vestige.bench.run.job import Job
 from vestige.bench.run.outcomes import Outcome
 
@@ -42,6 +41,7 @@ class Task:
     def _outcome(self, tree: DictConfig) -> Outcome:
         """Never raises: one bad cell must not end the others."""
         try:
+            choices.check_settings(HydraConfig.get().overrides.task, choices.chosen_attacks(tree))
             job = composing.build_job(tree, HydraConfig.get().runtime.choices.get("protocol"), planned=self.verb == "plan")
             _use_threads(job)
             return _planned(job) if self.verb == "plan" else _done(job)
@@ -69,7 +69,7 @@ def _planned(job: Job) -> Outcome:
 
     with contextlib.redirect_stdout(io.StringIO()) as said:
         plan = plan_job(job)
-    return Outcome(plan["status"], said.getvalue(), _hint(job), plan)
+    return Outcome(plan["status"], said.getvalue(), facts=plan)
 
 
 def _done(job: Job) -> Outcome:
@@ -77,7 +77,7 @@ def _done(job: Job) -> Outcome:
     from vestige.bench.run.runner import run_job
 
     record = run_job(job)
-    return Outcome(record["status"], line(record), _hint(job), record)
+    return Outcome(record["status"], line(record), facts=record)
 
 
 def _use_threads(job: Job) -> None:
@@ -85,14 +85,6 @@ def _use_threads(job: Job) -> None:
         import torch
 
         torch.set_num_threads(job.runtime.threads)
-
-
-def _hint(job: Job) -> str:
-    """Numbers of a paper are for Stable Diffusion: say so when the same method has numbers for the model at hand."""
-    variant = f"{job.method_name}_{job.model.domain}"
-    if not (CONF / "method" / f"{variant}.yaml").exists():
-        return ""
-    return f"hint: method={job.method_name} has its paper's numbers; method={variant} has those for model {job.model.name}."
 
 
 @contextlib.contextmanager

@@ -14,18 +14,18 @@ from vestige.bench.run import contract_checks
 from vestige.methods.original import Original
 
 ATTACKS = {  # changes to the contract test's small numbers, so that there is something to interrupt
-    "unlearn_diff_atk_emoji": {"rows_at_once": 2, "number_of_t": 3},
-    "p4d_emoji": {"rows_at_once": 2, "steps": 4},
-    "circumventing_emoji": {"steps": 6},
-    "ring_a_bell_emoji": {"generations": 5},
-    "sneakyprompt_emoji": {"queries": 5, "hidden": 4},
-    "relearning_emoji": {"steps": 6},
-    "memora_emoji": {"train_steps": 6},
-    "mma_diffusion_emoji": {"restarts": 2},
-    "dori_embedding_emoji": {"rows_at_once": 2, "steps": 4},
-    "random_seeds_emoji": {"tries": 4},
-    "noise_probes_emoji": {"etas": [1.0, 1.5, 2.0, 2.5]},
-    "concept_arithmetics_emoji": {},
+    "unlearn_diff_atk": {"rows_at_once": 2, "number_of_t": 3},
+    "p4d": {"rows_at_once": 2, "steps": 4},
+    "circumventing": {"steps": 6},
+    "ring_a_bell": {"generations": 5},
+    "sneakyprompt": {"queries": 5, "hidden": 4},
+    "relearning": {"steps": 6},
+    "memora": {"train_steps": 6},
+    "mma_diffusion": {"restarts": 2},
+    "dori_embedding": {"rows_at_once": 2, "steps": 4},
+    "random_seeds": {"tries": 4},
+    "noise_probes": {"etas": [1.0, 1.5, 2.0, 2.5]},
+    "concept_arithmetics": {},
 }
 
 
@@ -56,7 +56,7 @@ class Clock:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_killed_attack_ends_like_one_that_ran_in_peace(name, tmp_path, concept, prompts, sampler, monkeypatch):
-    attack = replace(contract_checks.quick(contract_checks.build("attack", name)), **ATTACKS[name])
+    attack = replace(contract_checks.quick(contract_checks.build("attack", name, model="emoji")), **ATTACKS[name])
     # A small vocabulary: decoding the whole of CLIP's takes longer than all the rest.
     monkeypatch.setattr("vestige.attacks.sneakyprompt.SneakyPrompt.vocabulary", lambda self, text: ["red", "sky", "cat", "tree"])
     for module in ("unlearn_diff_atk", "p4d", "ring_a_bell", "mma_diffusion"):

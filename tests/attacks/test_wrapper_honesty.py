@@ -22,7 +22,7 @@ from vestige.methods.original import Original
 WRAPPED = ("sampling", "adapter", "filter")
 SAMPLER = Sampler("DDIMScheduler", {}, 50, 3.0, 16, 16)
 LATE = 100  # a timestep late in the run: warm-ups of defences are over
-ATTACKS = ("unlearn_diff_atk_emoji", "p4d_emoji", "circumventing_emoji", "dori_embedding_emoji")
+ATTACKS = ("unlearn_diff_atk", "p4d", "circumventing", "dori_embedding")
 
 
 def settings(name: str) -> dict:
@@ -80,7 +80,7 @@ def folder(tmp_path_factory):
 @functools.cache
 def attack_of(name: str):
     return replace(
-        contract_checks.quick(contract_checks.build("attack", name)), **{"circumventing_emoji": {"captions": "own"}}.get(name, {})
+        contract_checks.quick(contract_checks.build("attack", name, model="emoji")), **{"circumventing": {"captions": "own"}}.get(name, {})
     )
 
 
@@ -170,9 +170,7 @@ def test_a_cut_in_a_defence_is_noticed(kept, noticed, folder, monkeypatch):
     method, pipe = Original(), loud()
     monkeypatch.setattr(Original, "intervention", "sampling")
     with pipe.guided_by(factory):
-        loss, start = loss_of(
-            "p4d_emoji", attack_of("p4d_emoji"), Victim(pipe, [contract_checks.DOG], method, SAMPLER, None), images(folder)
-        )
+        loss, start = loss_of("p4d", attack_of("p4d"), Victim(pipe, [contract_checks.DOG], method, SAMPLER, None), images(folder))
         start = start.detach().requires_grad_(True)
         value = loss(start)
         (gradient,) = torch.autograd.grad(value, start)

@@ -140,7 +140,7 @@ def test_the_prior_term_and_the_noise_target_change_the_training(tiny, concept, 
 
 
 def test_the_emoji_settings_use_a_sibling_as_anchor(concept):
-    method = quick(build("method", "concept_ablation_emoji"))
+    method = quick(build("method", "concept_ablation", model="emoji"))
     assert method.pairs(concept())[0].caption == "a cat"
     assert "siblings" in method.supports(tiny_spec(), [concept(siblings=[])])
 

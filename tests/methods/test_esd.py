@@ -177,7 +177,10 @@ def test_half_precision_is_refused_with_a_reason(tiny):
     assert "model.dtype=float32" in esd().supports(dataclasses.replace(tiny.spec, dtype="float16"), [])
 
 
-@pytest.mark.parametrize("name, train", [("esd", "noxattn"), ("esd_x", "xattn"), ("esd_u", "noxattn"), ("esd_emoji", "noxattn")])
-def test_yaml_chooses_weights_by_kind(name, train):
-    method = build("method", name)
+@pytest.mark.parametrize(
+    "name, model, train",
+    [("esd", "tiny", "noxattn"), ("esd_x", "tiny", "xattn"), ("esd_u", "tiny", "noxattn"), ("esd", "emoji", "noxattn")],
+)
+def test_yaml_chooses_weights_by_kind(name, model, train):
+    method = build("method", name, model=model)
     assert method.train == train and quick(method).iterations == 2

@@ -26,7 +26,7 @@ class BrightnessClip:
 @pytest.fixture
 def filtering(monkeypatch):
     monkeypatch.setattr(clip_models, "load_clip", lambda which: BrightnessClip())
-    return replace(build("method", "safety_checker_emoji"), images=40)
+    return replace(build("method", "safety_checker", model="emoji"), images=40)
 
 
 def test_the_threshold_blocks_the_chosen_share_of_neutral_images(tiny, concept, context, filtering):

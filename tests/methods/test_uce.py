@@ -80,9 +80,9 @@ def test_wordings_with_other_things_need_such_things(tiny, concept):
     assert "`siblings`" in method.supports(tiny.spec, [concept(siblings=[])])
 
 
-@pytest.mark.parametrize("name", ["uce", "uce_lasttoken", "uce_emoji"])
-def test_merge_and_hook_draw_the_same_images(tiny, concept, context, sampler, name):
-    method = build("method", name)
+@pytest.mark.parametrize("name, model", [("uce", "tiny"), ("uce_lasttoken", "tiny"), ("uce", "emoji")])
+def test_merge_and_hook_draw_the_same_images(tiny, concept, context, sampler, name, model):
+    method = build("method", name, model=model)
     erasure = method.erase(tiny, [concept()], context())
     plain = tiny(["a photo of a dog"], [3], sampler).pixels.int()
     drawn = {}

@@ -95,34 +95,34 @@ def test_an_attack_that_returns_its_input_has_a_null_of_one_and_no_statement(tmp
     monkeypatch.setattr(made_up, "NAMES", 6)
     monkeypatch.setattr(made_up, "REPEATS", 1)
     resolvers.register_resolvers()
-    words = ["model=emoji", "concept=[dog]", "attack=[none,edit_attacks_emoji]", "attack.edit_attacks_emoji.strength=0"]
+    words = ["model=emoji", "concept=[dog]", "attack=[none,edit_attacks]", "attack.edit_attacks.strength=0"]
     words += ["controls=[never_knew]", "split=[target]", "metric@split.target.metrics=[presence]", "split.target.rows=4"]
     words += ["split.target.repeats=1", "model.sampler.steps=6", f"runtime.store={tmp_path}/s", f"runtime.records={tmp_path}/r"]
-    for method in ("original", "uce_emoji"):
+    for method in ("original", "uce"):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             record = run_job(composing.build_job(compose("run", [*words, f"method={method}"])))
         assert record["status"] == "done", record["error"]
     images = ScoreTable(tmp_path / "s")
     table = robustness.measured(results.load(tmp_path / "r", images), images).set_index(["method", "attack"])
-    row = table.loc[("uce_emoji", "edit_attacks_emoji")]
+    row = table.loc[("uce", "edit_attacks")]
     assert row["value"] >= 0.75, "the dogs it was given"
     assert row["null"] == 1 and np.isnan(row["calibrated"]) and row["reason"].startswith("100 % from never_knew")
-    assert table.loc[("uce_emoji", "edit_attacks_emoji:never_knew"), "value"] == 0, "judged for the dog it could never show"
+    assert table.loc[("uce", "edit_attacks:never_knew"), "value"] == 0, "judged for the dog it could never show"
 
 
 def test_an_attack_that_cannot_be_given_images_refuses_the_control_before_anything_runs():
-    attacks = {"none": NoAttack(), "paraphrase": build("attack", "paraphrase_emoji")}
+    attacks = {"none": NoAttack(), "paraphrase": build("attack", "paraphrase", model="emoji")}
     with pytest.raises(ValueError, match=r"controls=\[never_knew\] calibrates none of the chosen attacks \(none, paraphrase\): none"):
         attack_cells.with_controls(attacks, ["never_knew"])
-    completion = {"completion": build("attack", "noise_probes_completion_emoji")}
+    completion = {"completion": build("attack", "noise_probes_completion", model="emoji")}
     with pytest.raises(ValueError, match="its first steps are no model's"):
         attack_cells.with_controls(completion, ["never_knew"])
-    both = attack_cells.with_controls(completion | {"memora": build("attack", "memora_emoji")}, ["never_knew"])
+    both = attack_cells.with_controls(completion | {"memora": build("attack", "memora", model="emoji")}, ["never_knew"])
     assert "memora:never_knew" in both and "completion:never_knew" not in both
 
 
 def test_only_the_made_up_control_is_scored_for_it():
-    memora = build("attack", "memora_emoji")
+    memora = build("attack", "memora", model="emoji")
     assert list(attack_cells.null_of(replace(memora, source="never_knew"))) == ["made_up"]
     assert (
         attack_cells.null_of(memora) == {}
