@@ -9,6 +9,7 @@ from newcomer import vestige
 from vestige.bench import judges, places
 from vestige.bench.cli import listing
 from vestige.bench.judges import registry
+from vestige.bench.papers import reproduce
 from vestige.bench.places import CONF
 from vestige.bench.run import code, contract_checks
 
@@ -107,6 +108,13 @@ def test_a_judge_of_ones_own_joins_a_chain_of_shipped_ones(here, concept):
     with pytest.raises(ValueError, match="ranks no answers"):
         judges.check_ranks("colour:red")
     judges.check_ranks("emoji_a+colour:red")
+
+
+def test_published_tables_are_planned_with_the_judges_of_a_configuration_folder(outside, monkeypatch):
+    monkeypatch.setattr(places, "_OWN", [])
+    assert "colour" not in registry.files()
+    assert reproduce.main(["--config-dir", str(outside / "conf")]) == 0
+    assert registry.files()["colour"] == outside / "conf" / "judges" / "colour.yaml"
 
 
 def test_a_judge_is_known_by_its_settings_and_its_code(here):

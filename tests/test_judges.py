@@ -296,6 +296,7 @@ def test_a_sentence_says_what_a_judge_does_not_know_and_what_to_type(concept):
     assert "judge='resnet50' has no label for 'snoopy' (asked by x)." in told and "labels: {imagenet: <its word>}" in told
     typed = re.search(r"judge=(resnet50\+\S+?);", told)[1]
     assert judges.unknown_labels(typed, "photo", [concept("snoopy")], ["dog", "snoopy", "tench"]) is None
+    assert judges.LAST["photo"] in judges.unknown_labels("resnet50", "sketches", [], ["snoopy"]), "also for a domain of one's own"
     assert judges.unknown("emoji_a", [concept("hound", labels={"emoji": "dog"})], ["hound", "white", "dragon"]) == ["dragon"]
     assert judges.unknown("artist:/nowhere", [], ["anything"]) == [], "the labels lie beside weights that are not here"
 
