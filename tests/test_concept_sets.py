@@ -37,3 +37,12 @@ def test_a_concept_whose_siblings_are_all_erased_has_no_sibling_prompts(concept)
             concept_sets.as_one_set([concept("dog", siblings=["cat"]), concept("cat", siblings=["dog"])]),
             "photo",
         )
+
+
+def test_a_set_made_of_a_set_is_the_same(concept):
+    """A job with one step makes its concepts one set for the step and again for the whole: its keys rest on this."""
+    dog = concept("dog", siblings=["cat", "fox", "frog"], others=["car", "pear", "lion"], held_out=["fox", "pear"])
+    cat = concept("cat", siblings=["dog", "pear", "lion"], others=["fox", "car", "dog"], held_out=["lion", "car"])
+    once = concept_sets.as_one_set([dog, cat])
+    assert concept_sets.as_one_set(once) == once != [dog, cat]
+    assert concept_sets.in_order([[dog, cat]]) == [once] and concept_sets.whole([once], ["cat", "dog"]) == once[::-1]
