@@ -45,4 +45,4 @@ mutants: .venv/installed
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-# The type checker has its line here.
+	.venv/bin/mypy

@@ -77,7 +77,7 @@ class UCEDebias(UCE):
         names = [f"{pipe.denoiser_name}.{name}" for name in choose_parameters(pipe.unet, LAYERS[self.layers])]
         for k in range(self.rounds):
             active = [text for text in texts if text not in done]
-            shares |= {text: self.shares(pipe, text, texts[text], ctx, k) for text in active}
+            shares |= {text: self.measured_shares(pipe, text, texts[text], ctx, k) for text in active}
             gaps = {text: self.wanted(len(share)) - share for text, share in shares.items()}
             ctx.log(k, largest_gap=max(gap.abs().max().item() for gap in gaps.values()))
             done += [text for text in active if gaps[text].abs().max() < self.tolerance]
@@ -104,7 +104,7 @@ class UCEDebias(UCE):
     def wanted(self, n: int) -> Tensor:
         return torch.tensor(self.ratios or [1 / n] * n, dtype=torch.float64)
 
-    def shares(self, pipe: Pipe, text: str, attributed: list[str], ctx: Context, k: int) -> Tensor:
+    def measured_shares(self, pipe: Pipe, text: str, attributed: list[str], ctx: Context, k: int) -> Tensor:
         """[attributes]: of new images of the text by the model so far, the share that is nearest to each attributed text."""
         from vestige.bench.vision.clip_models import load_clip
 

@@ -23,7 +23,7 @@ def plugin(node: DictConfig | dict, base: type, where: str) -> Any:
     return typed(node, cls, where, drop=("_target_", "name"))
 
 
-def target_class(node: DictConfig | dict, base: type, where: str) -> type:
+def target_class(node: DictConfig | dict, base: type, where: str) -> Any:
     """The class that `_target_` names, imported; it must be a `base`."""
     target = plain_tree(node).get("_target_")
     if not target:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from vestige.bench.contract import screen
 from vestige.bench.contract.resume import Progress
@@ -67,7 +67,7 @@ class Context:
 
     def for_shared(self, key: str, progress: Progress | None = None) -> Context:
         """The context that `make` gets: nothing in it depends on the job."""
-        return replace(self, seed_words=("shared", key), sampler=NoSampler(), history=[], progress=progress or Progress())
+        return replace(self, seed_words=("shared", key), sampler=cast(Sampler, NoSampler()), history=[], progress=progress or Progress())
 
     def resumable(self, name: str, steps: Sequence, **parts: Any) -> Iterator:
         """`for step in ctx.resumable("training", range(n), word=word, optimiser=optimiser, generator=generator):` goes on after a kill.

@@ -61,4 +61,4 @@ def _a_label(judge: judges.LoadedJudge, concepts: list[Concept]) -> tuple[str, j
     known += [labels[0] for labels in getattr(judge, "labels", {}).values()]
     if known:
         return known[0], informed
-    return concepts[0].slug, judge.about([replace(concepts[0], labels={judge.family: concepts[0].name})])
+    return concepts[0].slug, judge.about([replace(concepts[0], labels={getattr(judge, "family", ""): concepts[0].name})])

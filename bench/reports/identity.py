@@ -20,8 +20,10 @@ ABSENT = object()  # a setting that a specification does not have
 DIGITS = (6, 16, 64)  # of a digest in a label: the first that tells apart
 SHORT = 30  # characters of a value that a label shows as it is
 # What a reader wants to know first; a label stops at the first few that tell its identities apart.
-ORDER = ("params", "order", "steps", "judge", "version", "dtype", "numerics", "weights", "revision", "inputs", "code")
-ORDER += ("family", "plugin")
+ORDER = (
+    *("params", "order", "steps", "judge", "version", "dtype", "numerics"),
+    *("weights", "revision", "inputs", "code", "family", "plugin"),
+)
 BARE = ("order", "dtype", "numerics", "family")  # their values explain themselves
 DIGESTS = ("weights", "revision", "code", "inputs")
 LAST = ("repo", "plugin", "code")  # told only where nothing else tells apart

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -88,9 +88,10 @@ def tuned_attacks(file: Path, folders: tuple[Path, ...]) -> frozenset[str]:
     return own.union(*(tuned_attacks(parent, folders) for parent in above))
 
 
-def chosen_attacks(tree: DictConfig) -> dict[str, DictConfig]:
+def chosen_attacks(tree: DictConfig) -> dict[str, Any]:
     """Without tuned numbers of attacks that are not chosen: those have no `_target_`."""
-    return {name: entry for name, entry in tree.attack.items() if not isinstance(entry, Mapping) or "_target_" in entry}
+    entries: Mapping[str, Any] = tree.attack
+    return {name: entry for name, entry in entries.items() if not isinstance(entry, Mapping) or "_target_" in entry}
 
 
 def check_settings(overrides: Iterable[str], attacks: Collection[str]) -> None:

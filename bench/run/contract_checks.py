@@ -280,15 +280,15 @@ def build(group: str, name: str, config_dir: Path | None = None, concept: str = 
     return building.plugin(node, KINDS[group][0], f"{group}.{name}")
 
 
-def checks_of(group: str, name: str, config_dir: str | None, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+def checks_of(group: str, name: str, config_dir: Path | None, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     if group == "judge":
-        use_config_folders([Path(config_dir)] if config_dir else [])
+        use_config_folders([config_dir] if config_dir else [])
         return judge_checks(name, [DOG])
     return KINDS[group][1](build(group, name, config_dir), folder)
 
 
 def main(argv: list[str]) -> int:
-    config_dir = None
+    config_dir: Path | None = None
     if "--config-dir" in argv:
         place = argv.index("--config-dir")
         config_dir, argv = Path(argv[place + 1]), argv[:place] + argv[place + 2 :]

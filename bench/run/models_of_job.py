@@ -79,7 +79,7 @@ class Models:
     def in_force(self, erased: Sequence[Stage], attack: Attack | None, adversary: Stage | None) -> Iterator[Pipe]:
         """The erased model, with what the attack found in force."""
         with self.attached(erased) as pipe:
-            if adversary is None:
+            if attack is None or adversary is None:
                 yield pipe
             else:
                 with self.store.reading(adversary):

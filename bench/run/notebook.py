@@ -15,8 +15,7 @@ from omegaconf import DictConfig
 from vestige.bench.contract.building import plain_tree, plugin, typed
 from vestige.bench.contract.plugin import Method, Metric, MetricContext
 from vestige.bench.contract.types import Concept, Erasure, ImageSet, ModelSpec, Sampler, Scores
-from vestige.bench.places import CONF
-from vestige.bench.run import choices, composing, resolvers
+from vestige.bench.run import composing, tree
 from vestige.bench.run.concept_sets import chosen_concepts
 
 if TYPE_CHECKING:
@@ -38,19 +37,12 @@ class Erased:
         return self.method.attach(pipe, self.erasure)
 
 
-def compose(words: Sequence[str], folders: Sequence[Path] = ()) -> DictConfig:
-    """The tree of a command line. folders: more config folders, as after --config-dir. Raises ValueError for unknown names."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+def compose(words: Sequence[str]) -> DictConfig:
+    """The tree of a command line. Raises ValueError for what cannot be composed."""
     from hydra.errors import HydraException
 
-    resolvers.register_resolvers()
-    choices.check_names(list(words), [CONF, *folders])
-    GlobalHydra.instance().clear()
-    more = [f"hydra.searchpath=[{','.join(f'file://{folder.resolve()}' for folder in folders)}]"] if folders else []
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("run", [*more, *words])
+        return tree.composed(list(words))
     except HydraException as mistake:
         raise ValueError(" ".join(str(mistake).split())) from mistake
 
@@ -58,8 +50,8 @@ def compose(words: Sequence[str], folders: Sequence[Path] = ()) -> DictConfig:
 def load(model: str, settings: Sequence[str], device: str) -> Pipe:
     from vestige.bench.models import loading
 
-    tree = compose([f"model={model}", *settings])
-    spec = typed(tree.model, ModelSpec, "model", drop=NOT_THE_MODEL)
+    chosen = compose([f"model={model}", *settings])
+    spec = typed(chosen.model, ModelSpec, "model", drop=NOT_THE_MODEL)
     loading.check(spec)
     lacks = loading.missing(spec)
     if lacks:
@@ -88,8 +80,8 @@ def erase(pipe: Pipe, concept: str | Sequence[str], method: str, settings: Seque
     if reason:
         raise ValueError(reason)
     stages = Stages(job)
-    stages.pipe = pipe
-    return Erased(job.method, Erasure.load(stages.erase().path))
+    stages.models.pipe = pipe
+    return Erased(job.method, Erasure.load(stages.erase()[-1].path))
 
 
 def score(
@@ -104,10 +96,10 @@ def score(
     from vestige.bench.vision import features
 
     words = [f"model={model}", "method=original", f"concept=[{concept}]", "split=[]", f"+metric@picked={metric}", *settings]
-    tree = compose(words)
-    spec = typed(tree.model, ModelSpec, "model", drop=NOT_THE_MODEL)
-    concepts = chosen_concepts(plain_tree(tree.concept), held_out=True)
-    scorer = plugin(tree.picked[metric], Metric, f"metric.{metric}")
+    chosen = compose(words)
+    spec = typed(chosen.model, ModelSpec, "model", drop=NOT_THE_MODEL)
+    concepts = chosen_concepts(plain_tree(chosen.concept), held_out=True)
+    scorer = plugin(chosen.picked[metric], Metric, f"metric.{metric}")
     reason = scorer.supports(spec, concepts)
     if reason:
         raise ValueError(reason)

@@ -76,7 +76,7 @@ def empty(job: Job, model_spec: dict) -> dict:
 
 def steps(job: Job, erased: Sequence[Stage] = ()) -> list[dict]:
     """What was erased after what; of finished steps also their stage and what it cost. One entry for a job without steps."""
-    told = [{"concepts": [c.slug for c in step]} for step in job.steps]
+    told: list[dict] = [{"concepts": [c.slug for c in step]} for step in job.steps]
     for entry, stage in zip(told, erased, strict=False):
         entry |= {"key": stage.key, "digest": stage.digest, "seconds": stage.meta["facts"]["erase_seconds"]}
     return told

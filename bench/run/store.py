@@ -308,12 +308,12 @@ class Store:
 
     def _commit(self, partial: Path, final: Path, meta: dict) -> None:
         files = synced_hashes(partial)
-        meta = sealed({**meta, "files": files, "digest": canonical_hash(files)})
+        text = sealed({**meta, "files": files, "digest": canonical_hash(files)})
         if final.exists():
             with without_readers(self.root, final.name):
-                self._swap(partial, final, meta)
+                self._swap(partial, final, text)
         else:
-            write_synced(partial / META, meta)
+            write_synced(partial / META, text)
             os.replace(partial, final)
             sync_folder(final.parent)
 

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -34,7 +35,7 @@ class Task:
         resolvers.register_resolvers()  # workers start without them
         with _argv(self.command):
             outcome = replace(self._outcome(tree), shown=this_process() == self.process)
-        outcome.write(self.outcomes, OmegaConf.select(HydraConfig.get(), "job.num", default=0))
+        outcome.write(self.outcomes, OmegaConf.select(cast(DictConfig, HydraConfig.get()), "job.num", default=0))
         if outcome.shown:
             outcome.show()
 
