@@ -71,7 +71,7 @@ def _against_original(cells: pd.DataFrame, values: list[float]) -> list[tuple[tu
 
 
 def _empty(plain: pd.DataFrame, score_table: ScoreTable) -> dict[tuple, str]:
-    cells = plain[(plain["guard"] == "content") & ~plain["may_be_blank"]]
+    cells = plain[(plain["collapse_check"] == "content") & ~plain["may_be_blank"]]
     shares = []
     for cell in cells.itertuples():
         scored = score_table.scored(cell.score, cell.images)
@@ -85,7 +85,7 @@ def _empty(plain: pd.DataFrame, score_table: ScoreTable) -> dict[tuple, str]:
 
 
 def _far(plain: pd.DataFrame) -> dict[tuple, str]:
-    cells = plain[plain["guard"] == "fid"]
+    cells = plain[plain["collapse_check"] == "fid"]
     return {
         job: f"FID {now:.3g}, more than {FID_GROWTH:g} times the original's {before:.3g}"
         for job, now, before, _ in _against_original(cells, cells["value"].tolist())
@@ -94,7 +94,7 @@ def _far(plain: pd.DataFrame) -> dict[tuple, str]:
 
 
 def _off_prompt(plain: pd.DataFrame) -> dict[tuple, str]:
-    cells = plain[plain["guard"] == "clip"]
+    cells = plain[plain["collapse_check"] == "clip"]
     far = cells[cells["role"] != "sibling"]
     has_far = set(zip(far["model"], far["sampler"], far["protocol"], far["concept"], strict=True))
     places = zip(*(cells[name] for name in ("model", "sampler", "protocol", "concept")), strict=True)
