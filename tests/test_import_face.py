@@ -56,11 +56,11 @@ def test_images_of_ones_own_are_scored_alike_as_tensor_and_as_folder(tmp_path):
     assert all(value == 0 for name, value in same.totals.items() if name.startswith("lpips"))
 
 
-@pytest.mark.slow
-def test_results_are_the_frame_that_tables_are_made_of():
-    frame = vestige.results(CHECKOUT / "results/demo")
-    assert {"method", "concept", "value", "ci_low", "diff", "collapsed"} <= set(frame.columns)
-    assert frame.loc[(frame["method"] == "original") & (frame["metric"] == "presence"), "value"].notna().any()
+def test_results_are_the_frame_that_tables_are_made_of(places, tmp_path):
+    frame = vestige.results(tmp_path)
+    assert set(frame["method"]) >= {"original", "good", "blunt"}
+    good = frame[(frame["method"] == "good") & (frame["split"] == "target") & (frame["attack"] == "none")]
+    assert list(good["value"]) == [0.1, 0.1] and (good["diff"] < 0).all(), "paired with the original's images"
 
 
 @pytest.mark.parametrize(
