@@ -76,12 +76,6 @@ def _through_hydra(task: Task, overrides: list[str]) -> Exception | None:
         cause = mistake.__cause__ if isinstance(mistake.__cause__, OmegaConfBaseException) else None
         told = [str(mistake), *([in_a_sentence(cause)] if cause else [])]
         raise ValueError(" ".join(" ".join(told).split())) from mistake
-    except OSError as error:
-        if error.filename is None:
-            return error
-        raise ValueError(
-            f"results cannot be written: {error}. They go to {results()}: work in a folder of your own, or set VESTIGE_RESULTS to one."
-        ) from error
     except Exception as error:
         return error
     return None
