@@ -3,11 +3,13 @@
 import ast
 import importlib
 import re
+import shlex
 
 import pytest
 
 from vestige.bench import cli
 from vestige.bench.places import CHECKOUT
+from vestige.bench.run import tree
 
 PAGES = [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/*.md"), *CHECKOUT.glob("results/*/README.md")]
 PACKAGES = sorted(file for file in (CHECKOUT / "bench").rglob("__init__.py") if re.search(r"^\w+  +\S", file.read_text(), re.MULTILINE))
@@ -44,6 +46,36 @@ def test_the_notebook_block_is_read():
 def test_commands_use_verbs_that_exist(page):
     said = re.findall(r"\bvestige ([a-z]+)\b", " ".join(re.findall(r"`[^`]*`|^vestige .*$", page.read_text(), re.MULTILINE)))
     assert set(said) <= set(cli.VERBS)
+
+
+def commands(page) -> list[str]:
+    """The `vestige run` and `vestige plan` lines of a page, and settings in braces that stand alone in its text."""
+    lines = re.findall(r"^ *(vestige (?:run|plan) .*)$", re.sub(r"\\\n *", "", page.read_text()), re.MULTILINE)
+    alone = re.findall(r"`'?([a-z_]+=[{\[][^`]*[}\]])'?`", page.read_text())
+    return [line for line in lines if "mine" not in line] + [
+        f"vestige plan attack=[none,relearning_lora,memora] '{words}'" for words in alone
+    ]
+
+
+def composable(command: str) -> list[str]:
+    """The words of a command without flags and comments; of a sweep (a,b) the first choice."""
+    words = shlex.split(command.partition("&&")[0], comments=True)[2:]
+    words = [word for word in words if "=" in word and not word.startswith(("hydra", "--"))]
+    return [word if re.search(r"[{\[]", word) else word.partition(",")[0] for word in words]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_the_settings_of_commands_compose(page):
+    for command in commands(page):
+        tree.composed(composable(command))
+
+
+def test_commands_of_the_readme_are_read():
+    """The check above sees lines and settings in the text, so it can fail."""
+    found = commands(CHECKOUT / "README.md")
+    assert len(found) > 6 and any("budget_sweep={" in command for command in found)
+    with pytest.raises(ValueError, match="there is no method"):
+        tree.composed(composable("vestige run -m method=essd,uce concept=dog  # a grid"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -5,6 +5,7 @@ plugin    the base classes: Method, Attack, Metric, and what the harness offers 
 building  from settings to typed objects
 controls  images that an attack gets instead of the concept's, to calibrate it
 flags     what makes a result doubtful
+shared    work that depends on no concept, made once (`ctx.shared`)
 resume    loops that continue after a kill (`ctx.resumable`)
 screen    which prompts are never used, and which images are never shown
 """

@@ -5,6 +5,9 @@ task             one job of a grid, in this process or in a worker
 outcomes         how a job ended, from the worker to the process that started the sweep
 notebook         what `import vestige` offers
 choices          names on the command line, checked before Hydra composes
+user_folders     the user's own settings, and what is wrong there
+search_path      where Hydra looks for settings besides the shipped ones
+tree             settings composed from words, without running anything
 resolvers        settings that depend on the kind or number of concepts, or on the model
 composing        from the composed tree to a typed job
 checks           mistakes in a job, and what this machine lacks, found before a model is loaded

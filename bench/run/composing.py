@@ -42,7 +42,7 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
     method = plugin(tree.method, Method, "method")
     chosen = chosen_attacks(tree)
     attacks = {name: plugin(entry, Attack, f"attack.{name}") for name, entry in chosen.items()}
-    attacks = with_budgets(with_controls(attacks, list(tree.controls)), plain_tree(tree.budget_sweep))
+    attacks = with_budgets(with_controls(attacks, list(tree.controls)), plain_tree(tree.budget_sweep or {}))
     splits = {name: _split(name, entry) for name, entry in (tree.get("split") or {}).items()}  # none: only erase
     settings = int(tree.seed), tree.until, runtime, protocol
     attack_judge = of_kind("model.attack_judge", _root_=tree)
