@@ -201,7 +201,7 @@ def tests_of(root: Path, mutant: Mutant) -> list[str]:
     """The area's tests, then those that import the changed module."""
     module = mutant.file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
     package, _, name = module.rpartition(".")
-    imports = re.compile(rf"(from|import) {re.escape(module)}\b|from {re.escape(package)} import [^\n]*\b{name}\b")
+    imports = re.compile(rf"(from|import) (vestige\.)?{re.escape(module)}\b|from (vestige\.)?{re.escape(package)} import [^\n]*\b{name}\b")
     listed = [test for test in AREAS[mutant.area].tests if (root / test).exists()]
     others = sorted(str(file.relative_to(root)) for file in (root / "tests").rglob("test_*.py") if imports.search(file.read_text()))
     return [*listed, *(test for test in others if test not in listed)]
@@ -230,9 +230,9 @@ def copied(root: Path, tree: Path) -> None:
     """What git tracks or would track, as it lies in the working tree."""
     listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=root, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
-        if (root / name).is_file():
+        if (root / name).is_file() or (root / name).is_symlink():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, tree / name)
+            shutil.copy2(root / name, tree / name, follow_symlinks=False)
 
 
 class Trial:

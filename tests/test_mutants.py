@@ -71,6 +71,21 @@ def test_areas_name_files_and_tests_that_exist(area):
     assert all((mutants.ROOT / test).exists() for test in AREAS[area].tests)
 
 
+def test_tests_that_import_a_changed_module_under_its_name_in_the_package_are_found():
+    changed = next(mutant for mutant in drawn(mutants.ROOT, list(AREAS), 12, 3) if mutant.area == "drawing")
+    module = changed.file.removesuffix(".py").replace("/", ".")
+    package, _, name = module.rpartition(".")
+    listed = mutants.tests_of(mutants.ROOT, changed)
+    import_of = f"from vestige.{module} import ", f"from vestige.{package} import {name}"
+    own = [file for file in (mutants.ROOT / "tests").rglob("test_*.py") if any(words in file.read_text() for words in import_of)]
+    assert own and {str(file.relative_to(mutants.ROOT)) for file in own} <= set(listed)
+
+
+def test_a_copy_has_the_links_of_the_package(tmp_path):
+    mutants.copied(mutants.ROOT, tmp_path)
+    assert (tmp_path / "vestige" / "bench").is_symlink() and (tmp_path / "vestige" / "bench" / "places.py").is_file()
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
     """A project of one module with a test that sees half of its faults, under git."""
