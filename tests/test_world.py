@@ -15,8 +15,6 @@ from vestige.bench.world.content import captions, catalog, drawing
 from vestige.bench.world.content.drawing import draw_specs
 from vestige.bench.world.training import card, concepts, dataset, export, fit, measure
 
-torch.set_num_threads(2)
-
 
 def says(text: str, item) -> bool:
     """Does the text hold the item's name or a synonym, as whole words?"""
