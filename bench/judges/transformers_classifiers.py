@@ -45,11 +45,11 @@ class HubClassifier(Judge):
         if place is None or not (place / "config.json").is_file():
             return None
         config = json.loads((place / "config.json").read_text())
-        return self.knowing([label for _, label in sorted((int(k), label) for k, label in config.get("id2label", {}).items())], name)
+        return self.with_labels([label for _, label in sorted((int(k), label) for k, label in config.get("id2label", {}).items())], name)
 
-    def knowing(self, labels: list[str], name: str) -> PresenceJudge:
+    def with_labels(self, labels: list[str], name: str) -> PresenceJudge:
         """The judge without its network, of the labels that its configuration lists, in their order."""
-        raise TypeError(f"{type(self).__name__} must define knowing(labels, name).")
+        raise TypeError(f"{type(self).__name__} must define with_labels(labels, name).")
 
     def load(self, name: str) -> PresenceJudge:
         from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -74,7 +74,7 @@ class HubImageNet(HubClassifier):
     def inputs(self) -> dict[str, str]:
         return super().inputs() | {"groups": canonical_hash(imagenet.groups())}
 
-    def knowing(self, labels: list[str], name: str) -> PresenceJudge:
+    def with_labels(self, labels: list[str], name: str) -> PresenceJudge:
         known = _imagenet(labels, name)
         return PresenceJudge(None, {"object": known}, name, imagenet.groups() if len(known) == 1000 else {}, "imagenet")
 
@@ -84,7 +84,7 @@ class Artists(HubClassifier):
         "The README of github.com/OPTML-Group/Diffusion-MU-Attack links to the style classifier (its folder checkpoint-2800)."
     )
 
-    def knowing(self, labels: list[str], name: str) -> PresenceJudge:
+    def with_labels(self, labels: list[str], name: str) -> PresenceJudge:
         return PresenceJudge(None, {"style": list(map(slug, labels))}, name, family="artist")
 
 
