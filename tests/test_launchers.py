@@ -49,6 +49,7 @@ def records(outside) -> dict:
 def same(record: dict) -> dict:
     """What of a record does not depend on where and when it was made."""
     kept = {name: value for name, value in record.items() if name not in OF_THE_MACHINE}
+    kept["steps"] = [{name: value for name, value in step.items() if name != "seconds"} for step in record["steps"]]
     return kept | {"values": [(cell["split"], cell["column"], cell["value"]) for cell in record["cells"]]}
 
 
