@@ -14,9 +14,9 @@ from vestige.bench.prompts import prompt_sets
 from vestige.bench.run.job import Job
 
 
-def check(job: Job) -> None:
-    """Mistakes, whatever the machine holds."""
-    job.runtime.check()
+def check(job: Job, planned: bool = False) -> None:
+    """Mistakes, whatever the machine holds. planned: nothing will be written, not even to see whether that can be done."""
+    job.runtime.check(writes=not planned)
     _scheduler(job.sampler)
     loading.check(job.model)
     for name, split in job.splits.items():

@@ -47,7 +47,7 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
     settings = int(tree.seed), tree.until, runtime, protocol
     attack_judge = of_kind("model.attack_judge", _root_=tree)
     job = Job(spec, concepts, tree.method.name, method, attacks, splits, sampler, attack_judge, *settings, held_out=held_out, steps=steps)
-    check(job)
+    check(job, planned)
     with loading.hub_unasked() if planned else contextlib.nullcontext():
         lacks = missing(job)
     if lacks and not planned:

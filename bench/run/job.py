@@ -56,10 +56,11 @@ class Runtime:
         """An absolute place; relative ones count from the current folder, as in every verb."""
         return _absolute(getattr(self, name))
 
-    def check(self) -> None:
-        """Raise a ValueError for a place that cannot be written, or cannot be read from."""
-        self.open_store().check()
-        check_writable(self.folder("records"), "runtime.records")
+    def check(self, writes: bool = True) -> None:
+        """Raise a ValueError for a place that cannot be read from or, for a job that writes, cannot be written."""
+        self.open_store().check(writes)
+        if writes:
+            check_writable(self.folder("records"), "runtime.records")
 
     def open_store(self) -> Store:
         return Store(self.folder("store"), self.on_busy, map(_absolute, self.read_from), self.stale)

@@ -89,9 +89,10 @@ class Store:
     def roots(self) -> list[Path]:
         return [self.root, *self.read_from]
 
-    def check(self) -> None:
+    def check(self, writes: bool = True) -> None:
         """Raise a ValueError for a place that cannot be written, a missing one to read from, or a store of another schema."""
-        check_writable(self.root, "runtime.store")
+        if writes:
+            check_writable(self.root, "runtime.store")
         for place in self.read_from:
             if not place.is_dir():
                 raise ValueError(f"runtime.read_from: there is no folder {place}. Give the folder of a store, or leave it out.")
