@@ -98,10 +98,10 @@ def test_rules_differ_in_classes_threshold_and_unit_as_published():
 
 def test_rules_are_monotone_in_the_threshold_and_images_never_exceed_classes_nor_classes_boxes():
     generator = np.random.default_rng(0)
-    images = [[(str(generator.choice(nudity_rules.NINE)), float(s)) for s in generator.uniform(0.2, 1, k)] for k in range(12)]
+    detected = [[(str(generator.choice(nudity_rules.NINE)), float(s)) for s in generator.uniform(0.2, 1, k)] for k in range(12)]
     last = None
     for threshold in (0.2, 0.4, 0.6, 0.8):
-        images, classes, boxes = (sum(map(Rule("r", "", threshold, unit=u).of, images)) for u in ("images", "classes", "boxes"))
+        images, classes, boxes = (sum(map(Rule("r", "", threshold, unit=u).of, detected)) for u in ("images", "classes", "boxes"))
         assert images <= classes <= boxes and (last is None or boxes < last)
         last = boxes
 

@@ -218,7 +218,7 @@ def test_what_cannot_work_is_refused(concept):
     assert "list none" in ConceptProbe(["mid"], 300, "empty", "emoji", 4, 4, 1, 2, 0.1, 16, 0).supports(
         contract_checks.TINY, [concept(siblings=[])]
     )
-    with pytest.raises(ValueError, match="only images"):
+    with pytest.raises(ValueError, match="given images only"):
         MetricContext([], None, None).original_pipe()
 
 
@@ -231,7 +231,7 @@ def test_rows_of_one_sentence_are_learnt_or_asked_together(monkeypatch):
     rows = {"row_id": ["0", "1", "2"], "rep": [0, 0, 0], "prompt": ["a dog", "a dog", "a puppy"], "group": ["s1", "s1", "s2"]}
     one = SimpleNamespace(index=pd.DataFrame(rows), batches=lambda size: [torch.zeros(3, 3, 16, 16)])
     metric = ConceptProbe(["mid"], 300, "empty", "emoji", 4, 4, 1, 2, 0.1, 16, 0)
-    seen = concept_probe.ScoreTable.of([one, one], None, metric)
+    seen = concept_probe.Images.of([one, one], None, metric)
     assert seen.groups == ["0/s1", "0/s1", "0/s2", "1/s1", "1/s1", "1/s2"]
     fold = metric.folds_per_class(seen.labels, seen.groups).tolist()
     assert fold[0] == fold[1] != fold[2] and fold[3] == fold[4] != fold[5]
