@@ -91,7 +91,8 @@ def test_the_contract_of_a_judge_from_outside_is_checked(outside):
     (outside / "my_colours.py").write_text(CLASS.replace("/ 255", "/ 2"))
     broken = vestige("check", "judge=colour:red", "--config-dir", str(outside / "conf"), path=outside)
     assert broken.returncode == 1 and "probability must be one per image, from 0 to 1" in broken.stdout
-    nowhere = vestige("check", "judge=colour:red", path=outside)
+    (outside / "elsewhere").mkdir()
+    nowhere = vestige("check", "judge=colour:red", path=outside / "elsewhere")
     assert nowhere.returncode == 2 and "there is no judge 'colour'" in nowhere.stderr
 
 
@@ -105,7 +106,7 @@ def test_a_judge_of_ones_own_joins_a_chain_of_shipped_ones(here, concept):
     assert judges.parts("emoji_a+colour:red") == ["emoji_a", "colour:red"]
     chain = judges.blank("emoji_a+colour:red").about([concept("dog"), concept("snail")])
     assert chain.parted(["dog", "snail"]) == {"emoji_a": ["dog"], "colour:red": ["snail"]}
-    with pytest.raises(ValueError, match="ranks no answers"):
+    with pytest.raises(ValueError, match="cannot rank answers"):
         judges.check_ranks("colour:red")
     judges.check_ranks("emoji_a+colour:red")
 
