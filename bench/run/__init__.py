@@ -16,6 +16,7 @@ attack_cells     null controls, and one attack at several budgets
 job              the typed job
 runner           the order of the stages
 stages           each stage: found in the store, or computed
+seeds            what the randomness of an erasure or an attack follows
 stage_code       where the code of each kind of stage begins
 shared_work      stages that depend on no concept
 models_of_job    the original and the erased model of a job

@@ -1,5 +1,6 @@
 """Where the code of each kind of stage begins, beside the plugins themselves (bench/run/code.py follows it from there)."""
 
+SEEDS = [("vestige.bench.run.seeds", "seed_word")]
 MODEL = [("vestige.bench.models.loading", "load")]
 DRAWING = [
     ("vestige.bench.run.generate", "draw"),

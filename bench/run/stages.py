@@ -19,13 +19,14 @@ from vestige.bench.contract.building import specification
 from vestige.bench.contract.plugin import Attack, Context, Method, Metric, MetricContext, Victim
 from vestige.bench.contract.resume import Progress
 from vestige.bench.contract.shared import Shared, check_declared
-from vestige.bench.contract.types import Adversary, Concept, ImageSet, PromptSet, Sampler, canonical_hash, plain
+from vestige.bench.contract.types import Adversary, Concept, ImageSet, PromptSet, Sampler, plain
 from vestige.bench.models.fingerprints import weights_digest
 from vestige.bench.run import code, generate, shared_work
 from vestige.bench.run.cost import load, peak_memory
 from vestige.bench.run.job import Job
 from vestige.bench.run.models_of_job import Models
-from vestige.bench.run.stage_code import ADVERSARY, ARTEFACT, DRAWING, MODEL, SCORING
+from vestige.bench.run.seeds import seed_word
+from vestige.bench.run.stage_code import ADVERSARY, ARTEFACT, DRAWING, MODEL, SCORING, SEEDS
 from vestige.bench.run.store import SCRATCH, Store
 from vestige.bench.run.store_folder import Stage
 
@@ -70,7 +71,7 @@ class Stages:
 
     def erase_code(self, before: Sequence[Stage]) -> str:
         under = code.part(self.job.method, "attach") if before else []
-        return code.of(MODEL, ARTEFACT, code.part(self.job.method, "erase"), under)
+        return code.of(MODEL, ARTEFACT, SEEDS, code.part(self.job.method, "erase"), under)
 
     def erase_words(self, before: Sequence[Stage]) -> str:
         return self.words(type(self.job.method).__name__, concepts=self.job.steps[len(before)])
@@ -97,7 +98,7 @@ class Stages:
         def make(folder: Path) -> dict:
             with self.models.to_erase(before) as pipe, peak_memory(job.runtime.device) as peak:
                 meter = self.meter(folder, pipe)  # the clock starts here
-                ctx = self.context(job.method, "erase", canonical_hash(spec), progress=meter)
+                ctx = self.context(job.method, "erase", seed_word(spec, job.model.domain, before), progress=meter)
                 erasure = job.method.erase(pipe, job.given_steps[len(before)], ctx)
                 spent = meter.spent()
             erasure.save(folder)
@@ -137,7 +138,7 @@ class Stages:
 
     def attack_code(self, erased: Sequence[Stage], attack: Attack) -> str:
         victim = [] if attack.transfers() else self.attached_code(erased)
-        return code.of(MODEL, ARTEFACT, ADVERSARY, victim, code.part(attack, "attack"), code.judge(self.job.attack_judge))
+        return code.of(MODEL, ARTEFACT, ADVERSARY, SEEDS, victim, code.part(attack, "attack"), code.judge(self.job.attack_judge))
 
     def find_attack(self, erased: Sequence[Stage], attack: Attack, name: str, asked: PromptSet) -> Stage | None:
         spec, words = self.attack_spec(erased, attack, asked), self.attack_words(name, attack)
@@ -161,7 +162,7 @@ class Stages:
                 victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge().present(*asked_of))
                 with pipe.preserved():
                     meter = self.meter(folder, pipe)
-                    ctx = self.context(attack, "attack", canonical_hash(spec), progress=meter)
+                    ctx = self.context(attack, "attack", seed_word(spec, job.model.domain, erased), progress=meter)
                     found = attack.attack(victim, asked, ctx)
                     budget = meter.spent()
             told = screen.restored(found.prompts, asked) if screen.applies(job.concepts) else found.prompts

@@ -1,0 +1,38 @@
+"""What the randomness of an erasure or an attack follows: its specification, in the words in which results were first published.
+
+Names change: the package that a plugin lies in, what a model's file calls the domain of its images, how a judge's file is written. None
+of them decides a result, and a seed that followed them would draw other images than the published ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vestige.bench.contract.types import canonical_hash
+from vestige.bench.run.store_folder import Stage
+
+PACKAGE = "vestige."
+
+
+def seed_word(spec: dict, domain: str, erased: Sequence[Stage] = ()) -> str:
+    """Of the specification of an erase or attack stage; erased: the erase stages before it, in order."""
+    asked = _as_published(spec)
+    asked["model"]["vocabulary"] = domain
+    for name in ("erasure", "parent"):
+        if asked.get(name) is not None:
+            asked[name] = seed_word(erased[-1].meta["specification"], domain, erased[:-1])
+    if "attack" in asked:
+        inputs = {name: value for name, value in asked.get("inputs", {}).items() if name.rpartition(" ")[2] != "settings"}
+        asked = {name: value for name, value in asked.items() if name != "inputs"} | ({"inputs": inputs} if inputs else {})
+    return canonical_hash(asked)
+
+
+def _as_published(settings: Any) -> Any:
+    """A copy in which plugins are named below the package."""
+    if isinstance(settings, list):
+        return [_as_published(value) for value in settings]
+    if not isinstance(settings, dict):
+        return settings
+    named = {name: value for name, value in settings.items() if name in ("plugin", "_target_") and isinstance(value, str)}
+    return {name: _as_published(value) for name, value in settings.items()} | {k: v.removeprefix(PACKAGE) for k, v in named.items()}
