@@ -72,6 +72,7 @@ def test_every_shipped_judge_is_listed_with_its_first_comment(capsys):
     assert takes == {name for name, comment in said.items() if comment.startswith(f"{name}:")}, "a comment shows how the judge is typed"
 
 
+@pytest.mark.slow
 def test_a_judge_from_outside_is_a_file_and_a_class(outside):
     words = ["model=tiny", "method=original", "split=[target]", "split.target.rows=2", "split.target.repeats=1"]
     words += [f"~split.target.metrics.{name}" for name in ("answers", "clip_score", "image_change")]
@@ -85,6 +86,7 @@ def test_a_judge_from_outside_is_a_file_and_a_class(outside):
     assert refused.returncode == 2 and "judge=colour:pink: allowed are red" in refused.stderr and "Traceback" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_contract_of_a_judge_from_outside_is_checked(outside):
     checked = vestige("check", "judge=colour:red", "--config-dir", str(outside / "conf"), path=outside)
     assert checked.returncode == 0 and checked.stdout.count("ok ") == 4, checked.stdout + checked.stderr

@@ -59,6 +59,7 @@ def test_packing_twice_gives_the_same_bytes_without_images_or_places_of_this_mac
 STUDIES = [folder.parent for folder in sorted((CHECKOUT / "results").glob("*/records")) if folder.parent.name != "records"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_a_committed_table_comes_again_from_its_records_byte_for_byte(study, tmp_path):
     nowhere, tables = tmp_path / "no_store", {"leaderboard.md": "md", "leaderboard.csv": "csv", "cells.csv": "csv"}

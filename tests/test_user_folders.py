@@ -30,6 +30,7 @@ def here(folder, *words: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=240)
 
 
+@pytest.mark.slow
 def test_what_stands_in_the_current_folder_is_listed_checked_planned_and_run(outside):
     assert here(outside, "ls", "methods", "min*").stdout.startswith("mine ")
     checked = here(outside, "check", "method=mine")
