@@ -8,16 +8,15 @@ chain of edits over several turns and the split of unfair suppression of the sou
 
 import json
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
 from vestige.attacks.wording import concept_of, contains_any
-from vestige.bench.contract.building import read_yaml
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet
 from vestige.bench.models.fingerprints import file_digest
 from vestige.bench.places import PACKAGE
+from vestige.bench.prompts import prompt_sets
 from vestige.bench.prompts.prompt_sets import with_articles
 
 CLASSES = ("direct", "indirect", "implied")
@@ -140,12 +139,8 @@ class StepByStep(Attack):
         return {"before": count(made), "kept": count([c for c, _ in kept]), "refused": refused}
 
 
-@cache
 def templates(prompt_style: str) -> dict:
-    file = FOLDER / f"{prompt_style}.yaml"
-    if not file.exists():
-        raise ValueError(f"there is no template file {file.name} in prompts/step_by_step: prompt_style={prompt_style!r} is not known.")
-    return read_yaml(file)
+    return prompt_sets.templates(prompt_style, FOLDER)
 
 
 def filled(template: str, number: int, concept: Concept, fill: dict[str, list[str]]) -> tuple[str, str]:

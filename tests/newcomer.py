@@ -81,6 +81,15 @@ def vestige(*words: str, path: Path | None = None) -> subprocess.CompletedProces
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=path or CHECKOUT, timeout=240)
 
 
+def quick_words(place, *words: str) -> list[str]:
+    """Of the quickest job on the tiny model: two images, no network that judges."""
+    return [
+        *("model=tiny", "split=[target]", "split.target.rows=2", "split.target.repeats=1", "model.sampler.steps=1"),
+        *("~split.target.metrics.answers", "~split.target.metrics.clip_score", "~split.target.metrics.presence"),
+        *(f"runtime.store={place}/store", f"runtime.records={place}/records", *words),
+    ]
+
+
 def run_words(outside: Path, *words: str, places: list[str] | None = None) -> list[str]:
     places = places or [f"runtime.store={outside}/store", f"runtime.records={outside}/records"]
     return [

@@ -67,7 +67,7 @@ def composable(command: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_the_settings_of_commands_compose(page):
     for command in commands(page):
-        tree.composed(composable(command))
+        assert "method" in tree.composed(composable(command)), command
 
 
 def test_commands_of_the_readme_are_read():

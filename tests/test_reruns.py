@@ -4,29 +4,21 @@ import json
 from pathlib import Path
 
 import pytest
+from newcomer import quick_words
 
 from vestige.bench import cli
-from vestige.bench.places import CONF
-from vestige.bench.run import composing, generate, record, resolvers, runner
+from vestige.bench.run import composing, generate, record, runner, tree
 from vestige.bench.run.stages import Stages
 from vestige.bench.run.store import Store
 from vestige.bench.run.store_locks import Busy
 
 
 def words_of(place, *words):
-    return [
-        *("model=tiny", "concept=[dog]", "method=original", "split=[target]", "split.target.rows=2", "split.target.repeats=1"),
-        *("~split.target.metrics.answers", "~split.target.metrics.clip_score", "~split.target.metrics.presence"),
-        *("model.sampler.steps=1", f"runtime.store={place}/store", f"runtime.records={place}/records", *words),
-    ]
+    return quick_words(place, "concept=[dog]", "method=original", *words)
 
 
 def job(place, *words):
-    from hydra import compose, initialize_config_dir
-
-    resolvers.register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return composing.build_job(compose("run", words_of(place, *words)))
+    return composing.build_job(tree.composed(words_of(place, *words)))
 
 
 def only_record(folder: Path) -> dict:

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from newcomer import quick_words
 
 from vestige.bench import cli
 from vestige.bench.contract.plugin import Method
 from vestige.bench.contract.types import Erasure
 from vestige.bench.models.diffusion import choose_parameters
-from vestige.bench.places import CONF
 from vestige.bench.reports import identity
-from vestige.bench.run import composing, concept_sets, contract_checks, record, resolvers, runner
+from vestige.bench.run import composing, concept_sets, contract_checks, record, runner, tree
 from vestige.bench.run.contract_checks import build
 from vestige.bench.run.stages import Stages
 from vestige.bench.run.store import Store
@@ -21,19 +21,11 @@ CHOSEN = {1: "concept=[dog]", 2: "concept=[dog,cat]", 3: "concept=[dog,cat,frog]
 
 
 def words_of(place, *words):
-    return [
-        *("model=tiny", "method=uce", "split=[target]", "split.target.rows=2", "split.target.repeats=1"),
-        *("~split.target.metrics.answers", "~split.target.metrics.clip_score", "~split.target.metrics.presence"),
-        *("model.sampler.steps=1", f"runtime.store={place}/store", f"runtime.records={place}/records", *words),
-    ]
+    return quick_words(place, "method=uce", *words)
 
 
 def job(place, *words):
-    from hydra import compose, initialize_config_dir
-
-    resolvers.register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return composing.build_job(compose("run", words_of(place, *words)))
+    return composing.build_job(tree.composed(words_of(place, *words)))
 
 
 def edited(made) -> dict[str, torch.Tensor]:

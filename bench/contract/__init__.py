@@ -2,6 +2,7 @@
 
 types     the data types: ModelSpec, Concept, Sampler, PromptSet, Erasure, Adversary, ImageSet, Scores
 plugin    the base classes: Method, Attack, Metric, and what the harness offers them
+hints     what to type instead of a name that does not exist
 building  from settings to typed objects
 controls  images that an attack gets instead of the concept's, to calibrate it
 flags     what makes a result doubtful

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import importlib.util
 import traceback
@@ -13,6 +12,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vestige.bench.contract.hints import near
 from vestige.bench.contract.types import plain
 from vestige.bench.places import import_from_here
 
@@ -59,9 +59,7 @@ def typed(node: DictConfig | dict, cls: type, where: str, drop: tuple[str, ...] 
     known = {f.name for f in dataclasses.fields(cls)}
     for key in content:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 3)
-            hint = f" Did you mean {' or '.join(near)}?" if near else ""
-            raise ValueError(f"{where}.{key} is not a setting of {cls.__name__}.{hint} Settings: {', '.join(sorted(known))}.")
+            raise ValueError(f"{where}.{key} is not a setting of {cls.__name__}.{near(key, known)} Settings: {', '.join(sorted(known))}.")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(cls), content)
         missing = sorted(OmegaConf.missing_keys(merged))

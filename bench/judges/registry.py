@@ -5,7 +5,6 @@ The folder is not called `judge`, because Hydra would then take `judge=a+b` for 
 
 from __future__ import annotations
 
-import difflib
 import re
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from vestige.bench.contract import building
+from vestige.bench.contract.hints import near
 from vestige.bench.judges.plugin import Judge
 from vestige.bench.places import config_folders
 
@@ -41,9 +41,9 @@ def judge_of(part: str) -> Judge:
     name, known = part.partition(":")[0], files()
     if name not in known:
         wrong = next(word for word in name.split("+") if word not in known)
-        near = difflib.get_close_matches(wrong, known, 3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"judge={part!r}: there is no judge {wrong!r}.{hint} See `vestige ls judges`. Known: {', '.join(sorted(known))}.")
+        raise ValueError(
+            f"judge={part!r}: there is no judge {wrong!r}.{near(wrong, known)} See `vestige ls judges`. Known: {', '.join(sorted(known))}."
+        )
     return _built(part, known[name], known[name].stat().st_mtime_ns)
 
 

@@ -12,8 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vestige.bench.papers.published import Published
 from vestige.bench.places import CONF, config_folders
 from vestige.bench.run import choices
@@ -90,7 +88,7 @@ def load(paper: str, folder: Path = FOLDER) -> PaperMap:
         near = difflib.get_close_matches(paper, mapped(folder), 3, 0.4)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(f"paper={paper!r} has no mapping to our grid.{hint} Mapped: {', '.join(mapped(folder)) or 'none'}.")
-    content = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # the parser in C where it is built
+    content = choices.parsed(file)
     content.pop("shared", None)  # anchors that the tables share
     where = str(file)
     _known(content, ("title", "models", "methods", "tables"), where)

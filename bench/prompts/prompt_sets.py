@@ -104,10 +104,10 @@ def from_csv(source: Path | str, repeats: int) -> PromptSet:
 
 
 @cache
-def templates(prompt_style: str) -> dict:
-    file = TEMPLATES / f"{prompt_style}.yaml"
+def templates(prompt_style: str, folder: Path = TEMPLATES) -> dict:
+    file = folder / f"{prompt_style}.yaml"
     if not file.exists():
-        raise ValueError(f"there is no template file {file.name} in {TEMPLATES}: model.prompt_style={prompt_style!r} is not known.")
+        raise ValueError(f"there is no template file {file.name} in {folder}: model.prompt_style={prompt_style!r} is not known.")
     return read_yaml(file)
 
 

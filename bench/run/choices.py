@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from vestige.bench.contract.hints import near
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 GROUPS = ("model", "method", "concept", "attack", "split", "metric", "protocol", "runtime", "experiment")
 
 
+def parsed(file: Path) -> Any:
+    """What a YAML file holds, references not resolved: by the parser in C where it is built, since folders hold hundreds."""
+    return yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def known(group: str, folders: Iterable[Path]) -> list[str]:
     """The names of a group of settings."""
     return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
-
-
-def near(name: str, names: Iterable[str]) -> str:
-    """ " Did you mean x or y?", or nothing."""
-    found = difflib.get_close_matches(name, list(names), 3)
-    return f" Did you mean {' or '.join(found)}?" if found else ""
 
 
 def check_names(overrides: list[str], folders: list[Path]) -> None:
@@ -81,7 +82,7 @@ def tuned_for(group: str, name: str, folders: list[Path]) -> list[str]:
 @cache
 def tuned_attacks(file: Path, folders: tuple[Path, ...]) -> frozenset[str]:
     """The attacks in a file of tuned numbers, with those of the files that it starts from. Keys with _ hold what entries refer to."""
-    content = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    content = parsed(file) or {}
     inherited = [entry.lstrip("/").partition("@")[0] for entry in content.pop("defaults", []) if entry.startswith("/tuned/")]
     above = [parent for name in inherited for folder in folders if (parent := folder / f"{name}.yaml").exists()]
     own = frozenset(name for name in content if not name.startswith("_"))

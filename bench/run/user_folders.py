@@ -10,8 +10,9 @@ from pathlib import Path
 
 import yaml
 
+from vestige.bench.contract.hints import near
 from vestige.bench.places import CONF
-from vestige.bench.run.choices import known, near, tuned_attacks
+from vestige.bench.run.choices import known, parsed, tuned_attacks
 
 
 def check_folders(folders: list[Path]) -> None:
@@ -73,7 +74,7 @@ def check_tuned(folder: Path, folders: list[Path]) -> None:
 
 def _content(file: Path) -> dict:
     try:
-        content = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = parsed(file)
     except yaml.YAMLError as mistake:
         raise ValueError(f"{file} is no YAML: {' '.join(str(mistake).split())}") from None
     if not isinstance(content, dict):
