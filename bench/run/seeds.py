@@ -1,7 +1,7 @@
 """What the randomness of an erasure or an attack follows: its specification, in the words in which results were first published.
 
-Names change: the package that a plugin lies in, what a model's file calls the domain of its images, how a judge's file is written. None
-of them decides a result, and a seed that followed them would draw other images than the published ones.
+Names change: the package that a plugin lies in, a few of its settings, what a model's file calls the domain of its images, how a judge's
+file is written. None of them decides a result, and a seed that followed them would draw other images than the published ones.
 """
 
 from __future__ import annotations
@@ -13,6 +13,12 @@ from vestige.bench.contract.types import canonical_hash
 from vestige.bench.run.store_folder import Stage
 
 PACKAGE = "vestige."
+RENAMED: dict[str, dict[str, str | None]] = {  # plugin -> setting -> its name when results were first published; None: there was none
+    "methods.safety_checker.SafetyChecker": {"images": "pictures"},
+    "methods.mace.MACE": {"images": "pictures", "image_prompts": "picture_prompts"},
+    "methods.uce_debias.UCEDebias": {"images": "pictures"},
+    "attacks.step_by_step.StepByStep": {"prompt_style": None},
+}
 
 
 def seed_word(spec: dict, domain: str, erased: Sequence[Stage] = ()) -> str:
@@ -29,10 +35,16 @@ def seed_word(spec: dict, domain: str, erased: Sequence[Stage] = ()) -> str:
 
 
 def _as_published(settings: Any) -> Any:
-    """A copy in which plugins are named below the package."""
+    """A copy in which plugins are named below the package, and their settings as at first."""
     if isinstance(settings, list):
         return [_as_published(value) for value in settings]
     if not isinstance(settings, dict):
         return settings
-    named = {name: value for name, value in settings.items() if name in ("plugin", "_target_") and isinstance(value, str)}
-    return {name: _as_published(value) for name, value in settings.items()} | {k: v.removeprefix(PACKAGE) for k, v in named.items()}
+    told = {name: _as_published(value) for name, value in settings.items()}
+    for name in ("plugin", "_target_"):
+        if isinstance(told.get(name), str):
+            told[name] = told[name].removeprefix(PACKAGE)
+    names = RENAMED.get(told.get("plugin", ""), {})
+    if names:
+        told["params"] = {old: value for name, value in told["params"].items() if (old := names.get(name, name)) is not None}
+    return told
