@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from vestige.bench.contract.types import Sampler
-from vestige.bench.models.pipe import Pipe, Step, Trajectory
-from vestige.bench.models.text import Conditioning
+from vestige.bench.models.conditioning import Conditioning
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.sampling import Step, Trajectory
 
 GRID = {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading", "steps_offset": 1}
 

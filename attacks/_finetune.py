@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from vestige.attacks.training_images import TrainingImages
 from vestige.bench.contract.plugin import Context
 from vestige.bench.models.adapters import adapters
-from vestige.bench.models.diffusion import add_noise, training_target
 from vestige.bench.models.pipe import Pipe
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the layers that diffusers' LoRA trainer adapts
@@ -28,7 +27,7 @@ def denoising_loss(
     captions = ["" if drop else training_images.caption(place) for place, drop in zip(places, dropped.tolist(), strict=True)]
     with torch.no_grad():
         cond = pipe.encode(captions)
-    return F.mse_loss(pipe.predict(add_noise(pipe, x0, noise, t), t, cond).float(), training_target(pipe, x0, noise, t).float())
+    return F.mse_loss(pipe.predict(pipe.process.add_noise(x0, noise, t), t, cond).float(), pipe.process.target(x0, noise, t).float())
 
 
 def fine_tune(

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vestige.attacks.wording import concept_of, instead, named_as
 from vestige.bench.contract.types import Adversary, Concept, PromptSet
-from vestige.bench.models.pipe import Pipe, Step
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.sampling import Step
 
 
 class ByImage:

@@ -20,7 +20,7 @@ from vestige.attacks.training_images import TrainingImages, check_source, concep
 from vestige.attacks.wording import concept_of, instead, named_as
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet
-from vestige.bench.models.diffusion import add_noise, guided, training_target
+from vestige.bench.models.diffusion import guided
 from vestige.bench.models.pipe import Pipe
 
 
@@ -46,7 +46,7 @@ class Circumventing(Attack):
     chain_range: int  # they lie within so many training timesteps
 
     access: ClassVar[str] = "embedding"
-    families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
+    needs: ClassVar[tuple[str, ...]] = ("draw", "words", "states")
     quick: ClassVar[dict] = {"images": 2, "steps": 2, "batch": 2, "accumulation": 1}
 
     def __post_init__(self) -> None:
@@ -105,7 +105,7 @@ class Circumventing(Attack):
         x0, noise = self.noised(pipe, training_images, places, generator)
         t = torch.randint(pipe.scheduler.config.num_train_timesteps, (self.batch,), generator=generator).to(pipe.device)
         cond = pipe.encode(self.captioned(training_images, places, placeholder(concept.slug), generator))
-        return F.mse_loss(pipe.predict(add_noise(pipe, x0, noise, t), t, cond).float(), training_target(pipe, x0, noise, t).float())
+        return F.mse_loss(pipe.predict(pipe.process.add_noise(x0, noise, t), t, cond).float(), pipe.process.target(x0, noise, t).float())
 
     def guided_loss(self, victim: Victim, concept: Concept, training_images: TrainingImages, generator: torch.Generator) -> Tensor:
         """Defended guidance under the word against undefended guidance under the concept; one t chain for the batch.
@@ -121,7 +121,7 @@ class Circumventing(Attack):
         with torch.no_grad():
             null = pipe.null(self.batch)
         for t in self.timesteps(pipe, generator):
-            x_t = add_noise(pipe, x0, noise, t.expand(self.batch))
+            x_t = pipe.process.add_noise(x0, noise, t.expand(self.batch))
             student = defended(pipe, x_t, t, cond, null, sampler.guidance, sampler.steps, rule)
         with torch.no_grad():
             truth = [concept.name if self.target_text == "concept" else training_images.caption(place) for place in places]

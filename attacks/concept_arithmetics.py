@@ -19,8 +19,9 @@ from vestige.attacks._rows import positions, positions_of
 from vestige.attacks.wording import concept_of
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet
-from vestige.bench.models.pipe import GuidanceRule, Pipe, Step
-from vestige.bench.models.text import Conditioning
+from vestige.bench.models.conditioning import Conditioning
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.sampling import GuidanceRule, Step
 from vestige.bench.prompts.prompt_sets import with_articles
 
 ABOUT = ("concept", "unrelated")

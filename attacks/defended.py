@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from vestige.bench.contract.plugin import Victim
-from vestige.bench.models.pipe import GuidanceRule, Pipe, Step
-from vestige.bench.models.text import Conditioning
+from vestige.bench.models.conditioning import Conditioning
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.sampling import GuidanceRule, Step
 
 
 def defended(

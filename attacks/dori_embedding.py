@@ -20,9 +20,8 @@ from vestige.attacks.defended import seen
 from vestige.attacks.training_images import check_source, row_images, unsupported_source
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
-from vestige.bench.models.diffusion import add_noise, encode_images, training_target
+from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.pipe import Pipe
-from vestige.bench.models.text import Conditioning
 
 STARTS = ("prompt", "empty", "normal")
 
@@ -42,7 +41,7 @@ class DoriEmbedding(Attack):
 
     version: ClassVar[int] = 2
     access: ClassVar[str] = "embedding"
-    families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
+    needs: ClassVar[tuple[str, ...]] = ("draw", "words", "states")
     quick: ClassVar[dict] = {"steps": 2, "batch": 2}
 
     def __post_init__(self) -> None:
@@ -57,7 +56,7 @@ class DoriEmbedding(Attack):
 
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         pipe = victim.pipe
-        x0 = encode_images(pipe, row_images(ctx, prompts, victim.concepts, self.source, 1))
+        x0 = pipe.encode_images(row_images(ctx, prompts, victim.concepts, self.source, 1))
         with torch.no_grad():
             cond = pipe.encode(prompts.prompts)
         limits = cond.hidden.float().norm(dim=-1, keepdim=True)
@@ -125,13 +124,13 @@ class DoriEmbedding(Attack):
             for e in noise.unflatten(0, (len(x0), self.batch)).unbind(1):
                 t = torch.randint(length, (), generator=when).to(pipe.device)
                 times = t.expand(len(x0))
-                out = seen(victim, add_noise(pipe, x0, e, times), t, told, True)
-                errors.append((out.float() - training_target(pipe, x0, e, times).float()).square().flatten(1).mean(1))
+                out = seen(victim, pipe.process.add_noise(x0, e, times), t, told, True)
+                errors.append((out.float() - pipe.process.target(x0, e, times).float()).square().flatten(1).mean(1))
             return torch.stack(errors).mean(0)
         t = torch.cat([torch.randint(length, (self.batch,), generator=g) for g in generators]).to(pipe.device)
         many, hidden = x0.repeat_interleave(self.batch, 0), y.to(pipe.dtype).repeat_interleave(self.batch, 0)
-        out = pipe.predict(add_noise(pipe, many, noise, t), t, replace(cond.repeat(self.batch), hidden=hidden))
-        error = (out.float() - training_target(pipe, many, noise, t).float()).square().flatten(1).mean(1)
+        out = pipe.predict(pipe.process.add_noise(many, noise, t), t, replace(cond.repeat(self.batch), hidden=hidden))
+        error = (out.float() - pipe.process.target(many, noise, t).float()).square().flatten(1).mean(1)
         return error.view(len(x0), self.batch).mean(1)
 
 

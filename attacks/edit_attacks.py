@@ -20,9 +20,9 @@ from vestige.attacks._rows import ByImage, check_ask, positions, positions_of, w
 from vestige.attacks.training_images import check_source, row_images, unsupported_source
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, Sampler
-from vestige.bench.models.diffusion import encode_images
-from vestige.bench.models.pipe import Pipe, Step, Trajectory
-from vestige.bench.models.text import Conditioning
+from vestige.bench.models.conditioning import Conditioning
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.sampling import Step, Trajectory
 
 IMAGES_AT_ONCE = 32  # memory only
 
@@ -43,7 +43,7 @@ class Edit(Attack):
 
     def clean(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Tensor:
         """Latents [images, channels, h, w] of the images to edit."""
-        return encode_images(victim.pipe, row_images(ctx, prompts, victim.concepts, self.source, prompts.repeats))
+        return victim.pipe.encode_images(row_images(ctx, prompts, victim.concepts, self.source, prompts.repeats))
 
     def asked(self, victim: Victim, prompts: PromptSet, **columns: list) -> PromptSet:
         return prompts.with_prompts(worded(self.ask, prompts, victim.concepts), **columns)
@@ -76,7 +76,7 @@ class SDEdit(Edit):
                     return x_0
                 if hasattr(self.scheduler, "set_begin_index"):
                     self.scheduler.set_begin_index(self.first)
-                return self.scheduler.add_noise(x_0, self.noise(), self.scheduler.timesteps[self.first].expand(len(x_0)))
+                return self.scheduler.x_0.process.add_noise(self.noise(), self.scheduler.timesteps[self.first].expand(len(x_0)))
 
         return pipe.sampled_by(FromImage)
 
@@ -190,7 +190,7 @@ def shared_attention(pipe: Pipe, from_layer: int, sharing: dict[str, int]):
 
 def self_attention(pipe: Pipe) -> list[str]:
     """Names of the self-attention layers in the order in which they run: down, middle, up."""
-    names = [name for name, _ in pipe.unet.named_modules() if name.endswith("attn1")]
+    names = [name for name, _ in pipe.denoiser.named_modules() if name.endswith("attn1")]
     order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
     return [f"{pipe.denoiser_name}.{name}" for name in sorted(names, key=lambda name: order[name.split(".")[0]])]
 

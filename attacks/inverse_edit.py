@@ -45,7 +45,7 @@ class InverseEdit(Attack):
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         pipe, method = victim.pipe, victim.method
         assert isinstance(method, LinearEdit), "supports() lets no other method through"
-        edited = {n: w.detach().clone() for n, w in choose_parameters(pipe.unet, LAYERS[method.layers]).items()}
+        edited = {n: w.detach().clone() for n, w in choose_parameters(pipe.denoiser, LAYERS[method.layers]).items()}
         recovered, gap, rounds = edited, float("inf"), 0
         used = edits = self.computed(victim, edited, ctx)
         if method.form == "hook":  # the weights are the original's, so these matrices are the hook's own

@@ -20,8 +20,9 @@ from vestige.attacks.edit_attacks import IMAGES_AT_ONCE, Edit
 from vestige.bench.contract.plugin import Context, Victim
 from vestige.bench.contract.types import Adversary, PromptSet, Sampler
 from vestige.bench.models.attention_maps import recorded
-from vestige.bench.models.pipe import Pipe, Step, Trajectory
-from vestige.bench.models.text import Conditioning
+from vestige.bench.models.conditioning import Conditioning
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.sampling import Step, Trajectory
 
 
 @dataclass

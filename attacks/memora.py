@@ -19,8 +19,8 @@ from vestige.attacks._finetune import denoising_loss, fine_tune, new_lora, with_
 from vestige.attacks.training_images import TrainingImages, check_source, concept_images, unsupported_source
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet
-from vestige.bench.models.diffusion import encode_images
-from vestige.bench.models.pipe import Pipe, Step
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.sampling import Step
 from vestige.bench.prompts.prompt_sets import with_articles
 
 ALIGNMENTS = ("official", "exact")
@@ -70,7 +70,7 @@ class MemoRa(Attack):
         redrawn = [self.redrawn(victim, concept, ctx) for concept in victim.concepts]
         names = [concept.name for concept, some in zip(victim.concepts, redrawn, strict=True) for _ in some]
         training_images = TrainingImages(torch.cat(redrawn), [self.prompt] * len(names), names)
-        lora = new_lora(pipe.unet, self.rank, ctx.generator("adapters"))
+        lora = new_lora(pipe.denoiser, self.rank, ctx.generator("adapters"))
         numbers = {"steps": self.train_steps, **{key: getattr(self, key) for key in ("accumulation", "lr", "weight_decay", "max_norm")}}
 
         def loss() -> Tensor:
@@ -108,7 +108,7 @@ class MemoRa(Attack):
         images = concept_images(ctx, [self.prompt], [concept], 2 * self.pairs, self.source).pixels
         sampler = ddim_sampler(victim.sampler, self.steps, victim.sampler.guidance if self.guidance is None else self.guidance)
         text = with_articles(self.prompt.format(name=concept.name))
-        x_0 = encode_images(pipe, images, ctx.generator(f"pictures of {concept.slug}"))
+        x_0 = pipe.encode_images(images, ctx.generator(f"pictures of {concept.slug}"))
         path = inverted(pipe, x_0, pipe.encode([text] * len(x_0)), sampler)
         ends = path[self.steps - self.start_step - (self.align == "official")]
         shares = [k / self.between for k in range(self.between + 1)]

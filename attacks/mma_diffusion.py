@@ -38,7 +38,7 @@ class MMADiffusion(Attack):
     encoder: str  # original: the public one, as in the paper; erased: the victim's own
 
     access: ClassVar[str] = "text"
-    families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
+    needs: ClassVar[tuple[str, ...]] = ("draw", "words", "states")
     queries_denoiser: ClassVar[bool] = False
     quick: ClassVar[dict] = {"tokens": 3, "candidates": 6, "top_k": 4, "iterations": 2, "restarts": 1}
 

@@ -20,8 +20,8 @@ from vestige.attacks._rows import ByImage, ByRow
 from vestige.attacks.training_images import about_sibling, check_source, row_images, unsupported_source
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, Sampler, derived_seed
-from vestige.bench.models.diffusion import encode_images
-from vestige.bench.models.pipe import Pipe, Trajectory
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.sampling import Trajectory
 
 STARTS = ("fresh", "own")
 JUDGED = ("hole", "whole")
@@ -180,7 +180,7 @@ class Inpainting(Attack):
 
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         images = row_images(ctx, prompts, victim.concepts, self.source, prompts.repeats)
-        return Adversary(prompts, {"latents": encode_images(victim.pipe, images).cpu()})
+        return Adversary(prompts, {"latents": victim.pipe.encode_images(images).cpu()})
 
     @contextmanager
     def attach(self, pipe: Pipe, adversary: Adversary):
@@ -198,7 +198,7 @@ class Inpainting(Attack):
                 x, around = super().step(e, index, x), self.clean
                 if index + 1 < self.last:
                     t = self.scheduler.timesteps[index + 1]
-                    around = self.scheduler.add_noise(self.clean, self.drawn, t.expand(len(x)))
+                    around = self.scheduler.self.clean.process.add_noise(self.drawn, t.expand(len(x)))
                 return self.free * x + (1 - self.free) * around
 
         with ExitStack() as stack:

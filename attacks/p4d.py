@@ -20,7 +20,6 @@ from vestige.attacks._tokens import allowed_tokens, laid_out, with_tokens
 from vestige.attacks.defended import seen
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
-from vestige.bench.models.diffusion import add_noise, encode_images
 from vestige.bench.models.text import TextSide
 from vestige.bench.vision import features
 
@@ -57,7 +56,7 @@ class P4D(Attack):
 
     evidence: ClassVar[tuple[str, ...]] = ("joycenerd/P4D@2cf3cda: layout n to 8e-7; layout k within 4 %, which has no end token there",)
     access: ClassVar[str] = "gradients"
-    families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
+    needs: ClassVar[tuple[str, ...]] = ("draw", "words", "states")
     quick: ClassVar[dict] = {"steps": 2, "evaluate_every": 1, "free": 3}
 
     def __post_init__(self) -> None:
@@ -114,7 +113,7 @@ class P4D(Attack):
         generators = [torch.Generator().manual_seed(derived_seed(ctx.seed("p4d"), prompts.table["row_id"].iloc[k])) for k in places]
         # Official: an image in [0, 1] without the VAE's own scaling, so shown to it as a paler one.
         shown = images.float() / 255
-        x0 = encode_images(pipe, shown / 2 + 0.5 if self.vae_range == "official" else shown)
+        x0 = pipe.encode_images(shown / 2 + 0.5 if self.vae_range == "official" else shown)
         goal = features.of_pixels(images, self.likeness)
         start = [allowed[torch.randint(len(allowed), template.ids.shape[1:], generator=g).to(allowed.device)] for g in generators]
         p = nn.Parameter(table[torch.stack(start)].clone())  # (rows, length, width); only free positions are ever read
@@ -132,7 +131,7 @@ class P4D(Attack):
                 break
             t = torch.randint(pipe.scheduler.config.num_train_timesteps, (1,), generator=when)[0]
             noise = torch.stack([torch.randn(x0.shape[1:], generator=g) for g in generators]).to(x0)
-            x_t = add_noise(pipe, x0, noise, t.to(pipe.device).expand(len(x0)))
+            x_t = pipe.process.add_noise(x0, noise, t.to(pipe.device).expand(len(x0)))
             with torch.no_grad():
                 target = original.predict(x_t, t.to(pipe.device), wanted).float()
             e = table[tokens].to(pipe.text.embedding_table().dtype).requires_grad_(True)

@@ -14,7 +14,8 @@ import torch
 from vestige.attacks._rows import ByRow
 from vestige.bench.contract.plugin import Attack, Context, Victim
 from vestige.bench.contract.types import Adversary, PromptSet, derived_seed
-from vestige.bench.models.pipe import Pipe, Trajectory
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.sampling import Trajectory
 
 
 @dataclass

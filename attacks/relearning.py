@@ -67,11 +67,11 @@ class Relearning(Attack):
         pipe, generator = victim.pipe, ctx.generator("relearning")
         training_images = self.training_images(victim.concepts, ctx)
         if self.tuner == "lora":
-            tuned = new_lora(pipe.unet, self.rank, ctx.generator("adapters"))
+            tuned = new_lora(pipe.denoiser, self.rank, ctx.generator("adapters"))
             names: dict[str, str] = {name: name for name in tuned}
             adapted: AbstractContextManager = with_lora(pipe, tuned)
         else:
-            tuned = choose_parameters(pipe.unet, TUNED[self.tuner])
+            tuned = choose_parameters(pipe.denoiser, TUNED[self.tuner])
             names, adapted = {name: f"{pipe.denoiser_name}.{name}" for name in tuned}, nullcontext()
         numbers = {key: getattr(self, key) for key in ("steps", "accumulation", "lr", "weight_decay")}
         with adapted:

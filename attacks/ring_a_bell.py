@@ -35,7 +35,7 @@ class _Bell(Attack):
     ask: str  # the text the direction is added to: {prompt}, or {anchored} with the anchor in place of the name
     encoder: str  # original: the public one, as in the paper; erased: the victim's own
 
-    families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
+    needs: ClassVar[tuple[str, ...]] = ("draw", "words", "states")
     queries_denoiser: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

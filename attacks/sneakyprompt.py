@@ -79,7 +79,7 @@ class SneakyPrompt(Attack):
     rows_at_once: int  # images drawn together; memory only
 
     access: ClassVar[str] = "images"
-    families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
+    needs: ClassVar[tuple[str, ...]] = ("draw", "words", "states")
     quick: ClassVar[dict] = {"queries": 2}
 
     def __post_init__(self) -> None:

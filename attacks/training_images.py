@@ -13,7 +13,6 @@ from vestige.attacks.wording import concept_of, instead, named_as
 from vestige.bench.contract.controls import SOURCES
 from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, PromptSet
-from vestige.bench.models.diffusion import encode_images
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.prompts.prompt_sets import with_articles
 from vestige.bench.vision.made_up import made_up
@@ -44,7 +43,7 @@ class TrainingImages:
         mirrored = torch.rand(len(places), generator=generator) < flip
         chosen = self.pixels[places]
         chosen = torch.where(mirrored[:, None, None, None], chosen.flip(-1), chosen)
-        return encode_images(pipe, chosen, generator)
+        return pipe.encode_images(chosen, generator)
 
 
 def original_images(ctx: Context, templates: list[str], things: list[str], n: int) -> TrainingImages:

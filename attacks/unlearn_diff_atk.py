@@ -17,7 +17,6 @@ from vestige.attacks._tokens import adversarial_columns, allowed_tokens, typed
 from vestige.attacks.defended import seen
 from vestige.bench.contract.plugin import Attack, Context, Victim
 from vestige.bench.contract.types import Adversary, PromptSet, derived_seed
-from vestige.bench.models.diffusion import add_noise, encode_images, training_target
 from vestige.bench.models.pipe import Pipe
 
 
@@ -52,7 +51,7 @@ class UnlearnDiffAtk(Attack):
         "OPTML-Group/Diffusion-MU-Attack@5a3e5d3: losses, gradients and timesteps equal; projection closer to the simplex",
     )
     access: ClassVar[str] = "gradients"
-    families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
+    needs: ClassVar[tuple[str, ...]] = ("draw", "words", "states")
     quick: ClassVar[dict] = {"k": 2, "number_of_t": 2, "steps_per_t": 1}
 
     def __post_init__(self) -> None:
@@ -73,7 +72,7 @@ class UnlearnDiffAtk(Attack):
             images = ctx.images(replace(prompts, repeats=1), victim.sampler).pixels()
             for start in ctx.resumable("rows", range(0, len(todo), self.rows_at_once), found=found):
                 places = todo[start : start + self.rows_at_once]
-                latents = encode_images(victim.pipe, images[places])
+                latents = victim.pipe.encode_images(images[places])
                 rows = [self.row(prompts, place, ids[place], x0, len(allowed), ctx) for place, x0 in zip(places, latents, strict=True)]
                 self.search(victim, prompts, rows, allowed, found, ctx)
         never = len(self.timesteps(victim.pipe))
@@ -140,8 +139,8 @@ class UnlearnDiffAtk(Attack):
         """(rows,) error on the noised images. Mean within a row: summed over rows, each has the gradient it would have alone."""
         pipe, times = victim.pipe, t.expand(len(x0))
         cond = pipe.text.encode_embeddings(ids, embeddings)
-        out = seen(victim, add_noise(pipe, x0, noise, times), t, cond, self.adaptive)
-        return (out.float() - training_target(pipe, x0, noise, times).float()).square().flatten(1).mean(1)
+        out = seen(victim, pipe.process.add_noise(x0, noise, times), t, cond, self.adaptive)
+        return (out.float() - pipe.process.target(x0, noise, times).float()).square().flatten(1).mean(1)
 
     def judge(self, victim: Victim, prompts: PromptSet, rows: list[Row], allowed: Tensor, found: dict, number: int) -> None:
         """Ask with the best prefix of each row, as typed text."""

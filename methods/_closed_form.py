@@ -128,7 +128,7 @@ def chained(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tupl
 
 def gram(pipe: Pipe, layers: str = "kv") -> Tensor:
     """Sum over the projections of W^T W, float64 [d, d]: all that a sum over layers needs to know of the weights."""
-    weights = choose_parameters(pipe.unet, LAYERS[layers]).values()
+    weights = choose_parameters(pipe.denoiser, LAYERS[layers]).values()
     return sum((w.double().T @ w.double() for w in weights), start=torch.zeros(()))
 
 
@@ -200,12 +200,12 @@ class LinearEdit(Method):
         pieces: dict[str, Tensor | None] = {}
         for piece, value in (("U", u), ("V", v), ("shift", shift)):
             pieces |= {f"edit.{piece}.{n}": t for n, t in value.items()} if isinstance(value, dict) else {f"edit.{piece}": value}
-        touched = sum(w.numel() for w in choose_parameters(pipe.unet, LAYERS[self.layers]).values())
+        touched = sum(w.numel() for w in choose_parameters(pipe.denoiser, LAYERS[self.layers]).values())
         return Erasure({name: t.float() for name, t in pieces.items() if t is not None}, {"parameters": touched, **meta})
 
     @contextmanager
     def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
-        weights = choose_parameters(pipe.unet, LAYERS[self.layers])
+        weights = choose_parameters(pipe.denoiser, LAYERS[self.layers])
         of = {name: pieces_of(erasure, name) for name in weights}
         check_width(pipe, next(iter(of.values()))[0].shape[0], next(iter(weights.values())).shape[1])
         if self.form == "merge":
@@ -302,7 +302,7 @@ def shared_head(one: list[int], two: list[int]) -> int:
 
 def sum_of_squares(pipe: Pipe, texts: list[str], batch: int = 250) -> Tensor:
     """P^T P, float64 [d, d], over all positions of the texts, however many they are; zero without texts."""
-    width = pipe.unet.config.cross_attention_dim
+    width = pipe.denoiser.config.cross_attention_dim
     total = torch.zeros(width, width, dtype=torch.float64, device=pipe.device)
     for start in range(0, len(texts), batch):
         rows = all_rows(pipe, texts[start : start + batch]).double()

@@ -11,7 +11,7 @@ from vestige.methods._closed_form import LAYERS, check_width, merged
 def edited_weights(pipe: Pipe, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """New weights by name: W (I + U V^T) + up down, from "edit.U", "edit.V" [d, rows] and, where a layer has an adapter,
     "lora.<layer>.up" [out, n] and ".down" [n, d]."""
-    weights, new = choose_parameters(pipe.unet, LAYERS["kv"]), {}
+    weights, new = choose_parameters(pipe.denoiser, LAYERS["kv"]), {}
     check_width(pipe, len(tensors["edit.U"]), next(iter(weights.values())).shape[1])
     for name, weight in weights.items():
         layer = name.removesuffix(".weight")

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.diffusion import guided
 from vestige.bench.models.pipe import Pipe
-from vestige.bench.models.text import Conditioning
 
 CHUNK = 16  # sampling runs side by side
 
@@ -28,8 +28,8 @@ def latents_of(
 
     Every row is one run from its own noise; only visited latents are kept, and no run goes further than its last visit asks.
     """
-    side, scheduler = pipe.unet.config.sample_size, ddim(pipe, steps)
-    noise = torch.randn((len(cond), pipe.unet.config.in_channels, side, side), generator=generator)
+    side, scheduler = pipe.denoiser.config.sample_size, ddim(pipe, steps)
+    noise = torch.randn((len(cond), pipe.denoiser.config.in_channels, side, side), generator=generator)
     latents = torch.empty(len(run), *noise.shape[1:])
     for rows in torch.arange(len(cond)).split(CHUNK):
         x, c, null = noise[rows].to(pipe.device, pipe.dtype), cond.rows(rows), pipe.null(len(rows))

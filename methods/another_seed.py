@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, derived_seed
-from vestige.bench.models.pipe import Pipe, Trajectory
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.sampling import Trajectory
 
 
 @dataclass

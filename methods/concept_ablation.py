@@ -6,7 +6,7 @@ draws from anchor prompts. The paper's 200 captions per anchor are replaced by t
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
-from vestige.bench.models.diffusion import add_noise, choose_parameters, encode_images, frozen_copy, make_trainable, training_target
+from vestige.bench.models.diffusion import choose_parameters, frozen_copy, make_trainable
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.prompts.prompt_sets import with_articles
 
@@ -84,10 +84,10 @@ class ConceptAblation(Method):
         generator = ctx.generator("training")
         pairs = [self.pairs(concept) for concept in concepts]
         images = [self.training_images([pair.caption for pair in of_concept], ctx) for of_concept in pairs]
-        frozen = frozen_copy(pipe.unet) if self.teacher == "frozen" else None
-        chosen = choose_parameters(pipe.unet, GROUPS[self.train])
+        frozen = frozen_copy(pipe.denoiser) if self.teacher == "frozen" else None
+        chosen = choose_parameters(pipe.denoiser, GROUPS[self.train])
         optimiser = torch.optim.AdamW(make_trainable(chosen), lr=self.lr, weight_decay=self.weight_decay)
-        with begin_token_cut(pipe) if self.cut_begin_token else pipe.before_denoiser(lambda cond: None):
+        with begin_token_cut(pipe) if self.cut_begin_token else nullcontext():
             state = {"weights": chosen, "optimiser": optimiser, "generator": generator}
             for step in ctx.resumable("training", range(self.iterations), **state):
                 which = step % len(concepts)
@@ -99,7 +99,7 @@ class ConceptAblation(Method):
                 optimiser.step()
                 ctx.log(step, loss=loss.item())
         meta = {"train": self.train, "tensors": len(chosen), "parameters": sum(p.numel() for p in chosen.values())}
-        return Erasure({f"unet.{name}": p.detach().clone() for name, p in chosen.items()}, meta)
+        return Erasure({f"{pipe.denoiser_name}.{name}": p.detach().clone() for name, p in chosen.items()}, meta)
 
     def pairs(self, concept: Concept) -> list[Pair]:
         anchor = self.anchor.format(anchor=concept.anchor, sibling=next(iter(concept.siblings), ""))
@@ -124,7 +124,7 @@ class ConceptAblation(Method):
         x, t, noise = noised(pipe, x0, generator)
         with torch.no_grad():
             c, target = pipe.encode(captions), pipe.encode(prompts)
-            wanted = training_target(pipe, x0, noise, t) if self.loss == "noise" else pipe.predict(x, t, c, frozen)
+            wanted = pipe.process.target(x0, noise, t) if self.loss == "noise" else pipe.predict(x, t, c, frozen)
         # Divided by the one-channel mask, as the official code does: latents of four channels count four times.
         loss = masked_error(pipe.predict(x, t, target), wanted, mask)
         if self.prior_weight == 0:
@@ -133,7 +133,7 @@ class ConceptAblation(Method):
         x, t, noise = noised(pipe, x0, generator)
         with torch.no_grad():
             c = pipe.encode(captions)
-        return loss + self.prior_weight * F.mse_loss(pipe.predict(x, t, c), training_target(pipe, x0, noise, t))
+        return loss + self.prior_weight * F.mse_loss(pipe.predict(x, t, c), pipe.process.target(x0, noise, t))
 
     def batch_of(
         self, pipe: Pipe, pairs: list[Pair], shown: Tensor, generator: torch.Generator, plain: bool = False
@@ -151,7 +151,7 @@ class ConceptAblation(Method):
             for k in range(self.batch):
                 images[k], mask[k], lead = scaled(images[k], factor, generator)
                 prompts[k] = lead + prompts[k]
-        x0 = encode_images(pipe, images, generator)
+        x0 = pipe.encode_images(images, generator)
         return x0, mask.to(x0), [pair.caption for pair in chosen], prompts
 
     def target_of(self, pair: Pair, generator: torch.Generator) -> str:
@@ -163,7 +163,7 @@ def noised(pipe: Pipe, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, 
     """(x_t, t, noise) with uniform t, one per row."""
     noise = torch.randn(x0.shape, generator=generator).to(x0)
     t = torch.randint(pipe.scheduler.config.num_train_timesteps, (len(x0),), generator=generator).to(x0.device)
-    return add_noise(pipe, x0, noise, t), t, noise
+    return pipe.process.add_noise(x0, noise, t), t, noise
 
 
 def masked_error(prediction: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
@@ -207,6 +207,6 @@ def begin_token_cut(pipe: Pipe) -> Iterator[None]:
     def cut(module, args, kwargs, output):
         return torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1)
 
-    projections = [name for name, _ in pipe.unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
+    projections = [name for name, _ in pipe.denoiser.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
     with pipe.hooked({f"{pipe.denoiser_name}.{name}": cut for name in projections}):
         yield

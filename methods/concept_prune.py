@@ -18,7 +18,8 @@ from torch import Tensor
 
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec, Sampler
-from vestige.bench.models.pipe import GuidanceRule, Pipe, Step, classifier_free
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.sampling import GuidanceRule, Step, classifier_free
 from vestige.bench.prompts.prompt_sets import with_articles
 
 # Which layers -> the part of the model and the end of their names. The paper's method is ffn2; the others are its ablations.

@@ -22,10 +22,10 @@ from torch.nn.functional import mse_loss
 
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.diffusion import choose_parameters, frozen_copy, make_trainable, partial_denoise
 from vestige.bench.models.parts import Part
 from vestige.bench.models.pipe import Pipe
-from vestige.bench.models.text import Conditioning
 from vestige.bench.prompts.prompt_sets import with_articles
 
 # The top-level time MLP and the last norm and convolution are never trained by noxattn and notime; `add_embedding` is SDXL's
@@ -90,8 +90,8 @@ class ESD(Method):
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         generator = ctx.generator("training")
-        frozen = frozen_copy(pipe.unet)
-        chosen = trained_parameters(pipe.unet, self.train)
+        frozen = frozen_copy(pipe.denoiser)
+        chosen = trained_parameters(pipe.denoiser, self.train)
         optimiser = OPTIMISERS[self.optimiser](make_trainable(chosen), lr=self.lr, weight_decay=self.weight_decay)
         with torch.no_grad():
             asked = pipe.encode([with_articles(self.prompt.format(name=concept.name)) for concept in concepts])
@@ -118,7 +118,7 @@ class ESD(Method):
             optimiser.step()
             ctx.log(step, loss=loss.item(), t=t.item())
         meta = {"train": self.train, "tensors": len(chosen), "parameters": sum(p.numel() for p in chosen.values())}
-        return Erasure({f"unet.{name}": p.detach().clone() for name, p in chosen.items()}, meta)
+        return Erasure({f"{pipe.denoiser_name}.{name}": p.detach().clone() for name, p in chosen.items()}, meta)
 
     def loss(
         self, pipe: Pipe, frozen: nn.Module, x: Tensor, t: Tensor, c: Conditioning, null: Conditioning, source: Conditioning

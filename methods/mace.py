@@ -23,7 +23,7 @@ from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.adapters import adapters
 from vestige.bench.models.attention_maps import attention_loss, positions, recorded
-from vestige.bench.models.diffusion import add_noise, choose_parameters, encode_images
+from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.prompts.prompt_sets import with_articles
 from vestige.bench.vision.masks import MASKERS, masker
@@ -130,7 +130,7 @@ class MACE(Method):
         sentences = sum(len(self.worded(concept.name, concept)) for concept in concepts)
         check_spanned(sentences * pipe.text.length + self.kept_count(pipe, concepts, self.fuse_preserve), *self.width_and_ridge(pipe))
         find = masker(self.mask, self.mask_threshold, self.detector, self.segmenter, pipe.device)
-        weights = choose_parameters(pipe.unet, LAYERS["kv"])
+        weights = choose_parameters(pipe.denoiser, LAYERS["kv"])
         kept = self.kept_squares(pipe, concepts)
         scale = self.refine_preserve ** (2 if self.refinement_scale == "squared" else 1)
         u, v = self.refine(pipe, concepts, scale * kept)
@@ -175,7 +175,7 @@ class MACE(Method):
         return pipe.text.length * sum(len(texts) for texts, weight in self.kept_parts(concepts) if scale * weight > 0)
 
     def width_and_ridge(self, pipe: Pipe) -> tuple[int, float]:
-        return pipe.unet.config.cross_attention_dim, self.ridge
+        return pipe.denoiser.config.cross_attention_dim, self.ridge
 
     def kept_texts(self, concepts: list[Concept], sources: list[str]) -> list[str]:
         names = kept_names(concepts, [source for source in sources if source != "empty"])
@@ -204,7 +204,7 @@ class MACE(Method):
         tokenizer = pipe.text.tokenizers[0]
         end = tokenizer.eos_token_id if self.tokens == "concept_and_end" else None
         spots = torch.stack([positions(row, pipe.text.token_ids(concept.name), end) for row in cond.ids]).to(pipe.device)
-        layers = {name.removesuffix(".weight"): weight for name, weight in choose_parameters(pipe.unet, LAYERS["kv"]).items()}
+        layers = {name.removesuffix(".weight"): weight for name, weight in choose_parameters(pipe.denoiser, LAYERS["kv"]).items()}
         down = {n: nn.Parameter(torch.randn(1, w.shape[1], generator=generator).to(w)) for n, w in layers.items()}
         up = {n: nn.Parameter(torch.zeros(1, len(w)).to(w)) for n, w in layers.items()}
         learnt = [*down.values(), *up.values()]
@@ -216,7 +216,7 @@ class MACE(Method):
                 text = torch.randint(len(texts), (self.batch,), generator=generator)
                 t = self.drawn_timesteps(pipe, generator).to(pipe.device)
                 noise = torch.randn(x0[picked].shape, generator=generator).to(x0)
-                pipe.predict(add_noise(pipe, x0[picked], noise, t), t, cond.rows(text))
+                pipe.predict(pipe.process.add_noise(x0[picked], noise, t), t, cond.rows(text))
                 loss = attention_loss(maps, masks[picked], spots[text], self.loss == "squared_norm")
                 optimiser.zero_grad()
                 loss.backward()
@@ -236,7 +236,7 @@ class MACE(Method):
         pixels = images.float() / 255
         if self.pixels == "imagenet":
             pixels = ((pixels - IMAGENET[0]) / IMAGENET[1] + 1) / 2  # encode_images maps 0..1 to -1..1
-        return encode_images(pipe, pixels, generator), masks.to(pipe.device)
+        return pipe.encode_images(pixels, generator), masks.to(pipe.device)
 
     def drawn_timesteps(self, pipe: Pipe, generator: torch.Generator) -> Tensor:
         """[batch] timesteps. Focal: most of them between the two of `focus`, where things take shape."""

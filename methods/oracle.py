@@ -50,7 +50,7 @@ class Oracle(Method):
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         from safetensors.torch import load_file
 
-        return Erasure({f"unet.{name}": tensor.float() for name, tensor in load_file(self.file(concepts)).items()})
+        return Erasure({f"{pipe.denoiser_name}.{name}": tensor.float() for name, tensor in load_file(self.file(concepts)).items()})
 
 
 def left_out(concepts: list[Concept]) -> str | None:

@@ -20,9 +20,9 @@ from torch.nn.functional import mse_loss
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.adapters import adapters
+from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.diffusion import choose_parameters, frozen_copy, partial_denoise
 from vestige.bench.models.pipe import Pipe
-from vestige.bench.models.text import Conditioning
 from vestige.bench.prompts.prompt_sets import with_articles
 from vestige.methods._checks import check_pairs, unsupported_reason
 from vestige.methods._closed_form import (
@@ -127,7 +127,7 @@ class RealEra(Method):
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         check_pairs(pipe, [(concept.name, self.anchored_name(concept)) for concept in concepts])
-        original, kept = frozen_copy(pipe.unet), self.kept_texts(concepts)
+        original, kept = frozen_copy(pipe.denoiser), self.kept_texts(concepts)
         with torch.no_grad():
             examples = {concept.slug: self.sentences(pipe, concept) for concept in concepts}
             middle = self.middle(pipe, kept)
@@ -138,7 +138,7 @@ class RealEra(Method):
                 trained = [self.train(pipe, original, slug, each, middle, ctx) for slug, each in examples.items()]
             tensors |= {f"lora.{n}.down": torch.cat([down[n] for down, _ in trained]) for n in trained[0][0]}
             tensors |= {f"lora.{n}.up": torch.cat([up[n] for _, up in trained]).T.contiguous() for n in trained[0][1]}
-        parameters = sum(weight.numel() for weight in choose_parameters(pipe.unet, LAYERS["kv"]).values())
+        parameters = sum(weight.numel() for weight in choose_parameters(pipe.denoiser, LAYERS["kv"]).values())
         return Erasure(tensors, {"parameters": parameters, "left_out": left_out(concepts, self.preserved_sources)})
 
     @contextmanager
@@ -176,7 +176,7 @@ class RealEra(Method):
 
     def middle(self, pipe: Pipe, kept: list[str], batch: int = 250) -> Tensor:
         """[length, d], float64: the mean state of the preserved texts at each position, or zero."""
-        width = pipe.unet.config.cross_attention_dim
+        width = pipe.denoiser.config.cross_attention_dim
         total = torch.zeros(pipe.text.length, width, dtype=torch.float64, device=pipe.device)
         if not self.centred:
             return total
@@ -226,7 +226,7 @@ class RealEra(Method):
         mse(eps(x_t, neighbour), eps_0(x_t, anchor)) + nu mse(eps(x_t, beyond), eps_0(x_t, beyond)), on the way to images of it.
         """
         generator, normal = ctx.generator(f"training {slug}"), plane_normal(pipe)
-        layers = {name.removesuffix(".weight"): weight for name, weight in choose_parameters(pipe.unet, LAYERS["kv"]).items()}
+        layers = {name.removesuffix(".weight"): weight for name, weight in choose_parameters(pipe.denoiser, LAYERS["kv"]).items()}
         size = self.rank**-0.5
         down = {n: nn.Parameter(size * torch.randn(self.rank, w.shape[1], generator=generator).to(w)) for n, w in layers.items()}
         up = {n: nn.Parameter(torch.zeros(self.rank, len(w)).to(w)) for n, w in layers.items()}

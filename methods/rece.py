@@ -67,7 +67,7 @@ class RECE(UCE):
         texts = self.kept_texts(concepts)
         if self.empty_per_text:
             texts += [""] * (texts.count("") * (len(self.pairs(concepts)) - 1))
-        return all_rows(pipe, texts) if texts else torch.zeros(0, pipe.unet.config.cross_attention_dim, device=pipe.device)
+        return all_rows(pipe, texts) if texts else torch.zeros(0, pipe.denoiser.config.cross_attention_dim, device=pipe.device)
 
 
 def adversarial_rows(k: Tensor, factors: tuple[Tensor, Tensor], weights: Tensor, towards: Tensor, r: float) -> Tensor:

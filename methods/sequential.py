@@ -15,6 +15,7 @@ from torch import Tensor
 from vestige.bench.contract.building import plugin, specification
 from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec, canonical_hash
+from vestige.bench.models.capabilities import unsupported
 from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.models.pipe import Pipe
 from vestige.methods._closed_form import LAYERS, LinearEdit, Piece, chained, pieces_of
@@ -38,7 +39,7 @@ class Sequential(LinearEdit):
             raise ValueError(f"method.layers={self.layers} does not cover the layers of {', '.join(outside)}. Set method.layers=kv.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        unsupported_reason = (method.supports(model, [concept]) for method in self.forms() for concept in concepts)
+        unsupported_reason = (unsupported(method, model, [concept]) for method in self.forms() for concept in concepts)
         return next(filter(None, unsupported_reason), None) or super().supports(model, concepts)
 
     def forms(self) -> list[LinearEdit]:
@@ -51,14 +52,14 @@ class Sequential(LinearEdit):
 
     @torch.no_grad()
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
-        weights = choose_parameters(pipe.unet, LAYERS[self.layers])
+        weights = choose_parameters(pipe.denoiser, LAYERS[self.layers])
         total, order = {name: nothing(weight) for name, weight in weights.items()}, []
         with ExitStack() as edited:
             for step, method in self.methods.items():
                 for concept in concepts:
                     erasure = method.erase(pipe, [concept], ctx)
                     order.append(f"{step}: {concept.slug}")
-                    for name in choose_parameters(pipe.unet, LAYERS[method.layers]):
+                    for name in choose_parameters(pipe.denoiser, LAYERS[method.layers]):
                         total[name] = after(total[name], pieces_of(erasure, name))
                     # Merged: the next step may read the weights. Methods whose edits have a shift read text states alone.
                     if not any(key.startswith("edit.shift") for key in erasure.tensors):

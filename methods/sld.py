@@ -14,8 +14,9 @@ from torch import Tensor
 
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure
-from vestige.bench.models.pipe import Pipe, Step, classifier_free
-from vestige.bench.models.text import Conditioning
+from vestige.bench.models.conditioning import Conditioning
+from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.sampling import Step, classifier_free
 
 
 @dataclass

@@ -69,7 +69,7 @@ class SPEED(LinearEdit):
         retained = self.retained_rows(pipe, concepts, ctx.generator("order"))
         fixed = invariant_rows(all_rows(pipe, [""]).double(), self.invariants, ctx.generator("centres"))
         factors, null, scale = {}, {}, self.scale_of(retained)
-        for name, weight in choose_parameters(pipe.unet, LAYERS[self.layers]).items():
+        for name, weight in choose_parameters(pipe.denoiser, LAYERS[self.layers]).items():
             layer = name.removesuffix(".weight")
             moment = self.retained_moment(weight.double(), c, g, retained, ctx.generator(f"augmentation {layer}"))
             projector, null[layer] = null_projector(moment, self.threshold * scale)

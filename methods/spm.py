@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.adapters import adapters
+from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.diffusion import ALIGNMENTS, frozen_copy, partial_denoise
 from vestige.bench.models.pipe import Pipe
-from vestige.bench.models.text import Conditioning
 from vestige.bench.prompts.prompt_sets import with_articles
 
 TRANSPORTS = ("clipcos_tokenuni", "clipcos", "tokenuni", "allone")
@@ -77,10 +77,10 @@ class SPM(Method):
 
     @contextmanager
     def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
-        layers = adapted_layers(pipe.unet)
+        layers = adapted_layers(pipe.denoiser)
         down, up = ({name: erasure.tensors[f"spm.{name}.{end}"].to(pipe.device, pipe.dtype) for name in layers} for end in ("down", "up"))
         strength = Transport(pipe, erasure.meta["prompts"], self.transport)
-        with pipe.before_denoiser(strength.prepare), adapters(pipe, down, up, lambda: strength.gamma, self.composition):
+        with pipe.before_denoiser(lambda call: strength.prepare(call.cond)), adapters(pipe, down, up, lambda: strength.gamma, self.composition):
             yield pipe
 
     def asked(self, concept: Concept) -> str:
@@ -90,12 +90,12 @@ class SPM(Method):
         from diffusers.optimization import get_cosine_with_hard_restarts_schedule_with_warmup
 
         generator = ctx.generator(f"training {concept.slug}")
-        adapter = new_adapter(pipe.unet, generator)
+        adapter = new_adapter(pipe.denoiser, generator)
         down = {name.removesuffix(".down"): p for name, p in adapter.items() if name.endswith(".down")}
         up = {name.removesuffix(".up"): p for name, p in adapter.items() if name.endswith(".up")}
         optimiser = torch.optim.AdamW(list(adapter.values()), lr=self.lr, weight_decay=self.weight_decay)
         rate = get_cosine_with_hard_restarts_schedule_with_warmup(optimiser, self.warmup, self.iterations, self.cycles)
-        base = frozen_copy(pipe.unet)
+        base = frozen_copy(pipe.denoiser)
         with torch.no_grad():
             c, neutral = pipe.encode([self.asked(concept)] * self.batch), pipe.encode([self.surrogate] * self.batch)
             null = pipe.encode([""] * self.batch)

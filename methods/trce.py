@@ -22,9 +22,9 @@ from torch.nn.functional import mse_loss
 
 from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.diffusion import choose_parameters, frozen_copy, make_trainable
 from vestige.bench.models.pipe import Pipe
-from vestige.bench.models.text import Conditioning
 from vestige.bench.prompts.prompt_sets import with_articles
 from vestige.methods._checks import check_pairs, unsupported_reason
 from vestige.methods._closed_form import LinearEdit, check_spanned, edit_keeping, kept_names, sum_of_squares, worded
@@ -135,7 +135,7 @@ class TRCE(LinearEdit):
         first = self.artefact(pipe, *self.edit(pipe, groups, concepts))
         if self.epochs == 0:
             return first
-        original = frozen_copy(pipe.unet)
+        original = frozen_copy(pipe.denoiser)
         with super().attach(pipe, first):
             trained = self.steer(pipe, original, groups, ctx)
         parameters = first.meta["parameters"] + sum(tensor.numel() for tensor in trained.values())
@@ -167,7 +167,7 @@ class TRCE(LinearEdit):
         """Factors (U, V) of T: sum_i w_i |W'c_i - W g_i|^2 / sentences + preserve mean_j |W'p_j - W p_j|^2."""
         rows, goals, sentences = [], [], 0
         if self.edited_pairs == 0:
-            return (torch.zeros(pipe.unet.config.cross_attention_dim, 1, device=pipe.device),) * 2
+            return (torch.zeros(pipe.denoiser.config.cross_attention_dim, 1, device=pipe.device),) * 2
         for group in groups:
             for unsafe, safe in group.phrases[: self.edited_pairs]:
                 asked, wanted = (self.worded(phrase, group.concept) for phrase in (unsafe, safe))
@@ -212,13 +212,13 @@ class TRCE(LinearEdit):
 
     def steer(self, pipe: Pipe, original: nn.Module, groups: list[Pairs], ctx: Context) -> dict[str, Tensor]:
         """ "unet.<parameter>", trained from the stage-1 weights now in `pipe`; `original` is the untouched denoiser."""
-        first = frozen_copy(pipe.unet)
+        first = frozen_copy(pipe.denoiser)
         unsafe, safe, pair, x, s = self.unsafe_latents(pipe, original, groups, ctx)
         grid = ddim(pipe, self.steps).timesteps.to(pipe.device)
         order = torch.randperm(len(s), generator=ctx.generator("order")) if self.shuffle else torch.arange(len(s))
         iterations = order.split(self.batch)
         kept, kept_t = self.kept_latents(pipe, original, len(iterations), ctx)
-        chosen = choose_parameters(pipe.unet, STEERED)
+        chosen = choose_parameters(pipe.denoiser, STEERED)
         optimiser = torch.optim.AdamW(make_trainable(chosen), lr=self.lr, weight_decay=self.weight_decay)
         with torch.no_grad():
             null = pipe.null(1)
@@ -235,7 +235,7 @@ class TRCE(LinearEdit):
             loss.backward()
             optimiser.step()
             ctx.log(step, loss=loss.item(), steering=hinge.item(), preserving=preserving.item())
-        return {f"unet.{name}": parameter.detach().clone() for name, parameter in chosen.items()}
+        return {f"{pipe.denoiser_name}.{name}": parameter.detach().clone() for name, parameter in chosen.items()}
 
     def hinge(
         self, pipe: Pipe, original: nn.Module, x: Tensor, t: Tensor, unsafe: Conditioning, safe: Conditioning, null: Conditioning

@@ -108,5 +108,5 @@ class UCE(LinearEdit):
         """P [M, d]: every position of the preserved texts, or their last tokens."""
         texts = self.kept_texts(concepts)
         if not texts:
-            return torch.zeros(0, pipe.unet.config.cross_attention_dim, device=pipe.device)
+            return torch.zeros(0, pipe.denoiser.config.cross_attention_dim, device=pipe.device)
         return all_rows(pipe, texts) if self.rows == ROWS[0] else torch.cat([last_rows(pipe, text) for text in texts])

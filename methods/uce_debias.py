@@ -74,7 +74,7 @@ class UCEDebias(UCE):
         check_pairs(pipe, [(text, other) for text, others in texts.items() for other in others])
         shares: dict[str, Tensor] = {}
         done: list[str] = []
-        names = [f"{pipe.denoiser_name}.{name}" for name in choose_parameters(pipe.unet, LAYERS[self.layers])]
+        names = [f"{pipe.denoiser_name}.{name}" for name in choose_parameters(pipe.denoiser, LAYERS[self.layers])]
         for k in range(self.rounds):
             active = [text for text in texts if text not in done]
             shares |= {text: self.measured_shares(pipe, text, texts[text], ctx, k) for text in active}
@@ -121,7 +121,7 @@ class UCEDebias(UCE):
         self, pipe: Pipe, active: list[str], texts: dict[str, list[str]], gaps: dict[str, Tensor], kept: list[str]
     ) -> dict[str, Tensor]:
         """New weights by name: the texts' rows C answer W C + step sum_a gap_a |W C| W A_a / |W A_a|, kept rows as they do."""
-        weights = {f"{pipe.denoiser_name}.{n}": w for n, w in choose_parameters(pipe.unet, LAYERS[self.layers]).items()}
+        weights = {f"{pipe.denoiser_name}.{n}": w for n, w in choose_parameters(pipe.denoiser, LAYERS[self.layers]).items()}
         contexts: list[Tensor] = []
         goals: dict[str, list[Tensor]] = {name: [] for name in weights}
         for text in active:

@@ -8,7 +8,6 @@ import torch
 
 from vestige.bench.contract.plugin import Metric, MetricContext
 from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, Scores
-from vestige.bench.models.diffusion import encode_images
 from vestige.bench.statistics.jackknife import UP_TO_ONE, jackknife_interval
 from vestige.bench.statistics.score_intervals import MEASURED
 from vestige.bench.vision.representations import SITES, activations, linear_cka, linear_cka_left_out, shared_noise, text_states
@@ -63,7 +62,7 @@ class Cka(Metric):
         order = places_in(drawn, images, "cka")
         starts = range(0, len(order), self.batch_size)
         parts = [[files[i] for i in order[k : k + self.batch_size]] for k in starts]
-        latents = torch.cat([encode_images(original, drawn.pixels(part)).cpu() for part in parts])
+        latents = torch.cat([original.encode_images(drawn.pixels(part)).cpu() for part in parts])
         noise = shared_noise(latents, list(zip(images.index["row_id"], images.index["rep"].tolist(), strict=True)), self.seed)
         prompts = images.index["prompt"].tolist()
         before = self.read(original, prompts, latents, noise)

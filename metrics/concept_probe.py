@@ -8,7 +8,6 @@ from torch import Tensor
 
 from vestige.bench.contract.plugin import Metric, MetricContext, unsupported_reason
 from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, PromptSet, Scores
-from vestige.bench.models.diffusion import add_noise, encode_images
 from vestige.bench.prompts import prompt_sets
 from vestige.bench.statistics.intervals import balanced_interval
 from vestige.bench.statistics.score_intervals import MEASURED
@@ -91,7 +90,7 @@ class ConceptProbe(Metric):
         with context.erased_pipe() as erased:
             after = seen.read(erased)
         totals, intervals, shuffled = {}, {}, {}
-        flat = add_noise(original, seen.latents, seen.noise, torch.full((len(seen.latents),), self.timestep)).flatten(1)
+        flat = original.process.add_noise(seen.latents, seen.noise, torch.full((len(seen.latents),), self.timestep)).flatten(1)
         right = self.asked(flat, flat, seen.labels, self.folds_per_class(seen.labels, seen.groups))
         totals["probe_input"] = balanced(right, seen.labels)
         intervals["probe_input"] = balanced_interval(right, seen.groups, seen.labels)
@@ -142,7 +141,7 @@ class Images:
     @classmethod
     def of(cls, sets: list[ImageSet], pipe, metric: ConceptProbe) -> "Images":
         names = [(kind, *row) for kind, s in enumerate(sets) for row in zip(s.index["row_id"], s.index["rep"].tolist(), strict=True)]
-        latents = torch.cat([encode_images(pipe, part).cpu() for s in sets for part in s.batches(metric.batch_size)])
+        latents = torch.cat([pipe.encode_images(part).cpu() for s in sets for part in s.batches(metric.batch_size)])
         labels = torch.tensor([kind == 0 for kind, _, _ in names])
         texts = [text for s in sets for text in s.index["prompt"]]
         groups = [f"{kind}/{group}" for kind, s in enumerate(sets) for group in s.index["group"]]  # a sentence is learnt or asked

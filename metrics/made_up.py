@@ -14,7 +14,6 @@ from torch import Tensor
 
 from vestige.bench.contract.plugin import Metric, MetricContext
 from vestige.bench.contract.types import Concept, ImageSet, PromptSet, Scores
-from vestige.bench.models.diffusion import encode_images
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.prompts.prompt_sets import with_articles
 from vestige.bench.vision.made_up import made_up
@@ -41,7 +40,7 @@ class MadeUp(Metric):
         height, width = pixels.shape[-2:]
         drawings = made_up(2 * DRAWINGS, height, width, torch.Generator().manual_seed(0))
         with context.erased_pipe() as pipe:
-            thing = filtered(pipe, torch.cat([pipe.decode(encode_images(pipe, some)).cpu() for some in drawings.split(32)]))
+            thing = filtered(pipe, torch.cat([pipe.decode(pipe.encode_images(some)).cpu() for some in drawings.split(32)]))
             rest = filtered(pipe, rest.float() / 255)
         recognises = fitted(thing[::2], rest[::2])
         seen, mistaken = (recognises(held_out[1::2]).double().mean().item() for held_out in (thing, rest))

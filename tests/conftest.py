@@ -12,6 +12,7 @@ from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, ModelSpec, PromptSet, Sampler
 from vestige.bench.models import loading
 from vestige.bench.models import tiny as tiny_models
+from vestige.bench.models.families import family
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.run.generate import draw
 
@@ -64,10 +65,10 @@ def shaped_pipe(width: int):
     """A random sd1 pipe with text states of this width and keys and values of 16, 64 and 160 outputs."""
     from diffusers import UNet2DConditionModel
 
-    parts, tokenizers, scheduler = tiny_models.tiny_parts("sd1")
+    parts, tokenizers, scheduler, _ = family("sd1").tiny()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        parts["text_encoder"] = tiny_models._encoder(width, projected=False)
+        parts["text_encoder"] = tiny_models.clip_text_model(width)
         parts["unet"] = UNet2DConditionModel(
             sample_size=8,
             block_out_channels=(16, 64, 160),

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vestige.bench.models import encodings, loading
+from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.encodings import Encodings
 
 
@@ -120,9 +121,14 @@ def test_gradients_are_never_cut(tiny):
     assert weight.grad.abs().max() > 0
 
 
+def of_40_bytes() -> Conditioning:
+    ids = torch.zeros(1, 1, dtype=torch.int64)
+    return Conditioning(torch.zeros(1, 1, 6), ids, None, ids)
+
+
 def test_the_oldest_batches_go_when_memory_is_full():
     few = Encodings(limit=100)
     for k in range(3):
-        few.get(k, lambda: (torch.zeros(10),))  # 40 bytes
+        few.get(k, lambda: of_40_bytes())
     few.get(2, lambda: pytest.fail("the newest must still be there"))
-    assert list(few.kept) == [1, 2] and encodings.size((torch.zeros(10),)) == 40
+    assert list(few.kept) == [1, 2] and encodings.size(of_40_bytes()) == 40

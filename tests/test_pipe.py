@@ -5,8 +5,7 @@ import torch
 from conftest import tiny_spec
 
 from vestige.bench.models import diffusion, loading
-from vestige.bench.models.diffusion import encode_images
-from vestige.bench.models.pipe import Trajectory, classifier_free
+from vestige.bench.models.sampling import Trajectory, classifier_free
 
 PROMPTS, SEEDS = ["a photo of a cat", "a dog"], [1, 2]
 
@@ -19,11 +18,11 @@ def test_images_equal_those_of_diffusers(family, sampler):
     token, parts = pipe.text.tokenizers[0], pipe.parts
     if family == "sd1":
         theirs = StableDiffusionPipeline(
-            pipe.vae, parts["text_encoder"], token, pipe.unet, pipe.scheduler, None, None, requires_safety_checker=False
+            pipe.vae, parts["text_encoder"], token, pipe.denoiser, pipe.scheduler, None, None, requires_safety_checker=False
         )
     else:
         encoders = parts["text_encoder"], parts["text_encoder_2"]
-        theirs = StableDiffusionXLPipeline(pipe.vae, *encoders, token, token, pipe.unet, pipe.scheduler, add_watermarker=False)
+        theirs = StableDiffusionXLPipeline(pipe.vae, *encoders, *pipe.text.tokenizers, pipe.denoiser, pipe.scheduler, add_watermarker=False)
     theirs.set_progress_bar_config(disable=True)
     size = {"height": 16, "width": 16, "output_type": "pt"}
     wanted = theirs(PROMPTS, num_inference_steps=2, guidance_scale=3.0, latents=pipe.noise(SEEDS, 16, 16), **size).images
@@ -74,7 +73,7 @@ def test_partial_denoising_returns_a_timestep_of_its_bin(tiny, alignment, low, h
 
 def test_choosing_parameters_by_a_pattern_that_matches_nothing_names_near_ones(tiny):
     with pytest.raises(ValueError, match="Near names"):
-        diffusion.choose_parameters(tiny.unet, "attn3")
+        diffusion.choose_parameters(tiny.denoiser, "attn3")
 
 
 class _Halfway(Trajectory):
@@ -130,4 +129,4 @@ def test_bytes_and_shares_of_one_image_have_the_same_latents(tiny):
     """Latents of white are those of 1.0 exactly: 255 and not 256 steps."""
     shares = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
     shares[0] = 1.0
-    assert torch.equal(encode_images(tiny, (shares * 255).round().to(torch.uint8)), encode_images(tiny, shares))
+    assert torch.equal(tiny.encode_images((shares * 255).round().to(torch.uint8)), tiny.encode_images(shares))

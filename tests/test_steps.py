@@ -32,7 +32,7 @@ def edited(made) -> dict[str, torch.Tensor]:
     """Keys and values of cross-attention after the last step."""
     stages = Stages(made)
     with stages.models.attached(stages.erase()) as pipe:
-        return {name: w.detach().clone() for name, w in choose_parameters(pipe.unet, r"attn2\.to_[kv]\.weight$").items()}
+        return {name: w.detach().clone() for name, w in choose_parameters(pipe.denoiser, r"attn2\.to_[kv]\.weight$").items()}
 
 
 def distance(one: dict, two: dict) -> float:
@@ -118,7 +118,7 @@ def test_a_step_erases_from_the_model_that_the_steps_before_left_and_is_attached
     with method.attach(tiny, method.erase(tiny, [first], context())):
         erasure = method.erase(tiny, [second], context())
         with method.attach(tiny, erasure):
-            by_hand = {name: w.detach().clone() for name, w in choose_parameters(tiny.unet, r"attn2\.to_[kv]\.weight$").items()}
+            by_hand = {name: w.detach().clone() for name, w in choose_parameters(tiny.denoiser, r"attn2\.to_[kv]\.weight$").items()}
     ours = edited(made)
     assert distance(ours, by_hand) == 0
     stages = Stages(made)

@@ -84,21 +84,23 @@ class Method:
 
     version: raise it when results would change. intervention: weights (edited tensors), adapter (inserted modules), sampling
     (changed guidance), filter (images checked at the end) or none. detachable: an owner of the weights can remove it.
+    needs: the capabilities and weight groups that a model's family must offer (bench/models/families/base.py); may be a property.
     limits: one sentence on what a white-box attack cannot see, or empty. evidence: comparisons with programs of the authors,
     each "owner/name@commit: what agrees"; `vestige ls methods` shows them.
     """
 
     version: ClassVar[int] = 1
     intervention: ClassVar[str] = "weights"
-    families: ClassVar[tuple[str, ...]] = ("sd1", "sd2", "sdxl")
+    needs: ClassVar[tuple[str, ...]] = ("draw",)
     detachable: ClassVar[bool] = False
     limits: ClassVar[str] = ""
     evidence: ClassVar[tuple[str, ...]] = ()
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        """None if this method can erase these concepts from this model, else a sentence. No model is loaded yet."""
-        if model.family not in self.families:
-            return f"{type(self).__name__} is written for {', '.join(self.families)}; model {model.name!r} is {model.family}."
+        """None if this method can erase these concepts from this model, else a sentence. No model is loaded yet.
+
+        Whether the model's family offers what `needs` names has been asked before.
+        """
         return None
 
     def supports_steps(self) -> str | None:
@@ -164,19 +166,17 @@ class Attack:
     """An attempt to get the concept back; the base class itself is the control that does nothing.
 
     access: none, text, latents (where sampling starts and how it steps), images (queries), gradients, embedding or weights.
-    evidence: as of a Method.
+    evidence, needs: as of a Method.
     """
 
     version: ClassVar[int] = 1
     access: ClassVar[str] = "none"
     queries_denoiser: ClassVar[bool] = True  # False: an attack on the text encoder alone
     evidence: ClassVar[tuple[str, ...]] = ()
-    families: ClassVar[tuple[str, ...]] = ("sd1", "sd2", "sdxl")
+    needs: ClassVar[tuple[str, ...]] = ("draw",)
 
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
         """None if this attack applies, else a sentence that reaches the table. No model is loaded yet."""
-        if model.family not in self.families:
-            return f"{type(self).__name__} is written for {', '.join(self.families)}; model {model.name!r} is {model.family}."
         return None
 
     def transfers(self) -> bool:

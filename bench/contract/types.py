@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,6 @@ import pandas as pd
 if TYPE_CHECKING:
     import torch
 
-FAMILIES = ("sd1", "sd2", "sdxl", "sd3", "flux")
 KINDS = ("object", "style", "celebrity", "explicit")
 
 
@@ -27,7 +26,7 @@ class ModelSpec:
     """Which model is erased, exactly: where its weights lie and in which arithmetic it runs."""
 
     name: str
-    family: str  # one of FAMILIES: decides how text is encoded and how the denoiser is called
+    family: str  # a file in bench/models/families: what is loaded and how the generator is called
     repo: str  # a diffusers folder (absolute, or relative to the project or the current folder), a hub id, or random:<recipe>
     revision: str | None  # commit hash of a hub repository; null for a folder
     dtype: str  # float32, float16 or bfloat16
@@ -36,7 +35,6 @@ class ModelSpec:
     domain: str  # what its images show, so which judges, networks and sizes of a protocol fit it: photo or emoji
 
     def __post_init__(self) -> None:
-        _one_of(f"model.{self.name}.family", self.family, FAMILIES)
         _one_of(f"model.{self.name}.dtype", self.dtype, ("float32", "float16", "bfloat16"))
         _one_of(f"model.{self.name}.numerics", self.numerics, ("deterministic", "fast"))
 
@@ -85,6 +83,7 @@ class Sampler:
     guidance: float  # classifier-free guidance scale w; 1 or less: no guidance
     height: int  # pixels
     width: int
+    embedded_guidance: float | None = field(default=None, metadata={"optional": True})  # what a guidance-distilled denoiser is told
 
 
 @dataclass(frozen=True)
@@ -251,9 +250,13 @@ class Scores:
 
 
 def plain(value: Any) -> Any:
-    """A dataclass, path or container as plain JSON data, floats and integers kept apart."""
+    """A dataclass, path or container as plain JSON data, floats and integers kept apart.
+
+    A field marked optional is left out while it has its default: a setting that came later changes no key of what has no use for it.
+    """
     if hasattr(value, "__dataclass_fields__"):
-        return plain(asdict(value))
+        told = [f for f in fields(value) if not (f.metadata.get("optional") and getattr(value, f.name) == f.default)]
+        return {f.name: plain(getattr(value, f.name)) for f in told}
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -16,7 +16,7 @@ def recorded(pipe: Pipe) -> Iterator[dict[str, Tensor]]:
 
     Computed anew from the layers' queries and keys, so the attention itself may run in any fused form.
     """
-    layers = {name: module for name, module in pipe.unet.named_modules() if name.endswith("attn2")}
+    layers = {name: module for name, module in pipe.denoiser.named_modules() if name.endswith("attn2")}
     queries, maps = {}, {}
 
     def query_of(name: str):

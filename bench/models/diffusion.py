@@ -5,18 +5,18 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from vestige.bench.models.text import Conditioning
+from vestige.bench.models.conditioning import Conditioning
 
 if TYPE_CHECKING:
     from vestige.bench.models.pipe import Pipe
 
 ALIGNMENTS = ("legacy", "exact", "leco")
-CROSS_ATTENTION_KV = r"attn2\.to_[kv]\.weight$"
 
 
 def choose_parameters(module: nn.Module, include: str, exclude: str | None = None, expect: int | None = None) -> dict[str, nn.Parameter]:
@@ -42,39 +42,6 @@ def frozen_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).eval().requires_grad_(False)
 
 
-def train_scheduler(pipe: Pipe) -> Any:
-    """The noising process the model was trained with: betas from the model's own scheduler config."""
-    from diffusers import DDPMScheduler
-
-    return DDPMScheduler.from_config(dict(pipe.scheduler.config))
-
-
-def add_noise(pipe: Pipe, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise; t (batch,)."""
-    return train_scheduler(pipe).add_noise(x0, noise, t)
-
-
-def training_target(pipe: Pipe, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """What the denoiser was trained to output: the noise, or the velocity for v-prediction models (SD 2.x at 768)."""
-    kind = pipe.scheduler.config.prediction_type
-    if kind == "epsilon":
-        return noise
-    if kind == "v_prediction":
-        return train_scheduler(pipe).get_velocity(x0, noise, t)
-    raise ValueError(f"prediction type {kind!r} is not supported; known: epsilon, v_prediction.")
-
-
-@torch.no_grad()
-def encode_images(pipe: Pipe, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """uint8 or float [0, 1] images [n, 3, h, w] to scaled latents: the posterior mean, or a sample with a generator."""
-    pixels = images.float() / 255 if images.dtype == torch.uint8 else images
-    posterior = pipe.vae.encode((pixels * 2 - 1).to(pipe.device, pipe.vae.dtype)).latent_dist
-    latents = posterior.mean
-    if generator is not None:
-        latents = latents + posterior.std * torch.randn(latents.shape, generator=generator).to(latents)
-    return (latents * pipe.vae.config.scaling_factor).to(pipe.dtype)
-
-
 def guided(
     pipe: Pipe, x: Tensor, t: Tensor, cond: Conditioning, null: Conditioning, scale: float, module: nn.Module | None = None
 ) -> Tensor:
@@ -98,37 +65,18 @@ def partial_denoise(
     module: nn.Module | None = None,
     size: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Latents (rows of `cond`) denoised from pure noise part of the way, and the timestep a trainer should use with them.
+    """Latents (rows of `cond`) denoised from pure noise part of the way, and the level a trainer should tell the denoiser.
 
-    `bins` DDIM steps cover the 1000 training steps; `bin` counts from the clean end (0 .. bins-1). alignment:
-    legacy - as the CompVis code of ESD (rohitgandikota/erasing@a2189e9, ldm/models/diffusion/ddim.py): sampling starts
-    from pure noise one grid entry late and stops one early, so the latent is 1.95 to 2.9 bins cleaner than t, which is
-    uniform in the bin; exact - the latent lies exactly at the returned grid timestep; leco - as LECO and its descendants
-    (Con6924/SPM@3dd762e, train_spm.py): the grid has no offset and t is taken from the 1000-step grid, 33 to 42 steps
-    noisier than the latent with 30 bins.
-    `module` samples with another denoiser (a frozen teacher) than the pipe's own; `size` is the latents' height and width.
+    `bins` deterministic steps cover the noise process; `bin` counts from the clean end (0 .. bins-1). alignment: one of ALIGNMENTS, see
+    `partial_run` of the model's process. `module` samples with another denoiser (a frozen teacher) than the pipe's own; `size` is
+    the latents' height and width.
     """
     if alignment not in ALIGNMENTS:
         raise ValueError(f"timestep_alignment={alignment!r} is not known. Allowed: {', '.join(ALIGNMENTS)}.")
-    from diffusers import DDIMScheduler
-
-    grid_of = {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading"}
-    scheduler = DDIMScheduler.from_config(dict(pipe.scheduler.config), **grid_of, steps_offset=0 if alignment == "leco" else 1)
-    scheduler.set_timesteps(bins)
-    grid = scheduler.timesteps  # descending, e.g. 981, 961, ..., 1 for 50 bins
-    span = scheduler.config.num_train_timesteps // bins
-    if alignment == "legacy":
-        run = grid[1:][: bins - bin] if bin > 1 else grid[1:]
-        t = bin * span + int(torch.randint(span, (1,), generator=generator))
-    elif alignment == "exact":
-        run = grid[: bins - 1 - bin]
-        t = int(grid[bins - 1 - bin])
-    else:
-        run = grid[: bins - 1 - bin]
-        t = 999 - 1000 * (bins - 1 - bin) // bins
-    height, width = size or (pipe.unet.config.sample_size,) * 2
-    x = torch.randn((len(cond), pipe.unet.config.in_channels, height, width), generator=generator).to(pipe.device, pipe.dtype)
+    levels, told = pipe.process.partial_run(bins, bin, alignment, generator)
+    height, width = size or pipe.family.native_size(pipe)
+    x = torch.randn((len(cond), pipe.family.latent_channels(pipe), height, width), generator=generator).to(pipe.device, pipe.dtype)
     null = pipe.null(len(cond))
-    for step in run:
-        x = scheduler.step(guided(pipe, x, step, cond, null, guidance, module), step, x, eta=0.0).prev_sample
-    return x, torch.tensor(t, device=pipe.device)
+    for level, to in pairwise(levels):
+        x = pipe.process.step(guided(pipe, x, level, cond, null, guidance, module), x, level, to)
+    return x, told.to(pipe.device)

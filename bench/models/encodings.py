@@ -12,6 +12,8 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor, nn
 
+from vestige.bench.models.conditioning import TENSORS, Conditioning
+
 LIMIT = 512 * 2**20  # bytes
 
 
@@ -20,10 +22,10 @@ class Encodings:
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.limit = limit
-        self.kept: OrderedDict[Hashable, tuple[Tensor, ...]] = OrderedDict()
+        self.kept: OrderedDict[Hashable, Conditioning] = OrderedDict()
         self.hits = 0
 
-    def get(self, key: Hashable, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    def get(self, key: Hashable, make: Callable[[], Conditioning]) -> Conditioning:
         """A copy of what `make` returned for this key."""
         if key in self.kept:
             self.hits += 1
@@ -32,7 +34,7 @@ class Encodings:
             self.kept[key] = make()
             while len(self.kept) > 1 and sum(map(size, self.kept.values())) > self.limit:
                 self.kept.popitem(last=False)
-        return tuple(tensor.clone() for tensor in self.kept[key])
+        return self.kept[key].clone()
 
 
 CHUNK = 1024  # int64 numbers
@@ -61,8 +63,9 @@ def _sums(tensor: Tensor) -> bytes:
     return torch.cat([rows.sum(0), rows.sum(1)]).cpu().numpy().tobytes() + rest
 
 
-def size(tensors: tuple[Tensor, ...]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def size(cond: Conditioning) -> int:
+    tensors = (getattr(cond, name) for name in TENSORS)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 KEPT = Encodings()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vestige.bench.contract.types import ModelSpec
+from vestige.bench.models.families import family, names
 from vestige.bench.models.fingerprints import commit_of, weights_digest
 from vestige.bench.models.folders import LEFT_OUT, RANDOM, folder_of
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 def check(spec: ModelSpec) -> None:
     """Raise a ValueError for a specification that no machine could load. Loads nothing and asks no hub (`missing` does)."""
-    if spec.family in ("sd3", "flux"):
-        raise ValueError(f"model.family={spec.family!r} is not supported yet. Supported families: sd1, sd2, sdxl.")
+    if spec.family not in names():
+        raise ValueError(f"model.{spec.name}.family={spec.family!r} is not known. Allowed: {', '.join(names())}.")
     if spec.repo.startswith(RANDOM):
         if spec.repo != f"{RANDOM}tiny":
             raise ValueError(f"model.repo={spec.repo!r}: the only random model is random:tiny.")
@@ -77,14 +78,16 @@ def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
 
     apply_numerics(spec)
     if spec.repo.startswith(RANDOM):
-        from vestige.bench.models.tiny import tiny_parts
-
-        parts, tokenizers, scheduler = tiny_parts(spec.family)
+        parts, tokenizers, scheduler, settings = family(spec.family).tiny()
     else:
-        parts, tokenizers, scheduler = _diffusers_parts(spec)
-    for module in parts.values():
-        module.to(device, getattr(torch, spec.dtype)).eval().requires_grad_(False)
-    pipe = Pipe(spec, parts, tokenizers, scheduler)
+        parts, tokenizers, scheduler, settings = _diffusers_parts(spec)
+    for name, module in parts.items():
+        if {p.dtype for p in module.parameters()} != {getattr(torch, spec.dtype)}:
+            module.to(getattr(torch, spec.dtype))
+        module.to(device).eval().requires_grad_(False)
+        if name == "vae" and spec.dtype == "float16" and getattr(module.config, "force_upcast", False):
+            module.float()  # SDXL's VAE overflows in half precision and would draw black images
+    pipe = Pipe(spec, parts, tokenizers, scheduler, settings)
     pipe.text.identified_as(weights_digest(spec) or (spec.repo, spec.revision))
     return pipe
 
@@ -100,9 +103,11 @@ def _diffusers_parts(spec: ModelSpec):
     pipeline = DiffusionPipeline.from_pretrained(
         where, revision=commit_of(spec) or spec.revision, torch_dtype=getattr(torch, spec.dtype), use_safetensors=True, **unused
     )
-    names = [name for name in ("unet", "vae", "text_encoder", "text_encoder_2") if getattr(pipeline, name, None) is not None]
-    tokenizers = [getattr(pipeline, name) for name in ("tokenizer", "tokenizer_2") if getattr(pipeline, name, None) is not None]
-    return {name: getattr(pipeline, name) for name in names}, tokenizers, pipeline.scheduler
+    known = family(spec.family)
+    present = [name for name in known.parts if getattr(pipeline, name, None) is not None]
+    tokenizers = [getattr(pipeline, name) for name in known.tokenizers if getattr(pipeline, name, None) is not None]
+    settings = {name: value for name, value in pipeline.config.items() if isinstance(value, bool)}
+    return {name: getattr(pipeline, name) for name in present}, tokenizers, pipeline.scheduler, settings
 
 
 def apply_numerics(spec: ModelSpec) -> None:

@@ -12,81 +12,24 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vestige.bench.contract.types import ModelSpec, Sampler
+from vestige.bench.models.conditioning import Conditioning
+from vestige.bench.models.diffusion import choose_parameters
+from vestige.bench.models.families import family
+from vestige.bench.models.families.base import Corruption
+from vestige.bench.models.hooks import own_hooks
 from vestige.bench.models.parts import Part
-from vestige.bench.models.text import Conditioning, TextSide
+from vestige.bench.models.process import NoiseProcess
+from vestige.bench.models.sampling import Call, GuidanceRule, Trajectory, classifier_free
+from vestige.bench.models.text import Learned
 
-GuidanceRule = Callable[["Step"], Tensor]
 Filter = Callable[[Tensor], tuple[Tensor, list[bool]]]
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a guidance rule sees in one sampling step."""
-
-    pipe: Pipe
-    x: Tensor  # (batch, channels, height, width), already scaled for the scheduler
-    t: Tensor  # the scheduler's timestep, scalar
-    index: int  # of the denoiser call, 0 for the noisiest
-    total: int  # number of calls
-    cond: Conditioning
-    null: Conditioning
-    scale: float  # guidance scale w
-    image_ids: tuple = ()  # one per row: (row_id, repetition), or the seed where no prompt set is drawn; empty outside of sampling
-    steps: int | None = None  # asked of the sampler, whose scheduler may call more often (PNDM: once more); None: as many as calls
-
-    def predict_both(self) -> tuple[Tensor, Tensor]:
-        """(unconditional, conditional) predictions from one denoiser call of twice the batch."""
-        both = self.pipe.predict(torch.cat([self.x, self.x]), self.t, self.cond.with_null(self.null))
-        null, cond = both.chunk(2)
-        return null, cond
-
-
-def classifier_free() -> GuidanceRule:
-    """e_null + w (e_cond - e_null); without guidance (w <= 1) the conditional prediction alone (Ho & Salimans 2022, eq. 6)."""
-
-    def rule(step: Step) -> Tensor:
-        if step.scale <= 1:
-            return step.pipe.predict(step.x, step.t, step.cond)
-        e_null, e_cond = step.predict_both()
-        return e_null + step.scale * (e_cond - e_null)
-
-    return rule
-
-
-class Trajectory:
-    """The way of one batch of latents from noise to image. Subclass it to begin elsewhere, to stop early or to step otherwise.
-
-    seeds: one per row. image_ids: which image each row is, (row_id, repetition), without them the seeds: prompts of one set may share
-    a seed. Steps `first` to `last - 1` of the scheduler are taken.
-    """
-
-    def __init__(self, pipe: Pipe, seeds: list[int], sampler: Sampler, image_ids: Sequence | None = None) -> None:
-        self.pipe, self.seeds, self.sampler = pipe, seeds, sampler
-        self.image_ids = tuple(seeds if image_ids is None else image_ids)
-        self.scheduler = pipe.scheduler_for(sampler)
-        self.scheduler.set_timesteps(sampler.steps, device=pipe.device)
-        self.first, self.last = 0, len(self.scheduler.timesteps)
-        # Stochastic samplers draw from a per-row generator too, so a row never depends on its batch mates.
-        generators = [torch.Generator().manual_seed(seed + 1) for seed in seeds]
-        self.extra = {"generator": generators} if "generator" in self.scheduler.step.__code__.co_varnames else {}
-
-    def start(self) -> Tensor:
-        """Latents (n, channels, h, w) before step `first`."""
-        return self.noise() * self.scheduler.init_noise_sigma
-
-    def step(self, e: Tensor, index: int, x: Tensor) -> Tensor:
-        """Latents after step `index`; e is the guided prediction."""
-        return self.scheduler.step(e, self.scheduler.timesteps[index], x, **self.extra).prev_sample
-
-    def noise(self) -> Tensor:
-        """Standard normal latents, from the rows' own seeds."""
-        return self.pipe.noise(self.seeds, self.sampler.height, self.sampler.width)
 
 
 @dataclass(frozen=True)
@@ -98,26 +41,33 @@ class Images:
 
 
 class Pipe:
-    """The model under test. `parts` holds its modules by name: unet (or transformer), vae, text_encoder, ..."""
+    """The model under test. `parts` holds its modules by name: unet (or transformer), vae, text_encoder, ...
 
-    def __init__(self, spec: ModelSpec, parts: dict[str, Any], tokenizers: list, scheduler: Any) -> None:
+    settings: of the published pipeline, such as SDXL's force_zeros_for_empty_prompt.
+    """
+
+    def __init__(self, spec: ModelSpec, parts: dict[str, Any], tokenizers: list, scheduler: Any, settings: dict[str, Any] | None = None):
         self.spec = spec
+        self.family = family(spec.family)
         self.parts = parts
         self.scheduler = scheduler
-        encoders = [parts[name] for name in sorted(parts) if name.startswith("text_encoder")]
-        self.text = TextSide(spec.family, tokenizers, encoders)
+        self.settings = settings or {}
+        self.text = self.family.text(parts, tokenizers)
         self.guidance: Callable[[], GuidanceRule] = classifier_free
         self.trajectory: Callable[..., Trajectory] = Trajectory
         self.filters: list[Filter] = []
-        self.before_predict: list[Callable[[Conditioning], None]] = []
+        self.before_predict: list[Callable[[Call], None]] = []
         self.counts = {"forward_rows": 0, "images": 0}
+        self.embedded_guidance = 1.0  # what a guidance-distilled denoiser is told; others do not read it
+        self._hooks_on = True
+        self._now: tuple[int | None, int | None] = (None, None)
 
     @property
     def denoiser_name(self) -> str:
-        return "unet" if "unet" in self.parts else "transformer"
+        return self.family.denoiser
 
     @property
-    def unet(self) -> Part:
+    def denoiser(self) -> Part:
         return self.parts[self.denoiser_name]
 
     @property
@@ -126,46 +76,53 @@ class Pipe:
 
     @property
     def device(self) -> torch.device:
-        return next(self.unet.parameters()).device
+        return next(self.denoiser.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.unet.parameters()).dtype
+        return next(self.denoiser.parameters()).dtype
+
+    @cached_property
+    def process(self) -> NoiseProcess:
+        """The noise process the model was trained with."""
+        return self.family.process(self.scheduler)
 
     def encode(self, prompts: list[str]) -> Conditioning:
         """Prompts to conditioning, gradients allowed (wrap in no_grad when none are wanted)."""
         return self.text.encode(prompts)
 
     def null(self, n: int) -> Conditioning:
-        """The unconditional conditioning, n rows: the empty prompt, or zeros where SDXL asks for them."""
-        empty = self.encode([""] * n)
-        return empty.zeroed() if self.spec.family == "sdxl" else empty
+        """The unconditional conditioning, n rows."""
+        return self.family.null(self, n)
 
     def predict(self, x: Tensor, t: Tensor | int, cond: Conditioning, module: nn.Module | None = None) -> Tensor:
         """One unguided denoiser prediction, through every hook and adapter in force.
 
-        x (batch, channels, h, w); t scalar or (batch,); cond with batch rows. `module` evaluates another denoiser, such
-        as a frozen copy, with the same conditioning. Returns the raw output (epsilon or v, as the model was trained).
+        x (batch, channels, h, w); t the level, scalar or (batch,); cond with batch rows. `module` evaluates another denoiser, such
+        as a frozen copy, with the same conditioning. Returns the raw output (epsilon, v or velocity, as the model was trained).
         """
         for prepare in self.before_predict:
-            prepare(cond)
+            prepare(Call(x, torch.as_tensor(t), cond, *self._now))
         self.counts["forward_rows"] += x.shape[0]
-        extra = {}
-        if cond.pooled is not None:
-            side = x.shape[-2] * self.latent_factor, x.shape[-1] * self.latent_factor
-            time_ids = torch.tensor([[*side, 0, 0, *side]] * x.shape[0], device=x.device, dtype=cond.pooled.dtype)
-            extra["added_cond_kwargs"] = {"text_embeds": cond.pooled, "time_ids": time_ids}
-        denoiser = self.unet if module is None else module
-        return denoiser(x, t, encoder_hidden_states=cond.hidden, **extra).sample
+        return self.family.predict(self, self.denoiser if module is None else module, x, t, cond)
+
+    @contextmanager
+    def at_step(self, index: int, steps: int) -> Iterator[None]:
+        """Calls inside belong to this sampling step (see Call)."""
+        before, self._now = self._now, (index, steps)
+        try:
+            yield
+        finally:
+            self._now = before
 
     @property
     def latent_factor(self) -> int:
         """Pixels per latent cell, per side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.family.latent_factor(self)
 
     def noise(self, seeds: list[int], height: int, width: int) -> Tensor:
         """Initial latents, one CPU generator per row: equal for every method, batch size and device."""
-        shape = (self.vae.config.latent_channels, height // self.latent_factor, width // self.latent_factor)
+        shape = (self.family.latent_channels(self), height // self.latent_factor, width // self.latent_factor)
         rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.stack(rows).to(self.device, self.dtype)
 
@@ -176,22 +133,29 @@ class Pipe:
         return kind.from_config(dict(self.scheduler.config), **sampler.arguments)
 
     def sample(self, cond: Conditioning, seeds: list[int], sampler: Sampler, image_ids: Sequence | None = None) -> Tensor:
-        """Latents (n, channels, h, w) for the rows of `cond`, by the guidance rule and on the course in force."""
-        trajectory = self.trajectory(self, seeds, sampler, image_ids)
-        x, null, rule = trajectory.start(), self.null(len(seeds)), self.guidance()
-        times = trajectory.scheduler.timesteps
-        for index in range(trajectory.first, trajectory.last):
-            model_input = trajectory.scheduler.scale_model_input(x, times[index])
-            asked = trajectory.sampler
-            step = Step(self, model_input, times[index], index, len(times), cond, null, asked.guidance, trajectory.image_ids, asked.steps)
-            x = trajectory.step(rule(step), index, x)
-        return x
+        """Latents (n, channels, h, w) for the rows of `cond`, by the guidance rule and on the trajectory in force."""
+        if sampler.embedded_guidance is None:
+            return self.family.sample(self, cond, seeds, sampler, image_ids)
+        with self.told_guidance(sampler.embedded_guidance):
+            return self.family.sample(self, cond, seeds, sampler, image_ids)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents to images, float [n, 3, height, width] in [0, 1]; gradients allowed."""
-        config = self.vae.config
-        shifted = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
-        return (self.vae.decode(shifted.to(self.vae.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
+        return (self.family.decode(self, latents) / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """uint8 or float [0, 1] images [n, 3, h, w] to scaled latents: the posterior mean, or a sample with a generator."""
+        pixels = images.float() / 255 if images.dtype == torch.uint8 else images
+        return self.family.encode_images(self, pixels * 2 - 1, generator)
+
+    def corruption(self, encoded: Tensor, generator: torch.Generator) -> Corruption:
+        """What one step of the model's own training adds to encoded images: for `loss`."""
+        return self.family.corruption(self, encoded, generator)
+
+    def loss(self, encoded: Tensor, cond: Conditioning, at: Corruption, module: nn.Module | None = None) -> Tensor:
+        """(batch,) the model's own training loss of encoded images under `cond`; differentiable."""
+        return self.family.loss(self, encoded, cond, at, module)
 
     @torch.no_grad()
     def __call__(self, prompts: list[str], seeds: list[int], sampler: Sampler, image_ids: Sequence | None = None) -> Images:
@@ -208,7 +172,39 @@ class Pipe:
             status = ["blocked" if hit else before for before, hit in zip(status, hits, strict=True)]
         return Images((images * 255).round().to(torch.uint8).cpu(), status)
 
+    # Weights by their role
+
+    def group(self, name: str) -> dict[str, nn.Parameter]:
+        """The weights of a role (see `Family.groups`), by their name inside the denoiser."""
+        if name not in self.family.groups:
+            raise ValueError(f"family {self.spec.family!r} has no weights called {name!r}; it has: {', '.join(self.family.groups)}.")
+        return choose_parameters(self.denoiser, self.family.groups[name])
+
+    def layers(self, group: str) -> dict[str, nn.Module]:
+        """The linear and convolution layers that hold the weights of a role, by their name inside the denoiser."""
+        names = dict.fromkeys(name.rpartition(".")[0] for name in self.group(group))
+        found = {name: self.denoiser.get_submodule(name) for name in names}
+        return {name: module for name, module in found.items() if isinstance(module, nn.Linear | nn.Conv2d)}
+
     # Scoped changes
+
+    @contextmanager
+    def told_guidance(self, scale: float) -> Iterator[Pipe]:
+        """Tell a guidance-distilled denoiser this scale; others do not read it. Teacher and student must be told the same."""
+        before, self.embedded_guidance = self.embedded_guidance, scale
+        try:
+            yield self
+        finally:
+            self.embedded_guidance = before
+
+    @contextmanager
+    def off(self) -> Iterator[Pipe]:
+        """Inside, every hook and adapter that was set through this pipe is out of force: the teacher of an adapter in training."""
+        before, self._hooks_on = self._hooks_on, False
+        try:
+            yield self
+        finally:
+            self._hooks_on = before
 
     @contextmanager
     def replaced(self, tensors: dict[str, Tensor]) -> Iterator[Pipe]:
@@ -261,7 +257,7 @@ class Pipe:
 
     @contextmanager
     def sampled_by(self, trajectory: Callable[..., Trajectory]) -> Iterator[Pipe]:
-        """Let latents take another course, called as `Course` is: other start latents, another scheduler, another step."""
+        """Let latents take another way, called as `Trajectory` is: other start latents, another scheduler, another step."""
         saved, self.trajectory = self.trajectory, trajectory
         try:
             yield self
@@ -278,8 +274,8 @@ class Pipe:
             self.filters.remove(apply)
 
     @contextmanager
-    def before_denoiser(self, prepare: Callable[[Conditioning], None]) -> Iterator[Pipe]:
-        """Call `prepare(cond)` before every denoiser call: for adapters whose strength depends on the prompt."""
+    def before_denoiser(self, prepare: Callable[[Call], None]) -> Iterator[Pipe]:
+        """Call `prepare(call)` before every denoiser call: for adapters whose strength depends on prompt, level, step or branch."""
         self.before_predict.append(prepare)
         try:
             yield self
@@ -294,15 +290,21 @@ class Pipe:
             for name, hook in hooks.items():
                 module = self.module(name)
                 register = module.register_forward_pre_hook if pre else module.register_forward_hook
-                handles.append(register(hook, with_kwargs=True))
+                handles.append(register(self._while_on(hook), with_kwargs=True))
             yield self
         finally:
             for handle in handles:
                 handle.remove()
 
+    def _while_on(self, hook: Callable) -> Callable:
+        def ours(*args):
+            return hook(*args) if self._hooks_on else None
+
+        return ours
+
     @contextmanager
-    def with_learned_tokens(self, words: dict[str, Tensor]) -> Iterator[Pipe]:
-        """Teach the text side new words: placeholder -> token embeddings [k, width], used wherever a prompt names it."""
+    def with_learned_tokens(self, words: dict[str, Learned]) -> Iterator[Pipe]:
+        """Teach the text side new tokens: placeholder -> embeddings [k, width] of the first encoder, or of each encoder by its name."""
         saved = dict(self.text.words)
         self.text.words = {**saved, **words}
         try:
@@ -343,8 +345,8 @@ class Pipe:
         for name, p in self.named_parameters():
             digest.update(name.encode())
             digest.update(p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for p in self.parts.values() for m in p.modules())
+        found = sum(1 for p in self.parts.values() for m in p.modules() for _ in own_hooks(m))
         modules = sum(1 for p in self.parts.values() for _ in p.modules())
-        scoped = (hooks, modules, len(self.filters), len(self.before_predict), sorted(self.text.words))
+        scoped = (found, modules, len(self.filters), len(self.before_predict), sorted(self.text.words))
         digest.update(repr((scoped, self.guidance is classifier_free, self.trajectory is Trajectory)).encode())
         return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The text side of a model: prompts to conditioning, for one or two CLIP encoders, with room for learned tokens.
+"""The text side of a model: prompts to conditioning, by one or more text encoders, with room for learned tokens.
 
 Token embeddings are injected by a forward hook on the embedding layer: transformers 5 has neither `inputs_embeds` nor
 `.text_model`, and a hook gives the normal forward pass bit for bit when the tensor is the looked-up embedding.
@@ -7,193 +7,202 @@ Token embeddings are injected by a forward hook on the embedding layer: transfor
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.encodings import KEPT, content
+from vestige.bench.models.hooks import is_plain
 from vestige.bench.models.parts import TextEncoder
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What the denoiser is told. All tensors share the batch dimension.
+class Encoder:
+    """One text encoder with its tokenizer: how a text is laid out in ids, and where its words stand.
 
-    hidden (batch, tokens, width); ids (batch, tokens) token ids of the first tokenizer; pooled (batch, width) for SDXL,
-    else None; owner (batch, tokens): ids of the prompt that this row serves. Only the unconditional half of a guided batch
-    has an owner other than its own ids, and prompt-dependent adapters read it.
+    name: of the segment it makes (clip, clip_2, t5). length: tokens it reads.
     """
 
-    hidden: Tensor
-    ids: Tensor
-    pooled: Tensor | None
-    owner: Tensor
+    def __init__(self, name: str, tokenizer: Any, module: TextEncoder, length: int | None = None) -> None:
+        self.name, self.tokenizer, self.module = name, tokenizer, module
+        self.length = length or tokenizer.model_max_length
 
-    def __len__(self) -> int:
-        return self.hidden.shape[0]
+    def token_ids(self, text: str) -> list[int]:
+        """Ids of the text alone: no begin, end or padding."""
+        return self.tokenizer(text, add_special_tokens=False).input_ids
 
-    def rows(self, index: slice | Tensor | list[int]) -> Conditioning:
-        pooled = None if self.pooled is None else self.pooled[index]
-        return Conditioning(self.hidden[index], self.ids[index], pooled, self.owner[index])
+    def ids(self, prompts: list[str]) -> Tensor:
+        """(batch, length) ids in the model's own layout: begin, tokens, end, padding; too long texts are cut."""
+        batch = self.tokenizer(prompts, padding="max_length", max_length=self.length, truncation=True, return_tensors="pt")
+        return batch.input_ids.to(self.device)
 
-    def repeat(self, n: int) -> Conditioning:
-        """Each row n times, neighbours together: rows a, b become a, a, b, b."""
-        return self.rows(torch.arange(len(self), device=self.ids.device).repeat_interleave(n))
+    @property
+    def begins(self) -> int:
+        """How many ids stand before the text: 1 (begin), or 0 where the encoder has none (T5)."""
+        return int(self.tokenizer.bos_token_id is not None and self.tokenizer("a").input_ids[0] == self.tokenizer.bos_token_id)
 
-    def with_null(self, null: Conditioning) -> Conditioning:
-        """The doubled batch [null; self] of classifier-free guidance."""
-        return Conditioning.cat([replace(null, owner=self.owner), self])
+    def last_token(self, ids: Tensor) -> Tensor:
+        """(batch,) index of the last token before the first end token; of an empty prompt 0, which is begin or, without one, end."""
+        return ((ids == self.tokenizer.eos_token_id).int().argmax(-1) - 1).clamp(min=0)
 
-    def zeroed(self) -> Conditioning:
-        """The same with zeros for states."""
-        pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
-        return replace(self, hidden=torch.zeros_like(self.hidden), pooled=pooled)
+    def from_ids(self, ids: Tensor, first: Encoder) -> Tensor:
+        """This encoder's ids for texts laid out by the first encoder of the model."""
+        if type(self.tokenizer) is type(first.tokenizer):
+            # SDXL's second tokenizer has the same words but another padding after the first end token.
+            ended = (ids == first.tokenizer.eos_token_id).cumsum(-1)
+            padding = (ended > 1) | ((ended == 1) & (ids != first.tokenizer.eos_token_id))
+            return ids.masked_fill(padding, self.tokenizer.pad_token_id)
+        return self.ids(first.tokenizer.batch_decode(ids, skip_special_tokens=True))
 
-    def detach(self) -> Conditioning:
-        return replace(self, hidden=self.hidden.detach(), pooled=None if self.pooled is None else self.pooled.detach())
+    def layout(self, ids: list[int]) -> Tensor:
+        """(length,) ids with this end and padding behind them; `ids` has its begin. Too long texts are cut."""
+        ended = [*ids[: self.length - 1], self.tokenizer.eos_token_id]
+        return torch.tensor(ended + [self.tokenizer.pad_token_id] * (self.length - len(ended)), device=self.device)
 
-    @staticmethod
-    def cat(parts: list[Conditioning]) -> Conditioning:
-        pooled = [p.pooled for p in parts if p.pooled is not None]
-        join = {name: torch.cat([getattr(p, name) for p in parts]) for name in ("hidden", "ids", "owner")}
-        return Conditioning(pooled=torch.cat(pooled) if pooled else None, **join)
+    @property
+    def table(self) -> Tensor:
+        """(vocabulary, width) token embeddings."""
+        return self.module.get_input_embeddings().weight
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+
+Combine = Callable[[list[Tensor], list[Any]], Conditioning]
+Learned = Tensor | Mapping[str, Tensor]  # a learned token: rows [k, width] for the first encoder, or for each encoder by its name
 
 
 class TextSide:
-    """Tokenizers and text encoders of one model, and the learnt words in force."""
+    """The text encoders of one model, how the family puts their states together, and the learned tokens in force.
 
-    def __init__(self, family: str, tokenizers: list, encoders: list[TextEncoder]) -> None:
-        if family in ("sd3", "flux"):
-            raise ValueError(f"family {family!r} is not supported yet: its T5 text side is missing. Supported: sd1, sd2, sdxl.")
-        self.family = family
-        self.tokenizers = tokenizers
-        self.encoders = encoders
-        self.words: dict[str, Tensor] = {}
+    combine: (ids, output) of each encoder, in order, to a conditioning. deep: it reads states of inner layers.
+    """
+
+    def __init__(self, family: str, readers: list[Encoder], combine: Combine, deep: bool = False) -> None:
+        self.family, self.readers, self.combine, self.deep = family, readers, combine, deep
+        self.words: dict[str, Learned] = {}
         self.weights: Hashable | None = None  # what the encoders' weights are, by content, where known: see `identified_as`
+
+    @property
+    def encoders(self) -> list[TextEncoder]:
+        return [reader.module for reader in self.readers]
+
+    @property
+    def tokenizers(self) -> list:
+        return [reader.tokenizer for reader in self.readers]
 
     def identified_as(self, weights: Hashable) -> None:
         """Say which weights were loaded: encodings are then shared with every text side of the same ones, while they are unchanged."""
         self.weights = weights
 
-    @property
-    def _plain(self) -> bool:
-        """Nothing but the weights decides what is encoded: no hook, no other way through a module."""
-        modules = [m for encoder in self.encoders for m in encoder.modules()]
-        return not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in modules)
+    def reader(self, name: str) -> Encoder:
+        """The encoder of this name (clip, clip_2, t5 ...)."""
+        for reader in self.readers:
+            if reader.name == name:
+                return reader
+        raise ValueError(f"family {self.family!r} has no text encoder {name!r}; it has: {', '.join(r.name for r in self.readers)}.")
+
+    # Of the first encoder, the only one of most models
 
     @property
     def length(self) -> int:
-        return self.tokenizers[0].model_max_length
+        return self.readers[0].length
 
     @property
     def device(self) -> torch.device:
-        return next(self.encoders[0].parameters()).device
+        return self.readers[0].device
 
     def token_ids(self, text: str) -> list[int]:
-        """Ids of the text alone: no begin, end or padding. Learnt words must not occur in it."""
-        return self.tokenizers[0](text, add_special_tokens=False).input_ids
+        """Ids of the text alone: no begin, end or padding. Learned tokens must not occur in it."""
+        return self.readers[0].token_ids(text)
 
-    def ids(self, prompts: list[str], encoder: int = 0) -> Tensor:
+    def ids(self, prompts: list[str]) -> Tensor:
         """(batch, length) ids in the model's own layout: begin, tokens, end, padding; too long texts are cut."""
-        tokenizer = self.tokenizers[encoder]
-        batch = tokenizer(prompts, padding="max_length", max_length=self.length, truncation=True, return_tensors="pt")
-        return batch.input_ids.to(self.device)
+        return self.readers[0].ids(prompts)
 
     def last_token(self, ids: Tensor) -> Tensor:
-        """(batch,) index of the last token before the first end token; 0 (begin) for an empty prompt."""
-        return (ids == self.tokenizers[0].eos_token_id).int().argmax(-1) - 1
+        """(batch,) index of the last token before the first end token; 0 for an empty prompt."""
+        return self.readers[0].last_token(ids)
+
+    def embedding_table(self) -> Tensor:
+        """(vocabulary, width) token embeddings of the first text encoder."""
+        return self.readers[0].table
+
+    # Encoding
 
     def encode(self, prompts: list[str]) -> Conditioning:
         if self.words and any(word in prompt for prompt in prompts for word in self.words):
             return self._encode_with_words(prompts)
-        ids = [self.ids(prompts, k) for k in range(len(self.encoders))]
-        if torch.is_grad_enabled() or self.weights is None or not self._plain:
-            return self._run(ids, None)
+        ids = [reader.ids(prompts) for reader in self.readers]
+        if torch.is_grad_enabled() or self.weights is None or not all(map(is_plain, self.encoders)):
+            return self._run(ids)
         return self._kept(ids)
 
     def _kept(self, ids: list[Tensor]) -> Conditioning:
         """As `_run`, from memory where this very batch was encoded before."""
-        dtype = self.embedding_table().dtype
         texts = tuple(i.cpu().numpy().tobytes() for i in ids)
         now = tuple(map(content, self.encoders))
+        dtype = self.embedding_table().dtype
         key = (self.weights, now, self.family, str(self.device), dtype, torch.get_num_threads(), ids[0].shape, texts)
-
-        def make() -> tuple[Tensor, ...]:
-            cond = self._run(ids, None)
-            return (cond.hidden,) if cond.pooled is None else (cond.hidden, cond.pooled)
-
-        hidden, *pooled = KEPT.get(key, make)
-        return Conditioning(hidden, ids[0], pooled[0] if pooled else None, ids[0])
+        return KEPT.get(key, lambda: self._run(ids))
 
     def encode_ids(self, ids: Tensor) -> Conditioning:
         """Encode token ids (batch, length) laid out by the first tokenizer."""
-        every = [ids]
-        for tokenizer in self.tokenizers[1:]:
-            # SDXL's second tokenizer has the same words but another padding after the first end token.
-            ended = (ids == self.tokenizers[0].eos_token_id).cumsum(-1)
-            padding = (ended > 1) | ((ended == 1) & (ids != self.tokenizers[0].eos_token_id))
-            every.append(ids.masked_fill(padding, tokenizer.pad_token_id))
-        return self._run(every, None)
+        return self._run(self._for_all(ids))
 
     def encode_embeddings(self, ids: Tensor, embeddings: Tensor) -> Conditioning:
-        """Encode custom token embeddings (batch, length, width), without positions, laid out like `ids`.
+        """Encode custom token embeddings (batch, length, width) of the first encoder, without positions, laid out like `ids`.
 
-        `ids` still decides where the end token stands. Differentiable. One text encoder only (sd1, sd2).
+        `ids` still decides where the end token stands, and what further encoders read. Differentiable.
         """
-        if len(self.encoders) > 1:
-            raise ValueError("embedding injection is written for models with one text encoder (sd1, sd2).")
-        return self._run([ids], embeddings)
+        return self._run(self._for_all(ids), {0: embeddings})
 
-    def embedding_table(self) -> Tensor:
-        """(vocabulary, width) token embeddings of the first text encoder."""
-        return self.encoders[0].get_input_embeddings().weight
+    def _for_all(self, ids: Tensor) -> list[Tensor]:
+        return [ids, *(reader.from_ids(ids, self.readers[0]) for reader in self.readers[1:])]
 
     def _encode_with_words(self, prompts: list[str]) -> Conditioning:
-        """Lay out text pieces and learnt words by hand; a word takes as many positions as it has rows."""
-        tokenizer = self.tokenizers[0]
+        """Lay out text pieces and learned tokens by hand; a token takes as many positions as it has rows."""
+        laid_out = [[self._laid_out(reader, prompt) for prompt in prompts] for reader in self.readers]
+        ids = [torch.stack([ids for ids, _ in rows]) for rows in laid_out]
+        return self._run(ids, {k: torch.stack([embeddings for _, embeddings in rows]) for k, rows in enumerate(laid_out)})
+
+    def _laid_out(self, reader: Encoder, prompt: str) -> tuple[Tensor, Tensor]:
+        """(length,) ids and (length, width) embeddings of one prompt for one encoder; one that a token has no rows for reads on."""
         cut = re.compile("(" + "|".join(re.escape(word) for word in sorted(self.words, key=len, reverse=True)) + ")")
-        stand_in = self.token_ids("a")[0]
-        table = self.embedding_table()
-        all_ids, all_embeddings = [], []
-        for prompt in prompts:
-            ids, places = [tokenizer.bos_token_id], {}
-            for piece in cut.split(prompt):
-                if piece in self.words:
-                    for row in self.words[piece].to(table):
-                        places[len(ids)] = row
-                        ids.append(stand_in)
-                elif piece.strip():
-                    ids.extend(self.token_ids(piece))
-            if len(ids) >= self.length and any(place >= self.length - 1 for place in places):
-                raise ValueError(f"a learned token lies beyond the {self.length} tokens the model reads: {prompt!r}.")
-            ids = [*ids[: self.length - 1], tokenizer.eos_token_id]
-            ids += [tokenizer.pad_token_id] * (self.length - len(ids))
-            laid_out = torch.tensor(ids, device=self.device)
-            embeddings = table[laid_out]
-            if places:
-                index = torch.tensor(list(places), device=self.device)
-                embeddings = embeddings.index_copy(0, index, torch.stack(list(places.values())))
-            all_ids.append(laid_out)
-            all_embeddings.append(embeddings)
-        return self.encode_embeddings(torch.stack(all_ids), torch.stack(all_embeddings))
+        stand_in = reader.token_ids("a")[0]
+        ids, places = [reader.tokenizer.bos_token_id] * reader.begins, {}
+        for piece in cut.split(prompt):
+            if piece in self.words:
+                for row in self._rows_of(piece, reader):
+                    places[len(ids)] = row.to(reader.table)
+                    ids.append(stand_in)
+            elif piece.strip():
+                ids.extend(reader.token_ids(piece))
+        if len(ids) >= reader.length and any(place >= reader.length - 1 for place in places):
+            raise ValueError(f"a learned token lies beyond the {reader.length} tokens the model reads: {prompt!r}.")
+        laid_out = reader.layout(ids)
+        embeddings = reader.table[laid_out]
+        if places:
+            index = torch.tensor(list(places), device=self.device)
+            embeddings = embeddings.index_copy(0, index, torch.stack(list(places.values())))
+        return laid_out, embeddings
 
-    def _run(self, ids: list[Tensor], embeddings: Tensor | None) -> Conditioning:
-        if embeddings is None:
-            outputs = self._forward(ids)
-        else:
-            layer = self.encoders[0].get_input_embeddings()
-            handle = layer.register_forward_hook(lambda *_: embeddings)
-            try:
-                outputs = self._forward(ids)
-            finally:
+    def _rows_of(self, word: str, reader: Encoder) -> Tensor | list:
+        rows = self.words[word]
+        if isinstance(rows, Tensor):
+            return rows if reader is self.readers[0] else []
+        return rows.get(reader.name, [])
+
+    def _run(self, ids: list[Tensor], embeddings: Mapping[int, Tensor] | None = None) -> Conditioning:
+        handles = []
+        try:
+            for k, rows in (embeddings or {}).items():
+                layer = self.encoders[k].get_input_embeddings()
+                handles.append(layer.register_forward_hook(lambda *_, rows=rows: rows))
+            return self.combine(ids, [encoder(i, output_hidden_states=self.deep) for encoder, i in zip(self.encoders, ids, strict=True)])
+        finally:
+            for handle in handles:
                 handle.remove()
-        if self.family == "sdxl":
-            hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-            return Conditioning(hidden, ids[0], outputs[1].text_embeds, ids[0])
-        return Conditioning(outputs[0].last_hidden_state, ids[0], None, ids[0])
-
-    def _forward(self, ids: list[Tensor]) -> list:
-        deep = self.family == "sdxl"
-        return [encoder(i, output_hidden_states=deep) for encoder, i in zip(self.encoders, ids, strict=True)]

@@ -1,4 +1,4 @@
-"""A random Stable Diffusion of about a million parameters with the real CLIP vocabulary: for tests, never for results.
+"""The pieces of random models of about a million parameters with the real CLIP vocabulary: for tests, never for results.
 
 The vocabulary comes from the file inside the open_clip wheel, so prompt layout, padding with 49407 and token ids are real.
 """
@@ -6,48 +6,11 @@ The vocabulary comes from the file inside the open_clip wheel, so prompt layout,
 import gzip
 from functools import cache
 
-import torch
-
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 
 
-def tiny_parts(family: str, seed: int = 0):
-    """(modules by name, tokenizers, scheduler) for sd1, sd2 or sdxl; the same seed gives the same weights."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoders = {"text_encoder": _encoder(32, projected=False)}
-        extra = {}
-        if family == "sdxl":
-            encoders["text_encoder_2"] = _encoder(32, projected=True)
-            extra = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 80}
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            in_channels=4,
-            out_channels=4,
-            block_out_channels=(32, 64),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=32 * len(encoders),
-            attention_head_dim=4,
-            norm_num_groups=8,
-            **extra,
-        )
-        vae = AutoencoderKL(
-            block_out_channels=(16, 32),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            latent_channels=4,
-            norm_num_groups=8,
-            sample_size=16,
-        )
-    scheduler = DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    return {"unet": unet, "vae": vae, **encoders}, [clip_tokenizer()] * len(encoders), scheduler
-
-
-def _encoder(width: int, projected: bool):
+def clip_text_model(width: int, projected: bool = False):
+    """A random CLIP text encoder of two layers; torch's generator decides its weights."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
@@ -64,8 +27,8 @@ def _encoder(width: int, projected: bool):
 
 
 @cache
-def clip_tokenizer():
-    """OpenAI's CLIP tokenizer, rebuilt from the merges that the open_clip wheel carries."""
+def clip_tokenizer(pad_token: str = "<|endoftext|>"):
+    """OpenAI's CLIP tokenizer, rebuilt from the merges that the open_clip wheel carries; OpenCLIP's pads with "!"."""
     from importlib.resources import files
 
     from transformers import CLIPTokenizer
@@ -75,7 +38,7 @@ def clip_tokenizer():
     symbols = list(_byte_symbols())
     words = symbols + [symbol + "</w>" for symbol in symbols] + ["".join(pair) for pair in merges]
     vocabulary = {word: place for place, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token=pad_token)
 
 
 def _byte_symbols() -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from vestige.bench.contract import screen
 from vestige.bench.contract.plugin import Attack, Method, Metric
 from vestige.bench.contract.types import Concept, ModelSpec, PromptSet, Sampler
+from vestige.bench.models.capabilities import unsupported
 from vestige.bench.prompts import prompt_sets
 from vestige.bench.run.store import Store
 from vestige.bench.run.store_folder import check_writable
@@ -119,7 +120,7 @@ class Job:
     @property
     def unsupported_reason(self) -> str | None:
         """Why the method cannot do this job, in a sentence, or None."""
-        reasons = [self.method.supports(self.model, step) for step in self.given_steps]
+        reasons = [unsupported(self.method, self.model, step) for step in self.given_steps]
         if len(self.steps) > 1:
             reasons.append(self.method.supports_steps())
         return next(filter(None, reasons), None)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from vestige.bench.contract.building import plain_tree, plugin, typed
 from vestige.bench.contract.plugin import Method, Metric, MetricContext
 from vestige.bench.contract.types import Concept, Erasure, ImageSet, ModelSpec, Sampler, Scores
+from vestige.bench.models.capabilities import unsupported
 from vestige.bench.run import composing, tree
 from vestige.bench.run.concept_sets import chosen_concepts
 
@@ -76,7 +77,7 @@ def erase(pipe: Pipe, concept: str | Sequence[str], method: str, settings: Seque
         "until=erase",
     ]
     job = composing.build_job(compose([*words, f"runtime.device={pipe.device}", *settings]))
-    reason = job.method.supports(job.model, job.given)
+    reason = unsupported(job.method, job.model, job.given)
     if reason:
         raise ValueError(reason)
     stages = Stages(job)

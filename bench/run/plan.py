@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vestige.bench.models.capabilities import unsupported
 from vestige.bench.prompts import prompt_sets
 from vestige.bench.run import shared_work
 from vestige.bench.run.concept_sets import split_in_words
@@ -40,7 +41,7 @@ def plan_job(job: Job) -> dict:
         # A list that is not here has at most the rows that its manifest says.
         n = prompt_sets.rows_of(split.prompts, job.concepts, split.rows) if asked is None else len(asked)
         for name, attack in attacks_of(job, split).items():
-            unsupported_reason = attack.supports(job.model, job.concepts, job.method)
+            unsupported_reason = unsupported(attack, job.model, job.concepts, job.method)
             if unsupported_reason:
                 state = f"unsupported: {unsupported_reason}"
             else:

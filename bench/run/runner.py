@@ -8,6 +8,7 @@ from functools import partial
 from vestige.bench.contract import flags, screen
 from vestige.bench.contract.plugin import Attack
 from vestige.bench.contract.types import Scores
+from vestige.bench.models.capabilities import unsupported
 from vestige.bench.prompts.prompt_sets import NothingToAsk
 from vestige.bench.run import record
 from vestige.bench.run.attack_cells import null_of
@@ -60,7 +61,7 @@ def fill(made: dict, stages: Stages) -> None:
         if screen.applies(job.concepts):
             made["screened"][split.name] = {"before": len(job.prompts_before_screen(split)), "after": len(asked)}
         for attack_name, attack in attacks_of(job, split).items():
-            unsupported_reason = attack.supports(job.model, job.concepts, job.method)
+            unsupported_reason = unsupported(attack, job.model, job.concepts, job.method)
             if unsupported_reason:
                 made["cells"].append(record.unmeasured(split, attack_name, attack, unsupported_reason))
                 continue

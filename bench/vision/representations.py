@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from vestige.bench.contract.types import derived_seed
-from vestige.bench.models.diffusion import add_noise
 
 if TYPE_CHECKING:
     from vestige.bench.models.pipe import Pipe
@@ -21,7 +20,7 @@ SITES = ("text", "cross_attention", "mid", "up")
 
 def modules(pipe: Pipe, site: str) -> list[str]:
     """Modules of the denoiser whose outputs, side by side, are the activations of a site."""
-    names = [name for name, _ in pipe.unet.named_modules()]
+    names = [name for name, _ in pipe.denoiser.named_modules()]
     if site == "mid":
         found = [name for name in names if name == "mid_block"]
     elif site == "up":
@@ -60,7 +59,7 @@ def activations(pipe: Pipe, prompts: list[str], latents: Tensor, noise: Tensor, 
         for k in range(0, len(prompts), batch):
             x0, e = (each[k : k + batch].to(pipe.device, pipe.dtype) for each in (latents, noise))
             times = torch.full((len(x0),), t, device=pipe.device)
-            pipe.predict(add_noise(pipe, x0, e, times), times, pipe.encode(prompts[k : k + batch]))
+            pipe.predict(pipe.process.add_noise(x0, e, times), times, pipe.encode(prompts[k : k + batch]))
     return {site: torch.cat([torch.cat(seen[name]) for name in names], dim=1) for site, names in place.items()}
 
 

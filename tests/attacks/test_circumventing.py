@@ -8,8 +8,7 @@ import torch
 from vestige.attacks.circumventing import Circumventing
 from vestige.attacks.training_images import original_images
 from vestige.bench.contract.plugin import Victim
-from vestige.bench.models.diffusion import training_target
-from vestige.bench.models.pipe import classifier_free
+from vestige.bench.models.sampling import classifier_free
 from vestige.methods.original import Original
 
 SMALL = Circumventing(
@@ -35,7 +34,7 @@ SMALL = Circumventing(
 @pytest.fixture
 def victim(tiny, concept, sampler):
     # A random denoiser hardly hears its text: let cross-attention speak up.
-    for name, parameter in tiny.unet.named_parameters():
+    for name, parameter in tiny.denoiser.named_parameters():
         if "attn2.to_v" in name:
             parameter.data *= 50
     return Victim(tiny, [concept()], Original(), sampler, None)
@@ -85,7 +84,7 @@ def _plain_loss(pipe, attack, training_images, generator):
     cond = pipe.encode([training_images.caption(place) for place in places])
     with torch.no_grad():
         out = pipe.predict(alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise, t, cond)
-    return (out - training_target(pipe, x0, noise, t)).square().mean().item()
+    return (out - pipe.process.target(x0, noise, t)).square().mean().item()
 
 
 def test_training_lowers_the_loss_on_the_concepts_images(victim, concept, prompts, context):

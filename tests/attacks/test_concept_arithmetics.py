@@ -7,7 +7,7 @@ import torch
 
 from vestige.attacks.concept_arithmetics import ConceptArithmetics, composed
 from vestige.bench.contract.plugin import Victim
-from vestige.bench.models.pipe import Step, classifier_free
+from vestige.bench.models.sampling import Step, classifier_free
 from vestige.bench.run.contract_checks import TINY
 from vestige.bench.run.generate import draw
 from vestige.methods.original import Original
@@ -17,7 +17,7 @@ SMALL = ConceptArithmetics(compositions={"plain": {"{prompt}": 1.0}, "undo": {"{
 
 @pytest.fixture
 def loud(tiny):
-    for name, parameter in tiny.unet.named_parameters():
+    for name, parameter in tiny.denoiser.named_parameters():
         if "attn2.to_v" in name:
             parameter.data *= 50
     return tiny

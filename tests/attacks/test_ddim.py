@@ -45,7 +45,7 @@ def psnr(a, b):
 def test_sampling_from_inverted_latents_returns_the_image_and_with_another_model_less_so(tiny, sampler):
     sampler = ddim_sampler(sampler, 50, 1.0)
     x_0 = torch.nn.functional.interpolate(torch.randn(2, 4, 2, 2, generator=torch.Generator().manual_seed(1)), (8, 8), mode="bilinear")
-    tiny.unet.conv_out.weight.data *= 0.3  # a random denoiser is rough: a smooth one makes small steps
+    tiny.denoiser.conv_out.weight.data *= 0.3  # a random denoiser is rough: a smooth one makes small steps
     cond = tiny.encode(["a dog", "a cat"])
     path = inverted(tiny, x_0, cond, sampler)
     assert len(path) == 51 and torch.equal(path[0], x_0)
@@ -56,7 +56,7 @@ def test_sampling_from_inverted_latents_returns_the_image_and_with_another_model
 
     same = back(0)
     assert same > 25 and back(30) > 25
-    for parameter in tiny.unet.parameters():
+    for parameter in tiny.denoiser.parameters():
         parameter.data *= 1.3
     assert back(0) < same - 3
 
@@ -65,8 +65,8 @@ def test_sampling_from_inverted_latents_returns_the_image_and_with_another_model
 def test_inversion_and_sampling_meet_at_every_step(tiny, sampler):
     """Entry k belongs before step `steps - k`: its noise level is that step's."""
     sampler, levels = ddim_sampler(sampler, 10, 1.0), []
-    tiny.unet.conv_out.weight.data.zero_()
-    tiny.unet.conv_out.bias.data.zero_()
+    tiny.denoiser.conv_out.weight.data.zero_()
+    tiny.denoiser.conv_out.bias.data.zero_()
     path = inverted(tiny, torch.ones(1, 4, 8, 8), tiny.encode([""]), sampler)
     scheduler = tiny.scheduler_for(sampler)
     scheduler.set_timesteps(10)

@@ -8,8 +8,7 @@ import torch
 from vestige.attacks.dori_embedding import DoriEmbedding
 from vestige.attacks.training_images import row_images
 from vestige.bench.contract.plugin import Victim
-from vestige.bench.models.diffusion import add_noise, encode_images
-from vestige.bench.models.pipe import classifier_free
+from vestige.bench.models.sampling import classifier_free
 from vestige.methods.original import Original
 
 SMALL = DoriEmbedding(start="prompt", steps=3, batch=2, lr=0.1, norm_limit=None, source="target", adaptive=True, rows_at_once=8)
@@ -17,7 +16,7 @@ SMALL = DoriEmbedding(start="prompt", steps=3, batch=2, lr=0.1, norm_limit=None,
 
 @pytest.fixture
 def victim(tiny, concept, sampler):
-    for name, parameter in tiny.unet.named_parameters():
+    for name, parameter in tiny.denoiser.named_parameters():
         if "attn2.to_v" in name:  # a random denoiser hardly hears its text
             parameter.data *= 50
     return Victim(tiny, [concept()], Original(), sampler, None)
@@ -35,11 +34,11 @@ def test_only_the_states_change_rows_do_not_see_each_other_and_seeds_repeat(vict
 
 def test_the_first_loss_at_the_true_prompt_is_the_denoising_loss_of_that_prompt(victim, prompts, context):
     pipe, asked, ctx = victim.pipe, prompts(1), context()
-    x0 = encode_images(pipe, row_images(ctx, asked, victim.concepts, "target", 1))
+    x0 = pipe.encode_images(row_images(ctx, asked, victim.concepts, "target", 1))
     g = SMALL.generator(asked, 0, ctx)
     noise, t = torch.randn((2, *x0.shape[1:]), generator=g), torch.randint(1000, (2,), generator=g)
     with torch.no_grad():
-        out = pipe.predict(add_noise(pipe, x0.expand(2, -1, -1, -1), noise, t), t, pipe.encode(asked.prompts * 2))
+        out = pipe.predict(pipe.process.add_noise(x0.expand(2, -1, -1, -1), noise, t), t, pipe.encode(asked.prompts * 2))
     noted = context()
     SMALL.attack(victim, asked, noted)
     assert noted.history[0]["loss"] == pytest.approx((out - noise).square().mean().item(), rel=1e-5)

@@ -10,8 +10,7 @@ from vestige.attacks.ledits import Ledits, largest, smoothed
 from vestige.attacks.training_images import row_images
 from vestige.bench.contract.plugin import Victim
 from vestige.bench.contract.types import Sampler
-from vestige.bench.models.diffusion import encode_images
-from vestige.bench.models.pipe import classifier_free
+from vestige.bench.models.sampling import classifier_free
 from vestige.methods.original import Original
 
 SD = SDEdit(ask="{anchored}", source="target", strength=0.5)
@@ -25,7 +24,7 @@ LEDITS = Ledits(
 
 @pytest.fixture
 def victim(tiny, concept, sampler):
-    for name, parameter in tiny.unet.named_parameters():
+    for name, parameter in tiny.denoiser.named_parameters():
         if "attn2.to_v" in name or "attn1.to_v" in name:  # let attention speak up in a random denoiser
             parameter.data *= 50
     return Victim(tiny, [concept()], Original(), sampler, None)
@@ -44,7 +43,7 @@ def latents(attack, found, pipe, sampler, order=slice(None)):
 
 def test_no_strength_returns_the_image_and_the_edit_need_not_name_the_concept(victim, prompts, context, sampler):
     found = replace(SD, strength=0.0).attack(victim, prompts(2, repeats=2), context())
-    clean = encode_images(victim.pipe, row_images(context(), prompts(2, repeats=2), victim.concepts, "target", 2))
+    clean = victim.pipe.encode_images(row_images(context(), prompts(2, repeats=2), victim.concepts, "target", 2))
     assert torch.equal(latents(replace(SD, strength=0.0), found, victim.pipe, sampler), clean)
     assert found.prompts.prompts == ["a photo of an animal 0", "a photo of an animal 1"]
 
@@ -154,7 +153,7 @@ def test_ledits_without_an_edit_under_the_inversions_own_words_redraws_the_image
     """With no caption and no edit guidance both halves predict the same, so the stored noise leads back exactly."""
     attack = replace(LEDITS, caption="", ask="", caption_guidance=1.0, guidance=1.0, threshold=0.0)
     found = attack.attack(victim, prompts(2), context())
-    clean = encode_images(victim.pipe, row_images(context(), prompts(2), victim.concepts, "target", 1))
+    clean = victim.pipe.encode_images(row_images(context(), prompts(2), victim.concepts, "target", 1))
     assert torch.allclose(latents(attack, found, victim.pipe, sampler), clean, atol=1e-3)
     edited = LEDITS.attack(victim, prompts(2), context())
     assert not torch.allclose(latents(LEDITS, edited, victim.pipe, sampler), clean, atol=1e-2)

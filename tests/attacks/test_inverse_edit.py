@@ -20,7 +20,7 @@ ATTACK = InverseEdit(cut=1e-5, rounds=20, tolerance=1e-5)
 def test_the_recovered_model_draws_the_original_models_images(tiny, concept, prompts, sampler, context, name, form):
     method = contract_checks.build("method", name)
     method.form = form
-    asked, original = prompts(2), {n: p.clone() for n, p in choose_parameters(tiny.unet, r"attn2\.to_[kv]").items()}
+    asked, original = prompts(2), {n: p.clone() for n, p in choose_parameters(tiny.denoiser, r"attn2\.to_[kv]").items()}
     seeds = [asked.seed(row, 0) for row in asked.table["row_id"]]
     clean = tiny(asked.prompts, seeds, sampler).pixels
     erasure = method.erase(tiny, [concept()], context())

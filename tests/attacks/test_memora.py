@@ -67,9 +67,9 @@ def test_the_adapter_touches_attention_only_and_base_weights_stay(victim, prompt
 
 
 def test_a_fresh_adapter_changes_nothing_and_a_filled_one_adds_its_product(tiny):
-    lora = new_lora(tiny.unet, 2, torch.Generator().manual_seed(0))
+    lora = new_lora(tiny.denoiser, 2, torch.Generator().manual_seed(0))
     name = next(n for n in lora if n.endswith("attn2.to_k.down"))[5:-5]
-    layer, x = tiny.unet.get_submodule(name), torch.randn(1, 3, tiny.unet.get_submodule(name).in_features)
+    layer, x = tiny.denoiser.get_submodule(name), torch.randn(1, 3, tiny.denoiser.get_submodule(name).in_features)
     plain = layer(x)
     with with_lora(tiny, lora):
         assert torch.equal(layer(x), plain)
@@ -77,7 +77,7 @@ def test_a_fresh_adapter_changes_nothing_and_a_filled_one_adds_its_product(tiny)
     with with_lora(tiny, lora):
         delta = lora[f"lora.{name}.up"].T @ lora[f"lora.{name}.down"]
         assert torch.allclose(layer(x), plain + x @ delta.T, atol=1e-5)
-    assert len(lora) == 2 * 4 * sum(n.endswith(("attn1", "attn2")) for n, _ in tiny.unet.named_modules())
+    assert len(lora) == 2 * 4 * sum(n.endswith(("attn1", "attn2")) for n, _ in tiny.denoiser.named_modules())
 
 
 def test_bad_numbers_are_refused():

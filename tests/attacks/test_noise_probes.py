@@ -9,7 +9,6 @@ from vestige.attacks.noise_probes import Completion, Inpainting, NoiseProbe, cro
 from vestige.attacks.training_images import row_images
 from vestige.bench.contract.plugin import Victim
 from vestige.bench.contract.types import Sampler
-from vestige.bench.models.diffusion import encode_images
 from vestige.methods.original import Original
 
 NOISE = NoiseProbe(etas=[0.0, 1.0], variance_scales=[1.0], start="own", steps=4, guidance=3.0)
@@ -86,7 +85,7 @@ def test_the_same_model_completes_the_uninterrupted_image_and_no_step_left_is_th
     found = COMPLETION.attack(victim, asked, context())
     assert torch.allclose(latents(COMPLETION, found, pipe, sampler), whole, atol=1e-4)
     assert found.meta["forward_rows_of_the_original"] == 4 * 2 * 2
-    pipe.unet.conv_out.weight.data *= 2
+    pipe.denoiser.conv_out.weight.data *= 2
     assert not torch.allclose(latents(COMPLETION, found, pipe, sampler), whole, atol=1e-2)
     ended = replace(COMPLETION, by_original=4)
     assert torch.allclose(latents(ended, ended.attack(victim, asked, context()), pipe, sampler), whole, atol=1e-4)
@@ -96,7 +95,7 @@ def test_the_same_model_completes_the_uninterrupted_image_and_no_step_left_is_th
 
 def test_outside_the_hole_the_image_stays_and_inside_it_is_the_models(victim, prompts, context, sampler):
     asked = prompts(2)
-    clean = encode_images(victim.pipe, row_images(context(), asked, victim.concepts, "target", 1))
+    clean = victim.pipe.encode_images(row_images(context(), asked, victim.concepts, "target", 1))
     drawn = latents(INPAINT, INPAINT.attack(victim, asked, context()), victim.pipe, sampler)
     free = square(8, 8, 0.5).bool()
     assert free.sum() == 16 and free[2:6, 2:6].all()

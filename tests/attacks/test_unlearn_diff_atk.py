@@ -9,7 +9,7 @@ from vestige.attacks import simplex, unlearn_diff_atk
 from vestige.attacks._tokens import allowed_tokens
 from vestige.attacks.unlearn_diff_atk import UnlearnDiffAtk, _with_prefix
 from vestige.bench.contract.plugin import Victim
-from vestige.bench.models.pipe import classifier_free
+from vestige.bench.models.sampling import classifier_free
 from vestige.methods.original import Original
 
 SMALL = UnlearnDiffAtk(
@@ -76,7 +76,7 @@ def test_the_straight_through_gradient_is_the_clipped_gradient_of_the_one_hot_ro
     victim, asked = Victim(tiny, [concept()], Original(), sampler, None), prompts(2)
     x0 = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     # A loud denoiser has gradients beyond 1, so that clipping shows.
-    tiny.unet.conv_out.weight.data *= 100
+    tiny.denoiser.conv_out.weight.data *= 100
     ids, ctx = tiny.text.ids(asked.prompts), context()
     rows = [SMALL.row(asked, k, ids[k], x0[k], 300, ctx) for k in range(2)]
     alone = [SMALL.row(asked, k, ids[k], x0[k], 300, ctx) for k in range(2)]

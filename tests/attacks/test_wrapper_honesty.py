@@ -13,8 +13,7 @@ import yaml
 from vestige.bench.contract.plugin import Victim
 from vestige.bench.contract.types import Sampler
 from vestige.bench.models import loading
-from vestige.bench.models.diffusion import encode_images
-from vestige.bench.models.pipe import classifier_free
+from vestige.bench.models.sampling import classifier_free
 from vestige.bench.places import CONF
 from vestige.bench.run import contract_checks
 from vestige.methods.original import Original
@@ -49,7 +48,7 @@ def loud():
     """The tiny model with a denoiser that hears its text: a random one hardly does."""
     pipe = loading.load(contract_checks.TINY)
     with torch.no_grad():
-        for name, parameter in pipe.unet.named_parameters():
+        for name, parameter in pipe.denoiser.named_parameters():
             if "attn2.to_v" in name:
                 parameter.mul_(50)
     return pipe
@@ -87,7 +86,7 @@ def attack_of(name: str):
 def loss_of(attack_name: str, attack, victim, shown):
     """(loss as a function of what the attack optimises, the point where its search begins), noise and timesteps fixed."""
     pipe, draw = victim.pipe, torch.Generator().manual_seed(0)
-    x0 = encode_images(pipe, shown)
+    x0 = pipe.encode_images(shown)
     noise, t = torch.randn(x0.shape, generator=draw), torch.tensor(LATE)
     texts = ["red sky a photo of a dog"] * len(x0)
     ids, table = pipe.text.ids(texts), pipe.text.embedding_table()

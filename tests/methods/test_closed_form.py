@@ -79,7 +79,7 @@ def test_more_ridge_and_more_preservation_mean_less_change():
 
 @pytest.mark.parametrize("layers", ["kv", "v", "k"])
 def test_merging_and_hooking_are_the_same_model(tiny, layers):
-    width = tiny.unet.config.cross_attention_dim
+    width = tiny.denoiser.config.cross_attention_dim
     generator = torch.Generator().manual_seed(0)
     u, v = (0.2 * torch.randn(width, 4, generator=generator) for _ in range(2))
     cond, x = tiny.encode(["a dog", "a cat"]), torch.randn(2, 4, 8, 8, generator=generator)
@@ -94,7 +94,7 @@ def test_merging_and_hooking_are_the_same_model(tiny, layers):
                 changed[form] = [name for name, p in tiny.named_parameters() if not torch.equal(p, before[name])]
     assert torch.allclose(predictions["hook"], predictions["merge"], atol=1e-5)
     assert (predictions["hook"] - plain).abs().max() > 1e-3
-    assert changed["hook"] == [] and len(changed["merge"]) == len(choose_parameters(tiny.unet, LAYERS[layers]))
+    assert changed["hook"] == [] and len(changed["merge"]) == len(choose_parameters(tiny.denoiser, LAYERS[layers]))
     assert all("attn2.to_" in name and name.split(".to_")[1][0] in layers for name in changed["merge"])
 
 
@@ -119,7 +119,7 @@ def test_goals_that_differ_by_layer_share_one_factorisation():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_an_affine_edit_is_the_same_in_weights_and_in_text_states(tiny, form):
-    pipe, width = with_biases(tiny), tiny.unet.config.cross_attention_dim
+    pipe, width = with_biases(tiny), tiny.denoiser.config.cross_attention_dim
     generator = torch.Generator().manual_seed(0)
     u, v, shift = (0.2 * torch.randn(width, n, generator=generator) for n in (3, 3, 1))
     hidden = pipe.encode(["a dog", ""]).hidden.detach()
@@ -137,7 +137,7 @@ def test_every_text_state_lies_in_the_hyperplane_of_the_last_norm(tiny):
 
 
 def test_without_a_hyperplane_a_shift_needs_the_hook(tiny):
-    one, edit = torch.ones(tiny.unet.config.cross_attention_dim, 1), LinearEdit("kv", "merge")
+    one, edit = torch.ones(tiny.denoiser.config.cross_attention_dim, 1), LinearEdit("kv", "merge")
     erasure = edit.artefact(tiny, one, one, one[:, 0])
     with pytest.raises(ValueError, match=r"miss their hyperplane.*method\.form=hook"), edit.attach(tiny, erasure):
         pass
@@ -147,8 +147,8 @@ def test_without_a_hyperplane_a_shift_needs_the_hook(tiny):
 
 
 def test_a_factor_per_layer_reaches_its_layer_alone(tiny):
-    width = tiny.unet.config.cross_attention_dim
-    names = [n.removesuffix(".weight") for n in choose_parameters(tiny.unet, LAYERS["v"])]
+    width = tiny.denoiser.config.cross_attention_dim
+    names = [n.removesuffix(".weight") for n in choose_parameters(tiny.denoiser, LAYERS["v"])]
     u = torch.randn(width, 1, generator=torch.Generator().manual_seed(0))
     per_layer = {name: (u if k == 0 else torch.zeros_like(u)) for k, name in enumerate(names)}
     edit = LinearEdit("v", "merge")
@@ -166,8 +166,8 @@ def test_chained_edits_multiply_in_order_and_an_edit_applied_twice_is_its_square
 
 
 def test_the_gram_holds_all_sums_over_layers(tiny):
-    h = torch.randn(5, tiny.unet.config.cross_attention_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    direct = sum((h @ w.double().T).square().sum() for w in choose_parameters(tiny.unet, LAYERS["kv"]).values())
+    h = torch.randn(5, tiny.denoiser.config.cross_attention_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    direct = sum((h @ w.double().T).square().sum() for w in choose_parameters(tiny.denoiser, LAYERS["kv"]).values())
     assert torch.allclose((h @ gram(tiny) * h).sum(), direct)
 
 

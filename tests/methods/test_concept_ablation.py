@@ -107,7 +107,7 @@ def test_the_begin_token_gives_no_gradient_to_keys_and_values(tiny):
 def test_training_brings_the_concept_to_the_anchor(tiny, concept, context):
     x, t, _ = noised(tiny, torch.randn(4, 4, 8, 8, generator=generator()), generator(1))
     c, anchor = tiny.encode(["a dog"] * 4), tiny.encode(["an animal"] * 4)
-    frozen = frozen_copy(tiny.unet)
+    frozen = frozen_copy(tiny.denoiser)
 
     def gap():
         with torch.no_grad():

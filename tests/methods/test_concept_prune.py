@@ -44,7 +44,7 @@ def test_norms_are_those_of_the_geglu_outputs_with_normalised_rows(tiny, concept
     method = prune()
     prompts = method.prompts(concept())[1]
     norms = method.norms(tiny, prompts, context())
-    assert set(norms) == {f"unet.{n}" for n, _ in tiny.unet.named_modules() if n.endswith("ff.net.2")}
+    assert set(norms) == {f"unet.{n}" for n, _ in tiny.denoiser.named_modules() if n.endswith("ff.net.2")}
     seen = {}
 
     def hook_of(name):

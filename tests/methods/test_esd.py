@@ -41,7 +41,7 @@ def question(tiny):
 
 def loss(pipe, question, **over):
     x, t, c, null = question
-    return esd(**over).loss(pipe, frozen_copy(pipe.unet), x, t, c, null, c)
+    return esd(**over).loss(pipe, frozen_copy(pipe.denoiser), x, t, c, null, c)
 
 
 def test_at_the_start_the_loss_is_the_distance_between_concept_and_empty_prompt(tiny, question):
@@ -68,14 +68,14 @@ def test_erase_from_moves_the_prediction_of_the_other_prompt(tiny, question):
     x, t, c, null = question
     with torch.no_grad():
         source = tiny.encode(["a photo of a farm"] * 2)
-        here = esd(form="released", eta=1.0).loss(tiny, frozen_copy(tiny.unet), x, t, c, null, source)
+        here = esd(form="released", eta=1.0).loss(tiny, frozen_copy(tiny.denoiser), x, t, c, null, source)
         assert torch.allclose(here, 4 * mse_loss(tiny.predict(x, t, c), tiny.predict(x, t, null)), rtol=1e-4)
 
 
 def test_only_the_chosen_weights_differ_and_the_artefact_rebuilds_the_student_exactly(tiny, concept, context, question, tmp_path):
     x, t, c, _ = question
     before = {name: p.clone() for name, p in tiny.named_parameters()}
-    chosen = {f"unet.{name}" for name in trained_parameters(tiny.unet, "xattn")}
+    chosen = {f"unet.{name}" for name in trained_parameters(tiny.denoiser, "xattn")}
     with tiny.preserved():
         erasure = esd(iterations=1).erase(tiny, [concept()], context())
         with torch.no_grad():

@@ -182,9 +182,9 @@ def test_recorded_maps_are_those_of_the_eager_processor_and_change_nothing(tiny)
                     seen[id(attn)] = (q @ k.transpose(-1, -2) * attn.scale).softmax(-1)
                 return super().__call__(attn, hidden_states, encoder_hidden_states, **rest)
 
-        tiny.unet.set_attn_processor(Eager())
+        tiny.denoiser.set_attn_processor(Eager())
         tiny.predict(x, t, cond)
-    layers = {name: id(module) for name, module in tiny.unet.named_modules() if name.endswith("attn2")}
+    layers = {name: id(module) for name, module in tiny.denoiser.named_modules() if name.endswith("attn2")}
     assert maps.keys() == layers.keys()
     for name, attention in maps.items():
         assert torch.allclose(attention, seen[layers[name]], atol=1e-5) and torch.allclose(attention.sum(-1), torch.ones(()), atol=1e-5)
@@ -239,7 +239,7 @@ def test_attached_weights_are_the_fusion_of_the_trained_adapters(tiny, concept, 
     erasure = method.erase(tiny, pair, context())
     back = method.erase(load(tiny_spec()), pair[::-1], context())
     fresh = load(tiny_spec())
-    weights = choose_parameters(fresh.unet, LAYERS["kv"])
+    weights = choose_parameters(fresh.denoiser, LAYERS["kv"])
     original = {name: w.double().clone() for name, w in weights.items()}
     kept = method.kept_squares(fresh, pair)
     u, v = method.refine(fresh, pair, 0.01 * kept)
@@ -271,7 +271,7 @@ def test_fusion_weighs_preserved_texts(tiny, concept, context):
     moved = []
     with torch.no_grad():
         rows = all_rows(tiny, ["a photo of cat"])
-    weight = next(iter(choose_parameters(tiny.unet, LAYERS["kv"]).values()))
+    weight = next(iter(choose_parameters(tiny.denoiser, LAYERS["kv"]).values()))
     before = rows @ weight.T
     for scale in (0.0, 1.0, 100.0):
         method = mace(prior=["siblings"], prior_size=2, refine_preserve=scale, fuse_preserve=scale, refinement_scale="plain", ridge=0.1)

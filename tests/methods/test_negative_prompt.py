@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vestige.bench.models.pipe import Step
+from vestige.bench.models.sampling import Step
 from vestige.methods.negative_prompt import NegativePrompt
 
 

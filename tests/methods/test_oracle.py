@@ -25,7 +25,7 @@ def test_it_refuses_other_models_and_several_concepts(tiny, concept):
 
 
 def test_the_artefact_is_the_retrained_denoiser_and_its_file_enters_the_key(tiny, concept, context, tmp_path):
-    other = loading.load(tiny.spec).unet
+    other = loading.load(tiny.spec).denoiser
     with torch.no_grad():
         for p in other.parameters():
             p.mul_(1.1)
@@ -35,7 +35,7 @@ def test_the_artefact_is_the_retrained_denoiser_and_its_file_enters_the_key(tiny
     first = oracle.inputs([concept()])
     erasure = oracle.erase(tiny, [concept()], context())
     with oracle.attach(tiny, erasure):
-        for name, p in tiny.unet.named_parameters():
+        for name, p in tiny.denoiser.named_parameters():
             assert torch.equal(p, other.get_parameter(name).half().float())
     save_file({name: p.half() * 2 for name, p in other.state_dict().items()}, file)
     assert oracle.inputs([concept()]) != first

@@ -141,7 +141,7 @@ def test_the_closed_form_equals_the_literal_sums(concept, context, family):
                     add(b, b, 0.5 / 2)
         for p in preserved.flatten(0, 1):
             add(p, p, 0.1)
-        for w in (w.double() for w in choose_parameters(pipe.unet, LAYERS["kv"]).values()):
+        for w in (w.double() for w in choose_parameters(pipe.denoiser, LAYERS["kv"]).values()):
             literal = (0.5 * w + w @ left) @ torch.linalg.inv(right)
             assert (w @ got - literal).norm() < 1e-6 * literal.norm() and (w - literal).norm() > 1e-2 * w.norm()
 
@@ -187,7 +187,7 @@ def test_other_concepts_and_their_order_change_no_samples(tiny, concept, context
 
 def losses(pipe, method: RealEra, concept, middle_of=None) -> dict[str, float]:
     """Squared errors of held-out samples at one latent: neighbours against the anchor, samples beyond against themselves."""
-    original, found = frozen_copy(load(tiny_spec()).unet), {}
+    original, found = frozen_copy(load(tiny_spec()).denoiser), {}
     x, t = torch.randn(1, 4, 8, 8, generator=generator(5)), torch.tensor(500)
     with torch.no_grad():
         each = method.sentences(pipe, concept)
@@ -228,7 +228,7 @@ def test_adapters_of_several_concepts_are_trained_alone_and_added(tiny, concept,
     there, back = (method.erase(load(tiny_spec()), pair, context()) for pair in ([dog, cat], [cat, dog]))
     name = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
     assert there.tensors[f"lora.{name}.down"].shape == (4, 32) and there.tensors[f"lora.{name}.up"].shape == (64, 4)
-    weight = dict(tiny.unet.named_parameters())[f"{name}.weight"]
+    weight = dict(tiny.denoiser.named_parameters())[f"{name}.weight"]
     seen = []
     for erasure in (there, back):
         with method.attach(tiny, erasure):

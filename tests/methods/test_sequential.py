@@ -29,7 +29,7 @@ def node(name: str, **over) -> dict:
 
 
 def weights(pipe) -> dict[str, torch.Tensor]:
-    return {name: w.detach().clone() for name, w in choose_parameters(pipe.unet, LAYERS["kv"]).items()}
+    return {name: w.detach().clone() for name, w in choose_parameters(pipe.denoiser, LAYERS["kv"]).items()}
 
 
 def edited(pipe, method, concepts, ctx) -> dict[str, torch.Tensor]:

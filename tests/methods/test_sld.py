@@ -65,7 +65,7 @@ def test_images_equal_those_of_diffusers(tiny, concept, context, name, scheduler
         from diffusers import StableDiffusionPipelineSafe
         from diffusers.pipelines.deprecated.stable_diffusion_safe import SafetyConfig
     sampler = Sampler(scheduler, arguments, steps, 5.0, 16, 16)
-    parts = {"vae": tiny.vae, "unet": tiny.unet, "text_encoder": tiny.parts["text_encoder"], "tokenizer": tiny.text.tokenizers[0]}
+    parts = {"vae": tiny.vae, "unet": tiny.denoiser, "text_encoder": tiny.parts["text_encoder"], "tokenizer": tiny.text.tokenizers[0]}
     theirs = StableDiffusionPipelineSafe(
         **parts, scheduler=tiny.scheduler_for(sampler), safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )

@@ -95,12 +95,12 @@ def test_values_alone_are_edited(tiny, concept, context):
     before = {name: p.clone() for name, p in tiny.named_parameters()}
     with method.attach(tiny, erasure):
         changed = {name for name, p in tiny.named_parameters() if not torch.equal(p, before[name])}
-    assert changed == {f"unet.{name}" for name in choose_parameters(tiny.unet, LAYERS["v"])}
+    assert changed == {f"unet.{name}" for name in choose_parameters(tiny.denoiser, LAYERS["v"])}
 
 
 def test_the_concept_moves_more_than_retained_names_and_the_empty_prompt_not_at_all(tiny, concept, context):
     erasure = speed(anchor="car").erase(tiny, [concept()], context())
-    name, weight = next(iter(choose_parameters(tiny.unet, LAYERS["v"]).items()))
+    name, weight = next(iter(choose_parameters(tiny.denoiser, LAYERS["v"]).items()))
     u, v = erasure.tensors["edit.U"].double(), erasure.tensors[f"edit.V.{name.removesuffix('.weight')}"].double()
 
     def moved(hidden):

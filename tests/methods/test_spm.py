@@ -28,7 +28,7 @@ def question(tiny):
 
 def two_adapters(pipe) -> tuple[dict, dict]:
     draw = generator(5)
-    layers = {name: pipe.unet.get_submodule(name).weight for name in adapted_layers(pipe.unet)}
+    layers = {name: pipe.denoiser.get_submodule(name).weight for name in adapted_layers(pipe.denoiser)}
     down = {name: torch.randn(2, w.shape[1], generator=draw) * 0.1 for name, w in layers.items()}
     return down, {name: torch.randn(2, w.shape[0], generator=draw) * 0.1 for name, w in layers.items()}
 
@@ -44,7 +44,7 @@ def test_it_covers_the_published_layers_of_stable_diffusion_1():
 
 
 def test_a_fresh_adapter_changes_nothing(tiny, question):
-    adapter = new_adapter(tiny.unet, generator())
+    adapter = new_adapter(tiny.denoiser, generator())
     down = {name.removesuffix(".down"): p[None].detach() for name, p in adapter.items() if name.endswith(".down")}
     up = {name.removesuffix(".up"): p[None].detach() for name, p in adapter.items() if name.endswith(".up")}
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_adapters_are_what_merged_weights_would_be(tiny, question, composition):
             change = torch.einsum("n,no,ni->oi", gamma, up[name], down[name])
         else:
             change = torch.outer(gamma @ up[name], gamma @ down[name])
-        weight = tiny.unet.get_submodule(name).weight
+        weight = tiny.denoiser.get_submodule(name).weight
         merged[f"unet.{name}.weight"] = weight + change.view_as(weight)
     with torch.no_grad():
         plain = tiny.predict(*question)

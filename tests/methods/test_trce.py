@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.diffusion import choose_parameters, frozen_copy
-from vestige.bench.models.text import Conditioning
 from vestige.bench.run.contract_checks import build
 from vestige.methods._closed_form import LAYERS, all_rows
 from vestige.methods._trajectories import ddim, latents_of
@@ -49,7 +49,7 @@ def test_the_closed_form_equals_the_literal_sums(shaped, concept, context, weigh
         got = matrix(method.erase(shaped, [concept()], context()))
         pairs = [(t.format(name=n), t.format(name="animal"), n) for n in ("dog", "puppy") for t in method.templates]
         kept = all_rows(shaped, ["", *(t.format(name=n) for n in ("apple", "car", "cat", "frog") for t in method.templates)]).double()
-        for name, weight in choose_parameters(shaped.unet, LAYERS["kv"]).items():
+        for name, weight in choose_parameters(shaped.denoiser, LAYERS["kv"]).items():
             w = weight.double()
             left, right = 0.05 * w.clone(), 0.05 * torch.eye(w.shape[1], dtype=torch.float64)
             for asked, safe, keyword in pairs:
@@ -137,7 +137,7 @@ def test_stage_two_keeps_the_edit_of_stage_one_and_adds_trained_tensors(tiny, co
     full, first = (trce(epochs=e).erase(tiny, [concept()], context()) for e in (1, 0))
     assert torch.equal(full.tensors["edit.V"], first.tensors["edit.V"])
     trained = {name for name in full.tensors if not name.startswith("edit.")}
-    assert trained == {f"unet.{name}" for name in choose_parameters(tiny.unet, STEERED)}
+    assert trained == {f"unet.{name}" for name in choose_parameters(tiny.denoiser, STEERED)}
 
 
 @pytest.fixture
@@ -151,9 +151,9 @@ def question(tiny):
 def test_the_hinge_is_the_difference_of_distances_in_both_branches(tiny, question):
     """Against a literal evaluation, in the code's form e_c + 15 (e_c - e_0), on a denoiser that is not the reference."""
     x, t, unsafe, safe, null = question
-    original = frozen_copy(tiny.unet)
+    original = frozen_copy(tiny.denoiser)
     with torch.no_grad():
-        for parameter in choose_parameters(tiny.unet, STEERED).values():
+        for parameter in choose_parameters(tiny.denoiser, STEERED).values():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator(1)))
         got = trce(margin=0.7).hinge(tiny, original, x, t, unsafe, safe, null)
         total = 0.0
@@ -170,9 +170,9 @@ def test_the_hinge_is_the_difference_of_distances_in_both_branches(tiny, questio
 
 def test_the_hinge_stays_at_the_margin_for_equal_texts_and_stops_when_safe_is_near_enough(tiny, question):
     x, t, unsafe, safe, null = question
-    original = frozen_copy(tiny.unet)
+    original = frozen_copy(tiny.denoiser)
     assert torch.isclose(trce().hinge(tiny, original, x, t, unsafe, unsafe, null), torch.tensor(0.01))
-    chosen = choose_parameters(tiny.unet, STEERED)
+    chosen = choose_parameters(tiny.denoiser, STEERED)
     for parameter in chosen.values():
         parameter.requires_grad_(True)
     done = trce(margin=-1e3).hinge(tiny, original, x, t, unsafe, safe, null)
@@ -186,7 +186,7 @@ def test_the_hinge_stays_at_the_margin_for_equal_texts_and_stops_when_safe_is_ne
 def test_training_turns_predictions_towards_the_safe_text(tiny, concept, context, question):
     x, t, unsafe, safe, null = question
     method = trce(epochs=8, runs=4, edited_pairs=0, safe="car", phrases=["name"], kept_weight=1.0, accumulate_grads=False)
-    original, meet = frozen_copy(tiny.unet), replace(method, margin=10.0)
+    original, meet = frozen_copy(tiny.denoiser), replace(method, margin=10.0)
     with torch.no_grad():
         before = meet.hinge(tiny, original, x, t, unsafe, safe, null)
     with tiny.preserved():
@@ -233,7 +233,7 @@ def test_runs_are_those_of_the_sampler_whatever_is_visited(tiny):
             wanted.append(x)
     assert scheduler.timesteps.tolist() == [750, 500, 250, 0]
     run, done = torch.tensor([1, 0, 1, 1]), torch.tensor([4, 2, 0, 1])
-    got = latents_of(tiny, tiny.unet, cond, run, done, 4, 3.0, generator(3))
+    got = latents_of(tiny, tiny.denoiser, cond, run, done, 4, 3.0, generator(3))
     for k in range(4):
         assert torch.allclose(got[k], wanted[done[k]][run[k]], atol=1e-5)
 
@@ -243,8 +243,8 @@ def test_a_latent_is_a_step_ahead_of_its_timestep_unless_told_otherwise(tiny, co
     groups = trce().groups([concept()])
     for offset in (1, 0):
         method = trce(latent_offset=offset, early=1, runs=2, phrases=["name"])
-        unsafe, safe, pair, x, s = method.unsafe_latents(tiny, tiny.unet, groups, context())
-        noise = latents_of(tiny, tiny.unet, unsafe.rows(pair), torch.arange(2), torch.zeros(2).long(), 4, 3.0, drawn_past(context(), 2))
+        unsafe, safe, pair, x, s = method.unsafe_latents(tiny, tiny.denoiser, groups, context())
+        noise = latents_of(tiny, tiny.denoiser, unsafe.rows(pair), torch.arange(2), torch.zeros(2).long(), 4, 3.0, drawn_past(context(), 2))
         assert s.tolist() == [0, 0] and torch.equal(x, noise) == (offset == 0)
         assert isinstance(safe, Conditioning) and len(safe) == len(unsafe) == 2
 
@@ -260,7 +260,7 @@ def test_concepts_are_edited_together_in_any_order_and_keep_their_own_runs(tiny,
     dog, cat = concept(siblings=["frog"]), concept("cat", siblings=["frog"], aliases=["kitten"])
     there, back = (matrix(stage1().erase(tiny, pair, context())) for pair in ([dog, cat], [cat, dog]))
     assert torch.allclose(there, back, atol=1e-5) and (there - torch.eye(len(there))).abs().max() > 1e-2
-    alone, both = (trce().unsafe_latents(tiny, tiny.unet, trce().groups(c), context()) for c in ([dog], [cat, dog]))
+    alone, both = (trce().unsafe_latents(tiny, tiny.denoiser, trce().groups(c), context()) for c in ([dog], [cat, dog]))
     assert torch.allclose(alone[3], both[3][2:], atol=1e-5)
 
 

@@ -17,13 +17,13 @@ def uce(**over) -> UCE:
 def shift(pipe, erasure, rows) -> torch.Tensor:
     """How far T moves each row, in the output of one key projection."""
     u, v = erasure.tensors["edit.U"], erasure.tensors["edit.V"]
-    weight = next(p for n, p in pipe.unet.named_parameters() if n.endswith("attn2.to_k.weight"))
+    weight = next(p for n, p in pipe.denoiser.named_parameters() if n.endswith("attn2.to_k.weight"))
     return ((rows @ v) @ u.T) @ weight.T
 
 
 def test_the_concepts_last_token_gets_the_guides_output(tiny, concept, context):
     c, g = last_rows(tiny, "dog"), last_rows(tiny, "cat")
-    weight = next(p for n, p in tiny.unet.named_parameters() if n.endswith("attn2.to_v.weight"))
+    weight = next(p for n, p in tiny.denoiser.named_parameters() if n.endswith("attn2.to_v.weight"))
     wanted = (g - c) @ weight.T
     left = {}
     for ridge in (0.5, 1e-6):

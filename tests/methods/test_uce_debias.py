@@ -53,7 +53,7 @@ def judged(monkeypatch):
 
 
 def weights(pipe) -> dict[str, torch.Tensor]:
-    return {f"unet.{name}": w.detach().double().clone() for name, w in choose_parameters(pipe.unet, LAYERS["kv"]).items()}
+    return {f"unet.{name}": w.detach().double().clone() for name, w in choose_parameters(pipe.denoiser, LAYERS["kv"]).items()}
 
 
 def hidden(pipe, text: str) -> torch.Tensor:

@@ -87,10 +87,10 @@ def test_a_sequence_refuses_what_its_steps_refuse(idle, concept):
 
 @pytest.mark.parametrize("name, over", FEW.items())
 def test_no_ridge_and_fewer_rows_than_dimensions(tiny, concept, context, monkeypatch, name, over):
-    monkeypatch.setattr(tiny.text.tokenizers[0], "model_max_length", 12)  # so few positions that one text cannot span 32 dimensions
+    monkeypatch.setattr(tiny.text.readers[0], "length", 12)  # so few positions that one text cannot span 32 dimensions
     before = dict(tiny.counts)
     how = "shrinkage" if name.startswith("leace") else r"set a ridge weight above 0"
-    with pytest.raises(ValueError, match=rf"\d+ rows cannot .* {tiny.unet.config.cross_attention_dim} dimensions.*{how}"):
+    with pytest.raises(ValueError, match=rf"\d+ rows cannot .* {tiny.denoiser.config.cross_attention_dim} dimensions.*{how}"):
         method(name, **over).erase(tiny, [concept()], context())
     assert tiny.counts == before, "no image was drawn and nothing was trained"
 

@@ -1,0 +1,142 @@
+"""What a family of models has to say, and what all families with a denoiser share.
+
+The capabilities that a family offers and a plugin may need:
+
+draw     prompts and seeds to images, through filters, guidance rules and trajectories
+outputs  the generator's predictions under several conditionings, for guidance rules
+loss     the model's own training loss of an image, per row and differentiable
+levels   a noise process: noising, inversion, partial denoising (bench/models/process.py)
+words    token ids and token embeddings in, with learned tokens, of encoders whose layout is known
+states   text states that the generator reads, row by row, and that can be edited
+groups   weights by their role: `Family.groups`
+tokens   images as tokens (models that draw token by token)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vestige.bench.contract.types import Sampler
+from vestige.bench.models import sampling
+from vestige.bench.models.conditioning import NULL, Conditioning
+from vestige.bench.models.process import NoiseProcess
+from vestige.bench.models.text import Encoder, TextSide
+
+if TYPE_CHECKING:
+    from vestige.bench.models.pipe import Pipe
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """What a training step adds to a batch of latents: standard normal noise, and at which levels."""
+
+    noise: Tensor
+    level: Tensor
+
+
+class Family:
+    """One architecture. A subclass is stateless; everything about one model comes in as arguments.
+
+    denoiser: the part that predicts. parts, tokenizers: what is loaded, by its name in a diffusers pipeline; encoders: part name ->
+    name of its segment. classes: part -> class names that this family runs. groups: role of weights -> regular expression over the
+    parameter names of the denoiser. sites: layer names whose outputs representations are compared at.
+    """
+
+    name: ClassVar[str]
+    denoiser: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]]
+    tokenizers: ClassVar[tuple[str, ...]]
+    encoders: ClassVar[dict[str, str]]
+    classes: ClassVar[dict[str, tuple[str, ...]]]
+    offers: ClassVar[tuple[str, ...]] = ("draw", "outputs", "loss", "levels", "words", "states", "groups")
+    groups: ClassVar[dict[str, str]]
+    sites: ClassVar[dict[str, str]] = {}
+    deep: ClassVar[bool] = False  # reads inner layers of the text encoders
+    text_lengths: ClassVar[dict[str, int]] = {}  # segment -> tokens read, where the tokenizer does not say
+
+    # Text
+
+    def text(self, parts: dict[str, Any], tokenizers: list) -> TextSide:
+        present = [(name, parts[part]) for part, name in self.encoders.items() if part in parts]
+        readers = [
+            Encoder(name, tokenizer, module, self.text_lengths.get(name))
+            for (name, module), tokenizer in zip(present, tokenizers, strict=True)
+        ]
+        return TextSide(self.name, readers, self.condition, self.deep)
+
+    def condition(self, ids: list[Tensor], outputs: list[Any]) -> Conditioning:
+        """What the text encoders answered, put together as the generator reads it."""
+        raise NotImplementedError
+
+    def null(self, pipe: Pipe, n: int) -> Conditioning:
+        """The unconditional conditioning, n rows: the empty prompt, unless the family says otherwise."""
+        return pipe.encode([""] * n).as_branch(NULL)
+
+    # The denoiser
+
+    def predict(self, pipe: Pipe, denoiser: nn.Module, x: Tensor, level: Tensor | int, cond: Conditioning) -> Tensor:
+        """The raw output of one call, in the shape of x."""
+        raise NotImplementedError
+
+    def process(self, scheduler: Any) -> NoiseProcess:
+        """The noise process the model was trained with, from its own scheduler's settings."""
+        raise NotImplementedError
+
+    def set_timesteps(self, scheduler: Any, pipe: Pipe, sampler: Sampler) -> None:
+        """The grid of sampling levels, as the published pipeline sets it."""
+        scheduler.set_timesteps(sampler.steps, device=pipe.device)
+
+    def sample(self, pipe: Pipe, cond: Conditioning, seeds: list[int], sampler: Sampler, image_ids: Sequence | None) -> Tensor:
+        return sampling.denoised(pipe, cond, seeds, sampler, image_ids)
+
+    # Images and latents
+
+    def latent_factor(self, pipe: Pipe) -> int:
+        """Pixels per latent cell, per side."""
+        return 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+
+    def native_size(self, pipe: Pipe) -> tuple[int, int]:
+        """Height and width of the latents that the model was trained on."""
+        return (pipe.denoiser.config.sample_size,) * 2
+
+    def latent_channels(self, pipe: Pipe) -> int:
+        return pipe.vae.config.latent_channels
+
+    def decode(self, pipe: Pipe, latents: Tensor) -> Tensor:
+        """Latents to pixels, float [n, 3, height, width] in about [-1, 1]."""
+        config = pipe.vae.config
+        shifted = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+        return pipe.vae.decode(shifted.to(pipe.vae.dtype)).sample.float()
+
+    def encode_images(self, pipe: Pipe, pixels: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Pixels in [-1, 1] to scaled latents: the posterior mean, or a sample with a generator."""
+        posterior = pipe.vae.encode(pixels.to(pipe.device, pipe.vae.dtype)).latent_dist
+        latents = posterior.mean
+        if generator is not None:
+            latents = latents + posterior.std * torch.randn(latents.shape, generator=generator).to(latents)
+        shift = getattr(pipe.vae.config, "shift_factor", None)
+        return ((latents if shift is None else latents - shift) * pipe.vae.config.scaling_factor).to(pipe.dtype)
+
+    # Training
+
+    def corruption(self, pipe: Pipe, encoded: Tensor, generator: torch.Generator) -> Corruption:
+        """What one training step adds to these latents, drawn as the model's own training draws it."""
+        noise = torch.randn(encoded.shape, generator=generator).to(encoded)
+        return Corruption(noise, pipe.process.random_level(len(encoded), generator).to(pipe.device))
+
+    def loss(self, pipe: Pipe, encoded: Tensor, cond: Conditioning, at: Corruption, module: nn.Module | None = None) -> Tensor:
+        """(batch,) the model's own training loss: mean squared error of its answer, per row."""
+        x = pipe.process.add_noise(encoded, at.noise, at.level)
+        answer = pipe.predict(x, at.level, cond, module).float()
+        return (answer - pipe.process.target(encoded, at.noise, at.level).float()).square().flatten(1).mean(1)
+
+    # Tests and plans
+
+    def tiny(self, seed: int = 0) -> tuple[dict[str, Any], list, Any, dict[str, Any]]:
+        """(parts, tokenizers, scheduler, settings) of a random model of about a million parameters, of the same classes."""
+        raise NotImplementedError
