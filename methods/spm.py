@@ -80,7 +80,10 @@ class SPM(Method):
         layers = adapted_layers(pipe.denoiser)
         down, up = ({name: erasure.tensors[f"spm.{name}.{end}"].to(pipe.device, pipe.dtype) for name in layers} for end in ("down", "up"))
         strength = Transport(pipe, erasure.meta["prompts"], self.transport)
-        with pipe.before_denoiser(lambda call: strength.prepare(call.cond)), adapters(pipe, down, up, lambda: strength.gamma, self.composition):
+        with (
+            pipe.before_denoiser(lambda call: strength.prepare(call.cond)),
+            adapters(pipe, down, up, lambda: strength.gamma, self.composition),
+        ):
             yield pipe
 
     def asked(self, concept: Concept) -> str:

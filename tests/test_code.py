@@ -9,9 +9,15 @@ import pytest
 from vestige.bench.places import CONF, PACKAGE
 from vestige.bench.run import code, composing, contract_checks, resolvers, runner, store
 from vestige.bench.run.code import Code, source
+from vestige.bench.run.stage_code import model_of
 
-UCE = [("vestige.bench.models.loading", "load"), ("vestige.methods.uce", "UCE.erase")]
-DRAWN = [("vestige.bench.run.generate", "draw"), ("vestige.bench.models.pipe", "Pipe.__call__"), ("vestige.methods.uce", "UCE.attach")]
+UCE = [*model_of("sd1"), ("vestige.methods.uce", "UCE.erase")]
+DRAWN = [
+    *model_of("sd1"),
+    ("vestige.bench.run.generate", "draw"),
+    ("vestige.bench.models.pipe", "Pipe.__call__"),
+    ("vestige.methods.uce", "UCE.attach"),
+]
 
 
 def with_texts(**changed: str) -> Code:
@@ -28,7 +34,7 @@ def edited(module: str, old: str, new: str) -> Code:
 
 CHANGES = [  # module, old, new, what it changes
     ("vestige.bench.models.pipe", "/ 2 + 0.5)", "/ -2 + 0.5)", DRAWN),  # inverted colours
-    ("vestige.bench.models.pipe", "return e_null + step.scale", "return e_null - step.scale", DRAWN),
+    ("vestige.bench.models.sampling", "return e_null + step.scale", "return e_null - step.scale", DRAWN),
     ("vestige.bench.run.generate", 'prompts.seed(row["row_id"], rep) for', 'prompts.seed(row["row_id"], 0) for', DRAWN),
     ("vestige.bench.contract.types", ">> 1", ">> 2", DRAWN),  # seeds
     ("vestige.methods.uce", "self.erase_scale, self.kept_rows", "0 * self.erase_scale, self.kept_rows", UCE),  # the identity
@@ -96,13 +102,23 @@ def moved(text: str, name: str) -> tuple[str, str]:
     return text.replace(found[0], ""), found[0]
 
 
+def test_a_family_dates_the_images_of_its_own_models():
+    old, new = "*side, 0, 0, *side", "*side, 1, 1, *side"
+    changed = edited("vestige.bench.models.families.sdxl", old, new)
+    drawn = [("vestige.bench.models.pipe", "Pipe.__call__")]
+    assert changed.digest([*model_of("sdxl"), *drawn]) != Code().digest([*model_of("sdxl"), *drawn])
+    assert changed.digest([*model_of("sd1"), *drawn]) == Code().digest([*model_of("sd1"), *drawn])
+
+
 def test_a_function_may_move_to_another_file():
-    text, _ = source("vestige.bench.models.pipe")
-    rest, rule = moved(text, "classifier_free")
-    head = "from __future__ import annotations\nfrom vestige.bench.models.pipe import GuidanceRule, Step\nimport torch\n"
-    rest = rest.replace("\nGuidanceRule =", "\nfrom vestige.bench.guiding import classifier_free as plain_rule\nGuidanceRule =", 1)
-    rest = rest.replace("= classifier_free", "= plain_rule").replace("is classifier_free", "is plain_rule")
-    there = with_texts(vestige__bench__models__pipe=rest, vestige__bench__guiding=head + rule)
+    rest, rule = moved(source("vestige.bench.models.sampling")[0], "classifier_free")
+    user, _ = source("vestige.bench.models.pipe")
+    assert ", classifier_free\n" in user, "it imports the function together with others"
+    user = user.replace(", classifier_free\n", "\nfrom vestige.bench.guiding import classifier_free as plain_rule\n")
+    user = user.replace("= classifier_free", "= plain_rule").replace("is classifier_free", "is plain_rule")
+    head = "from __future__ import annotations\nfrom vestige.bench.models.sampling import GuidanceRule, Step\nimport torch\n"
+    changed = {"vestige__bench__models__sampling": rest, "vestige__bench__models__pipe": user}
+    there = with_texts(vestige__bench__guiding=head + rule, **changed)
     assert ("vestige.bench.guiding", "classifier_free") in there.reach(DRAWN)
     assert there.digest(DRAWN) == Code().digest(DRAWN)
 

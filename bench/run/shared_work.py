@@ -10,7 +10,7 @@ from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.shared import Shared
 from vestige.bench.contract.types import canonical_hash, plain
 from vestige.bench.run import code
-from vestige.bench.run.stage_code import MODEL, SHARED
+from vestige.bench.run.stage_code import SHARED
 from vestige.bench.run.store_folder import Stage
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def find(stages: Stages, work: Shared) -> Stage | None:
-    return stages.store.find("shared", _spec(stages, work), _words(stages, work), _code(work))
+    return stages.store.find("shared", _spec(stages, work), _words(stages, work), _code(stages, work))
 
 
 def find_or_make(stages: Stages, work: Shared, ctx: Context) -> Stage:
@@ -34,7 +34,7 @@ def find_or_make(stages: Stages, work: Shared, ctx: Context) -> Stage:
             (folder / "log.json").write_text(json.dumps(own.history))
         return {"forward_rows": meter.spent()["forward_rows"]}
 
-    return stages.store.stage("shared", spec, _words(stages, work), make, _code(work))
+    return stages.store.stage("shared", spec, _words(stages, work), make, _code(stages, work))
 
 
 def _spec(stages: Stages, work: Shared) -> dict:
@@ -45,5 +45,5 @@ def _words(stages: Stages, work: Shared) -> str:
     return f"{work.name}-{stages.job.model.name}"
 
 
-def _code(work: Shared) -> str:
-    return code.of(MODEL, SHARED, [work.root])
+def _code(stages: Stages, work: Shared) -> str:
+    return code.of(stages.model_code, SHARED, [work.root])

@@ -1,7 +1,6 @@
 """Where the code of each kind of stage begins, beside the plugins themselves (bench/run/code.py follows it from there)."""
 
 SEEDS = [("vestige.bench.run.seeds", "seed_word")]
-MODEL = [("vestige.bench.models.loading", "load")]
 DRAWING = [
     ("vestige.bench.run.generate", "draw"),
     ("vestige.bench.models.pipe", "Pipe.__call__"),
@@ -20,3 +19,8 @@ SCORING = [
     ("vestige.bench.contract.types", "Scores.save"),
     ("vestige.bench.contract.types", "Scores.load"),
 ]
+
+
+def model_of(family: str) -> list[tuple[str, str]]:
+    """How a model of this family is loaded and called; its file is found by name, so static reading needs it as a root."""
+    return [("vestige.bench.models.loading", "load"), (f"vestige.bench.models.families.{family}", "FAMILY")]

@@ -26,7 +26,7 @@ from vestige.bench.run.cost import load, peak_memory
 from vestige.bench.run.job import Job
 from vestige.bench.run.models_of_job import Models
 from vestige.bench.run.seeds import seed_word
-from vestige.bench.run.stage_code import ADVERSARY, ARTEFACT, DRAWING, MODEL, SCORING, SEEDS
+from vestige.bench.run.stage_code import ADVERSARY, ARTEFACT, DRAWING, SCORING, SEEDS, model_of
 from vestige.bench.run.store import SCRATCH, Store
 from vestige.bench.run.store_folder import Stage
 
@@ -53,6 +53,10 @@ class Stages:
     def model_spec(self) -> dict:
         return {**self.job.model.drawing(), "repo": self.job.model.repo, "weights": weights_digest(self.job.model)}
 
+    @property
+    def model_code(self) -> list[code.Root]:
+        return model_of(self.job.model.family)
+
     # Erasing, one stage per step of the job
 
     def erase_spec(self, before: Sequence[Stage] = ()) -> dict:
@@ -71,7 +75,7 @@ class Stages:
 
     def erase_code(self, before: Sequence[Stage]) -> str:
         under = code.part(self.job.method, "attach") if before else []
-        return code.of(MODEL, ARTEFACT, SEEDS, code.part(self.job.method, "erase"), under)
+        return code.of(self.model_code, ARTEFACT, SEEDS, code.part(self.job.method, "erase"), under)
 
     def erase_words(self, before: Sequence[Stage]) -> str:
         return self.words(type(self.job.method).__name__, concepts=self.job.steps[len(before)])
@@ -138,7 +142,7 @@ class Stages:
 
     def attack_code(self, erased: Sequence[Stage], attack: Attack) -> str:
         victim = [] if attack.transfers() else self.attached_code(erased)
-        return code.of(MODEL, ARTEFACT, ADVERSARY, SEEDS, victim, code.part(attack, "attack"), code.judge(self.job.attack_judge))
+        return code.of(self.model_code, ARTEFACT, ADVERSARY, SEEDS, victim, code.part(attack, "attack"), code.judge(self.job.attack_judge))
 
     def find_attack(self, erased: Sequence[Stage], attack: Attack, name: str, asked: PromptSet) -> Stage | None:
         spec, words = self.attack_spec(erased, attack, asked), self.attack_words(name, attack)
@@ -183,7 +187,7 @@ class Stages:
 
     def images_code(self, erased: Sequence[Stage], attack: Attack | None) -> str:
         attacked = [] if attack is None else [*ADVERSARY, *code.part(attack, "attach")]
-        return code.of(MODEL, DRAWING, self.attached_code(erased), attacked)
+        return code.of(self.model_code, DRAWING, self.attached_code(erased), attacked)
 
     def attached_code(self, erased: Sequence[Stage]) -> list[code.Root]:
         return [] if self.models.erasure_key(erased) is None else [*ARTEFACT, *code.part(self.job.method, "attach")]
