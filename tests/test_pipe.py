@@ -130,3 +130,12 @@ def test_bytes_and_shares_of_one_image_have_the_same_latents(tiny):
     shares = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
     shares[0] = 1.0
     assert torch.equal(tiny.encode_images((shares * 255).round().to(torch.uint8)), tiny.encode_images(shares))
+
+
+def test_a_learned_token_beyond_what_the_model_reads_is_refused(tiny):
+    far = " ".join(["dog"] * (tiny.text.length - 2))  # with the begin token before it, the next token would stand where the end does
+    row = tiny.text.embedding_table()[:1].clone()
+    with tiny.with_learned_tokens({"<word>": row}):
+        with pytest.raises(ValueError, match=f"beyond the {tiny.text.length} tokens"):
+            tiny.encode([f"{far} <word>"])
+        tiny.encode([f"<word> {far} and more"])  # only the tail is cut

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 from made_results import cell, specification, write_record
 
@@ -11,7 +12,7 @@ from vestige.bench import cli
 from vestige.bench.reports import gallery, leaderboard, plots, question_tables, render, results
 from vestige.bench.reports.aggregates import AggregateScores
 from vestige.bench.reports.headlines import Headlines
-from vestige.bench.reports.score_table import WORST, ScoreTable, per_image
+from vestige.bench.reports.score_table import WORST, ScoreTable, _numbers, per_image
 
 
 def frame(places):
@@ -317,3 +318,8 @@ def test_the_cost_of_an_erasure_is_counted_in_rows_where_records_have_them(place
     assert "| erasing, rows ↓ |" in text and "| 640 |" in row_of(text.split("## dog (object)")[1], "good")
     cost = text.split("## Cost")[1]
     assert "erasing, denoiser rows ↓" in cost and "| 640 | 3.5 | 2.0 | 1.5 | 1.50 | 1.00 |" in row_of(cost, "blunt")
+
+
+def test_yes_and_no_in_a_score_file_are_1_and_0():
+    assert np.array_equal(_numbers(("True", "False", "")), [1.0, 0.0, np.nan], equal_nan=True)
+    assert _numbers(("True", "perhaps")) is None

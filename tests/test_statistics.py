@@ -310,3 +310,16 @@ def test_variance_components_and_the_correlation_within_prompts_are_recovered():
     assert sd == pytest.approx(1.0, abs=0.05) and icc == pytest.approx(0.6, abs=0.05)
     between, within = components(values.ravel(), groups)
     assert between == pytest.approx(0.6, abs=0.07) and within == pytest.approx(0.4, abs=0.03)
+
+
+def test_with_one_image_per_prompt_nothing_is_known_of_the_correlation_within_it_and_none_is_assumed():
+    values = np.random.default_rng(3).normal(size=50)
+    sd, icc = sd_and_icc(values, np.arange(50))
+    assert icc == 0 and sd == pytest.approx(values.std(ddof=1))
+
+
+def test_seven_concepts_are_given_and_eight_are_a_sample():
+    bootstrap = Bootstrap(200)
+    draws = np.repeat(np.arange(8.0)[:, None], 200, axis=1)  # each concept has one number, whatever its prompts
+    assert np.ptp(bootstrap.over_concepts(draws[:7])) == 0 and np.ptp(bootstrap.over_concepts(draws)) > 0
+    assert not bootstrap.keeps_prompts(7) and bootstrap.keeps_prompts(8)
