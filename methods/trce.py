@@ -222,7 +222,7 @@ class TRCE(LinearEdit):
         order = torch.randperm(len(s), generator=ctx.generator("order")) if self.shuffle else torch.arange(len(s))
         iterations = order.split(self.batch)
         kept, kept_t = self.kept_latents(pipe, original, len(iterations), ctx)
-        chosen = {name: parameter for group in STEERED for name, parameter in pipe.group(group).items()}
+        chosen = steered(pipe)
         optimiser = torch.optim.AdamW(make_trainable(chosen), lr=self.lr, weight_decay=self.weight_decay)
         with torch.no_grad():
             null = pipe.null(1)
@@ -299,6 +299,11 @@ class TRCE(LinearEdit):
 
     def asked(self, phrase: str) -> str:
         return with_articles(self.prompt.format(name=phrase))
+
+
+def steered(pipe: Pipe) -> dict[str, nn.Parameter]:
+    """What stage 2 trains, by parameter name."""
+    return {name: parameter for group in STEERED for name, parameter in pipe.group(group).items()}
 
 
 def read_pairs(file: str) -> list[tuple[str, str]]:

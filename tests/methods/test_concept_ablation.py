@@ -9,7 +9,7 @@ from conftest import tiny_spec
 
 from vestige.bench.models.diffusion import frozen_copy
 from vestige.bench.run.contract_checks import build, quick
-from vestige.methods.concept_ablation import ConceptAblation, begin_token_cut, masked_error, noised, scaled
+from vestige.methods.concept_ablation import ConceptAblation, begin_token_cut, masked_error, scaled
 
 STYLE = ["{caption}, in the style of {name}", "{name} inspired painting, {caption}", "in {name}'s style, {caption}"]
 
@@ -105,7 +105,9 @@ def test_the_begin_token_gives_no_gradient_to_keys_and_values(tiny):
 
 
 def test_training_brings_the_concept_to_the_anchor(tiny, concept, context):
-    x, t, _ = noised(tiny, torch.randn(4, 4, 8, 8, generator=generator()), generator(1))
+    x0 = torch.randn(4, 4, 8, 8, generator=generator())
+    at = tiny.corruption(x0, generator(1))
+    x, t = tiny.process.add_noise(x0, at.noise, at.level), at.level
     c, anchor = tiny.encode(["a dog"] * 4), tiny.encode(["an animal"] * 4)
     frozen = frozen_copy(tiny.denoiser)
 
