@@ -193,7 +193,7 @@ class Transport:
     def words(self, cond: Conditioning) -> list[set[tuple[str, int]]]:
         """(encoder, token) of the prompt that each row serves: encoders have vocabularies of their own."""
         encoders = [encoder for encoder, tokens in cond.layout for _ in range(tokens)]
-        return [set(zip(encoders, row, strict=True)) - self.special for row in cond.owner.tolist()]
+        return [set(zip(encoders, row, strict=False)) - self.special for row in cond.owner.tolist()]
 
     def prepare(self, cond: Conditioning) -> None:
         if self.measure == "allone":
@@ -214,5 +214,13 @@ class Transport:
         for k in (~own).nonzero().flatten().tolist():
             # In a guided batch the row that is served stands in the other half.
             served = [j for j in own.nonzero().flatten().tolist() if torch.equal(cond.ids[j], cond.owner[k])]
-            states[k] = cond.hidden[served[0]] if served else self.pipe.text.encode_ids(cond.owner[k : k + 1]).hidden[0]
+            states[k] = cond.hidden[served[0]] if served else self.encoded(cond.rows([k]))[0]
         return states
+
+    def encoded(self, cond: Conditioning) -> Tensor:
+        """(batch, tokens, width) states of the prompts that the rows serve, from their token ids alone."""
+        encoder, tokens = cond.layout[0]
+        reader, ids = self.pipe.text.reader(encoder), cond.owner[:, :tokens]
+        if reader is self.pipe.text.readers[0]:
+            return self.pipe.text.encode_ids(ids).hidden
+        return self.pipe.encode(reader.tokenizer.batch_decode(ids, skip_special_tokens=True)).hidden
