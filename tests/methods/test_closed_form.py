@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import with_biases
+from conftest import tiny_spec, with_biases
 
 from vestige.bench.contract.types import Erasure, ModelSpec
 from vestige.bench.models import loading
@@ -130,8 +130,10 @@ def test_an_affine_edit_is_the_same_in_weights_and_in_text_states(tiny, form):
     assert torch.allclose(found, wanted, atol=1e-4) and (found - layer(hidden)).norm() > 0.1 * wanted.norm()
 
 
-def test_every_text_state_lies_in_the_hyperplane_of_the_last_norm(tiny):
-    plane = hyperplane(with_biases(tiny))
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+def test_every_text_state_lies_in_the_hyperplane_of_the_last_norm(family):
+    tiny = with_biases(loading.load(tiny_spec(family)))
+    plane = hyperplane(tiny)
     assert (all_rows(tiny, ["", "a dog in a park", "Vincent van Gogh"]).double() @ plane - 1).abs().max() < 1e-4
 
 

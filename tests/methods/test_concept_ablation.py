@@ -8,6 +8,7 @@ import torch
 from conftest import tiny_spec
 
 from vestige.bench.models.diffusion import frozen_copy
+from vestige.bench.models.text import Encoder
 from vestige.bench.run.contract_checks import build, quick
 from vestige.methods.concept_ablation import ConceptAblation, begin_token_cut, masked_error, scaled
 
@@ -102,6 +103,16 @@ def test_the_begin_token_gives_no_gradient_to_keys_and_values(tiny):
         out.square().sum().backward()
     assert torch.allclose(out.detach(), plain, atol=1e-6)
     assert hidden.grad[:, 0].abs().max() == 0 and hidden.grad[:, 1:].abs().max() > 0
+
+
+def test_without_a_begin_token_nothing_is_cut(tiny, monkeypatch):
+    monkeypatch.setattr(Encoder, "begins", 0)
+    hidden = tiny.encode(["a dog"]).hidden.detach().requires_grad_(True)
+    with begin_token_cut(tiny):
+        tiny.predict(
+            torch.randn(1, 4, 8, 8, generator=generator()), torch.tensor(100), replace(tiny.null(1), hidden=hidden)
+        ).sum().backward()
+    assert hidden.grad[:, 0].abs().max() > 0
 
 
 def test_training_brings_the_concept_to_the_anchor(tiny, concept, context):

@@ -124,6 +124,11 @@ def test_the_published_layers_of_stable_diffusion_1():
     assert len(shapes) == 16 and set(shapes) == {(320, 1280), (640, 2560), (1280, 5120)}
 
 
+def test_text_layers_are_those_of_every_text_encoder():
+    layers = prune(layers="text").names(load(tiny_spec("sdxl")))
+    assert len(layers) == 4 and {name.partition(".")[0] for name in layers} == {"text_encoder", "text_encoder_2"}
+
+
 def test_prompts_pair_up(concept):
     method = prune(things=["noto", "lineart", "fluent"], reference="a {other} in {thing} style", target="a {name} in {thing} style")
     without, having = method.prompts(concept(others=["apple", "car"]))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from published_shapes import stable_diffusion_1
+from published_shapes import stable_diffusion_1, stable_diffusion_xl
 from torch.nn.functional import mse_loss
 
 from vestige.bench.contract.types import Erasure
@@ -150,6 +150,11 @@ def test_alignment_of_the_latent_and_the_training_timestep(tiny, monkeypatch):
 def test_groups_have_the_published_sizes_on_stable_diffusion_1(sd1, train, tensors, parameters):
     chosen = trained_parameters(sd1, train)
     assert (len(chosen), sum(p.numel() for p in chosen.values())) == (tensors, parameters)
+
+
+def test_on_stable_diffusion_xl_the_release_trains_layers_of_blocks_without_their_time_projections():
+    chosen = trained_parameters(stable_diffusion_xl(), "noxattn_released")
+    assert (len(chosen), sum(p.numel() for p in chosen.values())) == (772, 1_996_259_200)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from vestige.bench.contract.types import Erasure
 from vestige.bench.models.attention_maps import attention_loss, on_map, positions, recorded
 from vestige.bench.models.loading import load
 from vestige.bench.run.contract_checks import build
+from vestige.bench.vision.masks import masker
 from vestige.methods._closed_form import all_rows, context_rows, edit_keeping, merged, projections, sum_of_squares
 from vestige.methods.mace import MACE, fused, shuffled
 
@@ -160,6 +161,14 @@ def test_attended_tokens_are_the_concept_and_all_behind_the_text(tiny):
     words = tiny.text.token_ids("golf ball")
     assert positions(ids, words, None).nonzero().flatten().tolist() == [4, 5]
     assert positions(ids, words, 9).nonzero().flatten().tolist() == [4, 5, *range(10, 77)]
+
+
+def test_padding_that_is_no_end_token_is_attended_as_well(concept, context, monkeypatch):
+    """Stable Diffusion 2 pads with "!"."""
+    pipe, seen = load(tiny_spec("sd2")), []
+    monkeypatch.setattr("vestige.methods.mace.attention_loss", lambda m, k, spots, s: seen.append(spots) or attention_loss(m, k, spots, s))
+    mace(iterations=1, templates=["a photo of {name}"]).train(pipe, concept(), masker("whole", 0.0, "", "", pipe.device), context())
+    assert seen[0][0].nonzero().flatten().tolist() == list(range(4, 77))
 
 
 def test_recorded_maps_are_those_of_the_eager_processor_and_change_nothing(tiny):
