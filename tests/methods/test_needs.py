@@ -71,7 +71,7 @@ def test_a_way_of_timing_that_a_family_does_not_know_is_refused_with_what_to_set
 @pytest.mark.parametrize("name, over", [("esd_x", {}), ("spm", {}), ("concept_ablation", {"loss": "noise", "prior_weight": 1.0})])
 def test_trainers_train_a_flow_as_they_train_a_diffusion_model(tiny, concept, context, name, over):
     """Levels between whole numbers, latents and targets of a straight path: all through the model's process."""
-    tiny.process = RectifiedFlow()
+    tiny.process = RectifiedFlow(2.0)
     timing = {} if name == "concept_ablation" else {"timestep_alignment": "exact"}
     method, ctx = quick(replace(build("method", name), **over, **timing)), context()
     seen, predict = [], tiny.predict
