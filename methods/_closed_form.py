@@ -16,13 +16,15 @@ from torch import Tensor
 
 from vestige.bench.contract.plugin import Method
 from vestige.bench.contract.types import Concept, Erasure
-from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.models.pipe import Pipe
 
 FORMS = ("merge", "hook")
-NO_HYPERPLANE = "its edit has a shift, which sdxl's text states (no final layer norm) cannot carry inside weights: set method.form=hook."
+LAYERS = ("kv", "k", "v")  # keys and values, or one of them
+NO_HYPERPLANE = (
+    "its edit has a shift, which weights can carry only where text states leave a layer norm, as they do not in family {family}: "
+    "set method.form=hook."
+)
 Piece = Tensor | dict[str, Tensor]  # one for all layers, or one per layer name
-LAYERS = {"kv": r"attn2\.to_[kv]\.weight$", "k": r"attn2\.to_k\.weight$", "v": r"attn2\.to_v\.weight$"}
 
 
 @contextmanager
@@ -126,9 +128,19 @@ def chained(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tupl
     return compact(torch.cat([u1, u2 + u1 @ (v1.T @ u2)], 1), torch.cat([v1, v2], 1))
 
 
+def projections(pipe: Pipe, layers: str = "kv") -> dict[str, torch.nn.Parameter]:
+    """Weights [out, d] of the linear layers that read the text states themselves, by parameter name."""
+    return {name: weight for name, weight in pipe.group(f"cross_{layers}").items() if name.endswith(".weight")}
+
+
+def width_of(pipe: Pipe) -> int:
+    """d, of the text states."""
+    return next(iter(projections(pipe).values())).shape[1]
+
+
 def gram(pipe: Pipe, layers: str = "kv") -> Tensor:
     """Sum over the projections of W^T W, float64 [d, d]: all that a sum over layers needs to know of the weights."""
-    weights = choose_parameters(pipe.denoiser, LAYERS[layers]).values()
+    weights = projections(pipe, layers).values()
     return sum((w.double().T @ w.double() for w in weights), start=torch.zeros(()))
 
 
@@ -139,7 +151,7 @@ def hyperplane(pipe: Pipe) -> Tensor:
     """
     normal = plane_normal(pipe)
     if normal is None:
-        raise ValueError(NO_HYPERPLANE)
+        raise ValueError(NO_HYPERPLANE.format(family=pipe.spec.family))
     u = normal / (last_norm(pipe).bias.double() @ normal)
     error = (all_rows(pipe, ["", "a photo of a dog"]).double() @ u - 1).abs().max().item()
     if not error < 1e-3:  # also when the biases cancel: a plane through the origin has no such u
@@ -148,13 +160,13 @@ def hyperplane(pipe: Pipe) -> Tensor:
 
 
 def last_norm(pipe: Pipe) -> torch.nn.LayerNorm:
-    modules = pipe.text.encoders[0].named_modules()
-    return next(m for name, m in modules if isinstance(m, torch.nn.LayerNorm) and name.endswith("final_layer_norm"))
+    """The layer norm that text states leave, where they leave one."""
+    return [module for module in pipe.text.readers[0].module.modules() if isinstance(module, torch.nn.LayerNorm)][-1]
 
 
 def plane_normal(pipe: Pipe) -> Tensor | None:
-    """[d], float64: orthogonal to every difference of text states; none for sdxl, whose states leave no norm."""
-    return None if pipe.spec.family == "sdxl" else 1 / last_norm(pipe).weight.detach().double()
+    """[d], float64: orthogonal to every difference of text states; none where they do not leave a norm."""
+    return 1 / last_norm(pipe).weight.detach().double() if pipe.family.normed else None
 
 
 def check_width(pipe: Pipe, made_for: int, width: int) -> None:
@@ -168,7 +180,7 @@ def check_width(pipe: Pipe, made_for: int, width: int) -> None:
 
 @dataclass
 class LinearEdit(Method):
-    """A method whose artefact is one edit of the text states, h -> T h + a, read by some cross-attention projections.
+    """A method whose artefact is one edit of the text states, h -> T h + a, read by some of the projections.
 
     Artefact: "edit.U" and "edit.V" [d, rows], with T = I + U V^T, and "edit.shift" [d], a, where the edit has one. Any of
     them may differ by layer: "edit.V.<layer>".
@@ -178,12 +190,16 @@ class LinearEdit(Method):
     form: str  # merge (edited weights) or hook (edited text states): the same model
 
     @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]  # here it depends on a setting
+        return ("words", "states", f"cross_{self.layers}")
+
+    @property
     def detachable(self) -> bool:  # type: ignore[override]  # here it depends on a setting
         """Hooks are left out by whoever runs the model; merged weights stay merged."""
         return self.form == "hook"
 
     def __post_init__(self) -> None:
-        for key, value, allowed in (("layers", self.layers, tuple(LAYERS)), ("form", self.form, FORMS)):
+        for key, value, allowed in (("layers", self.layers, LAYERS), ("form", self.form, FORMS)):
             if value not in allowed:
                 raise ValueError(f"method.{key}={value!r} is not known. Allowed: {', '.join(allowed)}.")
 
@@ -200,12 +216,12 @@ class LinearEdit(Method):
         pieces: dict[str, Tensor | None] = {}
         for piece, value in (("U", u), ("V", v), ("shift", shift)):
             pieces |= {f"edit.{piece}.{n}": t for n, t in value.items()} if isinstance(value, dict) else {f"edit.{piece}": value}
-        touched = sum(w.numel() for w in choose_parameters(pipe.denoiser, LAYERS[self.layers]).values())
-        return Erasure({name: t.float() for name, t in pieces.items() if t is not None}, {"parameters": touched, **meta})
+        facts = {"parts": [pipe.denoiser_name], "parameters": sum(w.numel() for w in projections(pipe, self.layers).values())}
+        return Erasure({name: t.float() for name, t in pieces.items() if t is not None}, facts | meta)
 
     @contextmanager
     def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
-        weights = choose_parameters(pipe.denoiser, LAYERS[self.layers])
+        weights = projections(pipe, self.layers)
         of = {name: pieces_of(erasure, name) for name in weights}
         check_width(pipe, next(iter(of.values()))[0].shape[0], next(iter(weights.values())).shape[1])
         if self.form == "merge":
@@ -302,7 +318,7 @@ def shared_head(one: list[int], two: list[int]) -> int:
 
 def sum_of_squares(pipe: Pipe, texts: list[str], batch: int = 250) -> Tensor:
     """P^T P, float64 [d, d], over all positions of the texts, however many they are; zero without texts."""
-    width = pipe.denoiser.config.cross_attention_dim
+    width = width_of(pipe)
     total = torch.zeros(width, width, dtype=torch.float64, device=pipe.device)
     for start in range(0, len(texts), batch):
         rows = all_rows(pipe, texts[start : start + batch]).double()

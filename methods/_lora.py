@@ -3,15 +3,14 @@
 import torch
 from torch import Tensor
 
-from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.models.pipe import Pipe
-from vestige.methods._closed_form import LAYERS, check_width, merged
+from vestige.methods._closed_form import check_width, merged, projections
 
 
 def edited_weights(pipe: Pipe, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """New weights by name: W (I + U V^T) + up down, from "edit.U", "edit.V" [d, rows] and, where a layer has an adapter,
     "lora.<layer>.up" [out, n] and ".down" [n, d]."""
-    weights, new = choose_parameters(pipe.denoiser, LAYERS["kv"]), {}
+    weights, new = projections(pipe), {}
     check_width(pipe, len(tensors["edit.U"]), next(iter(weights.values())).shape[1])
     for name, weight in weights.items():
         layer = name.removesuffix(".weight")

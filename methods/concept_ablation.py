@@ -16,11 +16,11 @@ from torch import Tensor
 
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
-from vestige.bench.models.diffusion import choose_parameters, frozen_copy, make_trainable
+from vestige.bench.models.diffusion import frozen_copy, make_trainable
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.prompts.prompt_sets import with_articles
 
-GROUPS = {"cross_attn": r"attn2\.to_[kv]\.", "attn": r"attn[12]\.to_", "full": ""}
+GROUPS = {"cross_attn": "text_kv", "attn": "attention", "full": "all"}  # train -> weights by their role
 CHOICES = {"train": tuple(GROUPS), "loss": ("model", "noise"), "teacher": ("current", "frozen"), "augment": ("none", "scale")}
 # Object augmentation of the paper: words put before the student's prompt for shrunk and for enlarged images
 FAR, CLOSE = ("a far away ", "very small "), ("zoomed in ", "close up ")
@@ -37,7 +37,7 @@ class Pair:
 
 @dataclass
 class ConceptAblation(Method):
-    """Edits denoiser weights in place. Artefact: "unet.<parameter>", full new values of the trained tensors."""
+    """Edits denoiser weights in place. Artefact: "<denoiser>.<parameter>", full new values of the trained tensors."""
 
     version: ClassVar[int] = 2
     evidence: ClassVar[tuple[str, ...]] = ("nupurkmr9/concept-ablation@c11fb1b: losses and gradients (both targets, with prior) to 5e-6",)
@@ -71,6 +71,10 @@ class ConceptAblation(Method):
             if not getattr(self, field):
                 raise ValueError(f"method.{field} is empty: give at least one template.")
 
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]  # here it depends on a setting
+        return ("draw", "levels", GROUPS[self.train], *(("words", "text_kv") if self.cut_begin_token else ()))
+
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         if model.dtype != "float32":
             return f"concept ablation trains float32 weights (steps of {self.lr:g} vanish in {model.dtype}): set model.dtype=float32."
@@ -85,7 +89,7 @@ class ConceptAblation(Method):
         pairs = [self.pairs(concept) for concept in concepts]
         images = [self.training_images([pair.caption for pair in of_concept], ctx) for of_concept in pairs]
         frozen = frozen_copy(pipe.denoiser) if self.teacher == "frozen" else None
-        chosen = choose_parameters(pipe.denoiser, GROUPS[self.train])
+        chosen = pipe.group(GROUPS[self.train])
         optimiser = torch.optim.AdamW(make_trainable(chosen), lr=self.lr, weight_decay=self.weight_decay)
         with begin_token_cut(pipe) if self.cut_begin_token else nullcontext():
             state = {"weights": chosen, "optimiser": optimiser, "generator": generator}
@@ -121,19 +125,21 @@ class ConceptAblation(Method):
 
     def step_loss(self, pipe: Pipe, pairs: list[Pair], images: Tensor, frozen, generator: torch.Generator) -> Tensor:
         x0, mask, captions, prompts = self.batch_of(pipe, pairs, images, generator)
-        x, t, noise = noised(pipe, x0, generator)
+        at = pipe.corruption(x0, generator)
+        x, t = pipe.process.add_noise(x0, at.noise, at.level), at.level
         with torch.no_grad():
             c, target = pipe.encode(captions), pipe.encode(prompts)
-            wanted = pipe.process.target(x0, noise, t) if self.loss == "noise" else pipe.predict(x, t, c, frozen)
+            wanted = pipe.process.target(x0, at.noise, t) if self.loss == "noise" else pipe.predict(x, t, c, frozen)
         # Divided by the one-channel mask, as the official code does: latents of four channels count four times.
         loss = masked_error(pipe.predict(x, t, target), wanted, mask)
         if self.prior_weight == 0:
             return loss
         x0, _, captions, _ = self.batch_of(pipe, pairs, images, generator, plain=True)
-        x, t, noise = noised(pipe, x0, generator)
+        at = pipe.corruption(x0, generator)
+        x, t = pipe.process.add_noise(x0, at.noise, at.level), at.level
         with torch.no_grad():
             c = pipe.encode(captions)
-        return loss + self.prior_weight * F.mse_loss(pipe.predict(x, t, c), pipe.process.target(x0, noise, t))
+        return loss + self.prior_weight * F.mse_loss(pipe.predict(x, t, c), pipe.process.target(x0, at.noise, t))
 
     def batch_of(
         self, pipe: Pipe, pairs: list[Pair], shown: Tensor, generator: torch.Generator, plain: bool = False
@@ -157,13 +163,6 @@ class ConceptAblation(Method):
     def target_of(self, pair: Pair, generator: torch.Generator) -> str:
         doubled = int(torch.rand(1, generator=generator).item() < self.doubled)
         return pair.targets[doubled * len(self.targets) + int(torch.randint(len(self.targets), (1,), generator=generator))]
-
-
-def noised(pipe: Pipe, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """(x_t, t, noise) with uniform t, one per row."""
-    noise = torch.randn(x0.shape, generator=generator).to(x0)
-    t = torch.randint(pipe.scheduler.config.num_train_timesteps, (len(x0),), generator=generator).to(x0.device)
-    return pipe.process.add_noise(x0, noise, t), t, noise
 
 
 def masked_error(prediction: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
@@ -202,11 +201,12 @@ def scaled(image: Tensor, factor: int, generator: torch.Generator) -> tuple[Tens
 
 @contextmanager
 def begin_token_cut(pipe: Pipe) -> Iterator[None]:
-    """Detach the first token's keys and values in every cross-attention; values of the forward pass do not change."""
+    """Detach the begin token's keys and values in every attention to text; values of the forward pass do not change."""
+    encoder, _ = pipe.null(1).layout[0]
+    first = pipe.text.reader(encoder).begins  # 1, or 0 where texts have no begin token
 
     def cut(module, args, kwargs, output):
-        return torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1)
+        return torch.cat([output[:, :first].detach(), output[:, first:]], dim=1)
 
-    projections = [name for name, _ in pipe.denoiser.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
-    with pipe.hooked({f"{pipe.denoiser_name}.{name}": cut for name in projections}):
+    with pipe.hooked({f"{pipe.denoiser_name}.{name}": cut for name in pipe.layers("text_kv")}):
         yield

@@ -18,18 +18,14 @@ from torch import Tensor
 
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec, Sampler
+from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.models.sampling import GuidanceRule, Step, classifier_free
 from vestige.bench.prompts.prompt_sets import with_articles
 
-# Which layers -> the part of the model and the end of their names. The paper's method is ffn2; the others are its ablations.
-LAYERS = {
-    "ffn2": ("unet", ".ff.net.2"),
-    "ffn1": ("unet", ".ff.net.0.proj"),
-    "attn_k": ("unet", ".attn2.to_k"),
-    "attn_v": ("unet", ".attn2.to_v"),
-    "text": ("text_encoder", ".mlp.fc2"),
-}
+# Which layers -> weights of the denoiser by their role; None: those of the text encoders that are what ffn2 is in the denoiser.
+# The paper's method is ffn2; the others are its ablations.
+LAYERS = {"ffn2": "mlp_out", "ffn1": "mlp_in", "attn_k": "cross_k", "attn_v": "cross_v", "text": None}
 
 
 @dataclass
@@ -62,6 +58,11 @@ class ConceptPrune(Method):
         if "{name}" not in self.target:
             raise ValueError(f"method.target={self.target!r} must name the concept: {{name}}.")
 
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]  # here it depends on a setting
+        group = LAYERS[self.layers]
+        return ("draw", "words") if group is None else ("draw", "outputs", group)
+
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         if (not self.things or "{other}" in self.reference + self.target) and not all(concept.others for concept in concepts):
             return "its prompts name unrelated things: set method.things, or give the concept file entries under `others`."
@@ -77,6 +78,7 @@ class ConceptPrune(Method):
         if pruned == 0:
             raise ValueError(f"no weight was chosen: raise method.ratio ({self.ratio}) or lower method.select_ratio ({self.select_ratio}).")
         meta: dict[str, Any] = {"parameters": pruned, "share": pruned / sum(mask.numel() for mask in chosen.values())}
+        meta["parts"] = sorted({layer.partition(".")[0] for layer in chosen})
         meta |= {"scheduler": self.sampler(ctx).scheduler, "calls": self.calls}
         return Erasure({f"prune.{layer}": mask.flatten().nonzero()[:, 0].int() for layer, mask in chosen.items()}, meta)
 
@@ -117,13 +119,21 @@ class ConceptPrune(Method):
             masks[layer] = counts > self.select_ratio * len(norms)
         return masks
 
+    def names(self, pipe: Pipe) -> list[str]:
+        """The layers looked at, "<part>.<layer>"."""
+        group = LAYERS[self.layers]
+        if group is not None:
+            return [f"{pipe.denoiser_name}.{name}" for name in pipe.layers(group)]
+        encoders = {part: pipe.parts[part] for part in pipe.family.encoders if part in pipe.parts}
+        weights = [f"{part}.{n}" for part, module in encoders.items() for n in choose_parameters(module, pipe.family.text_mlp)]
+        return [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
+
     def norms(self, pipe: Pipe, prompts: list[str], ctx: Context) -> dict[str, Tensor]:
         """Layer -> [calls, in]: the norm of every input column over all prompts, tokens and guidance halves, rows normalised.
 
         All prompts start from the same latents, as with the official fixed seed.
         """
-        part, end = LAYERS[self.layers]
-        names = [f"{p}.{n}" for p, m in pipe.parts.items() if p.startswith(part) for n, _ in m.named_modules() if n.endswith(end)]
+        names = self.names(pipe)
         calls = 1 if self.layers == "text" else self.calls
         squares = {name: torch.zeros(calls, pipe.parameter(f"{name}.weight").shape[1], device=pipe.device) for name in names}
         now = Calls(calls)

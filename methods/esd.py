@@ -7,7 +7,7 @@ direction from "no words" to the concept; the trained copy learns to predict the
 Two forms of the target (eq. 7 of the paper), both with eta in the paper's sense (the release's flag is eta + 1):
   paper     y = e_null - eta (e_c - e_null)
   released  y = e_from - (eta + 1) (e_c - e_null), with `erase_from` the prompt that loses the concept; equal for erase_from=null
-Both are affine combinations of the frozen predictions, so they hold for velocity models as well.
+Both are affine combinations of the frozen predictions, so they hold for models that predict a velocity as well.
 
 Training latents are DDIM's in both forms, as in the paper's code. The release draws them with the model's own scheduler (PNDM
 for Stable Diffusion 1), which moves them by 3 to 7 %.
@@ -23,30 +23,26 @@ from torch.nn.functional import mse_loss
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.conditioning import Conditioning
-from vestige.bench.models.diffusion import choose_parameters, frozen_copy, make_trainable, partial_denoise
-from vestige.bench.models.parts import Part
+from vestige.bench.models.diffusion import frozen_copy, make_trainable, partial_denoise, unaligned
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.prompts.prompt_sets import with_articles
 
-# The top-level time MLP and the last norm and convolution are never trained by noxattn and notime; `add_embedding` is SDXL's
-# addition to that MLP. The time projections inside the residual blocks are trained.
-ENDS = r"^(time_embedding|add_embedding|conv_norm_out|conv_out)\."
-# train -> (names to include, names to exclude)
-GROUPS = {
-    "xattn": (r"attn2\.", None),
-    "xattn_strict": (r"attn2\.to_[kv]\.", None),
-    "noxattn": ("", rf"attn2\.|{ENDS}"),
-    "selfattn": (r"attn1\.", None),
-    "notime": ("", ENDS),
-    "full": ("", None),
+# train -> weights by their role, the first without the others. Of Stable Diffusion's time layers, only the top-level ones are "ends".
+GROUPS: dict[str, tuple[str, ...]] = {
+    "xattn": ("text_attention",),
+    "xattn_strict": ("text_kv",),
+    "noxattn": ("all", "text_attention", "ends"),
+    "noxattn_released": ("esd_release",),
+    "selfattn": ("image_self",),
+    "notime": ("all", "ends"),
+    "full": ("all",),
 }
-TRAIN = (*GROUPS, "noxattn_released")
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 @dataclass
 class ESD(Method):
-    """Edits denoiser weights in place. Artefact: "unet.<parameter>", full new values of the trained tensors."""
+    """Edits denoiser weights in place. Artefact: "<denoiser>.<parameter>", full new values of the trained tensors."""
 
     evidence: ClassVar[tuple[str, ...]] = (
         "rohitgandikota/erasing@a2189e9: latents to 3e-6; losses, gradients and trained parameters equal",
@@ -54,14 +50,14 @@ class ESD(Method):
     )
     quick: ClassVar[dict] = {"iterations": 2, "bins": 4, "lr": 1e-3}
 
-    train: str  # which weights: one of TRAIN
+    train: str  # which weights: one of GROUPS
     prompt: str  # what the concept is called in training; {name} is its name
     form: str  # paper or released
     erase_from: str | None  # released form only: the prompt that loses the concept; null: the concept's own prompt
     eta: float  # strength, paper convention
     sampling: str  # who makes the noisy latents: student (paper) or frozen (release)
     start_guidance: float  # classifier-free guidance scale while making them
-    timestep_alignment: str  # legacy or exact, see bench.diffusion.partial_denoise
+    timestep_alignment: str  # legacy or exact, see `partial_denoise`
     bins: int  # DDIM steps that cover the whole noise range
     iterations: int
     batch: int  # latents per iteration; they share one timestep
@@ -71,7 +67,7 @@ class ESD(Method):
 
     def __post_init__(self) -> None:
         allowed = {
-            "train": TRAIN,
+            "train": tuple(GROUPS),
             "form": ("paper", "released"),
             "sampling": ("student", "frozen"),
             "timestep_alignment": ("legacy", "exact"),
@@ -83,15 +79,19 @@ class ESD(Method):
         if self.erase_from is not None and self.form == "paper":
             raise ValueError("method.erase_from is defined for method.form=released only; set that, or method.erase_from=null.")
 
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]  # here it depends on a setting
+        return ("levels", *GROUPS[self.train])
+
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         if model.dtype != "float32":
             return f"ESD trains float32 weights (steps of {self.lr:g} vanish in {model.dtype}): set model.dtype=float32."
-        return super().supports(model, concepts)
+        return unaligned(model, self.timestep_alignment) or super().supports(model, concepts)
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         generator = ctx.generator("training")
         frozen = frozen_copy(pipe.denoiser)
-        chosen = trained_parameters(pipe.denoiser, self.train)
+        chosen = trained_parameters(pipe, self.train)
         optimiser = OPTIMISERS[self.optimiser](make_trainable(chosen), lr=self.lr, weight_decay=self.weight_decay)
         with torch.no_grad():
             asked = pipe.encode([with_articles(self.prompt.format(name=concept.name)) for concept in concepts])
@@ -134,13 +134,10 @@ class ESD(Method):
         return mse_loss(pipe.predict(x, t, source), y)
 
 
-def trained_parameters(unet: Part, train: str) -> dict[str, nn.Parameter]:
-    """Parameters of a group. On Stable Diffusion 1.x: xattn 80 tensors, noxattn 598, noxattn_released 388."""
-    if train in GROUPS:
-        include, exclude = GROUPS[train]
-        return choose_parameters(unet, include, exclude)
-    # The release keeps weights and biases of linear and convolution layers, so no norm; for SDXL only those inside blocks.
-    sdxl = unet.config.addition_embed_type is not None
-    layers = [name for name, module in unet.named_modules() if isinstance(module, nn.Linear | nn.Conv2d) and "attn2" not in name]
-    kept = {name for name in layers if not sdxl or ("block" in name and "emb" not in name)}
-    return {name: p for name, p in unet.named_parameters() if name.rpartition(".")[0] in kept}
+def trained_parameters(pipe: Pipe, train: str) -> dict[str, nn.Parameter]:
+    """Parameters by name. On Stable Diffusion 1.x: xattn 80 tensors, noxattn 598, noxattn_released 388."""
+    role, *without = GROUPS[train]
+    left_out = {name for group in without for name in pipe.group(group)}
+    if train == "noxattn_released":  # weights and biases of linear and convolution layers, so no norm
+        left_out = {name for name in pipe.group(role) if name.rpartition(".")[0] not in pipe.layers(role)}
+    return {name: parameter for name, parameter in pipe.group(role).items() if name not in left_out}

@@ -2,7 +2,7 @@
 
 None of the three was published for text-to-image models (see methods/_guardedness.py for their papers); rows, labels and the
 anchored form are ours. Probes are fitted to minimal pairs: the same sentence with the concept and with what it should become.
-Guardedness is weak here: attention is not linear and 77 rows act together, so these are baselines.
+Guardedness is weak here: attention is not linear and all rows act together, so these are baselines.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
+from vestige.bench.models.families import family
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.prompts.prompt_sets import with_articles
 from vestige.methods._checks import check_pairs, unsupported_reason
@@ -66,8 +67,8 @@ class LinearErasure(LinearEdit):
             raise ValueError(f"method.strength={self.strength} must lie above 0 and not above 2.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        if model.family == "sdxl" and self.form == "merge" and self.fill != "zero":
-            return NO_HYPERPLANE
+        if self.form == "merge" and self.fill != "zero" and not family(model.family).normed:
+            return NO_HYPERPLANE.format(family=model.family)
         texts = {"becomes": self.becomes, "templates": "".join(self.templates)}
         return unsupported_reason(concepts, texts, self.neutral_names, self.anchored_name) or super().supports(model, concepts)
 

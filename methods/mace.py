@@ -23,20 +23,20 @@ from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.adapters import adapters
 from vestige.bench.models.attention_maps import attention_loss, positions, recorded
-from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.prompts.prompt_sets import with_articles
 from vestige.bench.vision.masks import MASKERS, masker
 from vestige.methods._checks import check_pairs, unsupported_reason
 from vestige.methods._closed_form import (
-    LAYERS,
     check_spanned,
     context_rows,
     edit_keeping,
     factored,
     kept_names,
     merged,
+    projections,
     sum_of_squares,
+    width_of,
     worded,
 )
 from vestige.methods._lora import edited_weights
@@ -61,6 +61,7 @@ class MACE(Method):
     """
 
     evidence: ClassVar[tuple[str, ...]] = ("Shilin-LU/MACE@057e7a6: refinement and fusion to 4e-7, attention loss and gradient to 3e-6",)
+    needs: ClassVar[tuple[str, ...]] = ("draw", "levels", "words", "states", "cross_kv", "cross_q")
     quick: ClassVar[dict] = {"images": 2, "material_steps": 2, "iterations": 3, "lr": 1e-2, "mask": "background_difference"}
 
     anchor: str  # what the concept becomes; {anchor} is the concept's anchor, {sibling} its first sibling
@@ -130,7 +131,7 @@ class MACE(Method):
         sentences = sum(len(self.worded(concept.name, concept)) for concept in concepts)
         check_spanned(sentences * pipe.text.length + self.kept_count(pipe, concepts, self.fuse_preserve), *self.width_and_ridge(pipe))
         find = masker(self.mask, self.mask_threshold, self.detector, self.segmenter, pipe.device)
-        weights = choose_parameters(pipe.denoiser, LAYERS["kv"])
+        weights = projections(pipe)
         kept = self.kept_squares(pipe, concepts)
         scale = self.refine_preserve ** (2 if self.refinement_scale == "squared" else 1)
         u, v = self.refine(pipe, concepts, scale * kept)
@@ -142,7 +143,8 @@ class MACE(Method):
         ups = {name: torch.stack([up for _, up in (lora[name] for lora in loras)], 1) for name in loras[0]}
         tensors = {"edit.U": u, "edit.V": v}
         tensors |= {f"lora.{name}.up": up for name, up in ups.items()} | {f"lora.{name}.down": down for name, down in downs.items()}
-        meta = {"parameters": sum(weight.numel() for weight in weights.values()), "concepts": [concept.slug for concept in concepts]}
+        meta = {"parts": [pipe.denoiser_name], "parameters": sum(weight.numel() for weight in weights.values())}
+        meta["concepts"] = [concept.slug for concept in concepts]
         return Erasure({name: tensor.float() for name, tensor in tensors.items()}, meta)
 
     @contextmanager
@@ -175,7 +177,7 @@ class MACE(Method):
         return pipe.text.length * sum(len(texts) for texts, weight in self.kept_parts(concepts) if scale * weight > 0)
 
     def width_and_ridge(self, pipe: Pipe) -> tuple[int, float]:
-        return pipe.denoiser.config.cross_attention_dim, self.ridge
+        return width_of(pipe), self.ridge
 
     def kept_texts(self, concepts: list[Concept], sources: list[str]) -> list[str]:
         names = kept_names(concepts, [source for source in sources if source != "empty"])
@@ -201,10 +203,10 @@ class MACE(Method):
         texts = self.worded(concept.name, concept)
         with torch.no_grad():
             cond = pipe.encode(texts)
-        tokenizer = pipe.text.tokenizers[0]
-        end = tokenizer.eos_token_id if self.tokens == "concept_and_end" else None
-        spots = torch.stack([positions(row, pipe.text.token_ids(concept.name), end) for row in cond.ids]).to(pipe.device)
-        layers = {name.removesuffix(".weight"): weight for name, weight in choose_parameters(pipe.denoiser, LAYERS["kv"]).items()}
+        behind = [int(k) if self.tokens == "concept_and_end" else None for k in pipe.text.last_token(cond.ids)]
+        words = pipe.text.token_ids(concept.name)
+        spots = torch.stack([positions(row, words, last) for row, last in zip(cond.ids, behind, strict=True)]).to(pipe.device)
+        layers = {name.removesuffix(".weight"): weight for name, weight in projections(pipe).items()}
         down = {n: nn.Parameter(torch.randn(1, w.shape[1], generator=generator).to(w)) for n, w in layers.items()}
         up = {n: nn.Parameter(torch.zeros(1, len(w)).to(w)) for n, w in layers.items()}
         learnt = [*down.values(), *up.values()]
@@ -240,7 +242,7 @@ class MACE(Method):
 
     def drawn_timesteps(self, pipe: Pipe, generator: torch.Generator) -> Tensor:
         """[batch] timesteps. Focal: most of them between the two of `focus`, where things take shape."""
-        t = torch.arange(pipe.scheduler.config.num_train_timesteps, dtype=torch.float64)
+        t = torch.arange(pipe.process.length, dtype=torch.float64)
         low, high = (torch.sigmoid(self.sharpness * (t - edge)) for edge in self.focus)
         weight = low - high if self.timesteps == "focal" else torch.ones_like(t)
         return torch.multinomial(weight, self.batch, replacement=True, generator=generator)

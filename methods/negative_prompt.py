@@ -14,7 +14,6 @@ from torch import Tensor
 
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure
-from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.models.sampling import Step, classifier_free
 
@@ -24,6 +23,7 @@ class NegativePrompt(Method):
     """Artefact: no tensors; the negative text in meta."""
 
     intervention: ClassVar[str] = "sampling"
+    needs: ClassVar[tuple[str, ...]] = ("draw", "outputs", "words")
     detachable: ClassVar[bool] = True
 
     text: str  # per concept; {name} is its name. Several concepts are joined by ", "
@@ -38,7 +38,8 @@ class NegativePrompt(Method):
         texts = [self.text.format(name=concept.name) for concept in concepts]
         lost = first_beyond_limit(pipe, texts)
         if lost is not None:
-            warnings.warn(f"the model reads {pipe.text.length} tokens: {texts[lost]!r} and all after it are cut off.", stacklevel=2)
+            most = max(reader.length for reader in pipe.text.readers)
+            warnings.warn(f"the model reads {most} tokens: {texts[lost]!r} and all after it are cut off.", stacklevel=2)
         return Erasure({}, {"negative_prompt": ", ".join(texts), "concepts_lost": 0 if lost is None else len(texts) - lost})
 
     @contextmanager
@@ -52,7 +53,7 @@ class NegativePrompt(Method):
                 begun = step.index >= self.start * step.total
                 if step.scale <= 1 or not begun or step.index >= self.end * step.total:
                     return plain(step)
-                e_negative, e_cond = predict_with(step, negative)
+                e_negative, e_cond = step.predict([negative.repeat(len(step.x)).serving(step.cond), step.cond])
                 return e_negative + step.scale * (e_cond - e_negative)
 
             return rule
@@ -61,15 +62,10 @@ class NegativePrompt(Method):
             yield pipe
 
 
-def predict_with(step: Step, negative: Conditioning) -> tuple[Tensor, Tensor]:
-    """(negative, conditional) predictions of one sampling step, each (batch, channels, h, w)."""
-    return Step(step.pipe, step.x, step.t, step.index, step.total, step.cond, negative.repeat(len(step.x)), step.scale).predict_both()
-
-
 def first_beyond_limit(pipe: Pipe, texts: list[str]) -> int | None:
-    """Index of the first text whose tokens, joined by ", ", do not all fit between the begin and end token."""
-    room = pipe.text.length - 2
+    """Index of the first text whose tokens, joined by ", ", no text encoder reads to the end."""
     for k in range(len(texts)):
-        if len(pipe.text.token_ids(", ".join(texts[: k + 1]))) > room:
+        joined = ", ".join(texts[: k + 1])
+        if all(reader.begins + len(reader.token_ids(joined)) + 1 > reader.length for reader in pipe.text.readers):
             return k
     return None

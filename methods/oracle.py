@@ -19,7 +19,7 @@ from vestige.bench.world.content import catalog
 
 @dataclass
 class Oracle(Method):
-    """Artefact: "unet.<parameter>", the whole retrained denoiser."""
+    """Artefact: "<denoiser>.<parameter>", the whole retrained denoiser."""
 
     weights: str  # safetensors of the denoiser, relative to the project; {slug} is the concept, or the group erased as a whole
     model: str  # the model folder that was retrained, relative to the project

@@ -21,19 +21,20 @@ from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.adapters import adapters
 from vestige.bench.models.conditioning import Conditioning
-from vestige.bench.models.diffusion import choose_parameters, frozen_copy, partial_denoise
+from vestige.bench.models.diffusion import frozen_copy, partial_denoise
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.prompts.prompt_sets import with_articles
 from vestige.methods._checks import check_pairs, unsupported_reason
 from vestige.methods._closed_form import (
-    LAYERS,
     check_spanned,
     edit_of_sums,
     kept_names,
     left_out,
     plane_normal,
+    projections,
     shared_head,
     sum_of_squares,
+    width_of,
     worded,
 )
 from vestige.methods._lora import edited_weights
@@ -110,6 +111,10 @@ class RealEra(Method):
                 "method.centred needs preserved texts, whose mean is the centre: method.preserve=[empty], or method.centred=false."
             )
 
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]  # here it depends on a setting
+        return ("words", "states", "cross_kv", *(("levels",) if self.iterations else ()))
+
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         if self.iterations and model.dtype != "float32":
             return (
@@ -138,8 +143,8 @@ class RealEra(Method):
                 trained = [self.train(pipe, original, slug, each, middle, ctx) for slug, each in examples.items()]
             tensors |= {f"lora.{n}.down": torch.cat([down[n] for down, _ in trained]) for n in trained[0][0]}
             tensors |= {f"lora.{n}.up": torch.cat([up[n] for _, up in trained]).T.contiguous() for n in trained[0][1]}
-        parameters = sum(weight.numel() for weight in choose_parameters(pipe.denoiser, LAYERS["kv"]).values())
-        return Erasure(tensors, {"parameters": parameters, "left_out": left_out(concepts, self.preserved_sources)})
+        facts = {"parts": [pipe.denoiser_name], "parameters": sum(weight.numel() for weight in projections(pipe).values())}
+        return Erasure(tensors, {**facts, "left_out": left_out(concepts, self.preserved_sources)})
 
     @contextmanager
     def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
@@ -176,8 +181,7 @@ class RealEra(Method):
 
     def middle(self, pipe: Pipe, kept: list[str], batch: int = 250) -> Tensor:
         """[length, d], float64: the mean state of the preserved texts at each position, or zero."""
-        width = pipe.denoiser.config.cross_attention_dim
-        total = torch.zeros(pipe.text.length, width, dtype=torch.float64, device=pipe.device)
+        total = torch.zeros(pipe.text.length, width_of(pipe), dtype=torch.float64, device=pipe.device)
         if not self.centred:
             return total
         for start in range(0, len(kept), batch):
@@ -226,7 +230,7 @@ class RealEra(Method):
         mse(eps(x_t, neighbour), eps_0(x_t, anchor)) + nu mse(eps(x_t, beyond), eps_0(x_t, beyond)), on the way to images of it.
         """
         generator, normal = ctx.generator(f"training {slug}"), plane_normal(pipe)
-        layers = {name.removesuffix(".weight"): weight for name, weight in choose_parameters(pipe.denoiser, LAYERS["kv"]).items()}
+        layers = {name.removesuffix(".weight"): weight for name, weight in projections(pipe).items()}
         size = self.rank**-0.5
         down = {n: nn.Parameter(size * torch.randn(self.rank, w.shape[1], generator=generator).to(w)) for n, w in layers.items()}
         up = {n: nn.Parameter(torch.zeros(self.rank, len(w)).to(w)) for n, w in layers.items()}

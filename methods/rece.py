@@ -17,7 +17,7 @@ from torch import Tensor
 from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, Erasure
 from vestige.bench.models.pipe import Pipe
-from vestige.methods._closed_form import all_rows, chained, gram, low_rank_edit, single_thread
+from vestige.methods._closed_form import all_rows, chained, gram, low_rank_edit, single_thread, width_of
 from vestige.methods.uce import UCE
 
 REGULARISERS = ("zero", "standard", "own")
@@ -67,7 +67,7 @@ class RECE(UCE):
         texts = self.kept_texts(concepts)
         if self.empty_per_text:
             texts += [""] * (texts.count("") * (len(self.pairs(concepts)) - 1))
-        return all_rows(pipe, texts) if texts else torch.zeros(0, pipe.denoiser.config.cross_attention_dim, device=pipe.device)
+        return all_rows(pipe, texts) if texts else torch.zeros(0, width_of(pipe), device=pipe.device)
 
 
 def adversarial_rows(k: Tensor, factors: tuple[Tensor, Tensor], weights: Tensor, towards: Tensor, r: float) -> Tensor:

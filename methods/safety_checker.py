@@ -70,7 +70,9 @@ class SafetyChecker(Method):
         scores = clip.image(shown) @ texts.T
         # With n images the quantile lies on one of them: exactly that share scores above it.
         thresholds = torch.quantile(scores, 1 - self.false_alarms, dim=0, interpolation="higher")
-        return Erasure({"filter.texts": texts, "filter.thresholds": thresholds}, {"neutral_images": len(shown), "parameters": 0})
+        return Erasure(
+            {"filter.texts": texts, "filter.thresholds": thresholds}, {"parts": [], "neutral_images": len(shown), "parameters": 0}
+        )
 
     @contextmanager
     def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:

@@ -16,9 +16,8 @@ from vestige.bench.contract.building import plugin, specification
 from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec, canonical_hash
 from vestige.bench.models.capabilities import unsupported
-from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.models.pipe import Pipe
-from vestige.methods._closed_form import LAYERS, LinearEdit, Piece, chained, pieces_of
+from vestige.methods._closed_form import LinearEdit, Piece, chained, pieces_of, projections
 
 Edit = tuple[Tensor, Tensor, Tensor | None]  # U, V and shift of one layer
 
@@ -52,14 +51,14 @@ class Sequential(LinearEdit):
 
     @torch.no_grad()
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
-        weights = choose_parameters(pipe.denoiser, LAYERS[self.layers])
+        weights = projections(pipe, self.layers)
         total, order = {name: nothing(weight) for name, weight in weights.items()}, []
         with ExitStack() as edited:
             for step, method in self.methods.items():
                 for concept in concepts:
                     erasure = method.erase(pipe, [concept], ctx)
                     order.append(f"{step}: {concept.slug}")
-                    for name in choose_parameters(pipe.denoiser, LAYERS[method.layers]):
+                    for name in projections(pipe, method.layers):
                         total[name] = after(total[name], pieces_of(erasure, name))
                     # Merged: the next step may read the weights. Methods whose edits have a shift read text states alone.
                     if not any(key.startswith("edit.shift") for key in erasure.tensors):

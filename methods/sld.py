@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure
-from vestige.bench.models.conditioning import Conditioning
+from vestige.bench.models.conditioning import OTHER, Conditioning
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.models.sampling import Step, classifier_free
 
@@ -28,6 +28,7 @@ class SLD(Method):
         "ml-research/safe-latent-diffusion@a42923c: latents equal for its four settings; images under PNDM as diffusers' class",
     )
     intervention: ClassVar[str] = "sampling"
+    needs: ClassVar[tuple[str, ...]] = ("draw", "outputs")
     detachable: ClassVar[bool] = True
 
     text: str  # per concept; {name} is its name. Several concepts are joined by ", "
@@ -84,7 +85,6 @@ class SLD(Method):
 
 def predict_three(step: Step, safety: Conditioning) -> tuple[Tensor, Tensor, Tensor]:
     """(unconditional, conditional, safety) predictions of one sampling step from one denoiser call."""
-    serving = replace(safety.repeat(len(step.x)), owner=step.cond.owner)
-    conditioning = Conditioning.cat([step.cond.with_null(step.null), serving])
-    e_null, e_cond, e_safety = step.pipe.predict(torch.cat([step.x] * 3), step.t, conditioning).chunk(3)
+    serving = replace(safety.repeat(len(step.x)).as_branch(OTHER), owner=step.cond.owner)
+    e_null, e_cond, e_safety = step.predict([step.null.serving(step.cond), step.cond, serving])
     return e_null, e_cond, e_safety

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
-from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.models.pipe import Pipe
 from vestige.methods._checks import check_pairs, unsupported_reason
-from vestige.methods._closed_form import LAYERS, LinearEdit, all_rows, last_rows, single_thread
+from vestige.methods._closed_form import LinearEdit, all_rows, last_rows, projections, single_thread
 
 ROWS = ("last", "all")
 RETAIN = ("siblings", "others")
@@ -69,7 +68,7 @@ class SPEED(LinearEdit):
         retained = self.retained_rows(pipe, concepts, ctx.generator("order"))
         fixed = invariant_rows(all_rows(pipe, [""]).double(), self.invariants, ctx.generator("centres"))
         factors, null, scale = {}, {}, self.scale_of(retained)
-        for name, weight in choose_parameters(pipe.denoiser, LAYERS[self.layers]).items():
+        for name, weight in projections(pipe, self.layers).items():
             layer = name.removesuffix(".weight")
             moment = self.retained_moment(weight.double(), c, g, retained, ctx.generator(f"augmentation {layer}"))
             projector, null[layer] = null_projector(moment, self.threshold * scale)

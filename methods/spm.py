@@ -4,9 +4,9 @@ SPM, Lyu et al., "One-dimensional Adapter to Rule Them All", CVPR 2024 (arXiv 23
 stay as they are; each prompt sets the strength of the adapters by its likeness to the erased words.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -17,10 +17,11 @@ from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.adapters import adapters
 from vestige.bench.models.conditioning import Conditioning
-from vestige.bench.models.diffusion import ALIGNMENTS, frozen_copy, partial_denoise
+from vestige.bench.models.diffusion import ALIGNMENTS, partial_denoise, unaligned
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.prompts.prompt_sets import with_articles
 
+LAYERS = "transformer"  # the weights that get an adapter, by their role
 TRANSPORTS = ("clipcos_tokenuni", "clipcos", "tokenuni", "allone")
 CHOICES = {
     "transport": TRANSPORTS,
@@ -36,6 +37,7 @@ class SPM(Method):
 
     evidence: ClassVar[tuple[str, ...]] = ("Con6924/SPM@3dd762e: forward pass, latents, loss, gradient and strengths to 9e-6",)
     intervention: ClassVar[str] = "adapter"
+    needs: ClassVar[tuple[str, ...]] = ("levels", "words", "states", "transformer")
     detachable: ClassVar[bool] = True
     quick: ClassVar[dict] = {"iterations": 3, "warmup": 0, "lr": 1e-2, "bins": 4, "resolutions": []}
 
@@ -48,7 +50,7 @@ class SPM(Method):
     transport: str  # likeness that sets gamma; allone: always 1, as when the adapters are merged
     composition: str  # paper: sum of gamma u v; official: sum of gamma u times sum of gamma v
     start_guidance: float  # classifier-free guidance scale while making noisy latents
-    timestep_alignment: str  # leco (official) or exact, see bench.diffusion.partial_denoise
+    timestep_alignment: str  # leco (official) or exact, see `partial_denoise`
     bins: int  # DDIM steps that cover the whole noise range
     resolutions: list[int]  # pixels, one drawn per side and iteration; empty: the model's own
     iterations: int
@@ -66,18 +68,18 @@ class SPM(Method):
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         if model.dtype != "float32":
             return f"SPM trains float32 adapters inside the model: set model.dtype=float32 (it is {model.dtype})."
-        return super().supports(model, concepts)
+        return unaligned(model, self.timestep_alignment) or super().supports(model, concepts)
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         """One adapter per concept, trained alone; they are put together when attached."""
         trained = [self.train(pipe, concept, ctx) for concept in concepts]
         tensors = {f"spm.{key}": torch.stack([adapter[key] for adapter in trained]) for key in trained[0]}
-        meta = {"prompts": [self.asked(concept) for concept in concepts], "parameters": sum(t.numel() for t in tensors.values())}
-        return Erasure(tensors, meta)
+        prompts = [self.asked(concept) for concept in concepts]
+        return Erasure(tensors, {"parts": [pipe.denoiser_name], "prompts": prompts, "parameters": sum(t.numel() for t in tensors.values())})
 
     @contextmanager
     def attach(self, pipe: Pipe, erasure: Erasure) -> Iterator[Pipe]:
-        layers = adapted_layers(pipe.denoiser)
+        layers = pipe.layers(LAYERS)
         down, up = ({name: erasure.tensors[f"spm.{name}.{end}"].to(pipe.device, pipe.dtype) for name in layers} for end in ("down", "up"))
         strength = Transport(pipe, erasure.meta["prompts"], self.transport)
         with (
@@ -93,23 +95,22 @@ class SPM(Method):
         from diffusers.optimization import get_cosine_with_hard_restarts_schedule_with_warmup
 
         generator = ctx.generator(f"training {concept.slug}")
-        adapter = new_adapter(pipe.denoiser, generator)
+        adapter = new_adapter(pipe, generator)
         down = {name.removesuffix(".down"): p for name, p in adapter.items() if name.endswith(".down")}
         up = {name.removesuffix(".up"): p for name, p in adapter.items() if name.endswith(".up")}
         optimiser = torch.optim.AdamW(list(adapter.values()), lr=self.lr, weight_decay=self.weight_decay)
         rate = get_cosine_with_hard_restarts_schedule_with_warmup(optimiser, self.warmup, self.iterations, self.cycles)
-        base = frozen_copy(pipe.denoiser)
         with torch.no_grad():
             c, neutral = pipe.encode([self.asked(concept)] * self.batch), pipe.encode([self.surrogate] * self.batch)
             null = pipe.encode([""] * self.batch)
-        with adapters(pipe, {n: p[None] for n, p in down.items()}, {n: p[None] for n, p in up.items()}, lambda: None, "paper"):
+        with adapters(pipe, {n: p[None] for n, p in down.items()}, {n: p[None] for n, p in up.items()}, lambda: None, "paper") as off:
             state = {"adapter": adapter, "optimiser": optimiser, "rate": rate, "generator": generator}
             for step in ctx.resumable(concept.slug, range(self.iterations), **state):
                 x, t = self.start(pipe, c, generator)
-                with torch.no_grad():
-                    e_c, e_0 = pipe.predict(x, t, c, base), pipe.predict(x, t, neutral, base)
+                with torch.no_grad(), off():
+                    e_c, e_0 = pipe.predict(x, t, c), pipe.predict(x, t, neutral)
                 erasing = F.mse_loss(pipe.predict(x, t, c), e_0 - self.eta * (e_c - e_0))
-                anchoring = self.anchoring_loss(pipe, base, x, t, c, null, generator)
+                anchoring = self.anchoring_loss(pipe, off, x, t, c, null, generator)
                 loss = erasing + self.anchoring * anchoring
                 optimiser.zero_grad()
                 loss.backward()
@@ -129,7 +130,7 @@ class SPM(Method):
         return partial_denoise(pipe, c, bin=bin, bins=self.bins, **how)
 
     def anchoring_loss(
-        self, pipe: Pipe, base: nn.Module, x: Tensor, t: Tensor, c: Conditioning, null: Conditioning, generator: torch.Generator
+        self, pipe: Pipe, off: Callable, x: Tensor, t: Tensor, c: Conditioning, null: Conditioning, generator: torch.Generator
     ) -> Tensor:
         """Mean squared change of predictions for pseudo prompts at the same latents (eq. 5 of the paper)."""
         pseudo = pseudo_prompts(c.rows(slice(0, 1)), self.anchor_batch, generator)
@@ -138,29 +139,16 @@ class SPM(Method):
             kept = [null.rows(slice(0, 1)) if k % 2 == 0 else pseudo.rows([k // 2]) for k in range(2 * self.anchor_batch)]
             pseudo = Conditioning.cat(kept[self.anchor_batch :])
         many = x[:1].expand(len(pseudo), -1, -1, -1)
-        with torch.no_grad():
-            wanted = pipe.predict(many, t, pseudo, base)
+        with torch.no_grad(), off():
+            wanted = pipe.predict(many, t, pseudo)
         return F.mse_loss(pipe.predict(many, t, pseudo), wanted)
 
 
-def adapted_layers(unet: nn.Module) -> list[str]:
-    """Names of all linear layers and 1 x 1 convolutions inside transformer blocks: 192 on Stable Diffusion 1.x."""
-    from diffusers.models.transformers.transformer_2d import Transformer2DModel
-
-    found = []
-    for block, module in unet.named_modules():
-        if isinstance(module, Transformer2DModel):
-            for name, layer in module.named_modules():
-                if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)):
-                    found.append(f"{block}.{name}")
-    return found
-
-
-def new_adapter(unet: nn.Module, generator: torch.Generator) -> dict[str, nn.Parameter]:
+def new_adapter(pipe: Pipe, generator: torch.Generator) -> dict[str, nn.Parameter]:
     """ "<layer>.down" [in], uniform as Kaiming's with a = sqrt 5, and "<layer>.up" [out], zero: a fresh adapter changes nothing."""
     adapter = {}
-    for name in adapted_layers(unet):
-        weight: Tensor = unet.get_parameter(f"{name}.weight")
+    for name in pipe.layers(LAYERS):
+        weight: Tensor = pipe.denoiser.get_parameter(f"{name}.weight")
         bound = weight.shape[1] ** -0.5
         down = (torch.rand(weight.shape[1], generator=generator) * 2 - 1) * bound
         adapter[f"{name}.down"] = nn.Parameter(down.to(weight))
@@ -182,7 +170,7 @@ def pseudo_prompts(c: Conditioning, n: int, generator: torch.Generator) -> Condi
             rows.append((noise * scale * concept.norm()).view(c.hidden.shape[1:]))
     hidden = torch.stack(rows).to(c.hidden)
     pooled = None if c.pooled is None else torch.randn((n, c.pooled.shape[1]), generator=generator).to(c.pooled)
-    return Conditioning(hidden, c.ids.expand(n, -1), pooled, c.owner.expand(n, -1))
+    return replace(c.repeat(n), hidden=hidden, pooled=pooled)
 
 
 class Transport:
@@ -195,15 +183,17 @@ class Transport:
     def __init__(self, pipe: Pipe, concepts: list[str], measure: str) -> None:
         self.pipe, self.measure = pipe, measure
         self.gamma: Tensor | None = None
-        self.special = set(pipe.text.tokenizers[0].all_special_ids)
+        self.special = {(reader.name, id) for reader in pipe.text.readers for id in reader.tokenizer.all_special_ids}
         with torch.no_grad():
             known = pipe.encode(concepts)
         self.concepts = F.normalize(known.hidden.flatten(1).float(), dim=-1)
-        self.tokens = [self.words(row) for row in known.ids.tolist()]
+        self.tokens = self.words(known)
         self.last: tuple[Tensor, Tensor] | None = None  # of the last call: the served prompts' ids and their states
 
-    def words(self, ids: list[int]) -> set[int]:
-        return set(ids) - self.special
+    def words(self, cond: Conditioning) -> list[set[tuple[str, int]]]:
+        """(encoder, token) of the prompt that each row serves: encoders have vocabularies of their own."""
+        encoders = [encoder for encoder, tokens in cond.layout for _ in range(tokens)]
+        return [set(zip(encoders, row, strict=False)) - self.special for row in cond.owner.tolist()]
 
     def prepare(self, cond: Conditioning) -> None:
         if self.measure == "allone":
@@ -213,7 +203,7 @@ class Transport:
             self.last = (cond.owner, self.states_of_owner(cond))
         states = self.last[1] if not cond.hidden.requires_grad else self.states_of_owner(cond)
         cosine = F.normalize(states.flatten(1).float(), dim=-1) @ self.concepts.T
-        shares = [[len(self.words(row) & words) / len(words) for words in self.tokens] for row in cond.owner.tolist()]
+        shares = [[len(said & words) / len(words) for words in self.tokens] for said in self.words(cond)]
         overlap = torch.tensor(shares, device=cosine.device)
         self.gamma = {"clipcos": cosine, "tokenuni": overlap, "clipcos_tokenuni": torch.maximum(cosine, overlap)}[self.measure]
 
@@ -224,5 +214,13 @@ class Transport:
         for k in (~own).nonzero().flatten().tolist():
             # In a guided batch the row that is served stands in the other half.
             served = [j for j in own.nonzero().flatten().tolist() if torch.equal(cond.ids[j], cond.owner[k])]
-            states[k] = cond.hidden[served[0]] if served else self.pipe.text.encode_ids(cond.owner[k : k + 1]).hidden[0]
+            states[k] = cond.hidden[served[0]] if served else self.encoded(cond.rows([k]))[0]
         return states
+
+    def encoded(self, cond: Conditioning) -> Tensor:
+        """(batch, tokens, width) states of the prompts that the rows serve, from their token ids alone."""
+        encoder, tokens = cond.layout[0]
+        reader, ids = self.pipe.text.reader(encoder), cond.owner[:, :tokens]
+        if reader is self.pipe.text.readers[0]:
+            return self.pipe.text.encode_ids(ids).hidden
+        return self.pipe.encode(reader.tokenizer.batch_decode(ids, skip_special_tokens=True)).hidden

@@ -58,7 +58,7 @@ class TimeEdit(LinearEdit):
         return [(with_articles(template.format(source)), with_articles(template.format(goal))) for template in self.templates]
 
     def rows(self, pipe: Pipe, source: str, destination: str) -> tuple[Tensor, Tensor]:
-        """All source positions [77, d] and the destination rows they are aligned with."""
+        """All source positions [length, d] and the destination rows they are aligned with."""
         align = subsequence if self.alignment == "subsequence" else eraser
         places = align(comparable_ids(pipe, source), comparable_ids(pipe, destination), pipe.text.length)
         hidden = pipe.encode([source, destination]).hidden

@@ -23,17 +23,17 @@ from torch.nn.functional import mse_loss
 from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.conditioning import Conditioning
-from vestige.bench.models.diffusion import choose_parameters, frozen_copy, make_trainable
+from vestige.bench.models.diffusion import frozen_copy, make_trainable
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.prompts.prompt_sets import with_articles
 from vestige.methods._checks import check_pairs, unsupported_reason
-from vestige.methods._closed_form import LinearEdit, check_spanned, edit_keeping, kept_names, sum_of_squares, worded
-from vestige.methods._trajectories import ddim, latents_of
+from vestige.methods._closed_form import LinearEdit, check_spanned, edit_keeping, kept_names, sum_of_squares, width_of, worded
+from vestige.methods._trajectories import latents_of
 
 PHRASES = ("name", "aliases", "descriptions")
 SOURCES = ("empty", "siblings", "others")
 EOT_INDICES = ("whitespace", "token")
-STEERED = r"attn1|attn2.*to_q"
+STEERED = ("image_self", "cross_q")  # weights that stage 2 trains, by their role
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Pairs:
 
 @dataclass
 class TRCE(LinearEdit):
-    """Artefact: "edit.U", "edit.V" (see LinearEdit) and, unless epochs is 0, "unet.<parameter>" of the trained tensors."""
+    """Artefact: "edit.U", "edit.V" (see LinearEdit) and, unless epochs is 0, "<denoiser>.<parameter>" of the trained tensors."""
 
     evidence: ClassVar[tuple[str, ...]] = ("ddgoodgood/TRCE@0da9b71: stage 1 to 5e-7, stage 2's hinge and gradient to 1e-5",)
     quick: ClassVar[dict] = {
@@ -114,6 +114,10 @@ class TRCE(LinearEdit):
         if self.pairs is not None:
             read_pairs(self.pairs)
 
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]  # here it depends on a setting
+        return (*super().needs, *(("levels", *STEERED) if self.epochs else ()))
+
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         if self.epochs and model.dtype != "float32":
             return f"TRCE trains float32 weights (it is {model.dtype}): set model.dtype=float32, or method.epochs=0 for stage 1 alone."
@@ -167,7 +171,7 @@ class TRCE(LinearEdit):
         """Factors (U, V) of T: sum_i w_i |W'c_i - W g_i|^2 / sentences + preserve mean_j |W'p_j - W p_j|^2."""
         rows, goals, sentences = [], [], 0
         if self.edited_pairs == 0:
-            return (torch.zeros(pipe.denoiser.config.cross_attention_dim, 1, device=pipe.device),) * 2
+            return (torch.zeros(width_of(pipe), 1, device=pipe.device),) * 2
         for group in groups:
             for unsafe, safe in group.phrases[: self.edited_pairs]:
                 asked, wanted = (self.worded(phrase, group.concept) for phrase in (unsafe, safe))
@@ -211,14 +215,14 @@ class TRCE(LinearEdit):
     # Stage 2
 
     def steer(self, pipe: Pipe, original: nn.Module, groups: list[Pairs], ctx: Context) -> dict[str, Tensor]:
-        """ "unet.<parameter>", trained from the stage-1 weights now in `pipe`; `original` is the untouched denoiser."""
+        """ "<denoiser>.<parameter>", trained from the stage-1 weights now in `pipe`; `original` is the untouched denoiser."""
         first = frozen_copy(pipe.denoiser)
         unsafe, safe, pair, x, s = self.unsafe_latents(pipe, original, groups, ctx)
-        grid = ddim(pipe, self.steps).timesteps.to(pipe.device)
+        grid = self.grid(pipe).to(pipe.device)
         order = torch.randperm(len(s), generator=ctx.generator("order")) if self.shuffle else torch.arange(len(s))
         iterations = order.split(self.batch)
         kept, kept_t = self.kept_latents(pipe, original, len(iterations), ctx)
-        chosen = choose_parameters(pipe.denoiser, STEERED)
+        chosen = steered(pipe)
         optimiser = torch.optim.AdamW(make_trainable(chosen), lr=self.lr, weight_decay=self.weight_decay)
         with torch.no_grad():
             null = pipe.null(1)
@@ -284,14 +288,22 @@ class TRCE(LinearEdit):
         s = torch.randint(self.steps, (len(run),), generator=generator)
         null = pipe.null(min(self.kept_runs, len(run)))
         x = latents_of(pipe, original, null, run, s + self.latent_offset, self.steps, 1.0, generator)
-        scheduler = ddim(pipe, self.steps)
-        t = scheduler.timesteps[s]
+        t = self.grid(pipe)[s]
         if self.kept_timesteps == "bin":
-            t = t + torch.randint(scheduler.config.num_train_timesteps // self.steps, t.shape, generator=generator)
+            t = t + torch.randint(pipe.process.length // self.steps, t.shape, generator=generator)
         return x.unflatten(0, (iterations, -1)), t.unflatten(0, (iterations, -1))
+
+    def grid(self, pipe: Pipe) -> Tensor:
+        """[steps] levels of a sampling run's denoiser calls; the last is 0."""
+        return pipe.process.grid(self.steps, offset=0)[:-1]
 
     def asked(self, phrase: str) -> str:
         return with_articles(self.prompt.format(name=phrase))
+
+
+def steered(pipe: Pipe) -> dict[str, nn.Parameter]:
+    """What stage 2 trains, by parameter name."""
+    return {name: parameter for group in STEERED for name, parameter in pipe.group(group).items()}
 
 
 def read_pairs(file: str) -> list[tuple[str, str]]:

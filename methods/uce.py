@@ -15,7 +15,17 @@ from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.pipe import Pipe
 from vestige.methods._checks import check_pairs, unsupported_reason
-from vestige.methods._closed_form import LinearEdit, aligned_rows, all_rows, kept_names, last_rows, left_out, low_rank_edit, worded
+from vestige.methods._closed_form import (
+    LinearEdit,
+    aligned_rows,
+    all_rows,
+    kept_names,
+    last_rows,
+    left_out,
+    low_rank_edit,
+    width_of,
+    worded,
+)
 
 ROWS = ("last_to_end_aligned", "last")
 EDITS = ("name", "aliases")
@@ -108,5 +118,5 @@ class UCE(LinearEdit):
         """P [M, d]: every position of the preserved texts, or their last tokens."""
         texts = self.kept_texts(concepts)
         if not texts:
-            return torch.zeros(0, pipe.denoiser.config.cross_attention_dim, device=pipe.device)
+            return torch.zeros(0, width_of(pipe), device=pipe.device)
         return all_rows(pipe, texts) if self.rows == ROWS[0] else torch.cat([last_rows(pipe, text) for text in texts])

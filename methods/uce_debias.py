@@ -17,10 +17,9 @@ from torch import Tensor
 
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
-from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.models.pipe import Pipe
 from vestige.methods._checks import check_pairs
-from vestige.methods._closed_form import LAYERS, all_rows, left_out, solved_per_layer
+from vestige.methods._closed_form import all_rows, left_out, projections, solved_per_layer
 from vestige.methods.uce import UCE
 
 BATCH = 32  # images drawn at once
@@ -61,6 +60,10 @@ class UCEDebias(UCE):
 
         return features.check(self.clip) or super().supports(model, concepts)
 
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("draw", *super().needs)
+
     attach = Method.attach
 
     def inputs(self, concepts: list[Concept]) -> dict[str, str]:
@@ -74,7 +77,7 @@ class UCEDebias(UCE):
         check_pairs(pipe, [(text, other) for text, others in texts.items() for other in others])
         shares: dict[str, Tensor] = {}
         done: list[str] = []
-        names = [f"{pipe.denoiser_name}.{name}" for name in choose_parameters(pipe.denoiser, LAYERS[self.layers])]
+        names = [f"{pipe.denoiser_name}.{name}" for name in projections(pipe, self.layers)]
         for k in range(self.rounds):
             active = [text for text in texts if text not in done]
             shares |= {text: self.measured_shares(pipe, text, texts[text], ctx, k) for text in active}
@@ -121,7 +124,7 @@ class UCEDebias(UCE):
         self, pipe: Pipe, active: list[str], texts: dict[str, list[str]], gaps: dict[str, Tensor], kept: list[str]
     ) -> dict[str, Tensor]:
         """New weights by name: the texts' rows C answer W C + step sum_a gap_a |W C| W A_a / |W A_a|, kept rows as they do."""
-        weights = {f"{pipe.denoiser_name}.{n}": w for n, w in choose_parameters(pipe.denoiser, LAYERS[self.layers]).items()}
+        weights = {f"{pipe.denoiser_name}.{n}": w for n, w in projections(pipe, self.layers).items()}
         contexts: list[Tensor] = []
         goals: dict[str, list[Tensor]] = {name: [] for name in weights}
         for text in active:

@@ -1,10 +1,10 @@
-"""Low-rank adapters beside the layers of a denoiser: y = W x + up^T (down x), for as long as the `with` lasts."""
+"""Adapters beside the layers of a denoiser: y = W x + up^T (down x), for as long as the `with` lasts."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vestige.bench.models.pipe import Pipe
 
@@ -12,15 +12,33 @@ Gamma = Callable[[], Tensor | None]
 
 
 @contextmanager
-def adapters(pipe: Pipe, down: Mapping[str, Tensor], up: Mapping[str, Tensor], gamma: Gamma, composition: str) -> Iterator[Pipe]:
+def adapters(
+    pipe: Pipe, down: Mapping[str, Tensor], up: Mapping[str, Tensor], gamma: Gamma, composition: str
+) -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """Add the adapters' outputs to their layers. down: layer -> [concepts, in], up: layer -> [concepts, out]. gamma() is
-    [batch, concepts], or None for 1 everywhere; composition: paper adds up gamma u v, official multiplies the sums of u and v."""
+    [batch, concepts], or None for 1 everywhere; composition: paper adds up gamma u v, official multiplies the sums of u and v.
+
+    Yields off: inside `with off():` these adapters, and no others, are out of force. That is the teacher of an adapter in training,
+    and in a later step of a sequence the earlier steps are part of it.
+    """
+    on = True
+
+    @contextmanager
+    def off() -> Iterator[None]:
+        nonlocal on
+        before, on = on, False
+        try:
+            yield
+        finally:
+            on = before
 
     def hook_of(name: str):
         def add(module, args, kwargs, y):
+            if not on:
+                return None
             x = args[0]
-            channels_last = x.ndim == 3
-            reading = torch.einsum("btc,nc->btn" if channels_last else "bchw,nc->bhwn", x, down[name])
+            channels_last = isinstance(module, nn.Linear)
+            reading = torch.einsum("...c,nc->...n" if channels_last else "bchw,nc->bhwn", x, down[name])
             g = gamma()
             if g is not None:
                 g = g.view(g.shape[0], *[1] * (reading.ndim - 2), g.shape[1]).to(reading)
@@ -33,4 +51,4 @@ def adapters(pipe: Pipe, down: Mapping[str, Tensor], up: Mapping[str, Tensor], g
         return add
 
     with pipe.hooked({f"{pipe.denoiser_name}.{name}": hook_of(name) for name in down}):
-        yield pipe
+        yield off

@@ -16,7 +16,9 @@ def recorded(pipe: Pipe) -> Iterator[dict[str, Tensor]]:
 
     Computed anew from the layers' queries and keys, so the attention itself may run in any fused form.
     """
-    layers = {name: module for name, module in pipe.denoiser.named_modules() if name.endswith("attn2")}
+    keys = {name.rpartition(".")[0]: name for name in pipe.layers("cross_k")}
+    asking = {name.rpartition(".")[0]: name for name in pipe.layers("cross_q")}
+    layers = {name: pipe.denoiser.get_submodule(name) for name in keys}
     queries, maps = {}, {}
 
     def query_of(name: str):
@@ -34,7 +36,7 @@ def recorded(pipe: Pipe) -> Iterator[dict[str, Tensor]]:
         return attend
 
     prefix = pipe.denoiser_name
-    hooks = {f"{prefix}.{name}.to_q": query_of(name) for name in layers} | {f"{prefix}.{name}.to_k": key_of(name) for name in layers}
+    hooks = {f"{prefix}.{asking[name]}": query_of(name) for name in layers} | {f"{prefix}.{keys[name]}": key_of(name) for name in layers}
     with pipe.hooked(hooks):
         yield maps
 
@@ -59,11 +61,13 @@ def attention_loss(maps: dict[str, Tensor], mask: Tensor, tokens: Tensor, square
     return torch.as_tensor(total)
 
 
-def positions(ids: Tensor, words: list[int], end: int | None) -> Tensor:
-    """bool [length]: where the token ids `words` stand in `ids` in a row, and every token `end` (also as padding) unless None."""
+def positions(ids: Tensor, words: list[int], behind: int | None) -> Tensor:
+    """bool [length]: where the token ids `words` stand in `ids` in a row, and all that follows position `behind` unless None."""
     text, n = ids.tolist(), len(words)
     places = torch.zeros(len(text), dtype=torch.bool)
     for k in range(len(text) - n + 1):
         if text[k : k + n] == words:
             places[k : k + n] = True
-    return places if end is None else places | (ids.cpu() == end)
+    if behind is not None:
+        places[behind + 1 :] = True
+    return places

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from vestige.bench.contract.types import ModelSpec
 from vestige.bench.models.conditioning import Conditioning
+from vestige.bench.models.families import family
 
 if TYPE_CHECKING:
     from vestige.bench.models.pipe import Pipe
@@ -40,6 +42,17 @@ def make_trainable(parameters: dict[str, nn.Parameter]) -> list[nn.Parameter]:
 def frozen_copy(module: nn.Module) -> nn.Module:
     """A deep copy that shares no storage and takes no gradient: the teacher."""
     return copy.deepcopy(module).eval().requires_grad_(False)
+
+
+def unaligned(model: ModelSpec, alignment: str) -> str | None:
+    """Why `partial_denoise` cannot align latents and levels of this model in this way, in a sentence, or None."""
+    known = family(model.family).alignments
+    if alignment in known:
+        return None
+    return (
+        f"timestep_alignment={alignment} is the way of a program for other models than those of family {model.family}: "
+        f"set method.timestep_alignment={known[0]}."
+    )
 
 
 def guided(

@@ -43,8 +43,11 @@ class NoiseProcess(ABC):
         """The level below which this share, in [0, 1), of the training levels lies. Scalar, on the CPU."""
 
     @abstractmethod
-    def grid(self, steps: int) -> Tensor:
-        """(steps + 1,) levels, noisiest first: those of the denoiser calls, and the one where the last step ends."""
+    def grid(self, steps: int, offset: int = 1) -> Tensor:
+        """(steps + 1,) levels, noisiest first: those of the denoiser calls, and the one where the last step ends.
+
+        offset: the last call's level, where levels are counted in whole steps; a flow has no use for it.
+        """
 
     @abstractmethod
     def partial_run(self, bins: int, bin: int, alignment: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -108,7 +111,7 @@ class VariancePreserving(NoiseProcess):
         return torch.tensor(int(share * self.length))
 
     def grid(self, steps: int, offset: int = 1) -> Tensor:
-        """Evenly spaced from the offset, as Stable Diffusion's DDIM: 981, 961, ..., 1, -19 for 50 steps."""
+        """Evenly spaced, as Stable Diffusion's DDIM: 981, 961, ..., 1, -19 for 50 steps."""
         span = self.length // steps
         return torch.arange(steps, -1, -1) * span - span + offset
 
@@ -164,7 +167,7 @@ class RectifiedFlow(NoiseProcess):
         quantile = torch.special.ndtri(torch.tensor(min(max(share, 1e-4), 1 - 1e-4), dtype=torch.float64))
         return self.length * self.shifted(torch.sigmoid(quantile)).float()
 
-    def grid(self, steps: int) -> Tensor:
+    def grid(self, steps: int, offset: int = 1) -> Tensor:
         return self.length * self.shifted(torch.linspace(1, 0, steps + 1))
 
     def partial_run(self, bins: int, bin: int, alignment: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:

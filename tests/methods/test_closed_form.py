@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from conftest import with_biases
+from conftest import tiny_spec, with_biases
 
 from vestige.bench.contract.types import Erasure, ModelSpec
 from vestige.bench.models import loading
-from vestige.bench.models.diffusion import choose_parameters
 from vestige.methods._closed_form import (
     FORMS,
-    LAYERS,
     LinearEdit,
     aligned_rows,
     all_rows,
@@ -19,6 +17,7 @@ from vestige.methods._closed_form import (
     last_rows,
     low_rank_edit,
     pieces_of,
+    projections,
     single_thread,
     solved_per_layer,
 )
@@ -94,7 +93,7 @@ def test_merging_and_hooking_are_the_same_model(tiny, layers):
                 changed[form] = [name for name, p in tiny.named_parameters() if not torch.equal(p, before[name])]
     assert torch.allclose(predictions["hook"], predictions["merge"], atol=1e-5)
     assert (predictions["hook"] - plain).abs().max() > 1e-3
-    assert changed["hook"] == [] and len(changed["merge"]) == len(choose_parameters(tiny.denoiser, LAYERS[layers]))
+    assert changed["hook"] == [] and len(changed["merge"]) == len(projections(tiny, layers))
     assert all("attn2.to_" in name and name.split(".to_")[1][0] in layers for name in changed["merge"])
 
 
@@ -131,8 +130,10 @@ def test_an_affine_edit_is_the_same_in_weights_and_in_text_states(tiny, form):
     assert torch.allclose(found, wanted, atol=1e-4) and (found - layer(hidden)).norm() > 0.1 * wanted.norm()
 
 
-def test_every_text_state_lies_in_the_hyperplane_of_the_last_norm(tiny):
-    plane = hyperplane(with_biases(tiny))
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+def test_every_text_state_lies_in_the_hyperplane_of_the_last_norm(family):
+    tiny = with_biases(loading.load(tiny_spec(family)))
+    plane = hyperplane(tiny)
     assert (all_rows(tiny, ["", "a dog in a park", "Vincent van Gogh"]).double() @ plane - 1).abs().max() < 1e-4
 
 
@@ -148,7 +149,7 @@ def test_without_a_hyperplane_a_shift_needs_the_hook(tiny):
 
 def test_a_factor_per_layer_reaches_its_layer_alone(tiny):
     width = tiny.denoiser.config.cross_attention_dim
-    names = [n.removesuffix(".weight") for n in choose_parameters(tiny.denoiser, LAYERS["v"])]
+    names = [n.removesuffix(".weight") for n in projections(tiny, "v")]
     u = torch.randn(width, 1, generator=torch.Generator().manual_seed(0))
     per_layer = {name: (u if k == 0 else torch.zeros_like(u)) for k, name in enumerate(names)}
     edit = LinearEdit("v", "merge")
@@ -167,7 +168,7 @@ def test_chained_edits_multiply_in_order_and_an_edit_applied_twice_is_its_square
 
 def test_the_gram_holds_all_sums_over_layers(tiny):
     h = torch.randn(5, tiny.denoiser.config.cross_attention_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    direct = sum((h @ w.double().T).square().sum() for w in choose_parameters(tiny.denoiser, LAYERS["kv"]).values())
+    direct = sum((h @ w.double().T).square().sum() for w in projections(tiny).values())
     assert torch.allclose((h @ gram(tiny) * h).sum(), direct)
 
 

@@ -11,9 +11,8 @@ import torch
 from conftest import shaped_pipe, with_biases
 from scipy.linalg import sqrtm
 
-from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.run.contract_checks import build
-from vestige.methods._closed_form import LAYERS
+from vestige.methods._closed_form import projections
 from vestige.methods._guardedness import leace
 from vestige.methods.speed import invariant_rows, least_passed
 
@@ -39,7 +38,7 @@ def solved(w, pairs, kept, beta: float, ridge: float) -> torch.Tensor:
 def assert_agrees(pipe, method, concepts, ctx, literal, layers: str = "kv") -> None:
     """The edit in the artefact, applied in float64, and the weights that attaching puts into the model, against literal(w)."""
     erasure = method.erase(pipe, concepts, ctx)
-    weights = {name: w.double().clone() for name, w in choose_parameters(pipe.denoiser, LAYERS[layers]).items()}
+    weights = {name: w.double().clone() for name, w in projections(pipe, layers).items()}
     assert {w.shape[0] for w in weights.values()} == {16, 64, 160}
     wanted = {name: literal(w) for name, w in weights.items()}
     with method.attach(pipe, erasure):
@@ -93,7 +92,7 @@ def test_rece(shaped, animals, context, regulariser, each):
     """
     settings = {"guide": "{anchor}", "epochs": 2, "regulariser": regulariser, "regular_scale": 0.3, "empty_per_text": each}
     method = replace(build("method", "rece"), **settings)
-    original = {name: w.double().clone() for name, w in choose_parameters(shaped.denoiser, LAYERS["kv"]).items()}
+    original = {name: w.double().clone() for name, w in projections(shaped).items()}
     k, g, empty = ([states(shaped, text) for text in texts] for texts in (["dog", "cat"], ["animal"] * 2, [""]))
     edited = {n: solved(w, [(a[1:], b[1:]) for a, b in zip(k, g, strict=True)], empty, 1.0, 0.5) for n, w in original.items()}
     identity = torch.eye(k[0].shape[1], dtype=torch.float64)
@@ -118,7 +117,7 @@ def test_mace_refinement(shaped, animals, context, ridge):
     pairs = [(states(shaped, f"a photo of {name}")[rows], states(shaped, "a photo of animal")[rows]) for name in ("dog", "cat")]
     p = [states(shaped, text) for text in ("a photo of apple", "a photo of car")]
     u, v = method.refine(shaped, animals, 0.25 * method.kept_squares(shaped, animals))
-    for name, w in choose_parameters(shaped.denoiser, LAYERS["kv"]).items():
+    for name, w in projections(shaped).items():
         w = w.double()
         wanted = solved(w, pairs, p, 0.25, ridge)
         assert (w + w @ u @ v.T - wanted).norm() < TOLERANCE * wanted.norm(), name
@@ -155,7 +154,7 @@ def speed_literal(w, pairs, retained, k, generator, copies: int, filtered: bool,
 def assert_speed_agrees(pipe, method, concepts, pairs, retained, ctx) -> None:
     k = invariant_rows(states(pipe, ""), 3, ctx.generator("centres"))
     retained = retained[torch.randperm(len(retained), generator=ctx.generator("order"))] if method.retain else retained
-    layers = {tuple(w.flatten()[:4].tolist()): n for n, w in choose_parameters(pipe.denoiser, LAYERS["kv"]).items()}
+    layers = {tuple(w.flatten()[:4].tolist()): n for n, w in projections(pipe).items()}
 
     def literal(w):
         name = layers[tuple(w.flatten()[:4].tolist())].removesuffix(".weight")

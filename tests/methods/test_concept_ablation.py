@@ -8,8 +8,9 @@ import torch
 from conftest import tiny_spec
 
 from vestige.bench.models.diffusion import frozen_copy
+from vestige.bench.models.text import Encoder
 from vestige.bench.run.contract_checks import build, quick
-from vestige.methods.concept_ablation import ConceptAblation, begin_token_cut, masked_error, noised, scaled
+from vestige.methods.concept_ablation import ConceptAblation, begin_token_cut, masked_error, scaled
 
 STYLE = ["{caption}, in the style of {name}", "{name} inspired painting, {caption}", "in {name}'s style, {caption}"]
 
@@ -104,8 +105,20 @@ def test_the_begin_token_gives_no_gradient_to_keys_and_values(tiny):
     assert hidden.grad[:, 0].abs().max() == 0 and hidden.grad[:, 1:].abs().max() > 0
 
 
+def test_without_a_begin_token_nothing_is_cut(tiny, monkeypatch):
+    monkeypatch.setattr(Encoder, "begins", 0)
+    hidden = tiny.encode(["a dog"]).hidden.detach().requires_grad_(True)
+    with begin_token_cut(tiny):
+        tiny.predict(
+            torch.randn(1, 4, 8, 8, generator=generator()), torch.tensor(100), replace(tiny.null(1), hidden=hidden)
+        ).sum().backward()
+    assert hidden.grad[:, 0].abs().max() > 0
+
+
 def test_training_brings_the_concept_to_the_anchor(tiny, concept, context):
-    x, t, _ = noised(tiny, torch.randn(4, 4, 8, 8, generator=generator()), generator(1))
+    x0 = torch.randn(4, 4, 8, 8, generator=generator())
+    at = tiny.corruption(x0, generator(1))
+    x, t = tiny.process.add_noise(x0, at.noise, at.level), at.level
     c, anchor = tiny.encode(["a dog"] * 4), tiny.encode(["an animal"] * 4)
     frozen = frozen_copy(tiny.denoiser)
 

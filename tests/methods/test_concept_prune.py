@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import tiny_spec
+from published_shapes import stable_diffusion_1
 
 from vestige.bench.models.loading import load
 from vestige.bench.run.contract_checks import build
@@ -99,14 +100,18 @@ def test_several_concepts_are_the_union_of_each_alone_also_with_a_share(tiny, co
         assert torch.equal(places, back[name])
 
 
+END = {"ffn2": ".ff.net.2", "ffn1": ".ff.net.0.proj", "attn_k": ".attn2.to_k", "attn_v": ".attn2.to_v", "text": ".mlp.fc2"}
+PART = {"text": "text_encoder"}
+
+
 @pytest.mark.parametrize("layers", sorted(LAYERS))
 def test_only_the_chosen_layers_change_and_only_to_zero(tiny, concept, context, layers):
     erasure = prune(layers=layers, ratio=0.1).erase(load(tiny_spec()), [concept()], context())
     before = {name: p.clone() for name, p in tiny.named_parameters()}
     with prune().attach(tiny, erasure):
         changed = {n: p.clone() for n, p in tiny.named_parameters() if not torch.equal(p, before[n])}
-    part, end = LAYERS[layers]
-    assert changed and all(name.startswith(part) and name.endswith(f"{end}.weight") for name in changed)
+    assert changed and all(name.startswith(PART.get(layers, "unet")) and name.endswith(f"{END[layers]}.weight") for name in changed)
+    assert erasure.touched == {PART.get(layers, "unet")}
     for name, weight in changed.items():
         differs = weight != before[name]
         assert (weight[differs] == 0).all() and differs.sum() <= len(erasure.tensors[f"prune.{name.removesuffix('.weight')}"])
@@ -114,12 +119,14 @@ def test_only_the_chosen_layers_change_and_only_to_zero(tiny, concept, context, 
 
 
 def test_the_published_layers_of_stable_diffusion_1():
-    from diffusers import UNet2DConditionModel
-
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-    shapes = [module.weight.shape for name, module in unet.named_modules() if name.endswith(LAYERS["ffn2"][1])]
+    pipe = stable_diffusion_1()
+    shapes = [pipe.module(name).weight.shape for name in prune().names(pipe)]
     assert len(shapes) == 16 and set(shapes) == {(320, 1280), (640, 2560), (1280, 5120)}
+
+
+def test_text_layers_are_those_of_every_text_encoder():
+    layers = prune(layers="text").names(load(tiny_spec("sdxl")))
+    assert len(layers) == 4 and {name.partition(".")[0] for name in layers} == {"text_encoder", "text_encoder_2"}
 
 
 def test_prompts_pair_up(concept):

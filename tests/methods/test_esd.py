@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from published_shapes import stable_diffusion_1, stable_diffusion_xl
 from torch.nn.functional import mse_loss
 
 from vestige.bench.contract.types import Erasure
@@ -75,7 +76,7 @@ def test_erase_from_moves_the_prediction_of_the_other_prompt(tiny, question):
 def test_only_the_chosen_weights_differ_and_the_artefact_rebuilds_the_student_exactly(tiny, concept, context, question, tmp_path):
     x, t, c, _ = question
     before = {name: p.clone() for name, p in tiny.named_parameters()}
-    chosen = {f"unet.{name}" for name in trained_parameters(tiny.denoiser, "xattn")}
+    chosen = {f"unet.{name}" for name in trained_parameters(tiny, "xattn")}
     with tiny.preserved():
         erasure = esd(iterations=1).erase(tiny, [concept()], context())
         with torch.no_grad():
@@ -146,18 +147,19 @@ def test_alignment_of_the_latent_and_the_training_timestep(tiny, monkeypatch):
         ("full", 686, 859_520_964),
     ],
 )
-def test_groups_have_the_published_sizes_on_stable_diffusion_1(sd14_unet, train, tensors, parameters):
-    chosen = trained_parameters(sd14_unet, train)
+def test_groups_have_the_published_sizes_on_stable_diffusion_1(sd1, train, tensors, parameters):
+    chosen = trained_parameters(sd1, train)
     assert (len(chosen), sum(p.numel() for p in chosen.values())) == (tensors, parameters)
 
 
-@pytest.fixture(scope="module")
-def sd14_unet():
-    """The architecture of Stable Diffusion 1.4 without any weights."""
-    from diffusers import UNet2DConditionModel
+def test_on_stable_diffusion_xl_the_release_trains_layers_of_blocks_without_their_time_projections():
+    chosen = trained_parameters(stable_diffusion_xl(), "noxattn_released")
+    assert (len(chosen), sum(p.numel() for p in chosen.values())) == (772, 1_996_259_200)
 
-    with torch.device("meta"):
-        return UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+
+@pytest.fixture(scope="module")
+def sd1():
+    return stable_diffusion_1()
 
 
 @pytest.mark.parametrize("over", [{"train": "xatn"}, {"form": "new"}, {"sampling": "teacher"}, {"optimiser": "sgd"}])

@@ -8,10 +8,10 @@ from conftest import tiny_spec
 
 from vestige.bench.contract.types import Erasure
 from vestige.bench.models.attention_maps import attention_loss, on_map, positions, recorded
-from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.models.loading import load
 from vestige.bench.run.contract_checks import build
-from vestige.methods._closed_form import LAYERS, all_rows, context_rows, edit_keeping, merged, sum_of_squares
+from vestige.bench.vision.masks import masker
+from vestige.methods._closed_form import all_rows, context_rows, edit_keeping, merged, projections, sum_of_squares
 from vestige.methods.mace import MACE, fused, shuffled
 
 D, OUT = 12, {"a.to_k": 7, "b.to_v": 5}
@@ -156,11 +156,19 @@ def test_names_that_contain_the_concept_are_not_preserved(concept):
     assert mace().kept_texts([concept(siblings=["hot dog", "cat"])], ["empty", "siblings"]) == ["", "a photo of cat"]
 
 
-def test_attended_tokens_are_the_concept_and_every_end_token(tiny):
+def test_attended_tokens_are_the_concept_and_all_behind_the_text(tiny):
     ids = tiny.text.ids(["a photo of golf ball on a golf course"])[0]
     words = tiny.text.token_ids("golf ball")
     assert positions(ids, words, None).nonzero().flatten().tolist() == [4, 5]
-    assert positions(ids, words, 49407).nonzero().flatten().tolist() == [4, 5, *range(10, 77)]
+    assert positions(ids, words, 9).nonzero().flatten().tolist() == [4, 5, *range(10, 77)]
+
+
+def test_padding_that_is_no_end_token_is_attended_as_well(concept, context, monkeypatch):
+    """Stable Diffusion 2 pads with "!"."""
+    pipe, seen = load(tiny_spec("sd2")), []
+    monkeypatch.setattr("vestige.methods.mace.attention_loss", lambda m, k, spots, s: seen.append(spots) or attention_loss(m, k, spots, s))
+    mace(iterations=1, templates=["a photo of {name}"]).train(pipe, concept(), masker("whole", 0.0, "", "", pipe.device), context())
+    assert seen[0][0].nonzero().flatten().tolist() == list(range(4, 77))
 
 
 def test_recorded_maps_are_those_of_the_eager_processor_and_change_nothing(tiny):
@@ -215,7 +223,7 @@ def attention_mass(pipe, erasure: Erasure | None, method: MACE, prompt: str) -> 
     x, t = torch.randn(4, 4, 8, 8, generator=generator(7)), torch.tensor(300)
     with torch.no_grad():
         cond = pipe.encode([prompt] * 4)
-        spots = positions(cond.ids[0], pipe.text.token_ids("dog"), 49407)
+        spots = positions(cond.ids[0], pipe.text.token_ids("dog"), int(pipe.text.last_token(cond.ids)[0]))
         with method.attach(pipe, erasure) if erasure else pipe.preserved(), recorded(pipe) as maps:
             pipe.predict(x, t, cond)
     maps = [attention.mean((0, 1, 2)) for attention in maps.values()]
@@ -239,7 +247,7 @@ def test_attached_weights_are_the_fusion_of_the_trained_adapters(tiny, concept, 
     erasure = method.erase(tiny, pair, context())
     back = method.erase(load(tiny_spec()), pair[::-1], context())
     fresh = load(tiny_spec())
-    weights = choose_parameters(fresh.denoiser, LAYERS["kv"])
+    weights = projections(fresh)
     original = {name: w.double().clone() for name, w in weights.items()}
     kept = method.kept_squares(fresh, pair)
     u, v = method.refine(fresh, pair, 0.01 * kept)
@@ -271,7 +279,7 @@ def test_fusion_weighs_preserved_texts(tiny, concept, context):
     moved = []
     with torch.no_grad():
         rows = all_rows(tiny, ["a photo of cat"])
-    weight = next(iter(choose_parameters(tiny.denoiser, LAYERS["kv"]).values()))
+    weight = next(iter(projections(tiny).values()))
     before = rows @ weight.T
     for scale in (0.0, 1.0, 100.0):
         method = mace(prior=["siblings"], prior_size=2, refine_preserve=scale, fuse_preserve=scale, refinement_scale="plain", ridge=0.1)

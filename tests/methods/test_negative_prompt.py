@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import tiny_spec
 
+from vestige.bench.models.loading import load
 from vestige.bench.models.sampling import Step
-from vestige.methods.negative_prompt import NegativePrompt
+from vestige.methods.negative_prompt import NegativePrompt, first_beyond_limit
 
 
 def drawn(pipe, method, erasure, sampler, prompt="a photo of a cat"):
@@ -65,6 +67,13 @@ def test_texts_beyond_the_models_reach_are_named(tiny, concept, context):
     with pytest.warns(UserWarning, match="'thing number 17' and all after it"):
         erasure = method().erase(tiny, many, context())
     assert erasure.meta["concepts_lost"] == 23
+
+
+def test_a_text_that_one_of_two_encoders_reads_to_the_end_is_not_lost(monkeypatch):
+    xl, long = load(tiny_spec("sdxl")), ["word " * 100]
+    assert first_beyond_limit(xl, long) == 0
+    monkeypatch.setattr(xl.text.readers[1], "length", 256)
+    assert first_beyond_limit(xl, long) is None
 
 
 def test_shares_outside_zero_and_one_are_refused():

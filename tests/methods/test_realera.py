@@ -7,10 +7,10 @@ import torch
 from conftest import tiny_spec
 
 from vestige.bench.contract.types import ModelSpec
-from vestige.bench.models.diffusion import choose_parameters, frozen_copy
+from vestige.bench.models.diffusion import frozen_copy
 from vestige.bench.models.loading import load
 from vestige.bench.run.contract_checks import build
-from vestige.methods._closed_form import LAYERS, aligned_rows, all_rows, edit_keeping, plane_normal
+from vestige.methods._closed_form import aligned_rows, all_rows, edit_keeping, plane_normal, projections
 from vestige.methods._neighbours import far, near
 from vestige.methods.realera import RealEra
 
@@ -141,7 +141,7 @@ def test_the_closed_form_equals_the_literal_sums(concept, context, family):
                     add(b, b, 0.5 / 2)
         for p in preserved.flatten(0, 1):
             add(p, p, 0.1)
-        for w in (w.double() for w in choose_parameters(pipe.denoiser, LAYERS["kv"]).values()):
+        for w in (w.double() for w in projections(pipe).values()):
             literal = (0.5 * w + w @ left) @ torch.linalg.inv(right)
             assert (w @ got - literal).norm() < 1e-6 * literal.norm() and (w - literal).norm() > 1e-2 * w.norm()
 

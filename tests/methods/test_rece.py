@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.run.contract_checks import build
-from vestige.methods._closed_form import LAYERS, all_rows, gram, low_rank_edit
+from vestige.methods._closed_form import all_rows, gram, low_rank_edit, projections
 from vestige.methods.rece import RECE, adversarial_rows
 
 
@@ -37,7 +36,7 @@ def test_adversarial_states_restore_what_the_model_reads_of_the_concept(tiny, st
     k, factors, weights = start
     t = torch.eye(len(weights), dtype=torch.float64) + factors[0] @ factors[1].T
     found = adversarial_rows(k, factors, weights, torch.zeros_like(k), 1e-9)
-    for w in choose_parameters(tiny.denoiser, LAYERS["kv"]).values():
+    for w in projections(tiny).values():
         wanted = k @ w.double().T
         assert (found @ t.T @ w.double().T - wanted).norm() < 1e-3 * wanted.norm()
         assert (k @ t.T @ w.double().T - wanted).norm() > 1e-2 * wanted.norm(), "the edit had taken it away"
@@ -47,7 +46,7 @@ def test_adversarial_states_restore_what_the_model_reads_of_the_concept(tiny, st
 def test_the_gram_form_equals_the_loop_over_layers(tiny, start, towards):
     k, factors, weights = start
     t = torch.eye(len(weights), dtype=torch.float64) + factors[0] @ factors[1].T
-    layers = [w.double() for w in choose_parameters(tiny.denoiser, LAYERS["kv"]).values()]
+    layers = [w.double() for w in projections(tiny).values()]
     left = sum((w @ t).T @ (w @ t) for w in layers) + 0.3 * torch.eye(len(t), dtype=torch.float64)
     pull = all_rows(tiny, [towards]).double() if towards else torch.zeros_like(k)
     right = sum((w @ t).T @ w for w in layers) @ k.T + 0.3 * pull.T

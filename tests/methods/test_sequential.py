@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from vestige.bench.contract import building
-from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.places import CONF
 from vestige.bench.run import composing, resolvers
 from vestige.bench.run.contract_checks import build
-from vestige.methods._closed_form import LAYERS, pieces_of
+from vestige.methods._closed_form import pieces_of, projections
 from vestige.methods.sequential import Sequential, after
 
 D = 6
@@ -29,7 +28,7 @@ def node(name: str, **over) -> dict:
 
 
 def weights(pipe) -> dict[str, torch.Tensor]:
-    return {name: w.detach().clone() for name, w in choose_parameters(pipe.denoiser, LAYERS["kv"]).items()}
+    return {name: w.detach().clone() for name, w in projections(pipe).items()}
 
 
 def edited(pipe, method, concepts, ctx) -> dict[str, torch.Tensor]:

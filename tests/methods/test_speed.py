@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.run.contract_checks import build
-from vestige.methods._closed_form import LAYERS, all_rows, last_rows
+from vestige.methods._closed_form import all_rows, last_rows, projections
 from vestige.methods.speed import SPEED, influence_of, invariant_rows, least_passed, null_projector, reading_factor
 
 D = 16
@@ -95,12 +94,12 @@ def test_values_alone_are_edited(tiny, concept, context):
     before = {name: p.clone() for name, p in tiny.named_parameters()}
     with method.attach(tiny, erasure):
         changed = {name for name, p in tiny.named_parameters() if not torch.equal(p, before[name])}
-    assert changed == {f"unet.{name}" for name in choose_parameters(tiny.denoiser, LAYERS["v"])}
+    assert changed == {f"unet.{name}" for name in projections(tiny, "v")}
 
 
 def test_the_concept_moves_more_than_retained_names_and_the_empty_prompt_not_at_all(tiny, concept, context):
     erasure = speed(anchor="car").erase(tiny, [concept()], context())
-    name, weight = next(iter(choose_parameters(tiny.denoiser, LAYERS["v"]).items()))
+    name, weight = next(iter(projections(tiny, "v").items()))
     u, v = erasure.tensors["edit.U"].double(), erasure.tensors[f"edit.V.{name.removesuffix('.weight')}"].double()
 
     def moved(hidden):

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from published_shapes import stable_diffusion_1
 
 from vestige.bench.contract.types import Erasure
 from vestige.bench.models.adapters import adapters
 from vestige.bench.run.contract_checks import build
-from vestige.methods.spm import SPM, Transport, adapted_layers, new_adapter, pseudo_prompts
+from vestige.methods.spm import LAYERS, SPM, Transport, new_adapter, pseudo_prompts
 
 
 def spm(**over) -> SPM:
@@ -28,23 +29,19 @@ def question(tiny):
 
 def two_adapters(pipe) -> tuple[dict, dict]:
     draw = generator(5)
-    layers = {name: pipe.denoiser.get_submodule(name).weight for name in adapted_layers(pipe.denoiser)}
+    layers = {name: layer.weight for name, layer in pipe.layers(LAYERS).items()}
     down = {name: torch.randn(2, w.shape[1], generator=draw) * 0.1 for name, w in layers.items()}
     return down, {name: torch.randn(2, w.shape[0], generator=draw) * 0.1 for name, w in layers.items()}
 
 
 def test_it_covers_the_published_layers_of_stable_diffusion_1():
-    from diffusers import UNet2DConditionModel
-
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-    layers = adapted_layers(unet)
-    assert len(layers) == 192
-    assert sum(sum(unet.get_submodule(name).weight.shape[:2]) for name in layers) == 423_936
+    layers = stable_diffusion_1().layers(LAYERS).values()
+    assert len(layers) == 192 and all(layer.weight[0, 0].numel() == 1 for layer in layers)
+    assert sum(sum(layer.weight.shape[:2]) for layer in layers) == 423_936
 
 
 def test_a_fresh_adapter_changes_nothing(tiny, question):
-    adapter = new_adapter(tiny.denoiser, generator())
+    adapter = new_adapter(tiny, generator())
     down = {name.removesuffix(".down"): p[None].detach() for name, p in adapter.items() if name.endswith(".down")}
     up = {name.removesuffix(".up"): p[None].detach() for name, p in adapter.items() if name.endswith(".up")}
     with torch.no_grad():
@@ -96,6 +93,26 @@ def test_rows_of_the_unconditional_half_take_the_strength_of_the_prompt_they_ser
         both = transport.gamma
         transport.prepare(cond)
     assert torch.allclose(both, transport.gamma.repeat(2, 1), atol=1e-5) and both[0, 0] > both[1, 0]
+
+
+def test_a_prompt_that_is_served_from_another_call_is_encoded_anew(tiny):
+    transport = Transport(tiny, ["a dog"], "clipcos")
+    with torch.no_grad():
+        cond = tiny.encode(["a dog", "a car"])
+        transport.prepare(tiny.null(2).serving(cond))
+        alone = transport.gamma
+        transport.prepare(cond)
+    assert torch.allclose(alone, transport.gamma, atol=1e-5) and alone[0, 0] > alone[1, 0]
+
+
+def test_equal_token_ids_of_two_encoders_are_different_words(tiny):
+    transport, cond = Transport(tiny, ["a dog"], "tokenuni"), tiny.encode(["a dog"])
+    moved = replace(cond, owner=cond.owner.roll(40, 1), layout=(("clip", 40), ("other", 37)))  # its words stand in the other's segment
+    with torch.no_grad():
+        transport.prepare(cond)
+        assert transport.gamma.item() == 1
+        transport.prepare(replace(moved, ids=moved.owner))
+        assert transport.gamma.item() == 0
 
 
 def test_without_transport_every_prompt_is_changed_fully(tiny, concept, context, question):

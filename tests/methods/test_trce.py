@@ -5,13 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
+from published_shapes import stable_diffusion_1
 
 from vestige.bench.models.conditioning import Conditioning
-from vestige.bench.models.diffusion import choose_parameters, frozen_copy
+from vestige.bench.models.diffusion import frozen_copy
 from vestige.bench.run.contract_checks import build
-from vestige.methods._closed_form import LAYERS, all_rows
-from vestige.methods._trajectories import ddim, latents_of
-from vestige.methods.trce import STEERED, TRCE, read_pairs
+from vestige.methods._closed_form import all_rows, projections
+from vestige.methods._trajectories import latents_of
+from vestige.methods.trce import TRCE, read_pairs, steered
 
 
 def trce(**over) -> TRCE:
@@ -49,7 +51,7 @@ def test_the_closed_form_equals_the_literal_sums(shaped, concept, context, weigh
         got = matrix(method.erase(shaped, [concept()], context()))
         pairs = [(t.format(name=n), t.format(name="animal"), n) for n in ("dog", "puppy") for t in method.templates]
         kept = all_rows(shaped, ["", *(t.format(name=n) for n in ("apple", "car", "cat", "frog") for t in method.templates)]).double()
-        for name, weight in choose_parameters(shaped.denoiser, LAYERS["kv"]).items():
+        for name, weight in projections(shaped).items():
             w = weight.double()
             left, right = 0.05 * w.clone(), 0.05 * torch.eye(w.shape[1], dtype=torch.float64)
             for asked, safe, keyword in pairs:
@@ -124,11 +126,7 @@ def test_a_file_of_pairs_replaces_the_concepts_words(tiny, concept, context, tmp
 
 
 def test_the_trained_parameters_are_the_published_ones():
-    from diffusers import UNet2DConditionModel
-
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-    chosen = choose_parameters(unet, STEERED)
+    chosen = steered(stable_diffusion_1())
     assert all("attn1" in name or ("attn2" in name and "to_q" in name) for name in chosen)
     assert sum(p.numel() for p in chosen.values()) == 61_964_480
 
@@ -137,7 +135,7 @@ def test_stage_two_keeps_the_edit_of_stage_one_and_adds_trained_tensors(tiny, co
     full, first = (trce(epochs=e).erase(tiny, [concept()], context()) for e in (1, 0))
     assert torch.equal(full.tensors["edit.V"], first.tensors["edit.V"])
     trained = {name for name in full.tensors if not name.startswith("edit.")}
-    assert trained == {f"unet.{name}" for name in choose_parameters(tiny.denoiser, STEERED)}
+    assert trained == {f"unet.{name}" for name in steered(tiny)}
 
 
 @pytest.fixture
@@ -153,7 +151,7 @@ def test_the_hinge_is_the_difference_of_distances_in_both_branches(tiny, questio
     x, t, unsafe, safe, null = question
     original = frozen_copy(tiny.denoiser)
     with torch.no_grad():
-        for parameter in choose_parameters(tiny.denoiser, STEERED).values():
+        for parameter in steered(tiny).values():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator(1)))
         got = trce(margin=0.7).hinge(tiny, original, x, t, unsafe, safe, null)
         total = 0.0
@@ -172,7 +170,7 @@ def test_the_hinge_stays_at_the_margin_for_equal_texts_and_stops_when_safe_is_ne
     x, t, unsafe, safe, null = question
     original = frozen_copy(tiny.denoiser)
     assert torch.isclose(trce().hinge(tiny, original, x, t, unsafe, unsafe, null), torch.tensor(0.01))
-    chosen = choose_parameters(tiny.denoiser, STEERED)
+    chosen = steered(tiny)
     for parameter in chosen.values():
         parameter.requires_grad_(True)
     done = trce(margin=-1e3).hinge(tiny, original, x, t, unsafe, safe, null)
@@ -226,7 +224,8 @@ def test_runs_are_those_of_the_sampler_whatever_is_visited(tiny):
     with torch.no_grad():
         cond, null = tiny.encode(["a dog", "a car"]), tiny.null(2)
         x = torch.randn(2, 4, 8, 8, generator=generator(3))
-        scheduler, wanted = ddim(tiny, 4), [x]
+        scheduler, wanted = DDIMScheduler.from_config(dict(tiny.scheduler.config), steps_offset=0, timestep_spacing="leading"), [x]
+        scheduler.set_timesteps(4)
         for step in scheduler.timesteps:
             e_0, e = tiny.predict(x, step, null), tiny.predict(x, step, cond)
             x = scheduler.step(e_0 + 3.0 * (e - e_0), step, x).prev_sample

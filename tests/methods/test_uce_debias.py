@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.run.contract_checks import build
 from vestige.bench.vision import clip_models
-from vestige.methods._closed_form import LAYERS
+from vestige.methods._closed_form import projections
 from vestige.methods.uce_debias import UCEDebias
 
 TEXT = "photo of dog"
@@ -53,7 +52,7 @@ def judged(monkeypatch):
 
 
 def weights(pipe) -> dict[str, torch.Tensor]:
-    return {f"unet.{name}": w.detach().double().clone() for name, w in choose_parameters(pipe.denoiser, LAYERS["kv"]).items()}
+    return {f"unet.{name}": w.detach().double().clone() for name, w in projections(pipe).items()}
 
 
 def hidden(pipe, text: str) -> torch.Tensor:

@@ -33,10 +33,16 @@ class UNetFamily(Family):
         "image_self": r"attn1\.",
         "attention": r"attn[12]\.to_",
         "mlp": r"\.ff\.net\.",
+        "mlp_in": r"\.ff\.net\.0\.proj\.",
+        "mlp_out": r"\.ff\.net\.2\.",
+        "transformer": r"\.attentions\.\d+\.",  # the transformer blocks, with the projections into and out of them
         # The time MLP of the whole model (and SDXL's addition to it), the last norm and convolution
         "ends": r"^(time_embedding|add_embedding|conv_norm_out|conv_out)\.",
+        "esd_release": r"^(?!.*attn2)",  # layers that the later code of ESD trains, beside cross-attention
         "all": "",
     }
+    normed: ClassVar[bool] = True
+    alignments: ClassVar[tuple[str, ...]] = ("exact", "legacy", "leco")
     sites: ClassVar[dict[str, str]] = {"text": r"attn2\.to_out\.0$", "mid": r"^mid_block$", "up": r"^up_blocks\.\d+$"}
 
     def condition(self, ids: list[Tensor], outputs: list[Any]) -> Conditioning:

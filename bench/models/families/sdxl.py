@@ -25,7 +25,9 @@ class SDXL(UNetFamily):
         "text_encoder": ("CLIPTextModel",),
         "text_encoder_2": ("CLIPTextModelWithProjection",),
     }
+    groups = {**UNetFamily.groups, "esd_release": r"^(?!.*(attn2|emb)).*block"}
     deep = True
+    normed = False  # the last layer but one
     tiny_unet = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 80}
 
     def condition(self, ids: list[Tensor], outputs: list[Any]) -> Conditioning:
