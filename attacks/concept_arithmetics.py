@@ -38,6 +38,7 @@ class ConceptArithmetics(Attack):
     about: str  # concept; unrelated: a control with unrelated things in place of the concept, its aliases and the prompt
 
     access: ClassVar[str] = "images"
+    needs: ClassVar[tuple[str, ...]] = ("draw", "outputs")
     quick: ClassVar[dict] = {"scales": [3.0]}
 
     def __post_init__(self) -> None:

@@ -73,6 +73,7 @@ class RingABellSoft(_Bell):
     """Artefact: "states" [rows, tokens, width], float32."""
 
     access: ClassVar[str] = "embedding"
+    needs: ClassVar[tuple[str, ...]] = ("draw", "outputs", "states")
 
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         return Adversary(prompts, {"states": self.goal(self.text(victim, ctx), victim, prompts)})

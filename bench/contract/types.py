@@ -150,12 +150,17 @@ class Erasure:
     """The frozen result of an erasure: tensors and plain JSON, and nothing that needs the training code.
 
     Keys of `tensors`: "<part>.<parameter>" (for example "unet.mid_block.attentions.0....to_k.weight") replace a parameter;
-    any other prefix belongs to the method, which reads it in its own `attach`. meta["parameters"], where a method gives it,
-    counts the model's parameters that change (the artefact may be a compressed form of them).
+    any other prefix belongs to the method, which reads it in its own `attach`, and names in meta["parts"] the parts it acts on.
+    meta["parameters"], where a method gives it, counts the model's parameters that change (the artefact may be a compressed form).
     """
 
     tensors: dict[str, torch.Tensor]
     meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """Parts of the model that are changed; none where images are sampled in another way, or filtered."""
+        return frozenset(self.meta["parts"] if "parts" in self.meta else (name.partition(".")[0] for name in self.tensors))
 
     def save(self, folder: Path) -> None:
         _save_tensors(self.tensors, self.meta, folder)

@@ -1,4 +1,4 @@
-"""Low-rank adapters beside the layers of a denoiser: y = W x + up^T (down x), for as long as the `with` lasts."""
+"""Low-rank adapters beside the layers of a model: y = W x + up^T (down x), for as long as the `with` lasts."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,9 +12,12 @@ Gamma = Callable[[], Tensor | None]
 
 
 @contextmanager
-def adapters(pipe: Pipe, down: Mapping[str, Tensor], up: Mapping[str, Tensor], gamma: Gamma, composition: str) -> Iterator[Pipe]:
+def adapters(
+    pipe: Pipe, down: Mapping[str, Tensor], up: Mapping[str, Tensor], gamma: Gamma, composition: str, part: str | None = None
+) -> Iterator[Pipe]:
     """Add the adapters' outputs to their layers. down: layer -> [concepts, in], up: layer -> [concepts, out]. gamma() is
-    [batch, concepts], or None for 1 everywhere; composition: paper adds up gamma u v, official multiplies the sums of u and v."""
+    [batch, concepts], or None for 1 everywhere; composition: paper adds up gamma u v, official multiplies the sums of u and v.
+    part: whose layers they are; None: the denoiser's."""
 
     def hook_of(name: str):
         def add(module, args, kwargs, y):
@@ -32,5 +35,5 @@ def adapters(pipe: Pipe, down: Mapping[str, Tensor], up: Mapping[str, Tensor], g
 
         return add
 
-    with pipe.hooked({f"{pipe.denoiser_name}.{name}": hook_of(name) for name in down}):
+    with pipe.hooked({f"{part or pipe.denoiser_name}.{name}": hook_of(name) for name in down}):
         yield pipe

@@ -31,13 +31,14 @@ class UNetFamily(Family):
         "text_kv": r"attn2\.to_[kv]\.",
         "text_attention": r"attn2\.",
         "image_self": r"attn1\.",
+        "image_kv": r"attn1\.to_[kv]\.",
         "attention": r"attn[12]\.to_",
         "mlp": r"\.ff\.net\.",
         # The time MLP of the whole model (and SDXL's addition to it), the last norm and convolution
         "ends": r"^(time_embedding|add_embedding|conv_norm_out|conv_out)\.",
         "all": "",
     }
-    sites: ClassVar[dict[str, str]] = {"text": r"attn2\.to_out\.0$", "mid": r"^mid_block$", "up": r"^up_blocks\.\d+$"}
+    sites: ClassVar[dict[str, str]] = {"cross_attention": r"attn2\.to_out\.0$", "mid": r"^mid_block$", "up": r"^up_blocks\.\d+$"}
 
     def condition(self, ids: list[Tensor], outputs: list[Any]) -> Conditioning:
         return Conditioning(outputs[0].last_hidden_state, ids[0], None, ids[0], (("clip", ids[0].shape[1]),))
