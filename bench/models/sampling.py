@@ -47,7 +47,8 @@ class Step:
     def predict(self, conds: Sequence[Conditioning]) -> tuple[Tensor, ...]:
         """The predictions under several conditionings, each of as many rows as `x`, from one call of the generator."""
         n = len(conds)
-        return self.pipe.predict(self.x.repeat(n, *[1] * (self.x.ndim - 1)), self.t, Conditioning.cat(list(conds))).chunk(n)
+        # cat, not repeat: it keeps the memory layout, on which rounding depends
+        return self.pipe.predict(torch.cat([self.x] * n), self.t, Conditioning.cat(list(conds))).chunk(n)
 
     def predict_both(self) -> tuple[Tensor, Tensor]:
         """(unconditional, conditional) predictions from one denoiser call of twice the batch."""
