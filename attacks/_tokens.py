@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from vestige.bench.contract.types import PromptSet
+from vestige.bench.contract.types import ModelSpec, PromptSet
 from vestige.bench.models.conditioning import Conditioning
+from vestige.bench.models.families import family
 from vestige.bench.models.text import TextSide
 
 
@@ -32,12 +33,13 @@ def typed(text: TextSide, ids: list[int]) -> str:
 
 def room(text: TextSide) -> int:
     """How many tokens a text may have: what is read, without begin and end."""
-    return text.length - text.readers[0].begins - 1
+    return text.readers[0].room - len(text.readers[0].beginning)
 
 
 def own_positions(text: TextSide, k: int) -> slice:
-    """Where k tokens stand in their layout."""
-    begin = text.readers[0].begins
+    """Where the k tokens of a text stand in its layout."""
+    reader = text.readers[0]
+    begin = reader.first([*reader.beginning, *[0] * k]) + len(reader.beginning)
     return slice(begin, begin + k)
 
 
@@ -46,9 +48,11 @@ def laid_out(text: TextSide, ids: Tensor, padding: int | None = None) -> Tensor:
     reader, (rows, k) = text.readers[0], ids.shape
     if k > room(text):
         raise ValueError(f"{k} tokens do not fit: the model reads {text.length}, begin and end included.")
-    own, tokenizer = own_positions(text, k), reader.tokenizer
-    full = torch.full((rows, text.length), tokenizer.pad_token_id if padding is None else padding, device=ids.device)
-    full[:, : own.start], full[:, own], full[:, own.stop] = tokenizer.bos_token_id or 0, ids, tokenizer.eos_token_id
+    own, empty = own_positions(text, k), reader.layout([*reader.beginning, *[0] * k])
+    full = empty.to(ids.device).repeat(rows, 1)
+    full[:, own] = ids
+    if padding is not None:
+        full[:, own.stop + 1 :] = padding
     return full
 
 
@@ -82,3 +86,14 @@ def with_tokens(prompts: PromptSet, text: TextSide, ids: list[list[int]], **colu
 
 def adversarial_columns(ids: list[list[int]], roundtrip_ok: list[bool]) -> dict[str, list]:
     return {"adv_ids": ["ids " + " ".join(map(str, row)) if row else "" for row in ids], "roundtrip_ok": roundtrip_ok}
+
+
+def unsupported_text(attack: str, model: ModelSpec) -> str | None:
+    """Why the text encoder alone tells this attack nothing, or None."""
+    known = family(model.family)
+    if known.denoiser not in known.encoders:
+        return None
+    return (
+        f"not applicable: {attack} asks what a text encoder says of a text, and in models of family {model.family} no part but the one "
+        f"that draws reads it (model {model.name!r})."
+    )

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vestige.attacks._rows import check_ask, worded
-from vestige.attacks._tokens import allowed_tokens, end_state, laid_out, own_positions, pooled_of, typed, with_tokens
-from vestige.bench.contract.plugin import Attack, Context, Victim
-from vestige.bench.contract.types import Adversary, PromptSet, derived_seed
+from vestige.attacks._tokens import allowed_tokens, end_state, laid_out, own_positions, pooled_of, typed, unsupported_text, with_tokens
+from vestige.bench.contract.plugin import Attack, Context, Method, Victim
+from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
 from vestige.bench.models.text import TextSide
 
 GRADIENTS = ("fixed", "official")
@@ -51,6 +51,9 @@ class MMADiffusion(Attack):
             )
         if min(self.tokens, self.candidates, self.top_k, self.restarts) < 1 or self.iterations < 0:
             raise ValueError("attack.mma_diffusion needs tokens, candidates, top_k and restarts of at least 1, iterations of at least 0.")
+
+    def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
+        return unsupported_text("mma_diffusion", model) or super().supports(model, concepts, method)
 
     def transfers(self) -> bool:
         return self.encoder == "original"

@@ -110,4 +110,5 @@ class Relearning(Attack):
 def tuned_parts(victim: Victim) -> list[str]:
     """Of the denoiser and the text encoders those that the erasure changed; without any the denoiser."""
     pipe = victim.pipe
-    return [part for part in (pipe.denoiser_name, *pipe.family.encoders) if part in victim.touched] or [pipe.denoiser_name]
+    known = dict.fromkeys((pipe.denoiser_name, *pipe.family.encoders))
+    return [part for part in known if part in victim.touched] or [pipe.denoiser_name]

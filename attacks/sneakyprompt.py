@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vestige.attacks._tokens import pooled_of
+from vestige.attacks._tokens import pooled_of, unsupported_text
 from vestige.attacks.wording import concept_of, contains_any
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
@@ -93,7 +93,7 @@ class SneakyPrompt(Attack):
 
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
         missing = features.check(self.clip) if self.reward == "clip" else None
-        return missing or super().supports(model, concepts, method)
+        return missing or unsupported_text("sneakyprompt", model) or super().supports(model, concepts, method)
 
     def inputs(self) -> dict[str, str]:
         return features.inputs(f"clip:{self.clip}") if self.reward == "clip" else {}
