@@ -1,11 +1,12 @@
-"""DDIM as attacks need it: one step with mean and deviation apart, inversion through the defended model, and given start latents.
+"""DDIM as attacks need it: sampling from given latents, inversion through the defended model, and steps with noise of their own.
 
-Song et al., "Denoising Diffusion Implicit Models" (ICLR 2021), eqs. 12 and 16. The grid is that of the editing papers
-(scaled linear, leading, offset 1, last alpha that of training step 0), on which inversion and sampling match step by step.
+Song et al., "Denoising Diffusion Implicit Models" (ICLR 2021), eqs. 12 and 16, written in the levels of the model's noise process: on
+a flow the step without noise is Euler's. Inversion and sampling share one grid, on which they match step by step.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -13,37 +14,42 @@ from torch import Tensor
 from vestige.bench.contract.types import Sampler
 from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.pipe import Pipe
+from vestige.bench.models.process import NoiseProcess
 from vestige.bench.models.sampling import Step, Trajectory
 
-GRID = {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading", "steps_offset": 1}
+
+class OnGrid(Trajectory):
+    """Deterministic steps on the grid of the model's own noise process, whatever scheduler the protocol samples with."""
+
+    def scheduled(self) -> Tensor:
+        self.levels = self.pipe.process.grid(self.sampler.steps).to(self.pipe.device)
+        return self.levels[:-1]
+
+    def start(self) -> Tensor:
+        return self.noise()
+
+    def scaled(self, x: Tensor, index: int) -> Tensor:
+        return x
+
+    def step(self, e: Tensor, index: int, x: Tensor) -> Tensor:
+        return self.pipe.process.step(e, x, self.levels[index], self.levels[index + 1])
 
 
-def ddim_sampler(sampler: Sampler, steps: int, guidance: float) -> Sampler:
-    """The protocol's image size with a deterministic DDIM of our own."""
-    return replace(sampler, scheduler="DDIMScheduler", arguments=GRID, steps=steps, guidance=guidance)
+def asked_for(sampler: Sampler, steps: int, guidance: float | None) -> Sampler:
+    """The protocol's sampler with other numbers; guidance None: the protocol's."""
+    return replace(sampler, steps=steps, guidance=sampler.guidance if guidance is None else guidance)
 
 
-def clean_and_noise(scheduler, out: Tensor, alpha: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(x_0, epsilon) as the denoiser's output implies them at noise level alpha = alpha_bar_t."""
-    kind = scheduler.config.prediction_type
-    if kind == "epsilon":
-        return (x - (1 - alpha).sqrt() * out) / alpha.sqrt(), out
-    if kind == "v_prediction":
-        return alpha.sqrt() * x - (1 - alpha).sqrt() * out, alpha.sqrt() * out + (1 - alpha).sqrt() * x
-    raise ValueError(f"prediction type {kind!r} is not supported; known: epsilon, v_prediction.")
-
-
-def ddim_step(scheduler, out: Tensor, t: Tensor, x: Tensor, eta: float | Tensor) -> tuple[Tensor, Tensor]:
-    """(mean, sigma) of x_{t-1}; eta a number or (batch, 1, 1, 1).
+def noisy_step(process: NoiseProcess, out: Tensor, x: Tensor, level: Tensor, to: Tensor, eta: float | Tensor) -> tuple[Tensor, Tensor]:
+    """(mean, deviation) of x at the cleaner level `to`; eta a number or (batch, 1, 1, 1).
 
     The square root takes the absolute value: it is negative for eta > 1, where stock schedulers return NaN.
     """
-    before = int(t) - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
-    alpha = scheduler.alphas_cumprod[int(t)].to(x)
-    alpha_before = (scheduler.alphas_cumprod[before] if before >= 0 else scheduler.final_alpha_cumprod).to(x)
-    x_0, noise = clean_and_noise(scheduler, out, alpha, x)
-    sigma = eta * ((1 - alpha_before) / (1 - alpha) * (1 - alpha / alpha_before)).clamp(min=0).sqrt()
-    return alpha_before.sqrt() * x_0 + (1 - alpha_before - sigma**2).abs().sqrt() * noise, sigma
+    # Squares of what was rounded twice over would not be the numbers that the process has: hence double precision
+    a, s, a_to, s_to = ((scale**2).to(x.dtype) for at in (level, to) for scale in process.scales(at, x.double()))
+    deviation = eta * (s_to / s * (a + s - a / a_to * (a_to + s_to))).clamp(min=0).sqrt()  # a + s is 1 where variance is preserved
+    x_0, noise = process.clean_and_noise(out, x, level)
+    return a_to.sqrt() * x_0 + (s_to - deviation**2).abs().sqrt() * noise, deviation
 
 
 @torch.no_grad()
@@ -52,22 +58,20 @@ def inverted(pipe: Pipe, x_0: Tensor, cond: Conditioning, sampler: Sampler) -> l
 
     Entry k stands where sampling begins with step `steps - k`. A prediction is made at the noisier of the two levels.
     """
-    from diffusers import DDIMInverseScheduler
-
-    forward = pipe.scheduler_for(sampler)
-    scheduler = DDIMInverseScheduler.from_config(forward.config)
-    scheduler.set_timesteps(sampler.steps, device=pipe.device)
-    rule, null, trajectory = pipe.guidance(), pipe.null(len(x_0)), [x_0]
-    for k, t in enumerate(scheduler.timesteps):
-        step = Step(pipe, trajectory[-1], t, sampler.steps - 1 - k, sampler.steps, cond, null, sampler.guidance)
-        trajectory.append(scheduler.step(rule(step), int(t), trajectory[-1]).prev_sample)
-    return trajectory
+    rule, null, path = pipe.guidance(), pipe.null(len(x_0)), [x_0]
+    levels = pipe.process.grid(sampler.steps).to(pipe.device).flip(0)
+    for k, (level, to) in enumerate(pairwise(levels)):
+        index = sampler.steps - 1 - k
+        with pipe.at_step(index, sampler.steps):
+            out = rule(Step(pipe, path[-1], to, index, sampler.steps, cond, null, sampler.guidance))
+        path.append(pipe.process.step(out, path[-1], level, to))
+    return path
 
 
 def from_latents(latents: Callable[[tuple], Tensor], sampler: Sampler, first: int = 0) -> Callable[..., Trajectory]:
-    """A course that begins before step `first` with latents(image_ids), which are at that step's noise level already."""
+    """A trajectory that begins before step `first` with latents(image_ids), which are at that step's noise level already."""
 
-    class FromLatents(Trajectory):
+    class FromLatents(OnGrid):
         def __init__(self, pipe: Pipe, seeds: list[int], _: Sampler, image_ids: Sequence | None = None) -> None:
             super().__init__(pipe, seeds, sampler, image_ids)
             self.first = first

@@ -1,10 +1,9 @@
-"""Fine-tuning a denoiser on captioned images, whole or by low-rank adapters (LoRA), as every trainer of the field does it."""
+"""Fine-tuning a model on captioned images, whole or by low-rank adapters (LoRA), as every trainer of the field does it."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vestige.attacks.training_images import TrainingImages
@@ -12,22 +11,17 @@ from vestige.bench.contract.plugin import Context
 from vestige.bench.models.adapters import adapters
 from vestige.bench.models.pipe import Pipe
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # the layers that diffusers' LoRA trainer adapts
 
-
-def denoising_loss(
+def training_loss(
     pipe: Pipe, training_images: TrainingImages, batch: int, generator: torch.Generator, flip: float = 0.0, caption_dropout: float = 0.0
 ) -> Tensor:
-    """||eps - eps_theta(x_t, t, c)||^2 with uniform t; some captions are dropped, as in the model's own training."""
+    """The model's own training loss on a batch of captioned images; some captions are dropped, as in its training."""
     places = training_images.draw(batch, generator)
     x0 = training_images.latents(pipe, places, flip, generator)
-    noise = torch.randn(x0.shape, generator=generator).to(x0)
-    t = torch.randint(pipe.scheduler.config.num_train_timesteps, (batch,), generator=generator).to(pipe.device)
+    at = pipe.corruption(x0, generator)
     dropped = torch.rand(batch, generator=generator) < caption_dropout
     captions = ["" if drop else training_images.caption(place) for place, drop in zip(places, dropped.tolist(), strict=True)]
-    with torch.no_grad():
-        cond = pipe.encode(captions)
-    return F.mse_loss(pipe.predict(pipe.process.add_noise(x0, noise, t), t, cond).float(), pipe.process.target(x0, noise, t).float())
+    return pipe.loss(x0, pipe.encode(captions), at).mean()
 
 
 def fine_tune(
@@ -65,20 +59,33 @@ def fine_tune(
         ctx.log(step, loss=total)
 
 
-def new_lora(unet: nn.Module, rank: int, generator: torch.Generator) -> dict[str, nn.Parameter]:
-    """ "lora.<layer>.down" [rank, in], normal with deviation 1 / rank, and ".up" [rank, out], zero: fresh, it changes nothing."""
+def new_lora(pipe: Pipe, parts: Sequence[str], rank: int, generator: torch.Generator) -> dict[str, nn.Parameter]:
+    """ "lora.<layer>.down" [rank, in], normal with deviation 1 / rank, and ".up" [rank, out], zero: fresh, it changes nothing.
+
+    Of the denoiser the attention layers are adapted, as by diffusers' trainer; of other parts all linear layers, "lora@<part>.<layer>".
+    """
     lora = {}
-    for name, layer in unet.named_modules():
-        if isinstance(layer, nn.Linear) and ".attn" in name and name.endswith(ATTENTION):
+    for part in parts:
+        own = part == pipe.denoiser_name
+        linear = {name: layer for name, layer in pipe.parts[part].named_modules() if isinstance(layer, nn.Linear)}
+        for name, layer in (pipe.layers("attention") if own else linear).items():
             down = torch.randn(rank, layer.in_features, generator=generator) / rank
-            lora[f"lora.{name}.down"] = nn.Parameter(down.to(layer.weight))
-            lora[f"lora.{name}.up"] = nn.Parameter(torch.zeros(rank, layer.out_features).to(layer.weight))
+            side = f"lora.{name}" if own else f"lora@{part}.{name}"
+            lora[f"{side}.down"] = nn.Parameter(down.to(layer.weight))
+            lora[f"{side}.up"] = nn.Parameter(torch.zeros(rank, layer.out_features).to(layer.weight))
     return lora
 
 
 @contextmanager
 def with_lora(pipe: Pipe, lora: Mapping[str, Tensor]) -> Iterator[Pipe]:
     """y = W x + up^T (down x) in every adapted layer, also where a method's own hooks sit. Base weights stay as they are."""
-    side = {end: {n[5 : -len(end)]: t.to(pipe.device, pipe.dtype) for n, t in lora.items() if n.endswith(end)} for end in (".down", ".up")}
-    with adapters(pipe, side[".down"], side[".up"], lambda: None, "paper"):
+    parts: dict[str, dict[str, dict[str, Tensor]]] = {}  # part -> down or up -> layer -> matrix
+    for name, matrix in lora.items():
+        head, _, rest = name.partition(".")
+        layer, _, side = rest.rpartition(".")
+        part = head.partition("@")[2] or pipe.denoiser_name
+        parts.setdefault(part, {"down": {}, "up": {}})[side][layer] = matrix.to(pipe.device, pipe.dtype)
+    with ExitStack() as stack:
+        for part, sides in parts.items():
+            stack.enter_context(adapters(pipe, sides["down"], sides["up"], lambda: None, "paper", part))
         yield pipe

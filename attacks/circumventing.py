@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vestige.attacks.defended import defended
+from vestige.attacks.defended import defended, unsupported_defence
 from vestige.attacks.training_images import TrainingImages, check_source, concept_images, unsupported_source
 from vestige.attacks.wording import concept_of, instead, named_as
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
@@ -26,7 +26,8 @@ from vestige.bench.models.pipe import Pipe
 
 @dataclass
 class Circumventing(Attack):
-    """Artefact: one tensor per concept, "<slug>": [vectors, width] token embeddings without positions."""
+    """Artefact: "<slug>" of each concept, [vectors, width] token embeddings without positions, of the first text encoder; those of
+    further ones are "<slug>.<encoder>"."""
 
     vectors: int
     initialiser: str
@@ -42,11 +43,11 @@ class Circumventing(Attack):
     weight_decay: float
     flip: float
     target_text: str  # concept or caption: what the undefended target is asked for (sampling methods only)
-    chain: int  # timesteps a stateful guidance rule runs before its last output is fitted (sampling methods only)
-    chain_range: int  # they lie within so many training timesteps
+    chain: int  # levels a stateful guidance rule runs through before its last output is fitted (sampling methods only)
+    chain_range: int  # they lie within so many of the 1000 parts of equal share in training
 
     access: ClassVar[str] = "embedding"
-    needs: ClassVar[tuple[str, ...]] = ("draw", "words", "states")
+    needs: ClassVar[tuple[str, ...]] = ("draw", "loss", "words")
     quick: ClassVar[dict] = {"images": 2, "steps": 2, "batch": 2, "accumulation": 1}
 
     def __post_init__(self) -> None:
@@ -58,29 +59,37 @@ class Circumventing(Attack):
             raise ValueError(f"attack.circumventing.chain={self.chain} must be between 1 and chain_range={self.chain_range}.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
-        return unsupported_source(self.source, concepts) or super().supports(model, concepts, method)
+        reason = unsupported_source(self.source, concepts) or unsupported_defence(model, method)
+        return reason or super().supports(model, concepts, method)
 
     @property
     def effective_lr(self) -> float:
         return self.lr * self.batch * self.accumulation if self.scale_lr else self.lr
 
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
-        words = {concept.slug: self.learn(victim, concept, ctx) for concept in victim.concepts}
+        tensors = {}
+        for concept in victim.concepts:
+            first, *further = self.learn(victim, concept, ctx).items()
+            tensors |= {concept.slug: first[1]} | {f"{concept.slug}.{encoder}": rows for encoder, rows in further}
         asked = [_with_placeholder(row, victim.concepts) for row in prompts.table.to_dict("records")]
         tokens = len(victim.pipe.text.token_ids(self.initialiser))
-        return Adversary(prompts.with_prompts(asked), words, {"effective_lr": self.effective_lr, "initialiser_tokens": tokens})
+        return Adversary(prompts.with_prompts(asked), tensors, {"effective_lr": self.effective_lr, "initialiser_tokens": tokens})
 
     def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
-        return pipe.with_learned_tokens({placeholder(slug): word for slug, word in adversary.tensors.items()})
+        words: dict[str, dict[str, Tensor]] = {}
+        for name, rows in adversary.tensors.items():
+            slug, _, encoder = name.partition(".")
+            words.setdefault(placeholder(slug), {})[encoder or pipe.text.readers[0].name] = rows
+        return pipe.with_learned_tokens(words)
 
-    def learn(self, victim: Victim, concept: Concept, ctx: Context) -> Tensor:
-        """The word (vectors, width) that makes the erased model denoise images of the concept."""
+    def learn(self, victim: Victim, concept: Concept, ctx: Context) -> dict[str, Tensor]:
+        """The word that makes the erased model denoise images of the concept: rows (vectors, width) of each text encoder."""
         pipe, name = victim.pipe, placeholder(concept.slug)
         training_images = concept_images(ctx, self.templates, [concept], self.images, self.source)
         generator = ctx.generator(f"circumventing {concept.slug}")
-        word = self.initial(pipe).requires_grad_(True)
-        optimiser = torch.optim.AdamW([word], lr=self.effective_lr, weight_decay=self.weight_decay)
-        loss_of = self.guided_loss if victim.method.intervention == "sampling" else self.denoising_loss
+        word = {encoder: rows.requires_grad_(True) for encoder, rows in self.initial(pipe).items()}
+        optimiser = torch.optim.AdamW(word.values(), lr=self.effective_lr, weight_decay=self.weight_decay)
+        loss_of = self.guided_loss if victim.method.intervention == "sampling" else self.training_loss
         for step in ctx.resumable(concept.slug, range(self.steps), word=word, optimiser=optimiser, generator=generator):
             total = 0.0
             for _ in range(self.accumulation):
@@ -91,60 +100,56 @@ class Circumventing(Attack):
             optimiser.step()
             optimiser.zero_grad()
             ctx.log(step, loss=total)
-        return word.detach()
+        return {encoder: rows.detach() for encoder, rows in word.items()}
 
-    def initial(self, pipe: Pipe) -> Tensor:
-        """The initialiser's token embedding, in fp32; the mean of its tokens where the vocabulary splits it."""
-        ids = pipe.text.token_ids(self.initialiser)
-        mean = pipe.text.embedding_table()[ids].float().mean(0)
-        return mean.detach().repeat(self.vectors, 1)
+    def initial(self, pipe: Pipe) -> dict[str, Tensor]:
+        """Of each encoder the initialiser's token embedding, in fp32; the mean of its tokens where the vocabulary splits it."""
+        means = {r.name: r.table[r.token_ids(self.initialiser)].float().mean(0) for r in pipe.text.readers}
+        return {encoder: mean.detach().repeat(self.vectors, 1) for encoder, mean in means.items()}
 
-    def denoising_loss(self, victim: Victim, concept: Concept, training_images: TrainingImages, generator: torch.Generator) -> Tensor:
-        """Textual inversion on the erased denoiser: ||eps - eps_er(x_t, t, c(v))||^2."""
+    def training_loss(self, victim: Victim, concept: Concept, training_images: TrainingImages, generator: torch.Generator) -> Tensor:
+        """Textual inversion on the erased model: its own training loss under captions that hold the word."""
         pipe, places = victim.pipe, training_images.draw(self.batch, generator)
-        x0, noise = self.noised(pipe, training_images, places, generator)
-        t = torch.randint(pipe.scheduler.config.num_train_timesteps, (self.batch,), generator=generator).to(pipe.device)
+        x0 = training_images.latents(pipe, places, self.flip, generator)
+        at = pipe.corruption(x0, generator)
         cond = pipe.encode(self.captioned(training_images, places, placeholder(concept.slug), generator))
-        return F.mse_loss(pipe.predict(pipe.process.add_noise(x0, noise, t), t, cond).float(), pipe.process.target(x0, noise, t).float())
+        return pipe.loss(x0, cond, at).mean()
 
     def guided_loss(self, victim: Victim, concept: Concept, training_images: TrainingImages, generator: torch.Generator) -> Tensor:
-        """Defended guidance under the word against undefended guidance under the concept; one t chain for the batch.
+        """Defended guidance under the word against undefended guidance under the concept; one chain of levels for the batch.
 
         Student (paper, negative prompt): eps_n + w (eps_v - eps_n), here whatever rule the method samples by.
         Target: eps_0 + w (eps_n - eps_0).
         """
         pipe, sampler = victim.pipe, victim.sampler
         places = training_images.draw(self.batch, generator)
-        x0, noise = self.noised(pipe, training_images, places, generator)
+        x0 = training_images.latents(pipe, places, self.flip, generator)
+        noise = torch.randn(x0.shape, generator=generator).to(x0)
         cond = pipe.encode(self.captioned(training_images, places, placeholder(concept.slug), generator))
         rule = pipe.guidance()
         with torch.no_grad():
             null = pipe.null(self.batch)
-        for t in self.timesteps(pipe, generator):
-            x_t = pipe.process.add_noise(x0, noise, t.expand(self.batch))
-            student = defended(pipe, x_t, t, cond, null, sampler.guidance, sampler.steps, rule)
+        for level in self.levels(pipe, generator):
+            x_t = pipe.process.add_noise(x0, noise, level.expand(self.batch))
+            student = defended(pipe, x_t, level, cond, null, sampler.guidance, sampler.steps, rule)
         with torch.no_grad():
             truth = [concept.name if self.target_text == "concept" else training_images.caption(place) for place in places]
-            target = guided(pipe, x_t, t, pipe.encode(truth), null, sampler.guidance)
+            target = guided(pipe, x_t, level, pipe.encode(truth), null, sampler.guidance)
         return F.mse_loss(student.float(), target.float())
 
-    def timesteps(self, pipe: Pipe, generator: torch.Generator) -> Tensor:
-        """`chain` distinct timesteps in [n - chain_range, n), descending, for a random n."""
-        length = pipe.scheduler.config.num_train_timesteps
+    def levels(self, pipe: Pipe, generator: torch.Generator) -> Tensor:
+        """`chain` distinct levels, descending, from parts [n - chain_range, n) of the training distribution, for a random n."""
+        length = pipe.process.length
         n = int(torch.randint(self.chain_range, length + 1, (1,), generator=generator))
         drawn = n - 1 - torch.randperm(self.chain_range, generator=generator)[: self.chain]
-        return drawn.sort(descending=True).values.to(pipe.device)
+        parts = drawn.sort(descending=True).values.tolist()
+        return torch.stack([pipe.process.level_at((part + 0.5) / length) for part in parts]).to(pipe.device)
 
     def captioned(self, training_images: TrainingImages, places: list[int], name: str, generator: torch.Generator) -> list[str]:
         if self.captions == "own":
             return [training_images.caption(place, name) for place in places]
         chosen = torch.randint(len(self.templates), (len(places),), generator=generator).tolist()
         return [self.templates[k].format(name=name) for k in chosen]
-
-    def noised(self, pipe: Pipe, training_images: TrainingImages, places: list[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Clean latents and the noise to add to them, both (batch, channels, h, w)."""
-        x0 = training_images.latents(pipe, places, self.flip, generator)
-        return x0, torch.randn(x0.shape, generator=generator).to(x0)
 
 
 def placeholder(slug: str) -> str:

@@ -38,6 +38,7 @@ class ConceptArithmetics(Attack):
     about: str  # concept; unrelated: a control with unrelated things in place of the concept, its aliases and the prompt
 
     access: ClassVar[str] = "images"
+    needs: ClassVar[tuple[str, ...]] = ("draw", "outputs")
     quick: ClassVar[dict] = {"scales": [3.0]}
 
     def __post_init__(self) -> None:
@@ -119,17 +120,21 @@ def composed(pipe: Pipe, prompts: PromptSet, terms: list[Terms]) -> AbstractCont
             if not parts:
                 rows = positions_of(step.image_ids, known, prompts.name) // prompts.repeats
                 parts.update(_parts(pipe, [terms[k] for k in rows.tolist()], inner))
-            guided = torch.zeros_like(step.x)
-            weight_of_null = -torch.ones(len(step.x), 1, 1, 1).to(step.x)
+            guided: Tensor | None = None
+            weight_of_null = [-1] * len(step.x)
             for (w, _), (index, cond, guide) in parts.items():
                 mine = tuple(step.image_ids[k] for k in index)
                 e = guide(replace(step, x=step.x[index], cond=cond, null=step.null.rows(index), scale=abs(w), image_ids=mine))
                 # e is eps_null + |w| d(p); every term brings an eps_null, of which one is wanted.
+                guided = e.new_zeros(len(step.x), *e.shape[1:]) if guided is None else guided
                 guided[index] += e if w > 0 else -e
-                weight_of_null[index] += 1 if w > 0 else -1
-            if not weight_of_null.any():
+                for k in index:
+                    weight_of_null[k] += 1 if w > 0 else -1
+            assert guided is not None, "every row has a term"
+            if not any(weight_of_null):
                 return guided
-            return guided - weight_of_null * step.pipe.predict(step.x, step.t, step.null)
+            weights = torch.tensor(weight_of_null).to(guided).view(-1, *[1] * (guided.ndim - 1))
+            return guided - weights * step.pipe.predict(step.x, step.t, step.null)
 
         return rule
 

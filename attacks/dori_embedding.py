@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from vestige.attacks._rows import with_prompt_embeddings
-from vestige.attacks.defended import seen
+from vestige.attacks.defended import seen_error, unsupported_defence
 from vestige.attacks.training_images import check_source, row_images, unsupported_source
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
 from vestige.bench.models.conditioning import Conditioning
+from vestige.bench.models.families.base import Corruption
 from vestige.bench.models.pipe import Pipe
 
 STARTS = ("prompt", "empty", "normal")
@@ -32,7 +33,7 @@ class DoriEmbedding(Attack):
 
     start: str  # prompt: the row's own states; empty: those of the empty text; normal: standard normal numbers
     steps: int
-    batch: int  # pairs of noise and timestep per row and step, drawn anew each time
+    batch: int  # pairs of noise and level per row and step, drawn anew each time
     lr: float
     norm_limit: float | None  # longest allowed state of a position, as a multiple of the prompt's own; null: free
     source: str  # what the images show, see attacks/training_images.py; anything but target is a control
@@ -41,7 +42,7 @@ class DoriEmbedding(Attack):
 
     version: ClassVar[int] = 2
     access: ClassVar[str] = "embedding"
-    needs: ClassVar[tuple[str, ...]] = ("draw", "words", "states")
+    needs: ClassVar[tuple[str, ...]] = ("draw", "outputs", "loss", "states")
     quick: ClassVar[dict] = {"steps": 2, "batch": 2}
 
     def __post_init__(self) -> None:
@@ -52,7 +53,8 @@ class DoriEmbedding(Attack):
         check_source("dori_embedding", self.source)
 
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
-        return unsupported_source(self.source, concepts) or super().supports(model, concepts, method)
+        reason = unsupported_source(self.source, concepts) or (unsupported_defence(model, method) if self.adaptive else None)
+        return reason or super().supports(model, concepts, method)
 
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         pipe = victim.pipe
@@ -92,7 +94,7 @@ class DoriEmbedding(Attack):
     def fitted(
         self, victim: Victim, x0: Tensor, cond: Conditioning, limits: Tensor, generators: list[torch.Generator], ctx: Context, name: str
     ) -> tuple[Tensor, list[tuple[float, float]]]:
-        """States y [rows, tokens, width] and each row's (first, last) loss, min_y E ||eps - eps_er(x_t, t, y)||^2."""
+        """States y [rows, tokens, width] and each row's (first, last) loss: min_y E l_er(x_0, y), l the training loss."""
         y, when = nn.Parameter(self.initial(victim.pipe, cond, generators)), ctx.generator(f"dori_embedding timesteps {name}")
         optimiser = torch.optim.Adam([y], lr=self.lr)
         first: list[float] = []
@@ -114,26 +116,22 @@ class DoriEmbedding(Attack):
     def losses(
         self, victim: Victim, x0: Tensor, cond: Conditioning, y: Tensor, generators: list[torch.Generator], when: torch.Generator
     ) -> Tensor:
-        """Mean squared error of each row over `batch` fresh pairs of noise and timestep, [rows]."""
+        """[rows] the training loss of each row, mean over `batch` fresh pairs of noise and level."""
         pipe = victim.pipe
-        noise = torch.cat([torch.randn((self.batch, *x0.shape[1:]), generator=g) for g in generators]).to(x0)
-        length = pipe.scheduler.config.num_train_timesteps
         if self.adaptive and victim.method.intervention == "sampling":
-            # A defence's guidance knows one timestep per call: the rows share those of `when`.
-            told, errors = replace(cond, hidden=y.to(pipe.dtype)), []
-            for e in noise.unflatten(0, (len(x0), self.batch)).unbind(1):
-                t = torch.randint(length, (), generator=when).to(pipe.device)
-                times = t.expand(len(x0))
-                out = seen(victim, pipe.process.add_noise(x0, e, times), t, told, True)
-                errors.append((out.float() - pipe.process.target(x0, e, times).float()).square().flatten(1).mean(1))
+            # A defence's guidance knows one level per call: the rows share those of `when`.
+            noise = torch.stack([torch.randn((self.batch, *x0.shape[1:]), generator=g) for g in generators]).to(x0)
+            told = replace(cond, hidden=y.to(pipe.dtype))
+            levels = (pipe.process.random_level(1, when)[0].to(pipe.device) for _ in range(self.batch))
+            errors = [seen_error(victim, x0, e, level, told, True) for e, level in zip(noise.unbind(1), levels, strict=True)]
             return torch.stack(errors).mean(0)
-        t = torch.cat([torch.randint(length, (self.batch,), generator=g) for g in generators]).to(pipe.device)
-        many, hidden = x0.repeat_interleave(self.batch, 0), y.to(pipe.dtype).repeat_interleave(self.batch, 0)
-        out = pipe.predict(pipe.process.add_noise(many, noise, t), t, replace(cond.repeat(self.batch), hidden=hidden))
-        error = (out.float() - pipe.process.target(many, noise, t).float()).square().flatten(1).mean(1)
-        return error.view(len(x0), self.batch).mean(1)
+        at = [pipe.corruption(row.expand(self.batch, *row.shape), g) for row, g in zip(x0, generators, strict=True)]
+        together = Corruption(torch.cat([one.noise for one in at]), torch.cat([one.level for one in at]))
+        told = replace(cond.repeat(self.batch), hidden=y.to(pipe.dtype).repeat_interleave(self.batch, 0))
+        return pipe.loss(x0.repeat_interleave(self.batch, 0), told, together).view(len(x0), self.batch).mean(1)
 
 
 def _text_differs(one: Pipe, other: Pipe) -> bool:
-    text = [{n: p for n, p in pipe.named_parameters() if n.startswith("text_encoder")} for pipe in (one, other)]
+    encoders = tuple(f"{part}." for part in one.family.encoders)
+    text = [{n: p for n, p in pipe.named_parameters() if n.startswith(encoders)} for pipe in (one, other)]
     return any(not torch.equal(p, text[1][name]) for name, p in text[0].items())

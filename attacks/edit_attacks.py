@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vestige.attacks._ddim import ddim_sampler, ddim_step, from_latents, inverted
+from vestige.attacks._ddim import asked_for, from_latents, inverted
 from vestige.attacks._rows import ByImage, check_ask, positions, positions_of, worded
 from vestige.attacks.training_images import check_source, row_images, unsupported_source
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, Sampler
 from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.pipe import Pipe
-from vestige.bench.models.sampling import Step, Trajectory
+from vestige.bench.models.sampling import Call, Step, Trajectory
 
 IMAGES_AT_ONCE = 32  # memory only
 
@@ -33,6 +33,8 @@ class Edit(Attack):
 
     ask: str  # the edit's prompt: a text, with {prompt} the row's prompt, {anchored} the same with the anchor for the name
     source: str  # what the images show, see attacks/training_images.py; anything but target is a control
+
+    needs: ClassVar[tuple[str, ...]] = ("draw", "levels")
 
     def __post_init__(self) -> None:
         check_ask("attack.edit_attacks.ask", self.ask)
@@ -76,7 +78,7 @@ class SDEdit(Edit):
                     return x_0
                 if hasattr(self.scheduler, "set_begin_index"):
                     self.scheduler.set_begin_index(self.first)
-                return self.scheduler.x_0.process.add_noise(self.noise(), self.scheduler.timesteps[self.first].expand(len(x_0)))
+                return self.noised(x_0, self.noise(), self.first)
 
         return pipe.sampled_by(FromImage)
 
@@ -108,7 +110,7 @@ class InversionEdit(Edit):
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         clean, pipe, found = self.clean(victim, prompts, ctx), victim.pipe, []
         captions = [text for text in worded(self.caption, prompts, victim.concepts) for _ in range(prompts.repeats)]
-        sampler = ddim_sampler(victim.sampler, self.steps, self.inversion_guidance)
+        sampler = asked_for(victim.sampler, self.steps, self.inversion_guidance)
         for begin in range(0, len(clean), IMAGES_AT_ONCE):
             some = slice(begin, begin + IMAGES_AT_ONCE)
             found.append(inverted(pipe, clean[some], pipe.encode(captions[some]), sampler)[self.steps - self.first])
@@ -121,8 +123,7 @@ class InversionEdit(Edit):
         latents = ByImage(adversary.prompts, adversary.tensors["latents"])
 
         def trajectory(pipe: Pipe, seeds: list[int], asked: Sampler, image_ids=None) -> Trajectory:
-            sampler = ddim_sampler(asked, self.steps, self.guidance)
-            return from_latents(latents, sampler, self.first)(pipe, seeds, asked, image_ids)
+            return from_latents(latents, asked_for(asked, self.steps, self.guidance), self.first)(pipe, seeds, asked, image_ids)
 
         with pipe.sampled_by(trajectory):
             yield pipe
@@ -137,6 +138,8 @@ class MasaCtrl(InversionEdit):
 
     from_step: int  # attention is shared from this step on
     from_layer: int  # and from this self-attention layer on, counted from the input
+
+    needs: ClassVar[tuple[str, ...]] = ("draw", "outputs", "levels", "image_kv")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -157,13 +160,12 @@ class MasaCtrl(InversionEdit):
                 if not image:
                     rows = positions_of(step.image_ids, known, adversary.prompts.name) // repeats
                     image["cond"], image["x"] = pipe.encode([captions[k] for k in rows]), step.x
-                    image["scheduler"] = pipe.scheduler_for(ddim_sampler(_size(step), step.total, step.scale))
-                    image["scheduler"].set_timesteps(step.total, device=pipe.device)
+                    image["levels"] = pipe.process.grid(step.total).to(pipe.device)
                 cond, null = Conditioning.cat([image["cond"], step.cond]), Conditioning.cat([step.null, step.null])
                 sharing["rows"] = n if step.index >= self.from_step else 0
                 e = rule(replace(step, x=torch.cat([image["x"], step.x]), image_ids=step.image_ids * 2, cond=cond, null=null))
                 sharing["rows"] = 0
-                image["x"], _ = ddim_step(image["scheduler"], e[:n], step.t, image["x"], 0.0)
+                image["x"] = pipe.process.step(e[:n], image["x"], step.t, image["levels"][step.index + 1])
                 return e[n:]
 
             return side_by_side
@@ -174,27 +176,23 @@ class MasaCtrl(InversionEdit):
 
 @contextmanager
 def shared_attention(pipe: Pipe, from_layer: int, sharing: dict[str, int]):
-    """Edits read the images' keys and values while sharing["rows"] is n > 0; batches are then [n images, n edits], repeated."""
+    """Edits read the images' keys and values while sharing["rows"] is n > 0; batches are then [n images, n edits], repeated.
+
+    Layers are counted as they run: each asks for its keys, then for its values.
+    """
+    ran = {"layers": 0.0}
+
+    def count_anew(call: Call) -> None:
+        ran["layers"] = 0.0
 
     def of_the_images(module, args, kwargs, out: Tensor):
-        n = sharing["rows"]
-        if not n:
+        n, layer = sharing["rows"], int(ran["layers"])
+        ran["layers"] += 0.5
+        if not n or layer < from_layer:
             return None
         pairs = out.unflatten(0, (-1, 2, n))
         return pairs[:, :1].expand_as(pairs).reshape(out.shape)
 
-    layers = self_attention(pipe)[from_layer:]
-    with pipe.hooked({f"{layer}.{side}": of_the_images for layer in layers for side in ("to_k", "to_v")}):
+    hooks = {f"{pipe.denoiser_name}.{layer}": of_the_images for layer in pipe.layers("image_kv")}
+    with pipe.before_denoiser(count_anew), pipe.hooked(hooks):
         yield pipe
-
-
-def self_attention(pipe: Pipe) -> list[str]:
-    """Names of the self-attention layers in the order in which they run: down, middle, up."""
-    names = [name for name, _ in pipe.denoiser.named_modules() if name.endswith("attn1")]
-    order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
-    return [f"{pipe.denoiser_name}.{name}" for name in sorted(names, key=lambda name: order[name.split(".")[0]])]
-
-
-def _size(step: Step) -> Sampler:
-    factor = step.pipe.latent_factor
-    return Sampler("DDIMScheduler", {}, step.total, step.scale, step.x.shape[-2] * factor, step.x.shape[-1] * factor)

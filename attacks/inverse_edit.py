@@ -15,9 +15,8 @@ from torch import Tensor
 
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, Erasure, ModelSpec, PromptSet
-from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.models.pipe import Pipe
-from vestige.methods._closed_form import LAYERS, LinearEdit, hyperplane, linear, pieces_of, single_thread
+from vestige.methods._closed_form import LinearEdit, hyperplane, linear, pieces_of, single_thread
 from vestige.methods.trce import TRCE
 
 
@@ -30,6 +29,7 @@ class InverseEdit(Attack):
     tolerance: float  # relative distance to the edited weights at which the recovered ones, edited anew, count as right
 
     access: ClassVar[str] = "weights"
+    needs: ClassVar[tuple[str, ...]] = ("draw", "words", "states", "cross_kv")
 
     def __post_init__(self) -> None:
         if not 0 < self.cut < 1 or self.rounds < 1:
@@ -45,7 +45,8 @@ class InverseEdit(Attack):
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         pipe, method = victim.pipe, victim.method
         assert isinstance(method, LinearEdit), "supports() lets no other method through"
-        edited = {n: w.detach().clone() for n, w in choose_parameters(pipe.denoiser, LAYERS[method.layers]).items()}
+        projections = pipe.group(f"cross_{method.layers}").items()
+        edited = {name: w.detach().clone() for name, w in projections if name.endswith(".weight")}
         recovered, gap, rounds = edited, float("inf"), 0
         used = edits = self.computed(victim, edited, ctx)
         if method.form == "hook":  # the weights are the original's, so these matrices are the hook's own

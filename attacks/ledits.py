@@ -8,13 +8,14 @@ Under a sampling method the edit's guidance is the defended one.
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vestige.attacks._ddim import ddim_sampler, ddim_step
+from vestige.attacks._ddim import OnGrid, asked_for, noisy_step
 from vestige.attacks._rows import ByImage, check_ask, worded
 from vestige.attacks.edit_attacks import IMAGES_AT_ONCE, Edit
 from vestige.bench.contract.plugin import Context, Victim
@@ -22,7 +23,8 @@ from vestige.bench.contract.types import Adversary, PromptSet, Sampler
 from vestige.bench.models.attention_maps import recorded
 from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.pipe import Pipe
-from vestige.bench.models.sampling import Step, Trajectory
+from vestige.bench.models.sampling import Step
+from vestige.bench.vision.representations import modules as site_modules
 
 
 @dataclass
@@ -36,9 +38,10 @@ class Ledits(Edit):
     guidance: float  # of the edit
     threshold: float  # share of the pixels that the edit leaves alone
     map_reduction: int  # side of the latents over side of the attention maps that are read
-    masks_from: int  # the second mask, by the size of the guidance, is used from this timestep down
+    masks_from: int  # the second mask, by the size of the guidance, is used from this level down
 
     access: ClassVar[str] = "latents"
+    needs: ClassVar[tuple[str, ...]] = ("draw", "outputs", "levels", "cross_kv")  # it reads maps of cross-attention
     quick: ClassVar[dict] = {"steps": 3, "skip": 0.4, "map_reduction": 2}
 
     def __post_init__(self) -> None:
@@ -56,7 +59,7 @@ class Ledits(Edit):
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         clean, generator, parts = self.clean(victim, prompts, ctx), ctx.generator("ledits"), []
         captions = [text for text in worded(self.caption, prompts, victim.concepts) for _ in range(prompts.repeats)]
-        sampler = ddim_sampler(victim.sampler, self.grid, self.caption_guidance)
+        sampler = asked_for(victim.sampler, self.grid, self.caption_guidance)
         for begin in range(0, len(clean), IMAGES_AT_ONCE):
             some = slice(begin, begin + IMAGES_AT_ONCE)
             parts.append(self.noises(victim.pipe, clean[some], captions[some], sampler, generator))
@@ -68,19 +71,16 @@ class Ledits(Edit):
 
         Latents of different steps have independent noise (arXiv 2304.06140), so z_t = (x_{t-1} - mean) / sigma is large.
         """
-        trajectory, cond, null, rule = (
-            Trajectory(pipe, [0] * len(x_0), sampler),
-            pipe.encode(captions),
-            pipe.null(len(x_0)),
-            pipe.guidance(),
-        )
-        scheduler, times = trajectory.scheduler, trajectory.scheduler.timesteps[-self.steps :]
-        drawn = [torch.randn(x_0.shape, generator=generator).to(x_0) for _ in times]
-        path = [scheduler.add_noise(x_0, noise, t.expand(len(x_0))) for noise, t in zip(drawn, times, strict=True)] + [x_0]
+        process, cond, null, rule = pipe.process, pipe.encode(captions), pipe.null(len(x_0)), pipe.guidance()
+        levels = process.grid(self.grid)[-self.steps - 1 :].to(pipe.device)
+        drawn = [torch.randn(x_0.shape, generator=generator).to(x_0) for _ in range(self.steps)]
+        path = [process.add_noise(x_0, noise, level.expand(len(x_0))) for noise, level in zip(drawn, levels[:-1], strict=True)] + [x_0]
         zs = []
-        for k, t in enumerate(times):
-            step = Step(pipe, path[k], t, self.grid - self.steps + k, self.grid, cond, null, sampler.guidance)
-            mean, sigma = ddim_step(scheduler, rule(step), t, path[k], 1.0)
+        for k, (level, to) in enumerate(pairwise(levels)):
+            index = self.grid - self.steps + k
+            with pipe.at_step(index, self.grid):
+                out = rule(Step(pipe, path[k], level, index, self.grid, cond, null, sampler.guidance))
+            mean, sigma = noisy_step(process, out, path[k], level, to, 1.0)
             zs.append((path[k + 1] - mean) / sigma if sigma > 0 else torch.zeros_like(mean))
             path[k + 1] = mean + sigma * zs[-1]
         return path[0], torch.stack(zs, 1)
@@ -90,9 +90,9 @@ class Ledits(Edit):
         latents, noises = (ByImage(adversary.prompts, adversary.tensors[name]) for name in ("latents", "noises"))
         attack, inner = self, pipe.guidance
 
-        class Redrawing(Trajectory):
+        class Redrawing(OnGrid):
             def __init__(self, pipe: Pipe, seeds: list[int], asked: Sampler, image_ids=None) -> None:
-                super().__init__(pipe, seeds, ddim_sampler(asked, attack.grid, attack.guidance), image_ids)
+                super().__init__(pipe, seeds, asked_for(asked, attack.grid, attack.guidance), image_ids)
                 self.first = self.last - attack.steps
 
             def start(self) -> Tensor:
@@ -100,7 +100,7 @@ class Ledits(Edit):
                 return latents(self.image_ids).to(self.z)
 
             def step(self, e: Tensor, index: int, x: Tensor) -> Tensor:
-                mean, sigma = ddim_step(self.scheduler, e, self.scheduler.timesteps[index], x, 1.0)
+                mean, sigma = noisy_step(self.pipe.process, e, x, self.levels[index], self.levels[index + 1], 1.0)
                 return mean + sigma * self.z[:, index - self.first]
 
         def factory():
@@ -124,7 +124,9 @@ class Ledits(Edit):
         """1 where the edit's words get most attention, else 0, [batch, h, w]; maps are those of the doubled batch."""
         n, (height, width) = len(step.x), step.x.shape[-2:]
         h, w = height // self.map_reduction, width // self.map_reduction
-        seen = [m[n:].mean(1) for name, m in maps.items() if m.shape[2] == h * w and not name.startswith("mid_block")]
+        middle = tuple(f"{name}." for name in site_modules(step.pipe, "mid"))
+        outer = [m for name, m in maps.items() if not f"{step.pipe.denoiser_name}.{name}".startswith(middle)]
+        seen = [m[n:].mean(1) for m in outer if m.shape[2] == h * w]
         if not seen:
             raise ValueError(
                 f"no cross-attention map has {h} x {w} pixels (attack.ledits.map_reduction={self.map_reduction}). "
@@ -138,8 +140,8 @@ class Ledits(Edit):
 
 def _words(cond: Conditioning, pipe: Pipe) -> Tensor:
     """bool [batch, tokens]: the prompt's own tokens."""
-    at = torch.arange(cond.ids.shape[1], device=cond.ids.device)
-    return (at >= 1) & (at <= pipe.text.last_token(cond.ids)[:, None])
+    reader, at = pipe.text.readers[0], torch.arange(cond.ids.shape[1], device=cond.ids.device)
+    return (at >= reader.begins) & (at <= reader.last_token(cond.ids)[:, None])
 
 
 def smoothed(maps: Tensor) -> Tensor:

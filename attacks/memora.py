@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vestige.attacks._ddim import ddim_sampler, from_latents, inverted
-from vestige.attacks._finetune import denoising_loss, fine_tune, new_lora, with_lora
+from vestige.attacks._ddim import asked_for, from_latents, inverted
+from vestige.attacks._finetune import fine_tune, new_lora, training_loss, with_lora
 from vestige.attacks.training_images import TrainingImages, check_source, concept_images, unsupported_source
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet
@@ -49,6 +49,7 @@ class MemoRa(Attack):
     mix: float  # AutoMemoRa: e + mix (e_adapted - e); 1: the adapted model alone
 
     access: ClassVar[str] = "weights"
+    needs: ClassVar[tuple[str, ...]] = ("draw", "outputs", "loss", "levels", "attention")
     quick: ClassVar[dict] = {"pairs": 1, "between": 1, "steps": 4, "start_step": 1, "train_steps": 2}
 
     def __post_init__(self) -> None:
@@ -70,11 +71,11 @@ class MemoRa(Attack):
         redrawn = [self.redrawn(victim, concept, ctx) for concept in victim.concepts]
         names = [concept.name for concept, some in zip(victim.concepts, redrawn, strict=True) for _ in some]
         training_images = TrainingImages(torch.cat(redrawn), [self.prompt] * len(names), names)
-        lora = new_lora(pipe.denoiser, self.rank, ctx.generator("adapters"))
+        lora = new_lora(pipe, [pipe.denoiser_name], self.rank, ctx.generator("adapters"))
         numbers = {"steps": self.train_steps, **{key: getattr(self, key) for key in ("accumulation", "lr", "weight_decay", "max_norm")}}
 
         def loss() -> Tensor:
-            return denoising_loss(pipe, training_images, self.batch, generator, self.flip)
+            return training_loss(pipe, training_images, self.batch, generator, self.flip)
 
         with with_lora(pipe, lora):
             fine_tune(list(lora.values()), loss, generator, ctx, cosine=True, **numbers)
@@ -106,7 +107,7 @@ class MemoRa(Attack):
         """uint8 [pairs * (between + 1), 3, h, w]: the erased model's own versions of the images and of what lies between."""
         pipe = victim.pipe
         images = concept_images(ctx, [self.prompt], [concept], 2 * self.pairs, self.source).pixels
-        sampler = ddim_sampler(victim.sampler, self.steps, victim.sampler.guidance if self.guidance is None else self.guidance)
+        sampler = asked_for(victim.sampler, self.steps, self.guidance)
         text = with_articles(self.prompt.format(name=concept.name))
         x_0 = pipe.encode_images(images, ctx.generator(f"pictures of {concept.slug}"))
         path = inverted(pipe, x_0, pipe.encode([text] * len(x_0)), sampler)

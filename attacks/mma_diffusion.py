@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vestige.attacks._rows import check_ask, worded
-from vestige.attacks._tokens import allowed_tokens, laid_out, typed, with_tokens
-from vestige.bench.contract.plugin import Attack, Context, Victim
-from vestige.bench.contract.types import Adversary, PromptSet, derived_seed
+from vestige.attacks._tokens import allowed_tokens, end_state, laid_out, own_positions, pooled_of, typed, unsupported_text, with_tokens
+from vestige.bench.contract.plugin import Attack, Context, Method, Victim
+from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
 from vestige.bench.models.text import TextSide
 
 GRADIENTS = ("fixed", "official")
@@ -51,6 +51,9 @@ class MMADiffusion(Attack):
             )
         if min(self.tokens, self.candidates, self.top_k, self.restarts) < 1 or self.iterations < 0:
             raise ValueError("attack.mma_diffusion needs tokens, candidates, top_k and restarts of at least 1, iterations of at least 0.")
+
+    def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
+        return unsupported_text("mma_diffusion", model) or super().supports(model, concepts, method)
 
     def transfers(self) -> bool:
         return self.encoder == "original"
@@ -104,10 +107,9 @@ class MMADiffusion(Attack):
         """(K, allowed) gradient of the loss with respect to each position's one-hot row; small is promising."""
         table, laid = text.embedding_table(), laid_out(text, torch.tensor([ids], device=text.device))
         e = table[laid].detach().requires_grad_(True)
-        hidden = text.encode_embeddings(laid, e).hidden
-        loss = 1 - F.cosine_similarity(hidden[:, len(ids) + 1].float(), goal[None], dim=-1)
+        loss = 1 - F.cosine_similarity(end_state(text, text.encode_embeddings(laid, e), laid), goal[None], dim=-1)
         (gradient,) = torch.autograd.grad(loss.sum(), e)
-        first = 0 if self.gradient == "official" else 1  # official: begin and the first K - 1 tokens
+        first = own_positions(text, 0).start - (self.gradient == "official")  # official: begin and the first K - 1 tokens
         return gradient[0, first : first + len(ids)].float() @ table[allowed].float().T
 
     def variants(self, scores: Tensor, ids: list[int], allowed: Tensor, generator: torch.Generator) -> list[list[int]]:
@@ -127,9 +129,3 @@ class MMADiffusion(Attack):
     def losses(self, text: TextSide, rows: list[list[int]], goal: Tensor) -> Tensor:
         pooled = pooled_of(text, laid_out(text, torch.tensor(rows, device=text.device)))
         return 1 - F.cosine_similarity(pooled, goal[None], dim=-1)
-
-
-def pooled_of(text: TextSide, ids: Tensor) -> Tensor:
-    """(rows, width) state at the end token: CLIP's pooled output before its projection."""
-    hidden = text.encode_ids(ids).hidden.float()
-    return hidden[torch.arange(len(ids)), text.last_token(ids) + 1]

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vestige.attacks._ddim import ddim_sampler, ddim_step, from_latents
+from vestige.attacks._ddim import OnGrid, asked_for, from_latents, noisy_step
 from vestige.attacks._rows import ByImage, ByRow
 from vestige.attacks.training_images import about_sibling, check_source, row_images, unsupported_source
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
@@ -38,6 +38,7 @@ class NoiseProbe(Attack):
     guidance: float | None  # null: the protocol's
 
     access: ClassVar[str] = "images"
+    needs: ClassVar[tuple[str, ...]] = ("draw", "levels")
     quick: ClassVar[dict] = {"etas": [1.0, 1.5], "variance_scales": [1.0], "steps": 2}
 
     def __post_init__(self) -> None:
@@ -53,7 +54,7 @@ class NoiseProbe(Attack):
             todo = [k for k in range(n) if found[k] < 0]
             if not todo:
                 break
-            with victim.pipe.sampled_by(self.trajectory(prompts, victim.sampler, grid, [variant] * n)):
+            with victim.pipe.sampled_by(self.trajectory(prompts, grid, [variant] * n)):
                 images = victim.images(prompts, todo)
             hits = victim.judge(images, expected.iloc[todo].tolist()).tolist()
             for k in (k for k, hit in zip(todo, hits, strict=True) if hit):
@@ -65,20 +66,18 @@ class NoiseProbe(Attack):
 
     def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
         table = adversary.prompts.table
-        grid, sampler = list(zip(table["eta"], table["variance_scale"], strict=True)), None
-        trajectory = self.trajectory(adversary.prompts, sampler, grid, table["variant"].tolist(), range(len(grid)))
-        return pipe.sampled_by(trajectory)
+        grid = list(zip(table["eta"], table["variance_scale"], strict=True))
+        return pipe.sampled_by(self.trajectory(adversary.prompts, grid, table["variant"].tolist(), range(len(grid))))
 
-    def trajectory(self, prompts: PromptSet, sampler: Sampler | None, grid: list, variants: list[int], numbers=None):
-        """A course that draws row k with noise grid[numbers[k]] (numbers: the variants themselves) from the variant's start noise."""
+    def trajectory(self, prompts: PromptSet, grid: list, variants: list[int], numbers=None):
+        """A trajectory that draws row k with noise grid[numbers[k]] (numbers: the variants themselves) from the variant's start noise."""
         noise = ByRow(prompts, torch.tensor([grid[k] for k in (variants if numbers is None else numbers)], dtype=torch.float64))
         variant_of = ByRow(prompts, torch.tensor(variants))
         fresh, steps, guidance = self.start == "fresh", self.steps, self.guidance
 
-        class Noisy(Trajectory):
+        class Noisy(OnGrid):
             def __init__(self, pipe: Pipe, seeds: list[int], asked: Sampler, image_ids=None) -> None:
-                sampler = ddim_sampler(asked, steps, asked.guidance if guidance is None else guidance)
-                super().__init__(pipe, seeds, sampler, image_ids)
+                super().__init__(pipe, seeds, asked_for(asked, steps, guidance), image_ids)
                 self.eta, self.v = noise(self.image_ids).to(pipe.device, pipe.dtype).view(len(seeds), 2, 1, 1, 1).unbind(1)
 
             def start(self) -> Tensor:
@@ -89,8 +88,8 @@ class NoiseProbe(Attack):
                 return self.noise()
 
             def step(self, e: Tensor, index: int, x: Tensor) -> Tensor:
-                mean, sigma = ddim_step(self.scheduler, e, self.scheduler.timesteps[index], x, self.eta)
-                z = torch.stack([torch.randn(x.shape[1:], generator=g) for g in self.extra["generator"]]).to(x)
+                mean, sigma = noisy_step(self.pipe.process, e, x, self.levels[index], self.levels[index + 1], self.eta)
+                z = torch.stack([torch.randn(x.shape[1:], generator=g) for g in self.generators]).to(x)
                 return mean + self.v * sigma * z
 
         return Noisy
@@ -106,6 +105,7 @@ class Completion(Attack):
     source: str  # target, or wrong_concept: the original model is asked for the concept's first sibling
 
     access: ClassVar[str] = "latents"
+    needs: ClassVar[tuple[str, ...]] = ("draw", "levels")
     quick: ClassVar[dict] = {"by_original": 1, "steps": 2}
 
     def __post_init__(self) -> None:
@@ -124,7 +124,7 @@ class Completion(Attack):
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         sampler, last = self.sampler(victim.sampler), self.by_original
 
-        class FirstSteps(Trajectory):
+        class FirstSteps(OnGrid):
             def __init__(self, *arguments) -> None:
                 super().__init__(*arguments)
                 self.last = last
@@ -152,12 +152,12 @@ class Completion(Attack):
             yield pipe
 
     def sampler(self, asked: Sampler) -> Sampler:
-        return ddim_sampler(asked, self.steps, asked.guidance if self.guidance is None else self.guidance)
+        return asked_for(asked, self.steps, self.guidance)
 
 
 @dataclass
 class Inpainting(Attack):
-    """Fills a square hole in an image of the concept, with the 4-channel rule: what is outside is put back after every step.
+    """Fills a square hole in an image of the concept, for models without an input for it: what is outside is put back after every step.
 
     Artefact: "latents" [images, channels, h, w], the clean images. The surroundings carry part of the answer.
     """
@@ -167,6 +167,7 @@ class Inpainting(Attack):
     source: str  # what the images show, see attacks/training_images.py; anything but target is a control
 
     access: ClassVar[str] = "latents"
+    needs: ClassVar[tuple[str, ...]] = ("draw", "levels")
 
     def __post_init__(self) -> None:
         if self.judged not in JUDGED:
@@ -192,13 +193,12 @@ class Inpainting(Attack):
                 self.drawn = self.noise()
                 height, width = self.clean.shape[-2:]
                 self.free = square(height, width, hole).to(self.clean)
-                return self.drawn * self.scheduler.init_noise_sigma
+                return super().start()
 
             def step(self, e: Tensor, index: int, x: Tensor) -> Tensor:
                 x, around = super().step(e, index, x), self.clean
                 if index + 1 < self.last:
-                    t = self.scheduler.timesteps[index + 1]
-                    around = self.scheduler.self.clean.process.add_noise(self.drawn, t.expand(len(x)))
+                    around = self.noised(self.clean, self.drawn, index + 1)
                 return self.free * x + (1 - self.free) * around
 
         with ExitStack() as stack:

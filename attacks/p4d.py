@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vestige.attacks._tokens import allowed_tokens, laid_out, with_tokens
+from vestige.attacks._tokens import allowed_tokens, laid_out, own_positions, room, with_tokens
 from vestige.attacks.defended import seen
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
@@ -56,7 +56,7 @@ class P4D(Attack):
 
     evidence: ClassVar[tuple[str, ...]] = ("joycenerd/P4D@2cf3cda: layout n to 8e-7; layout k within 4 %, which has no end token there",)
     access: ClassVar[str] = "gradients"
-    needs: ClassVar[tuple[str, ...]] = ("draw", "words", "states")
+    needs: ClassVar[tuple[str, ...]] = ("draw", "levels", "words")
     quick: ClassVar[dict] = {"steps": 2, "evaluate_every": 1, "free": 3}
 
     def __post_init__(self) -> None:
@@ -96,12 +96,12 @@ class P4D(Attack):
             for k, token in enumerate(fixed):
                 row += [None, token] if k % self.every == 0 else [token]
             row += [None] if len(fixed) % self.every == 0 else []
-            rows.append(row[: text.length - 2])
+            rows.append(row[: room(text)])
         sizes = [len(row) for row in rows]
         ids = torch.cat([laid_out(text, torch.tensor([[0 if k is None else k for k in row]]), self.padding) for row in rows])
         free = torch.zeros_like(ids, dtype=torch.bool)
         for k, row in enumerate(rows):
-            free[k, 1 : 1 + len(row)] = torch.tensor([token is None for token in row])
+            free[k, own_positions(text, len(row))] = torch.tensor([token is None for token in row])
         return Template(ids.to(text.device), free.to(text.device), sizes)
 
     def search(self, victim: Victim, prompts: PromptSet, places: list[int], images: Tensor, found: dict, ctx: Context) -> None:
@@ -119,7 +119,7 @@ class P4D(Attack):
         p = nn.Parameter(table[torch.stack(start)].clone())  # (rows, length, width); only free positions are ever read
         with torch.no_grad():
             wanted = original.encode(asked)
-        # One row of timesteps for all rows: a defence's guidance knows one timestep per call.
+        # One row of levels for all rows: a defence's guidance knows one level per call.
         when = torch.Generator().manual_seed(ctx.seed("p4d timesteps"))
         optimiser = torch.optim.AdamW([p], lr=self.lr, weight_decay=self.weight_decay)
         state = {"p": p, "optimiser": optimiser, "generators": generators, "when": when, "found": found}
@@ -129,13 +129,13 @@ class P4D(Attack):
                 self.keep_best(victim, prompts, places, tokens, template, goal, step, found)
             if step == self.steps:
                 break
-            t = torch.randint(pipe.scheduler.config.num_train_timesteps, (1,), generator=when)[0]
+            t = pipe.process.random_level(1, when)[0].to(pipe.device)
             noise = torch.stack([torch.randn(x0.shape[1:], generator=g) for g in generators]).to(x0)
-            x_t = pipe.process.add_noise(x0, noise, t.to(pipe.device).expand(len(x0)))
+            x_t = pipe.process.add_noise(x0, noise, t.expand(len(x0)))
             with torch.no_grad():
-                target = original.predict(x_t, t.to(pipe.device), wanted).float()
+                target = original.predict(x_t, t, wanted).float()
             e = table[tokens].to(pipe.text.embedding_table().dtype).requires_grad_(True)
-            loss = self.losses(victim, x_t, t.to(pipe.device), tokens, e, target)
+            loss = self.losses(victim, x_t, t, tokens, e, target)
             (gradient,) = torch.autograd.grad(loss.sum(), e)
             p.grad = gradient.float() * template.free[..., None]
             optimiser.step()
@@ -156,7 +156,7 @@ class P4D(Attack):
     def keep_best(
         self, victim: Victim, prompts: PromptSet, places, tokens: Tensor, template: Template, goal: Tensor, step: int, found: dict
     ) -> None:
-        rows = [tokens[k, 1 : 1 + size].tolist() for k, size in enumerate(template.sizes)]
+        rows = [tokens[k, own_positions(victim.pipe.text, size)].tolist() for k, size in enumerate(template.sizes)]
         every: list[list[int]] = [[] for _ in range(len(prompts))]
         for place, row in zip(places, rows, strict=True):
             every[place] = row

@@ -34,6 +34,7 @@ class Paraphrase(Attack):
     seed: int  # of the typing errors
 
     access: ClassVar[str] = "text"
+    needs: ClassVar[tuple[str, ...]] = ("draw", "words")
 
     def __post_init__(self) -> None:
         _allowed("wordings", self.wordings, WORDINGS)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from vestige.attacks._rows import check_ask, with_prompt_embeddings, worded
-from vestige.attacks._tokens import allowed_tokens, laid_out, with_tokens
+from vestige.attacks._tokens import allowed_tokens, laid_out, unsupported_text, with_tokens
 from vestige.attacks.wording import concept_of
-from vestige.bench.contract.plugin import Attack, Context, Victim
-from vestige.bench.contract.types import Adversary, Concept, PromptSet, derived_seed
+from vestige.bench.contract.plugin import Attack, Context, Method, Victim
+from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.models.text import TextSide
 from vestige.bench.prompts.prompt_sets import with_articles
@@ -44,6 +44,9 @@ class _Bell(Attack):
             raise ValueError(f"attack.ring_a_bell.encoder={self.encoder!r} is not known. Allowed: {', '.join(ENCODERS)}.")
         if not self.pairs or any("{name}" not in template for template in self.pairs):
             raise ValueError(f"attack.ring_a_bell.pairs={self.pairs} must be templates that hold {{name}}.")
+
+    def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
+        return unsupported_text("ring_a_bell", model) or super().supports(model, concepts, method)
 
     def transfers(self) -> bool:
         return self.encoder == "original"
@@ -73,6 +76,7 @@ class RingABellSoft(_Bell):
     """Artefact: "states" [rows, tokens, width], float32."""
 
     access: ClassVar[str] = "embedding"
+    needs: ClassVar[tuple[str, ...]] = ("draw", "outputs", "states")
 
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
         return Adversary(prompts, {"states": self.goal(self.text(victim, ctx), victim, prompts)})

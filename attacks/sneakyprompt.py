@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vestige.attacks.mma_diffusion import pooled_of
+from vestige.attacks._tokens import pooled_of, unsupported_text
 from vestige.attacks.wording import concept_of, contains_any
 from vestige.bench.contract.plugin import Attack, Context, Method, Victim
 from vestige.bench.contract.types import Adversary, Concept, ModelSpec, PromptSet, derived_seed
@@ -93,7 +93,7 @@ class SneakyPrompt(Attack):
 
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:
         missing = features.check(self.clip) if self.reward == "clip" else None
-        return missing or super().supports(model, concepts, method)
+        return missing or unsupported_text("sneakyprompt", model) or super().supports(model, concepts, method)
 
     def inputs(self) -> dict[str, str]:
         return features.inputs(f"clip:{self.clip}") if self.reward == "clip" else {}
@@ -134,7 +134,8 @@ class SneakyPrompt(Attack):
 
     def vocabulary(self, text: TextSide) -> list[str]:
         """What a slot may hold, from the tokenizer's words."""
-        known, special, found = text.tokenizers[0].get_vocab(), set(text.tokenizers[0].all_special_tokens), []
+        tokenizer, found = text.readers[0].tokenizer, []
+        known, special = tokenizer.get_vocab(), set(tokenizer.all_special_tokens)
         for key in sorted(known, key=known.get):
             if key in special or (self.pieces == "words" and not key.endswith("</w>")):
                 continue

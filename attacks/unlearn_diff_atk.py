@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from vestige.attacks import simplex
-from vestige.attacks._tokens import adversarial_columns, allowed_tokens, typed
-from vestige.attacks.defended import seen
+from vestige.attacks._tokens import adversarial_columns, allowed_tokens, own_positions, room, typed
+from vestige.attacks.defended import seen_error
 from vestige.bench.contract.plugin import Attack, Context, Victim
 from vestige.bench.contract.types import Adversary, PromptSet, derived_seed
 from vestige.bench.models.pipe import Pipe
@@ -34,7 +34,7 @@ class Row:
 
 @dataclass
 class UnlearnDiffAtk(Attack):
-    """Columns of the prompts: attackable, pre_success, found_at (1-based timestep, 0 none needed, -1 never),
+    """Columns of the prompts: attackable, pre_success, found_at (1-based level, 0 none needed, -1 never),
     adv_ids, roundtrip_ok (attacks/_tokens.py)."""
 
     k: int  # prefix tokens
@@ -51,7 +51,7 @@ class UnlearnDiffAtk(Attack):
         "OPTML-Group/Diffusion-MU-Attack@5a3e5d3: losses, gradients and timesteps equal; projection closer to the simplex",
     )
     access: ClassVar[str] = "gradients"
-    needs: ClassVar[tuple[str, ...]] = ("draw", "words", "states")
+    needs: ClassVar[tuple[str, ...]] = ("draw", "levels", "words")
     quick: ClassVar[dict] = {"k": 2, "number_of_t": 2, "steps_per_t": 1}
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class UnlearnDiffAtk(Attack):
         n, text = len(prompts), victim.pipe.text
         ids = text.ids(prompts.prompts)
         # Begin, prefix, prompt and end must fit; what does not is asked unchanged, as the paper's denominator does.
-        attackable = [len(text.token_ids(prompt)) + self.k + 2 <= text.length for prompt in prompts.prompts]
+        attackable = [len(text.token_ids(prompt)) + self.k <= room(text) for prompt in prompts.prompts]
         pre = victim.judge(victim.images(prompts), prompts.table["expect"].tolist()).tolist()
         todo = [place for place in range(n) if attackable[place] and not pre[place]]
         found: dict[str, list] = {"prompt": prompts.prompts, "found_at": [0 if hit else -1 for hit in pre], "roundtrip_ok": [True] * n}
@@ -75,7 +75,7 @@ class UnlearnDiffAtk(Attack):
                 latents = victim.pipe.encode_images(images[places])
                 rows = [self.row(prompts, place, ids[place], x0, len(allowed), ctx) for place, x0 in zip(places, latents, strict=True)]
                 self.search(victim, prompts, rows, allowed, found, ctx)
-        never = len(self.timesteps(victim.pipe))
+        never = len(self.levels(victim.pipe))
         visited = [found["found_at"][place] if found["found_at"][place] > 0 else never for place in todo]
         success = [at >= 0 for at in found["found_at"]]
         rates = {"pre_rate": sum(pre) / n, "post_rate": sum(success) / n}
@@ -96,51 +96,49 @@ class UnlearnDiffAtk(Attack):
         """Optimise these rows and write what they find into `found`."""
         optimiser = torch.optim.Adam([row.p for row in rows], lr=self.lr, weight_decay=self.weight_decay)
         state = {"p": [row.p for row in rows], "generators": [row.generator for row in rows], "optimiser": optimiser, "found": found}
-        for number, t in ctx.resumable(f"row {rows[0].place}", list(enumerate(self.timesteps(victim.pipe), start=1)), **state):
+        for number, level in ctx.resumable(f"row {rows[0].place}", list(enumerate(self.levels(victim.pipe), start=1)), **state):
             left = [row for row in rows if found["found_at"][row.place] < 0]
             if not left:
                 break
             for k in range(self.steps_per_t):
                 # Finished rows keep no gradient, so Adam skips them and rows stay independent.
                 optimiser.zero_grad(set_to_none=True)
-                loss = self.gradients(victim, left, allowed, t)
+                loss = self.gradients(victim, left, allowed, level)
                 optimiser.step()
                 with torch.no_grad():
                     for row in left:
                         row.p.copy_(simplex.project(row.p))
-                ctx.log((number - 1) * self.steps_per_t + k + 1, t=t, loss=loss, rows=len(left))
+                ctx.log((number - 1) * self.steps_per_t + k + 1, level=level, loss=loss, rows=len(left))
             self.judge(victim, prompts, left, allowed, found, number)
 
-    def timesteps(self, pipe: Pipe) -> range:
-        """Ascending: the middles of `number_of_t` equal parts, 10, 30, ..., 990 for 50 of 1000."""
-        length = pipe.scheduler.config.num_train_timesteps
-        return range(length // self.number_of_t // 2, length, length // self.number_of_t)[: self.number_of_t]
+    def levels(self, pipe: Pipe) -> list[float]:
+        """Ascending: the middles of `number_of_t` parts of equal share in training, as timesteps 10, 30, ..., 990 for 50."""
+        length = pipe.process.length
+        part = length // self.number_of_t
+        return [pipe.process.level_at((part // 2 + k * part + 0.5) / length).item() for k in range(self.number_of_t)]
 
-    def gradients(self, victim: Victim, rows: list[Row], allowed: Tensor, t: int) -> float:
+    def gradients(self, victim: Victim, rows: list[Row], allowed: Tensor, level: float) -> float:
         """Write dl/dp of one step into each row's p.grad; returns the mean loss."""
         pipe = victim.pipe
-        table = pipe.text.embedding_table()
+        table, own = pipe.text.embedding_table(), own_positions(pipe.text, self.k)
         u = torch.stack([torch.rand(self.k, generator=row.generator) for row in rows]).to(table.device)
         noise = torch.stack([torch.randn(row.x0.shape, generator=row.generator) for row in rows]).to(rows[0].x0)
         drawn = allowed[simplex.draw(torch.stack([row.p.detach() for row in rows]), u)]
-        ids = torch.stack([_with_prefix(row.ids, prefix) for row, prefix in zip(rows, drawn, strict=True)])
+        ids = torch.stack([_with_prefix(row.ids, prefix, own) for row, prefix in zip(rows, drawn, strict=True)])
         # e = h E with one-hot h: the gradient for h is that of e times E transposed, no one-hot matrix needed.
         e = table[drawn].detach().requires_grad_(True)
-        embeddings = torch.cat([table[ids[:, :1]], e, table[ids[:, 1 + self.k :]]], dim=1)
-        x0, when = torch.stack([row.x0 for row in rows]), torch.tensor(t, device=pipe.device)
-        losses = self.losses(victim, ids, embeddings, x0, noise, when)
+        embeddings = torch.cat([table[ids[:, : own.start]], e, table[ids[:, own.stop :]]], dim=1)
+        x0, at = torch.stack([row.x0 for row in rows]), torch.tensor(level, device=pipe.device)
+        losses = self.losses(victim, ids, embeddings, x0, noise, at)
         (gradient,) = torch.autograd.grad(losses.sum(), e)
         # Straight-through with a hard tanh: dl/dp := clip(dl/dh, -1, 1).
         for row, g in zip(rows, gradient.float() @ table[allowed].float().T, strict=True):
             row.p.grad = g.clamp(-1, 1)
         return losses.mean().item()
 
-    def losses(self, victim: Victim, ids: Tensor, embeddings: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def losses(self, victim: Victim, ids: Tensor, embeddings: Tensor, x0: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """(rows,) error on the noised images. Mean within a row: summed over rows, each has the gradient it would have alone."""
-        pipe, times = victim.pipe, t.expand(len(x0))
-        cond = pipe.text.encode_embeddings(ids, embeddings)
-        out = seen(victim, pipe.process.add_noise(x0, noise, times), t, cond, self.adaptive)
-        return (out.float() - pipe.process.target(x0, noise, times).float()).square().flatten(1).mean(1)
+        return seen_error(victim, x0, noise, level, victim.pipe.text.encode_embeddings(ids, embeddings), self.adaptive)
 
     def judge(self, victim: Victim, prompts: PromptSet, rows: list[Row], allowed: Tensor, found: dict, number: int) -> None:
         """Ask with the best prefix of each row, as typed text."""
@@ -158,6 +156,6 @@ class UnlearnDiffAtk(Attack):
                 found["found_at"][row.place] = number
 
 
-def _with_prefix(ids: Tensor, prefix: Tensor) -> Tensor:
-    """[begin, prompt, end, padding] -> [begin, prefix, prompt, end, padding] of the same length."""
-    return torch.cat([ids[:1], prefix, ids[1 : len(ids) - len(prefix)]])
+def _with_prefix(ids: Tensor, prefix: Tensor, own: slice) -> Tensor:
+    """[begin, prompt, end, padding] -> [begin, prefix, prompt, end, padding] of the same length; own: where the prefix stands."""
+    return torch.cat([ids[: own.start], prefix, ids[own.start : len(ids) - len(prefix)]])

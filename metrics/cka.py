@@ -8,9 +8,10 @@ import torch
 
 from vestige.bench.contract.plugin import Metric, MetricContext
 from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, Scores
+from vestige.bench.models.process import LENGTH
 from vestige.bench.statistics.jackknife import UP_TO_ONE, jackknife_interval
 from vestige.bench.statistics.score_intervals import MEASURED
-from vestige.bench.vision.representations import SITES, activations, linear_cka, linear_cka_left_out, shared_noise, text_states
+from vestige.bench.vision.representations import TEXT, activations, check_sites, linear_cka, linear_cka_left_out, shared_noise, text_states
 from vestige.metrics._rows import places_in, refuse_empty
 
 
@@ -27,27 +28,28 @@ class Cka(Metric):
 
     Intervals leave out one prompt at a time; they are about prompts like these, with the models as they are.
 
-    text: over distinct prompts, only where there are four. cross_attention: outputs of all attn2 layers; mid, up: blocks.
+    Sites: text, what the text encoders say, over distinct prompts, only where there are four; and those of the model's family, of UNets
+    cross_attention (the outputs of all its layers), mid and up (blocks).
     """
 
     columns: ClassVar[dict[str, bool]] = {"cka": True}
+    needs: ClassVar[tuple[str, ...]] = ("draw", "levels", "states")
     quick: ClassVar[dict] = {"timesteps": [500]}
 
-    sites: list[str]  # of text, cross_attention, mid, up
-    timesteps: list[int]  # 0 to 999
+    sites: list[str]
+    timesteps: list[int]  # levels of noise, each told to the denoiser
     unbiased: bool  # false: the common form, inflated when images are fewer than channels (cka_biased_<site>)
     batch_size: int
     seed: int  # of the noise
 
     def __post_init__(self) -> None:
-        unknown = [site for site in self.sites if site not in SITES]
-        if unknown or not self.sites:
-            raise ValueError(f"metric sites={self.sites}: allowed are {', '.join(SITES)}.")
-        if not self.timesteps or not all(0 <= t < 1000 for t in self.timesteps):
-            raise ValueError(f"metric timesteps={self.timesteps} must be one or more of 0 to 999.")
+        if not self.sites:
+            raise ValueError("metric sites=[] compares nothing: name at least one, such as text.")
+        if not self.timesteps or not all(0 <= t < LENGTH for t in self.timesteps):
+            raise ValueError(f"metric timesteps={self.timesteps} must be one or more of 0 to {LENGTH - 1}.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        return None if model.family in ("sd1", "sd2", "sdxl") else f"cka is written for UNets; model {model.name!r} is {model.family}."
+        return check_sites("cka", self.sites, model)
 
     def score(self, images: ImageSet, context: MetricContext) -> Scores:
         refuse_empty(images, "cka")
@@ -73,7 +75,7 @@ class Cka(Metric):
         form = "cka" if self.unbiased else "cka_biased"
         totals, intervals = {}, {}
         for site in dict.fromkeys(site for site, _ in before):
-            groups = [group_of[prompt] for prompt in sorted(group_of)] if site == "text" else groups_of_rows
+            groups = [group_of[prompt] for prompt in sorted(group_of)] if site == TEXT else groups_of_rows
             pairs = [(x, after[at]) for at, x in before.items() if at[0] == site and len(x) >= 4]
             value = sum(linear_cka(x, y, self.unbiased) for x, y in pairs) / len(pairs) if pairs else float("nan")
             if value == value:
@@ -85,11 +87,11 @@ class Cka(Metric):
         return Scores(totals, None, meta)
 
     def read(self, pipe, prompts, latents, noise) -> dict[tuple[str, int | None], torch.Tensor]:
-        inner = [site for site in self.sites if site != "text"]
+        inner = [site for site in self.sites if site != TEXT]
         every: dict[tuple[str, int | None], torch.Tensor] = {}
         for t in self.timesteps if inner else []:
             seen = activations(pipe, prompts, latents, noise, t, inner, self.batch_size)
             every |= {(site, t): x for site, x in seen.items()}
-        if "text" in self.sites:
-            every["text", None] = text_states(pipe, sorted(set(prompts)), self.batch_size)
+        if TEXT in self.sites:
+            every[TEXT, None] = text_states(pipe, sorted(set(prompts)), self.batch_size)
         return every

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from vestige.bench.contract.plugin import Metric, MetricContext, unsupported_reason
 from vestige.bench.contract.types import Concept, ImageSet, ModelSpec, PromptSet, Scores
+from vestige.bench.models.process import LENGTH
 from vestige.bench.prompts import prompt_sets
 from vestige.bench.statistics.intervals import balanced_interval
 from vestige.bench.statistics.score_intervals import MEASURED
-from vestige.bench.vision.representations import SITES, activations, fitted_probe, folds_of, shared_noise, text_states
+from vestige.bench.vision.representations import TEXT, activations, check_sites, fitted_probe, folds_of, shared_noise, text_states
 from vestige.metrics._rows import refuse_empty
 
 CONDITIONS = ("empty", "prompt")
@@ -41,10 +42,11 @@ class ConceptProbe(Metric):
     """
 
     columns: ClassVar[dict[str, bool]] = {"probe": True}
+    needs: ClassVar[tuple[str, ...]] = ("draw", "levels", "states")
     quick: ClassVar[dict] = {"target_rows": 4, "sibling_rows": 4, "repeats": 1, "folds": 2}
 
-    sites: list[str]  # of text, cross_attention, mid, up
-    timestep: int  # 0 to 999
+    sites: list[str]  # text, or of the model's family: cross_attention, mid, up of UNets
+    timestep: int  # level of noise, told to the denoiser
     condition: str  # empty or prompt
     prompt_style: str  # which templates the prompts are written with
     target_rows: int  # prompts per concept
@@ -56,23 +58,20 @@ class ConceptProbe(Metric):
     seed: int  # of noise and folds
 
     def __post_init__(self) -> None:
-        unknown = [site for site in self.sites if site not in SITES]
-        if unknown or not self.sites:
-            raise ValueError(f"metric sites={self.sites}: allowed are {', '.join(SITES)}.")
+        if not self.sites:
+            raise ValueError("metric sites=[] probes nothing: name at least one, such as text.")
         if self.condition not in CONDITIONS:
             raise ValueError(f"metric condition={self.condition!r} is not known. Allowed: {', '.join(CONDITIONS)}.")
-        if not 0 <= self.timestep < 1000 or self.ridge <= 0:
-            raise ValueError(f"metric timestep={self.timestep} must be in 0 to 999 and ridge={self.ridge} above 0.")
+        if not 0 <= self.timestep < LENGTH or self.ridge <= 0:
+            raise ValueError(f"metric timestep={self.timestep} must be in 0 to {LENGTH - 1} and ridge={self.ridge} above 0.")
         if not 2 <= self.folds <= min(self.target_rows, self.sibling_rows):
             raise ValueError(f"metric folds={self.folds} must be at least 2 and at most the prompts of either kind.")
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        if model.family not in ("sd1", "sd2", "sdxl"):
-            return f"concept_probe is written for UNets; model {model.name!r} is {model.family}."
         if not any(concept.asked_of(concept.siblings) for concept in concepts):
             return "concept_probe tells a concept from its siblings, and these concepts list none that are asked for (held_out)."
         lack = unsupported_reason(self.sets, concepts)
-        return lack and f"concept_probe's target_rows and sibling_rows: {lack}"
+        return check_sites("concept_probe", self.sites, model) or (lack and f"concept_probe's target_rows and sibling_rows: {lack}")
 
     def sets(self, concepts: list[Concept]) -> list[PromptSet]:
         """What both models are asked: of the concept, of its siblings."""
@@ -149,15 +148,15 @@ class Images:
 
     def read(self, pipe) -> dict[str, Tensor]:
         m = self.metric
-        inner = [site for site in m.sites if site != "text"]
+        inner = [site for site in m.sites if site != TEXT]
         texts = [""] * len(self.prompts) if m.condition == "empty" else self.prompts
         every = activations(pipe, texts, self.latents, self.noise, m.timestep, inner, m.batch_size) if inner else {}
-        if "text" in m.sites:
-            every["text"] = text_states(pipe, [self.prompts[k] for k in self.first_of_prompt()], m.batch_size)
+        if TEXT in m.sites:
+            every[TEXT] = text_states(pipe, [self.prompts[k] for k in self.first_of_prompt()], m.batch_size)
         return every
 
     def rows_of(self, site: str) -> tuple[Tensor, list[str]]:
-        rows = self.first_of_prompt() if site == "text" else list(range(len(self.prompts)))
+        rows = self.first_of_prompt() if site == TEXT else list(range(len(self.prompts)))
         return self.labels[rows], [self.groups[k] for k in rows]
 
     def first_of_prompt(self) -> list[int]:

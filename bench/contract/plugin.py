@@ -148,6 +148,7 @@ class Victim:
     method: Method
     sampler: Sampler
     judge: Callable[[torch.Tensor, list[str]], torch.Tensor]  # (uint8 images, expected labels) -> bool [n]
+    touched: frozenset[str] = frozenset()  # parts of the model that the erasure changed, see Erasure.touched
 
     def images(self, prompts: PromptSet, rows: list[int] | None = None) -> torch.Tensor:
         """One image per row (first repetition) with the row's own seed, uint8 [n, 3, h, w]."""
@@ -235,14 +236,19 @@ class Metric:
     On target prompts lower presence is better; the leaderboard knows the role of each row.
     rates: columns with yes (1) or no (0) for each image; `*_right` means all columns that end so. Their intervals lie within 0 and 1
     and have a width even when every answer is the same (bench/statistics/score_intervals.py); those of other columns may not.
+    needs: as of a Method.
     """
 
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("draw",)
     columns: ClassVar[dict[str, bool]] = {}
     rates: ClassVar[tuple[str, ...]] = ()
 
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
-        """None if this metric can score this model's images, else a sentence. No model is loaded yet."""
+        """None if this metric can score this model's images, else a sentence. No model is loaded yet.
+
+        Whether the model's family offers what `needs` names has been asked before.
+        """
         return None
 
     def inputs(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Adapters beside the layers of a denoiser: y = W x + up^T (down x), for as long as the `with` lasts."""
+"""Adapters beside the layers of a model: y = W x + up^T (down x), for as long as the `with` lasts."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -13,10 +13,11 @@ Gamma = Callable[[], Tensor | None]
 
 @contextmanager
 def adapters(
-    pipe: Pipe, down: Mapping[str, Tensor], up: Mapping[str, Tensor], gamma: Gamma, composition: str
+    pipe: Pipe, down: Mapping[str, Tensor], up: Mapping[str, Tensor], gamma: Gamma, composition: str, part: str | None = None
 ) -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """Add the adapters' outputs to their layers. down: layer -> [concepts, in], up: layer -> [concepts, out]. gamma() is
     [batch, concepts], or None for 1 everywhere; composition: paper adds up gamma u v, official multiplies the sums of u and v.
+    part: whose layers they are; None: the denoiser's.
 
     Yields off: inside `with off():` these adapters, and no others, are out of force. That is the teacher of an adapter in training,
     and in a later step of a sequence the earlier steps are part of it.
@@ -50,5 +51,5 @@ def adapters(
 
         return add
 
-    with pipe.hooked({f"{pipe.denoiser_name}.{name}": hook_of(name) for name in down}):
+    with pipe.hooked({f"{part or pipe.denoiser_name}.{name}": hook_of(name) for name in down}):
         yield off

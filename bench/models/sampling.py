@@ -47,7 +47,8 @@ class Step:
     def predict(self, conds: Sequence[Conditioning]) -> tuple[Tensor, ...]:
         """The predictions under several conditionings, each of as many rows as `x`, from one call of the generator."""
         n = len(conds)
-        return self.pipe.predict(self.x.repeat(n, *[1] * (self.x.ndim - 1)), self.t, Conditioning.cat(list(conds))).chunk(n)
+        # cat, not repeat: it keeps the memory layout, on which rounding depends
+        return self.pipe.predict(torch.cat([self.x] * n), self.t, Conditioning.cat(list(conds))).chunk(n)
 
     def predict_both(self) -> tuple[Tensor, Tensor]:
         """(unconditional, conditional) predictions from one denoiser call of twice the batch."""
@@ -71,18 +72,23 @@ class Trajectory:
     """The way of one batch of latents from noise to image. Subclass it to begin elsewhere, to stop early or to step otherwise.
 
     seeds: one per row. image_ids: which image each row is, (row_id, repetition), without them the seeds: prompts of one set may share
-    a seed. Steps `first` to `last - 1` of the scheduler are taken.
+    a seed. `times` are the levels of the denoiser calls; those of `first` to `last - 1` are made.
     """
 
     def __init__(self, pipe: Pipe, seeds: list[int], sampler: Sampler, image_ids: Sequence | None = None) -> None:
         self.pipe, self.seeds, self.sampler = pipe, seeds, sampler
         self.image_ids = tuple(seeds if image_ids is None else image_ids)
-        self.scheduler = pipe.scheduler_for(sampler)
-        pipe.family.set_timesteps(self.scheduler, pipe, sampler)
-        self.first, self.last = 0, len(self.scheduler.timesteps)
         # Stochastic samplers draw from a per-row generator too, so a row never depends on its batch mates.
-        generators = [torch.Generator().manual_seed(seed + 1) for seed in seeds]
-        self.extra = {"generator": generators} if "generator" in self.scheduler.step.__code__.co_varnames else {}
+        self.generators = [torch.Generator().manual_seed(seed + 1) for seed in seeds]
+        self.times = self.scheduled()
+        self.first, self.last = 0, len(self.times)
+
+    def scheduled(self) -> Tensor:
+        """The levels of the denoiser calls, noisiest first. A subclass that steps by itself needs no scheduler."""
+        self.scheduler = self.pipe.scheduler_for(self.sampler)
+        self.pipe.family.set_timesteps(self.scheduler, self.pipe, self.sampler)
+        self.extra = {"generator": self.generators} if "generator" in self.scheduler.step.__code__.co_varnames else {}
+        return self.scheduler.timesteps
 
     def start(self) -> Tensor:
         """Latents (n, channels, h, w) before step `first`."""
@@ -91,11 +97,16 @@ class Trajectory:
     def scaled(self, x: Tensor, index: int) -> Tensor:
         """What the denoiser reads of the latents before step `index`."""
         scale = getattr(self.scheduler, "scale_model_input", None)
-        return x if scale is None else scale(x, self.scheduler.timesteps[index])
+        return x if scale is None else scale(x, self.times[index])
 
     def step(self, e: Tensor, index: int, x: Tensor) -> Tensor:
         """Latents after step `index`; e is the guided prediction."""
-        return self.scheduler.step(e, self.scheduler.timesteps[index], x, **self.extra).prev_sample
+        return self.scheduler.step(e, self.times[index], x, **self.extra).prev_sample
+
+    def noised(self, x0: Tensor, noise: Tensor, index: int) -> Tensor:
+        """Clean latents as they would stand before step `index`: in the scheduler's own scale, which need not be the model's."""
+        add_noise = getattr(self.scheduler, "add_noise", None) or self.pipe.process.add_noise  # those of flows have none
+        return add_noise(x0, noise, self.times[index].expand(len(x0)))
 
     def noise(self) -> Tensor:
         """Standard normal latents, from the rows' own seeds."""
@@ -106,7 +117,7 @@ def denoised(pipe: Pipe, cond: Conditioning, seeds: list[int], sampler: Sampler,
     """Latents (n, channels, h, w) for the rows of `cond`, by the guidance rule and on the trajectory in force."""
     trajectory = pipe.trajectory(pipe, seeds, sampler, image_ids)
     x, null, rule = trajectory.start(), pipe.null(len(seeds)), pipe.guidance()
-    times, asked = trajectory.scheduler.timesteps, trajectory.sampler
+    times, asked = trajectory.times, trajectory.sampler
     for index in range(trajectory.first, trajectory.last):
         with pipe.at_step(index, len(times)):
             seen = trajectory.scaled(x, index)

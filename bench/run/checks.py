@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vestige.bench.contract.types import Sampler
 from vestige.bench.models import loading
+from vestige.bench.models.capabilities import unsupported
 from vestige.bench.prompts import prompt_sets
 from vestige.bench.run.job import Job
 
@@ -31,7 +32,7 @@ def missing(job: Job) -> list[str]:
     for name, split in job.splits.items():
         lacks.append(prompt_sets.missing(split.prompts, job.concepts))
         for metric_name, metric in split.metrics.items():
-            unsupported_reason = metric.supports(job.model, job.concepts)
+            unsupported_reason = unsupported(metric, job.model, job.concepts)
             if unsupported_reason not in told:  # once, however many metrics need the same file
                 lacks.append(unsupported_reason and f"split.{name}.metrics.{metric_name}: {unsupported_reason}")
                 told.add(unsupported_reason)

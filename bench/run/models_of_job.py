@@ -75,6 +75,14 @@ class Models:
                 pipe = attached.enter_context(self.job.method.attach(pipe, erasure))
             yield pipe
 
+    def touched(self, erased: Sequence[Stage]) -> frozenset[str]:
+        """The parts of the model that these steps changed."""
+        parts: frozenset[str] = frozenset()
+        for stage in [] if self.is_original else erased:
+            with self.store.reading(stage):
+                parts |= Erasure.load(stage.path).touched
+        return parts
+
     @contextmanager
     def in_force(self, erased: Sequence[Stage], attack: Attack | None, adversary: Stage | None) -> Iterator[Pipe]:
         """The erased model, with what the attack found in force."""

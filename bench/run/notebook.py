@@ -101,7 +101,7 @@ def score(
     spec = typed(chosen.model, ModelSpec, "model", drop=NOT_THE_MODEL)
     concepts = chosen_concepts(plain_tree(chosen.concept), held_out=True)
     scorer = plugin(chosen.picked[metric], Metric, f"metric.{metric}")
-    reason = scorer.supports(spec, concepts)
+    reason = unsupported(scorer, spec, concepts)
     if reason:
         raise ValueError(reason)
     with tempfile.TemporaryDirectory() as folder:

@@ -162,8 +162,10 @@ class Stages:
                 with self.models.clock.stopped():
                     return judges.load(job.attack_judge).about(job.concepts).among(labels)
 
-            with self.models.attached([] if attack.transfers() else erased) as pipe:
-                victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge().present(*asked_of))
+            attacked = [] if attack.transfers() else erased
+            touched = self.models.touched(attacked)
+            with self.models.attached(attacked) as pipe:
+                victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge().present(*asked_of), touched)
                 with pipe.preserved():
                     meter = self.meter(folder, pipe)
                     ctx = self.context(attack, "attack", seed_word(spec, job.model.domain, erased), progress=meter)

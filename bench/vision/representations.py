@@ -5,31 +5,42 @@ CKA: Kornblith et al. 2019, arXiv 1905.00414, section 3; unbiased HSIC: Song et 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from vestige.bench.contract.types import derived_seed
+from vestige.bench.contract.types import ModelSpec, derived_seed
+from vestige.bench.models import families
 
 if TYPE_CHECKING:
+    from vestige.bench.models.families.base import Family
     from vestige.bench.models.pipe import Pipe
 
-SITES = ("text", "cross_attention", "mid", "up")
+TEXT = "text"  # the site that all families have: what the text encoders say
+
+
+def sites(family: Family) -> tuple[str, ...]:
+    """The names of what can be compared or probed in models of this family."""
+    return (TEXT, *family.sites)
+
+
+def check_sites(metric: str, asked: list[str], model: ModelSpec) -> str | None:
+    """Why these sites do not fit this model, in a sentence, or None."""
+    known = sites(families.family(model.family))
+    unknown = [site for site in asked if site not in known]
+    if not unknown:
+        return None
+    return (
+        f"{metric}: models of family {model.family} have no site {', '.join(unknown)}; set {metric}.sites to some of: {', '.join(known)}."
+    )
 
 
 def modules(pipe: Pipe, site: str) -> list[str]:
     """Modules of the denoiser whose outputs, side by side, are the activations of a site."""
-    names = [name for name, _ in pipe.denoiser.named_modules()]
-    if site == "mid":
-        found = [name for name in names if name == "mid_block"]
-    elif site == "up":
-        found = [name for name in names if name.startswith("up_blocks.") and name.count(".") == 1]
-    else:
-        found = [name for name in names if name.endswith("attn2.to_out.0")]
-    if not found:
-        raise ValueError(f"model {pipe.spec.name!r} has no site {site!r}: {', '.join(SITES)} are sites of UNets with cross-attention.")
-    return [f"{pipe.denoiser_name}.{name}" for name in found]
+    pattern = re.compile(pipe.family.sites[site])
+    return [f"{pipe.denoiser_name}.{name}" for name, _ in pipe.denoiser.named_modules() if pattern.search(name)]
 
 
 @torch.no_grad()
@@ -40,10 +51,12 @@ def text_states(pipe: Pipe, prompts: list[str], batch: int) -> Tensor:
 
 
 @torch.no_grad()
-def activations(pipe: Pipe, prompts: list[str], latents: Tensor, noise: Tensor, t: int, sites: list[str], batch: int) -> dict[str, Tensor]:
+def activations(
+    pipe: Pipe, prompts: list[str], latents: Tensor, noise: Tensor, level: float, sites: list[str], batch: int
+) -> dict[str, Tensor]:
     """Site -> [n, d], mean over places, of one denoiser call per row on noised latents, through every hook in force.
 
-    prompts: one per row. latents, noise [n, channels, h, w] are shared by the models one compares. t: timestep of 0 to 999.
+    prompts: one per row. latents, noise [n, channels, h, w] are shared by the models one compares. level: of the process.
     """
     place = {site: modules(pipe, site) for site in sites}
     seen: dict[str, list[Tensor]] = {name: [] for names in place.values() for name in names}
@@ -58,8 +71,8 @@ def activations(pipe: Pipe, prompts: list[str], latents: Tensor, noise: Tensor, 
     with pipe.hooked({name: note(name) for name in seen}):
         for k in range(0, len(prompts), batch):
             x0, e = (each[k : k + batch].to(pipe.device, pipe.dtype) for each in (latents, noise))
-            times = torch.full((len(x0),), t, device=pipe.device)
-            pipe.predict(pipe.process.add_noise(x0, e, times), times, pipe.encode(prompts[k : k + batch]))
+            levels = torch.full((len(x0),), level, device=pipe.device)
+            pipe.predict(pipe.process.add_noise(x0, e, levels), levels, pipe.encode(prompts[k : k + batch]))
     return {site: torch.cat([torch.cat(seen[name]) for name in names], dim=1) for site, names in place.items()}
 
 

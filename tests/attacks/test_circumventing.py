@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import tiny_spec
 
 from vestige.attacks.circumventing import Circumventing
 from vestige.attacks.training_images import original_images
 from vestige.bench.contract.plugin import Victim
+from vestige.bench.models import loading
+from vestige.bench.models.families.sd1 import SD1
 from vestige.bench.models.sampling import classifier_free
 from vestige.methods.original import Original
 
@@ -46,7 +49,7 @@ def test_only_the_word_changes_and_the_same_seed_gives_the_same_word(victim, pro
     again = SMALL.attack(victim, prompts(2), context())
     assert victim.pipe.fingerprint() == before
     assert torch.equal(first.tensors["dog"], again.tensors["dog"])
-    assert not torch.equal(first.tensors["dog"], SMALL.initial(victim.pipe))
+    assert not torch.equal(first.tensors["dog"], SMALL.initial(victim.pipe)["clip"])
     other = SMALL.attack(victim, prompts(2), context("another seed"))
     assert not torch.equal(first.tensors["dog"], other.tensors["dog"])
 
@@ -59,7 +62,7 @@ def test_the_word_stands_in_every_prompt_and_changes_the_image(victim, prompts, 
         drawn = pipe(found.prompts.prompts, [1, 2], sampler).pixels
         layout = pipe.encode(found.prompts.prompts).hidden
     assert not torch.equal(drawn, victim.pipe(asked.prompts, [1, 2], sampler).pixels)
-    with victim.pipe.with_learned_tokens({"<dog>": SMALL.initial(victim.pipe)}):
+    with victim.pipe.with_learned_tokens({"<dog>": SMALL.initial(victim.pipe)["clip"]}):
         assert not torch.equal(layout, victim.pipe.encode(found.prompts.prompts).hidden)
 
 
@@ -67,9 +70,9 @@ def test_with_the_concepts_own_word_the_first_loss_is_the_base_loss(victim, cont
     attack = replace(SMALL, initialiser="dog")
     training_images = original_images(context(), attack.templates, ["dog"], 2)
     loss = {}
-    for name, word in (("learnt", attack.initial(victim.pipe)), ("other", -attack.initial(victim.pipe))):
+    for name, word in (("learnt", attack.initial(victim.pipe)["clip"]), ("other", -attack.initial(victim.pipe)["clip"])):
         with victim.pipe.with_learned_tokens({"<dog>": word}):
-            loss[name] = attack.denoising_loss(victim, concept(), training_images, torch.Generator().manual_seed(3)).item()
+            loss[name] = attack.training_loss(victim, concept(), training_images, torch.Generator().manual_seed(3)).item()
     base = _plain_loss(victim.pipe, attack, training_images, torch.Generator().manual_seed(3))
     assert loss["learnt"] == pytest.approx(base, rel=1e-5)
     assert loss["other"] != pytest.approx(base, rel=1e-5)
@@ -96,7 +99,7 @@ def test_training_lowers_the_loss_on_the_concepts_images(victim, concept, prompt
     for candidate in (attack.initial(victim.pipe), word):
         with victim.pipe.with_learned_tokens({"<dog>": candidate}), torch.no_grad():
             shared = torch.Generator().manual_seed(9)
-            losses.append(sum(attack.denoising_loss(victim, concept(), training_images, shared).item() for _ in range(10)))
+            losses.append(sum(attack.training_loss(victim, concept(), training_images, shared).item() for _ in range(10)))
     assert losses[1] < losses[0]
 
 
@@ -161,11 +164,11 @@ def test_a_sampling_defence_is_inside_the_loss_and_carries_its_state_over_the_ch
     assert seen[-1] == sorted(seen[-1], reverse=True)
 
 
-def test_a_chain_has_distinct_descending_timesteps_within_its_range(tiny):
+def test_a_chain_has_distinct_descending_levels_within_its_range(tiny):
     attack = replace(SMALL, chain=35, chain_range=90)
     ends = []
     for seed in range(200):
-        times = attack.timesteps(tiny, torch.Generator().manual_seed(seed)).tolist()
+        times = attack.levels(tiny, torch.Generator().manual_seed(seed)).tolist()
         assert times == sorted(set(times), reverse=True) and len(times) == 35
         assert max(times) - min(times) < 90 and min(times) >= 0 and max(times) <= 999
         ends.append(max(times))
@@ -191,3 +194,35 @@ def test_unknown_options_and_impossible_chains_are_refused():
 def test_a_control_learns_another_word_from_other_images(victim, prompts, context):
     words = [replace(SMALL, source=source).attack(victim, prompts(1), context()).tensors["dog"] for source in ("target", "never_knew")]
     assert not torch.equal(*words)
+
+
+@pytest.fixture
+def two_encoders(concept, sampler):
+    pipe = loading.load(tiny_spec("sdxl"))
+    for parameter in pipe.group("cross_v").values():
+        parameter.data *= 50
+    return Victim(pipe, [concept()], Original(), sampler, None)
+
+
+def test_with_two_text_encoders_the_word_has_rows_for_each_and_both_are_heard(two_encoders, prompts, context):
+    pipe, ctx = two_encoders.pipe, context(spec=tiny_spec("sdxl"))
+    found = SMALL.attack(two_encoders, prompts(1), ctx)
+    assert set(found.tensors) == {"dog", "dog.clip_2"}
+    start = SMALL.initial(pipe)
+    assert not torch.equal(found.tensors["dog"], start["clip"]) and not torch.equal(found.tensors["dog.clip_2"], start["clip_2"])
+
+    def heard(tensors):
+        with SMALL.attach(pipe, replace(found, tensors=tensors)), torch.no_grad():
+            return pipe.encode(found.prompts.prompts)
+
+    both = heard(found.tensors)
+    without = heard(found.tensors | {"dog.clip_2": start["clip_2"]})
+    assert torch.equal(both.hidden[..., :32], without.hidden[..., :32]), "the first encoder reads its own rows"
+    assert not torch.equal(both.hidden[..., 32:], without.hidden[..., 32:]) and not torch.equal(both.pooled, without.pooled)
+
+
+def test_against_changed_sampling_a_model_without_levels_is_refused(concept, monkeypatch):
+    monkeypatch.setattr(SD1, "offers", tuple(word for word in SD1.offers if word != "levels"))
+    assert SMALL.supports(tiny_spec(), [concept()], Original()) is None
+    monkeypatch.setattr(Original, "intervention", "sampling")
+    assert "noise level" in SMALL.supports(tiny_spec(), [concept()], Original())

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import tiny_spec
 
 from vestige.attacks.concept_arithmetics import ConceptArithmetics, composed
 from vestige.bench.contract.plugin import Victim
 from vestige.bench.models.sampling import Step, classifier_free
-from vestige.bench.run.contract_checks import TINY
 from vestige.bench.run.generate import draw
 from vestige.methods.original import Original
 
@@ -135,7 +135,7 @@ def test_weights_without_guidance_unknown_fields_and_missing_helpers_are_refused
     with pytest.raises(ValueError, match="sibling"):
         replace(SMALL, compositions={"x": {"{friend}": 1.0}})
     attack = replace(SMALL, compositions={"x": {"{alias}": 1.0}})
-    assert "aliases" in attack.supports(TINY, [concept(aliases=[])], Original())
+    assert "aliases" in attack.supports(tiny_spec(), [concept(aliases=[])], Original())
 
 
 def shared_seeds(prompts, repeats=1):

@@ -1,11 +1,12 @@
 """Edits: limits of strength, the eraser in both halves, shared attention, and LEDITS++'s exact redrawing."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from vestige.attacks.edit_attacks import InversionEdit, MasaCtrl, SDEdit, self_attention, shared_attention
+from vestige.attacks.edit_attacks import InversionEdit, MasaCtrl, SDEdit, shared_attention
 from vestige.attacks.ledits import Ledits, largest, smoothed
 from vestige.attacks.training_images import row_images
 from vestige.bench.contract.plugin import Victim
@@ -130,23 +131,37 @@ def test_shared_attention_of_equal_rows_changes_nothing_and_of_others_copies_key
     assert not torch.allclose(shared, alone, atol=1e-4)
 
 
+def keys_as_they_run(pipe):
+    """Names of the layers that give the keys of self-attention, in the order in which a denoiser call asks them."""
+    ran = []
+    note = lambda module, args, kwargs, out, name: ran.append(name)  # noqa: E731
+    names = [f"unet.{name}" for name in pipe.layers("image_kv") if name.endswith("to_k")]
+    with pipe.hooked({name: partial(note, name=name) for name in names}), torch.no_grad():
+        pipe.predict(torch.randn(1, 4, 8, 8), 5, pipe.encode(["a dog"]))
+    return ran
+
+
 @torch.no_grad()
 def test_only_edits_read_other_keys_and_values_in_every_chunk_of_the_batch(tiny):
-    layer = self_attention(tiny)[0]
-    states = torch.randn(8, 4, tiny.module(f"{layer}.to_k").in_features)
-    plain = tiny.module(f"{layer}.to_k")(states)
-    sharing = {"rows": 2}
-    with shared_attention(tiny, 0, sharing):
-        mixed = tiny.module(f"{layer}.to_k")(states)
+    layer = keys_as_they_run(tiny)[0]
+    states = torch.randn(8, 4, tiny.module(layer).in_features)
+    plain = tiny.module(layer)(states)
+    with shared_attention(tiny, 0, {"rows": 2}):
+        mixed = tiny.module(layer)(states)
     assert torch.equal(mixed[[0, 1, 4, 5]], plain[[0, 1, 4, 5]]) and torch.equal(mixed[[2, 3, 6, 7]], plain[[0, 1, 4, 5]])
 
 
-def test_self_attention_layers_stand_in_the_order_in_which_they_run(tiny):
-    ran = []
-    hooks = {name: (lambda module, args, kwargs, out, name=name: ran.append(name)) for name in self_attention(tiny)}
-    with tiny.hooked(hooks), torch.no_grad():
-        tiny.predict(torch.randn(1, 4, 8, 8), 5, tiny.encode(["a dog"]))
-    assert ran == self_attention(tiny) and len(ran) > 2
+@torch.no_grad()
+@pytest.mark.parametrize("from_layer", [0, 1, 2, 9])
+def test_attention_is_shared_from_a_layer_on_as_they_run_in_every_call(tiny, from_layer):
+    order, cond = keys_as_they_run(tiny), tiny.encode(["a dog", "a cat"])
+    assert len(order) > 2 and order != sorted(order)
+    seen = {}
+    keep = lambda module, args, kwargs, out, name: seen.__setitem__(name, out)  # noqa: E731
+    for _ in range(2):
+        with shared_attention(tiny, from_layer, {"rows": 1}), tiny.hooked({name: partial(keep, name=name) for name in order}):
+            tiny.predict(torch.randn(2, 4, 8, 8), 5, cond)
+        assert [torch.equal(*seen[name]) for name in order] == [k >= from_layer for k in range(len(order))]
 
 
 def test_ledits_without_an_edit_under_the_inversions_own_words_redraws_the_image(victim, prompts, context, sampler):

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import tiny_spec
 
 from vestige.attacks.inverse_edit import InverseEdit, inverse
 from vestige.bench.contract.plugin import Victim
-from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.run import contract_checks
-from vestige.bench.run.contract_checks import TINY
 from vestige.methods.original import Original
 
 ATTACK = InverseEdit(cut=1e-5, rounds=20, tolerance=1e-5)
@@ -20,7 +19,7 @@ ATTACK = InverseEdit(cut=1e-5, rounds=20, tolerance=1e-5)
 def test_the_recovered_model_draws_the_original_models_images(tiny, concept, prompts, sampler, context, name, form):
     method = contract_checks.build("method", name)
     method.form = form
-    asked, original = prompts(2), {n: p.clone() for n, p in choose_parameters(tiny.denoiser, r"attn2\.to_[kv]").items()}
+    asked, original = prompts(2), {n: p.clone() for n, p in tiny.group("cross_kv").items()}
     seeds = [asked.seed(row, 0) for row in asked.table["row_id"]]
     clean = tiny(asked.prompts, seeds, sampler).pixels
     erasure = method.erase(tiny, [concept()], context())
@@ -62,9 +61,9 @@ def test_a_projection_is_reported_as_lost(tiny, concept, prompts, sampler, conte
 
 
 def test_methods_that_are_no_closed_form_are_not_applicable(concept):
-    assert ATTACK.supports(TINY, [concept()], contract_checks.build("method", "uce")) is None
+    assert ATTACK.supports(tiny_spec(), [concept()], contract_checks.build("method", "uce")) is None
     for method in (Original(), contract_checks.build("method", "trce")):
-        assert ATTACK.supports(TINY, [concept()], method).startswith("not applicable:")
+        assert ATTACK.supports(tiny_spec(), [concept()], method).startswith("not applicable:")
 
 
 def test_impossible_numbers_are_refused():

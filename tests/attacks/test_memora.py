@@ -67,7 +67,7 @@ def test_the_adapter_touches_attention_only_and_base_weights_stay(victim, prompt
 
 
 def test_a_fresh_adapter_changes_nothing_and_a_filled_one_adds_its_product(tiny):
-    lora = new_lora(tiny.denoiser, 2, torch.Generator().manual_seed(0))
+    lora = new_lora(tiny, ["unet"], 2, torch.Generator().manual_seed(0))
     name = next(n for n in lora if n.endswith("attn2.to_k.down"))[5:-5]
     layer, x = tiny.denoiser.get_submodule(name), torch.randn(1, 3, tiny.denoiser.get_submodule(name).in_features)
     plain = layer(x)

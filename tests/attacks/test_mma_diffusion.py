@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vestige.attacks._tokens import allowed_tokens, laid_out
-from vestige.attacks.mma_diffusion import MMADiffusion, pooled_of
+from vestige.attacks._tokens import allowed_tokens, laid_out, pooled_of
+from vestige.attacks.mma_diffusion import MMADiffusion
 from vestige.bench.contract.plugin import Victim
 from vestige.methods.original import Original
 

@@ -40,7 +40,7 @@ def test_without_surplus_noise_it_is_the_stock_sampler(victim, prompts, context,
     scheduler = pipe.scheduler_for(Sampler("DDIMScheduler", {}, 4, 3.0, 16, 16))
     scheduler.set_timesteps(4)
     x, cond, null, rule = pipe.noise(seeds_of(asked), 16, 16), pipe.encode(asked.prompts), pipe.null(2), pipe.guidance()
-    from vestige.bench.models.pipe import Step
+    from vestige.bench.models.sampling import Step
 
     generators = [torch.Generator().manual_seed(seed + 1) for seed in seeds_of(asked)]
     for index, t in enumerate(scheduler.timesteps):
@@ -73,7 +73,7 @@ def test_fresh_variants_start_from_noise_of_their_own(victim, prompts, sampler):
     starts = []
     for start in ("fresh", "own"):
         attack = replace(NOISE, start=start)
-        starts.append([attack.trajectory(asked, sampler, grid, [k])(victim.pipe, seeds_of(asked), sampler).start() for k in range(2)])
+        starts.append([attack.trajectory(asked, grid, [k])(victim.pipe, seeds_of(asked), sampler).start() for k in range(2)])
     assert not torch.equal(*starts[0]) and torch.equal(*starts[1])
     assert torch.equal(starts[1][0], victim.pipe.noise(seeds_of(asked), 16, 16))
 

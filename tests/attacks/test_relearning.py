@@ -1,14 +1,17 @@
 """Relearning: trains only what it says, returns it all, and knows when it does not apply."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from conftest import tiny_spec
 
 from vestige.attacks.relearning import Relearning
 from vestige.attacks.training_images import original_images
-from vestige.bench.contract.plugin import Victim
-from vestige.bench.run.contract_checks import TINY
+from vestige.bench.contract.plugin import Method, Victim
+from vestige.bench.contract.types import Adversary, Erasure
+from vestige.bench.run.job import Job, Runtime, Split
+from vestige.bench.run.stages import Stages
 from vestige.methods.original import Original
 
 SMALL = Relearning(
@@ -30,8 +33,8 @@ SMALL = Relearning(
 
 @pytest.fixture
 def run(tiny, concept, prompts, sampler, context):
-    def go(concepts=None, **over):
-        victim = Victim(tiny, concepts or [concept()], Original(), sampler, None)
+    def go(concepts=None, touched=frozenset(), **over):
+        victim = Victim(tiny, concepts or [concept()], Original(), sampler, None, frozenset(touched))
         with tiny.preserved():
             return replace(SMALL, **over).attack(victim, prompts(2), context())
 
@@ -54,7 +57,7 @@ def test_the_same_seed_gives_the_same_weights(run):
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_the_tuner_decides_which_weights_move_and_the_text_encoder_never_does(run, tiny):
+def test_the_tuner_decides_which_weights_move_and_without_a_touched_part_they_are_the_denoisers(run, tiny):
     whole, cross = run().tensors, run(tuner="xattn").tensors
     assert all(name.startswith("unet.") for name in whole)
     assert len(whole) == len(list(tiny.denoiser.named_parameters())) > len(cross) > 0
@@ -128,13 +131,84 @@ def test_dropped_captions_are_empty(run, tiny, monkeypatch):
 
 
 def test_methods_without_changed_weights_are_not_applicable_and_small_floats_are_refused(concept, monkeypatch):
-    assert SMALL.supports(TINY, [concept()], Original()) is None
-    assert "float16" in SMALL.supports(replace(TINY, dtype="float16"), [concept()], Original())
+    assert SMALL.supports(tiny_spec(), [concept()], Original()) is None
+    assert "float16" in SMALL.supports(replace(tiny_spec(), dtype="float16"), [concept()], Original())
     for intervention in ("sampling", "filter"):
         monkeypatch.setattr(Original, "intervention", intervention)
-        assert SMALL.supports(TINY, [concept()], Original()).startswith("not applicable:")
+        assert SMALL.supports(tiny_spec(), [concept()], Original()).startswith("not applicable:")
 
 
 def test_an_unknown_tuner_is_named_with_the_allowed_ones():
     with pytest.raises(ValueError, match="full_unet, xattn, lora"):
         replace(SMALL, tuner="everything")
+
+
+TEXT = "text_encoder"
+
+
+@pytest.mark.parametrize("tuner", ["full_unet", "xattn"])
+def test_relearning_trains_the_parts_that_the_erasure_touched(run, tiny, tuner):
+    before = tiny.fingerprint()
+    text = run(touched={TEXT}, tuner=tuner).tensors
+    assert {name.partition(".")[0] for name in text} == {TEXT}
+    assert len(text) == len(list(tiny.parts[TEXT].named_parameters()))
+    assert sum(not torch.equal(value, tiny.parameter(name)) for name, value in text.items()) > len(text) / 2
+    both = run(touched={TEXT, "unet"}, tuner=tuner).tensors
+    assert both.keys() == text.keys() | run(tuner=tuner).tensors.keys()
+    assert tiny.fingerprint() == before
+    assert run(touched={"vae"}).tensors.keys() == run().tensors.keys(), "an image autoencoder learns nothing from this loss"
+
+
+def test_adapters_stand_where_the_erasure_was_and_are_found_again(run, tiny, sampler, prompts):
+    attack, found = replace(SMALL, tuner="lora"), run(touched={TEXT}, tuner="lora", lr=1e-2)
+    assert all(name.startswith(f"lora@{TEXT}.") for name in found.tensors)
+    assert any(tensor.abs().max() > 0 for name, tensor in found.tensors.items() if name.endswith(".up"))
+    plain, before = tiny.encode(["a dog"]).hidden, tiny.fingerprint()
+    with attack.attach(tiny, found), torch.no_grad():
+        assert not torch.equal(tiny.encode(["a dog"]).hidden, plain)
+    assert tiny.fingerprint() == before
+
+
+@dataclass
+class EditsText(Method):
+    """Rewrites what the text encoder says, and nothing else."""
+
+    def erase(self, pipe, concepts, ctx):
+        name = f"{TEXT}.final_layer_norm.weight"
+        return Erasure({name: 1.5 * pipe.parameter(name).detach()})
+
+
+def test_after_an_edit_of_the_text_encoder_a_job_relearns_the_text_encoder(tmp_path, concept, sampler, prompts):
+    runtime = Runtime("cpu", 8, str(tmp_path / "store"), str(tmp_path / "records"), "skip", [], None)
+    split = Split("target", "target", 2, 1, True)
+    job = Job(
+        tiny_spec(),
+        [concept()],
+        "edits_text",
+        EditsText(),
+        {"relearning": SMALL},
+        {"target": split},
+        sampler,
+        "emoji_b",
+        0,
+        "erase",
+        runtime,
+    )
+    stages = Stages(job)
+    erased = stages.erase()
+    assert stages.models.touched(erased) == {TEXT}
+    found = Adversary.load(stages.attack(erased, SMALL, "relearning", prompts(2)).path)
+    assert {name.partition(".")[0] for name in found.tensors} == {TEXT}
+    name = f"{TEXT}.final_layer_norm.weight"
+    with stages.models.attached(erased) as pipe:
+        left = pipe.parameter(name).detach().clone()
+        with SMALL.attach(pipe, found):
+            assert torch.equal(pipe.parameter(name), found.tensors[name]) and not torch.equal(found.tensors[name], left)
+        assert torch.equal(pipe.parameter(name), left), "the artefact is taken out again, the erasure stays"
+
+
+def test_an_erasure_says_what_it_touched():
+    tensor = torch.zeros(1)
+    assert Erasure({"unet.a.weight": tensor, "text_encoder.b": tensor}).touched == {"unet", "text_encoder"}
+    assert Erasure({"edit.a": tensor}, {"parts": ["unet"]}).touched == {"unet"}
+    assert Erasure({}).touched == frozenset()

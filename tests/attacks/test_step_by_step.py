@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import tiny_spec
 
 from vestige.attacks.step_by_step import CLASSES, FOLDER, StepByStep, templates
 from vestige.bench.contract import screen
 from vestige.bench.contract.plugin import Victim
-from vestige.bench.run.contract_checks import TINY
 from vestige.bench.world.training import concepts as world
 from vestige.methods.original import Original
 
@@ -115,14 +115,14 @@ def test_a_frozen_list_takes_the_templates_place_and_its_content_is_part_of_the_
     broken = {"dog": {"prompts": {}}, "model": {"prompts": {"dog": texts}}, "direct": {"model": "m", "prompts": {"dog": {}}}}
     for named, content in broken.items():
         file.write_text(json.dumps(content))
-        assert named in mine.supports(TINY, [concept()], Original())
+        assert named in mine.supports(tiny_spec(), [concept()], Original())
     file.write_text(json.dumps({"model": "m", "prompts": {"dog": {**texts, "implied": "a dog"}}}))
-    assert "list of texts" in mine.supports(TINY, [concept()], Original())
-    assert "no such file" in replace(SMALL, frozen="/nowhere.json").supports(TINY, [concept()], Original())
+    assert "list of texts" in mine.supports(tiny_spec(), [concept()], Original())
+    assert "no such file" in replace(SMALL, frozen="/nowhere.json").supports(tiny_spec(), [concept()], Original())
 
 
 def test_explicit_concepts_are_refused_and_unknown_classes_named(concept):
-    assert "published lists" in SMALL.supports(TINY, [concept(kind="explicit")], Original())
-    assert "poems.yaml" in replace(SMALL, prompt_style="poems").supports(TINY, [concept()], Original())
+    assert "published lists" in SMALL.supports(tiny_spec(), [concept(kind="explicit")], Original())
+    assert "poems.yaml" in replace(SMALL, prompt_style="poems").supports(tiny_spec(), [concept()], Original())
     with pytest.raises(ValueError, match="direct, indirect, implied"):
         replace(SMALL, classes=["rhyme"])

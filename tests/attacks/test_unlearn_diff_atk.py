@@ -9,6 +9,7 @@ from vestige.attacks import simplex, unlearn_diff_atk
 from vestige.attacks._tokens import allowed_tokens
 from vestige.attacks.unlearn_diff_atk import UnlearnDiffAtk, _with_prefix
 from vestige.bench.contract.plugin import Victim
+from vestige.bench.models.process import RectifiedFlow
 from vestige.bench.models.sampling import classifier_free
 from vestige.methods.original import Original
 
@@ -50,14 +51,19 @@ def test_drawing_follows_the_probabilities_and_never_takes_an_impossible_token()
     assert abs((drawn == 3).float().mean() - 0.75) < 0.03
 
 
-def test_fifty_timesteps_are_visited_from_clean_to_noisy(tiny):
-    times = list(replace(SMALL, number_of_t=50).timesteps(tiny))
-    assert times == list(range(10, 1000, 20))
+def test_fifty_levels_are_visited_from_clean_to_noisy(tiny):
+    assert replace(SMALL, number_of_t=50).levels(tiny) == list(range(10, 1000, 20))
+    assert replace(SMALL, number_of_t=6).levels(tiny) == list(range(83, 1000, 166))[:6], "of unequal parts as the official code"
+    tiny.process = RectifiedFlow(shift=3.0)
+    levels = replace(SMALL, number_of_t=4).levels(tiny)
+    assert levels == sorted(levels) and levels[0] > 0 and levels[-1] < 1000, "of a flow the middles of equal shares of its training"
+    drawn = tiny.process.random_level(4000, torch.Generator().manual_seed(0))
+    assert [(drawn < level).float().mean().item() for level in levels] == pytest.approx([0.125, 0.375, 0.625, 0.875], abs=0.03)
 
 
 def test_a_known_prefix_encodes_like_the_typed_prompt(tiny):
     ids = tiny.text.ids(["a photo of a dog"])[0]
-    laid_out = _with_prefix(ids, torch.tensor(tiny.text.token_ids("red cat")))
+    laid_out = _with_prefix(ids, torch.tensor(tiny.text.token_ids("red cat")), slice(1, 3))
     assert torch.equal(laid_out, tiny.text.ids(["red cat a photo of a dog"])[0])
     hidden = tiny.text.encode_embeddings(laid_out[None], tiny.text.embedding_table()[laid_out][None]).hidden
     assert torch.allclose(hidden, tiny.encode(["red cat a photo of a dog"]).hidden, atol=1e-6)
@@ -96,7 +102,7 @@ def _one_hot_gradient(pipe, row, allowed, t):
     chosen = simplex.draw(row.p.detach(), u)
     h = torch.nn.functional.one_hot(chosen, len(allowed)).float().requires_grad_(True)
     table = pipe.text.embedding_table()
-    ids = _with_prefix(row.ids, allowed[chosen])
+    ids = _with_prefix(row.ids, allowed[chosen], slice(1, 1 + SMALL.k))
     embeddings = torch.cat([table[ids[:1]], h @ table[allowed], table[ids[1 + SMALL.k :]]])
     alpha = pipe.scheduler.alphas_cumprod[t]
     x_t = alpha.sqrt() * row.x0 + (1 - alpha).sqrt() * noise

@@ -20,7 +20,7 @@ from vestige.methods.original import Original
 
 WRAPPED = ("sampling", "adapter", "filter")
 SAMPLER = Sampler("DDIMScheduler", {}, 50, 3.0, 16, 16)
-LATE = 100  # a timestep late in the run: warm-ups of defences are over
+LATE = 100  # a level late in the run: warm-ups of defences are over
 ATTACKS = ("unlearn_diff_atk", "p4d", "circumventing", "dori_embedding")
 
 
@@ -84,7 +84,7 @@ def attack_of(name: str):
 
 
 def loss_of(attack_name: str, attack, victim, shown):
-    """(loss as a function of what the attack optimises, the point where its search begins), noise and timesteps fixed."""
+    """(loss as a function of what the attack optimises, the point where its search begins), noise and levels fixed."""
     pipe, draw = victim.pipe, torch.Generator().manual_seed(0)
     x0 = pipe.encode_images(shown)
     noise, t = torch.randn(x0.shape, generator=draw), torch.tensor(LATE)
@@ -107,13 +107,13 @@ def loss_of(attack_name: str, attack, victim, shown):
     from vestige.attacks.training_images import TrainingImages
 
     training_images = TrainingImages(shown, ["a photo of a {name}"] * len(shown), ["dog"] * len(shown))
-    of = attack.guided_loss if victim.method.intervention == "sampling" else attack.denoising_loss
+    of = attack.guided_loss if victim.method.intervention == "sampling" else attack.training_loss
 
     def loss(word):
         with pipe.with_learned_tokens({placeholder("dog"): word}):
             return of(victim, contract_checks.DOG, training_images, torch.Generator().manual_seed(4))
 
-    return loss, attack.initial(pipe)
+    return loss, attack.initial(pipe)["clip"]
 
 
 @torch.no_grad()

@@ -47,13 +47,15 @@ class Plain:
     def __init__(self, *filters):
         self.filters = filters
 
+    def encode_images(self, pixels):
+        return pixels
+
     def decode(self, pixels):
         return pixels.float() / 255
 
 
 def returned(monkeypatch, folder, shown, drawn, *filters):
     """The scores of the images `shown`, where the original model draws `drawn`; float [n, 3, h, w] each."""
-    monkeypatch.setattr(made_up, "encode_images", lambda pipe, some: some)
 
     @contextmanager
     def artist():

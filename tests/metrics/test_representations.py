@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import tiny_spec
 from PIL import Image
 
 from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.contract.types import ImageSet, ModelSpec
 from vestige.bench.models import loading
-from vestige.bench.run import contract_checks
 from vestige.bench.statistics.jackknife import UP_TO_ONE, jackknife_interval
 from vestige.bench.vision.representations import (
     activations,
@@ -20,7 +20,9 @@ from vestige.bench.vision.representations import (
     folds_of,
     linear_cka,
     linear_cka_left_out,
+    modules,
     shared_noise,
+    sites,
     text_states,
 )
 from vestige.metrics.cka import Cka
@@ -207,31 +209,48 @@ def test_cka_falls_where_a_method_acts(context, emoji):
 
 
 def test_what_cannot_work_is_refused(concept):
-    with pytest.raises(ValueError, match="allowed are text"):
-        Cka(["bottom"], [500], True, 16, 0)
+    for wrong in (Cka(["bottom"], [500], True, 16, 0), ConceptProbe(["bottom"], 300, "empty", "emoji", 4, 4, 1, 2, 0.1, 16, 0)):
+        sentence = wrong.supports(tiny_spec(), [concept()])
+        assert "no site bottom" in sentence and "text, cross_attention, mid, up" in sentence
+    with pytest.raises(ValueError, match="at least one"):
+        Cka([], [500], True, 16, 0)
     with pytest.raises(ValueError, match="0 to 999"):
         Cka(["mid"], [1000], True, 16, 0)
     with pytest.raises(ValueError, match="Allowed: empty, prompt"):
         ConceptProbe(["mid"], 300, "none", "emoji", 4, 4, 1, 2, 0.1, 16, 0)
     with pytest.raises(ValueError, match="folds=5"):
         ConceptProbe(["mid"], 300, "empty", "emoji", 4, 4, 1, 5, 0.1, 16, 0)
-    assert "list none" in ConceptProbe(["mid"], 300, "empty", "emoji", 4, 4, 1, 2, 0.1, 16, 0).supports(
-        contract_checks.TINY, [concept(siblings=[])]
-    )
+    assert "list none" in ConceptProbe(["mid"], 300, "empty", "emoji", 4, 4, 1, 2, 0.1, 16, 0).supports(tiny_spec(), [concept(siblings=[])])
     with pytest.raises(ValueError, match="given images only"):
         MetricContext([], None, None).original_pipe()
 
 
-def test_rows_of_one_sentence_are_learnt_or_asked_together(monkeypatch):
+def test_rows_of_one_sentence_are_learnt_or_asked_together():
     from types import SimpleNamespace
 
     from vestige.metrics import concept_probe
 
-    monkeypatch.setattr(concept_probe, "encode_images", lambda pipe, part: torch.zeros(len(part), 4, 2, 2))
+    pipe = SimpleNamespace(encode_images=lambda part: torch.zeros(len(part), 4, 2, 2))
     rows = {"row_id": ["0", "1", "2"], "rep": [0, 0, 0], "prompt": ["a dog", "a dog", "a puppy"], "group": ["s1", "s1", "s2"]}
     one = SimpleNamespace(index=pd.DataFrame(rows), batches=lambda size: [torch.zeros(3, 3, 16, 16)])
     metric = ConceptProbe(["mid"], 300, "empty", "emoji", 4, 4, 1, 2, 0.1, 16, 0)
-    seen = concept_probe.Images.of([one, one], None, metric)
+    seen = concept_probe.Images.of([one, one], pipe, metric)
     assert seen.groups == ["0/s1", "0/s1", "0/s2", "1/s1", "1/s1", "1/s2"]
     fold = metric.folds_per_class(seen.labels, seen.groups).tolist()
     assert fold[0] == fold[1] != fold[2] and fold[3] == fold[4] != fold[5]
+
+
+def test_a_metric_that_needs_what_a_family_lacks_is_refused_in_the_words_of_the_capability(monkeypatch):
+    from vestige.bench.models.capabilities import unsupported
+    from vestige.bench.models.families.sd1 import SD1
+
+    metric = Cka(["text"], [500], True, 16, 0)
+    assert unsupported(metric, tiny_spec(), []) is None
+    monkeypatch.setattr(SD1, "offers", ("draw", "states"))
+    assert unsupported(metric, tiny_spec(), []).startswith("Cka needs 'levels'")
+
+
+def test_sites_are_read_from_the_family_whatever_its_layers_are_called(tiny, monkeypatch):
+    monkeypatch.setattr(type(tiny.family), "sites", {"joint": r"attentions\.0$"})
+    assert sites(tiny.family) == ("text", "joint")
+    assert modules(tiny, "joint") and all(name.startswith("unet.") and name.endswith("attentions.0") for name in modules(tiny, "joint"))

@@ -31,6 +31,7 @@ class UNetFamily(Family):
         "text_kv": r"attn2\.to_[kv]\.",
         "text_attention": r"attn2\.",
         "image_self": r"attn1\.",
+        "image_kv": r"attn1\.to_[kv]\.",
         "attention": r"attn[12]\.to_",
         "mlp": r"\.ff\.net\.",
         "mlp_in": r"\.ff\.net\.0\.proj\.",
@@ -43,7 +44,7 @@ class UNetFamily(Family):
     }
     normed: ClassVar[bool] = True
     alignments: ClassVar[tuple[str, ...]] = ("exact", "legacy", "leco")
-    sites: ClassVar[dict[str, str]] = {"text": r"attn2\.to_out\.0$", "mid": r"^mid_block$", "up": r"^up_blocks\.\d+$"}
+    sites: ClassVar[dict[str, str]] = {"cross_attention": r"attn2\.to_out\.0$", "mid": r"^mid_block$", "up": r"^up_blocks\.\d+$"}
 
     def condition(self, ids: list[Tensor], outputs: list[Any]) -> Conditioning:
         return Conditioning(outputs[0].last_hidden_state, ids[0], None, ids[0], (("clip", ids[0].shape[1]),))
