@@ -238,6 +238,7 @@ class Metric:
     """
 
     version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ("draw",)
     columns: ClassVar[dict[str, bool]] = {}
     rates: ClassVar[tuple[str, ...]] = ()
 
