@@ -13,10 +13,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from vestige.bench.models import capabilities, families
+from vestige.bench.models import capabilities, families, loading
 from vestige.bench.models.encodings import Encodings
+from vestige.bench.models.hooks import own_hooks
 from vestige.bench.places import CONF
 from vestige.bench.run import contract_checks
 
@@ -87,3 +89,80 @@ def test_every_class_keeps_its_contract_on_every_family_it_claims(family, group,
     except contract_checks.NotApplicable as reason:
         assert len(str(reason)) > 20, "a refusal must be a sentence"
         pytest.skip(str(reason))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group, name", [file for file in FILES if file not in CHECKED])
+def test_every_other_file_is_composed_and_typed(group, name):
+    plugin = contract_checks.build(group, name)
+    module, _, kind = settings(group, name)["_target_"].rpartition(".")
+    assert (type(plugin).__module__, type(plugin).__name__) == (module, kind)
+
+
+def test_every_class_that_a_file_names_is_checked_on_every_family():
+    named = {settings(group, name)["_target_"] for group, name in FILES}
+    for family in families.names():
+        assert named == {settings(group, name)["_target_"] for where, group, name, _ in cases() if where == family}
+    assert len(CHECKED) < len(FILES)
+
+
+def test_what_chooses_a_way_is_told_from_what_does_not():
+    assert way("method", "esd_u") != way("method", "esd_x")
+    assert way("method", "sld_weak") == way("method", "sld_max")
+
+
+@pytest.mark.slow
+def test_twenty_methods_and_five_attacks_apply_to_sdxl():
+    """So the contract is no empty promise there."""
+    model, dog = contract_checks.tiny_of("sdxl"), contract_checks.DOG
+    methods = [plugin for plugin in plugins("method").values() if not capabilities.unsupported(plugin, model, [dog])]
+    attacks = [p for p in plugins("attack").values() if not capabilities.unsupported(p, model, [dog], contract_checks.original())]
+    assert len(methods) >= 20 and len(attacks) >= 5
+
+
+def library_hooks(pipe) -> int:
+    every = [m for part in pipe.parts.values() for m in part.modules()]
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in every) - sum(1 for m in every for _ in own_hooks(m))
+
+
+def test_hooks_that_a_library_sets_on_first_use_are_not_a_plugins(sampler):
+    """transformers sets some where states of inner layers are read, as SDXL does."""
+    pipe = loading.load(contract_checks.tiny_of("sdxl"))
+    before = pipe.fingerprint()
+    pipe(["a dog"], [0], sampler)
+    assert library_hooks(pipe) > 0 and pipe.fingerprint() == before
+    with pipe.hooked({"text_encoder": lambda *_: None}):
+        assert pipe.fingerprint() != before, "our own are counted"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", families.names())
+def test_encodings_are_kept_on_every_family(family, monkeypatch):
+    fresh = Encodings()
+    monkeypatch.setattr("vestige.bench.models.text.KEPT", fresh)
+    first, second = contract_checks.tiny_pipe(family), contract_checks.tiny_pipe(family)
+    for pipe in (first, first, second):
+        pipe.encode(["a dog"])
+    assert fresh.hits == 2
+
+
+def test_tiny_models_share_nothing_that_a_plugin_could_change(sampler):
+    first, second = contract_checks.tiny_pipe(), contract_checks.tiny_pipe()
+    before = second.fingerprint()
+    with torch.no_grad():
+        first.denoiser.conv_in.weight.zero_()
+    first.text.words["<word>"] = torch.zeros(1, 32)
+    first.denoiser.register_forward_hook(lambda *_: None)
+    assert first.fingerprint() != before and second.fingerprint() == before == contract_checks.tiny_pipe().fingerprint()
+
+
+@pytest.mark.parametrize("name", names("method"))
+def test_method_files_are_named_like_their_name_key(name):
+    text = (CONF / "method" / f"{name}.yaml").read_text()
+    assert f"\nname: {name}\n" in f"\n{text}\n"
+
+
+def test_files_that_are_slow_as_a_whole_exist():
+    from conftest import SLOW
+
+    assert {file.stem for file in Path(__file__).parent.rglob("test_*.py")} >= SLOW

@@ -31,7 +31,7 @@ class Answer:
 def answers(group: str, names: list[str], model: str, config_dir: Path | None = None) -> dict[str, Answer]:
     """Of each plugin of this kind. model: a name of conf/model, or a family."""
     configured = model in choices.known("model", config_folders(config_dir))
-    spec = of_file(model, config_dir) if configured else of_family(model)
+    spec = spec_of(model, config_dir)
     plugins = contract_checks.build_all(group, names, config_dir, model=model if configured else "tiny") if names else {}
     last = (contract_checks.original(),) if group == "attack" else ()
 
@@ -43,17 +43,15 @@ def answers(group: str, names: list[str], model: str, config_dir: Path | None = 
     return {name: answer(plugin) for name, plugin in plugins.items()}
 
 
-def of_file(model: str, config_dir: Path | None) -> ModelSpec:
-    """A model whose place the user names (`repo: ???`) has its architecture without that."""
-    node = tree.composed([f"model={model}", "method=original", "split=[]"], config_dir).model
-    return ModelSpec(**{field.name: node.get(field.name, "???") for field in fields(ModelSpec)})
-
-
-def of_family(name: str) -> ModelSpec:
-    if name not in families.names():
-        models = choices.known("model", config_folders())
-        raise ValueError(
-            f"there is no model and no family {name!r}.{near(name, {*models, *families.names()})} "
-            f"Models: {', '.join(models)} (or a file of yours in conf/model); families: {', '.join(families.names())}."
-        )
-    return contract_checks.tiny_of(name)
+def spec_of(model: str, config_dir: Path | None = None) -> ModelSpec:
+    """A model whose place the user must name (`repo: ???`) has its architecture without that."""
+    configured = choices.known("model", config_folders(config_dir))
+    if model in configured:
+        node = tree.composed([f"model={model}", "method=original", "split=[]"], config_dir).model
+        return ModelSpec(**{field.name: node.get(field.name, "???") for field in fields(ModelSpec)})
+    if model in families.names():
+        return contract_checks.tiny_of(model)
+    raise ValueError(
+        f"there is no model and no family {model!r}.{near(model, {*configured, *families.names()})} "
+        f"Models: {', '.join(configured)} (or a file of yours in conf/model); families: {', '.join(families.names())}."
+    )

@@ -27,7 +27,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--config-dir", type=Path, help="also list plugins of this folder")
     arguments = parser.parse_args(argv)
     if arguments.model and arguments.what not in ("methods", "attacks", "metrics"):
-        raise ValueError(f"--model is for methods, attacks and metrics, not for {arguments.what}: vestige ls methods --model {arguments.model}")
+        raise ValueError(
+            f"--model is for methods, attacks and metrics, not for {arguments.what}: vestige ls methods --model {arguments.model}"
+        )
     if arguments.what == "flags":
         return flags(arguments.pattern)
     group = arguments.what if (CONF / arguments.what).is_dir() else arguments.what.removesuffix("s")

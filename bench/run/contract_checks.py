@@ -51,10 +51,8 @@ def tiny_pipe(family: str = "sd1") -> Pipe:
 
 @cache
 def sampler_of(family: str = "sd1") -> Sampler:
-    """Two steps of the model's own scheduler, at the size it was made for."""
     pipe = _untouched(family)
-    height, width = (side * pipe.latent_factor for side in pipe.family.native_size(pipe))
-    return Sampler(type(pipe.scheduler).__name__, {}, 2, 3.0, height, width)
+    return pipe.family.tiny_sampler(pipe)
 
 
 def prompts_about(concept: Concept, n: int = 3, seed: int = 0) -> PromptSet:
@@ -197,7 +195,9 @@ def attack_checks(attack: Attack, folder: Path, family: str = "sd1", seed: int =
     adversary, attacked = run()
 
     def restores_after_attack() -> None:
-        assert attacked.fingerprint() == before, "after the attack the harness could not restore the pipe: a hook or module was left behind."
+        assert attacked.fingerprint() == before, (
+            "after the attack the harness could not restore the pipe: a hook or module was left behind."
+        )
 
     def keeps_rows() -> None:
         assert list(adversary.prompts.table["row_id"]) == list(asked.table["row_id"]), "the attack lost or reordered row ids."
