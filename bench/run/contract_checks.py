@@ -239,8 +239,7 @@ def metric_checks(metric: Metric, folder: Path, family: str = "sd1", seed: int =
         raise NotApplicable(reason)
     from vestige.bench.vision import features
 
-    metric, pipe = quick(metric), tiny_pipe(family)
-    sampler = dataclasses.replace(sampler_of(family), height=64, width=64)
+    metric, pipe, sampler = quick(metric), tiny_pipe(family), sampler_of(family)
     images = generate.draw(pipe, prompts_about(DOG, 8, seed), sampler, folder / "images", 8)
 
     def drawn(asked: PromptSet):
