@@ -1,11 +1,12 @@
 # make test: all tests (25 minutes on two cores at most). make test-fast: those that are quick (3 minutes). make lint: style and types.
+# make contracts: the contract tests of all plugins with three seeds.
 # make demo: the main job on the embedded model. make bench: timings, and how often intervals hold. make mutants: 40 small faults in the
 # code, and how many of them the tests catch (an hour or more). Each sets up .venv by itself.
 PYTHON ?= python3
 VESTIGE = .venv/bin/vestige
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: test test-fast test-slow demo bench mutants lint
+.PHONY: test test-fast test-slow contracts demo bench mutants lint
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -21,6 +22,10 @@ test: .venv/installed
 
 test-fast: .venv/installed
 	$(PYTEST) -m "not slow"
+
+# Every plugin on a tiny model of every family, with three seeds (make test: one seed).
+contracts: .venv/installed
+	VESTIGE_SEEDS=3 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(WORKERS) tests/test_contracts.py
 
 test-slow: .venv/installed
 	$(PYTEST) -m slow --durations=40

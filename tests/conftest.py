@@ -14,6 +14,7 @@ from vestige.bench.models import loading
 from vestige.bench.models import tiny as tiny_models
 from vestige.bench.models.families import family
 from vestige.bench.models.pipe import Pipe
+from vestige.bench.run.contract_checks import tiny_of
 from vestige.bench.run.generate import draw
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
@@ -51,8 +52,7 @@ def sampler() -> Sampler:
     return Sampler("DDIMScheduler", {}, 2, 3.0, 16, 16)
 
 
-def tiny_spec(family: str = "sd1") -> ModelSpec:
-    return ModelSpec("tiny", family, "random:tiny", None, "float32", "deterministic", "photo", "photo")
+tiny_spec = tiny_of
 
 
 @pytest.fixture

@@ -18,9 +18,10 @@ from vestige.bench.contract.types import Erasure
 @dataclass
 class Scale(Method):
     '''Scale one layer: a newcomer's first method.'''
+    needs = ("draw", "ends")
     factor: float
     def erase(self, pipe, concepts, ctx):
-        return Erasure({"unet.conv_out.weight": pipe.parameter("unet.conv_out.weight") * self.factor})
+        return Erasure({f"{pipe.denoiser_name}.{name}": weight * self.factor for name, weight in pipe.group("ends").items()})
 """
 METRIC = """
 from dataclasses import dataclass

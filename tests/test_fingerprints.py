@@ -186,7 +186,7 @@ def diffusers_folder(tmp_path):
 
 
 def digest_of(repo, revision=None):
-    return weights_digest(dataclasses.replace(contract_checks.TINY, repo=str(repo), revision=revision))
+    return weights_digest(dataclasses.replace(contract_checks.tiny_of(), repo=str(repo), revision=revision))
 
 
 LOADED = ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json"]
@@ -219,7 +219,7 @@ def test_the_loaded_files_are_all_that_loading_needs(tmp_path):
     for file in loaded_files(there):
         (tmp_path / file.relative_to(there)).parent.mkdir(exist_ok=True)
         shutil.copy(file, tmp_path / file.relative_to(there))
-    spec = dataclasses.replace(contract_checks.TINY, repo=str(there))
+    spec = dataclasses.replace(contract_checks.tiny_of(), repo=str(there))
     assert loading.load(dataclasses.replace(spec, repo=str(tmp_path))).fingerprint() == loading.load(spec).fingerprint()
 
 
@@ -244,9 +244,9 @@ def test_a_hub_model_without_a_revision_is_known_and_loaded_by_the_commit_in_the
 
         monkeypatch.setattr(DiffusionPipeline, "from_pretrained", from_pretrained)
         with pytest.raises(KeyboardInterrupt):
-            loading.load(dataclasses.replace(contract_checks.TINY, repo="org/name"))
+            loading.load(dataclasses.replace(contract_checks.tiny_of(), repo="org/name"))
         assert asked[-1] == ("org/name", commit)
 
 
 def test_a_random_model_has_no_weights_to_know():
-    assert weights_digest(contract_checks.TINY) is None
+    assert weights_digest(contract_checks.tiny_of()) is None

@@ -48,9 +48,9 @@ def entries(choice: str) -> dict:
 def job(choice: str, tmp_path, prompt_style: str = "photo", held_out: bool = True, **splits: str) -> Job:
     runtime = Runtime("cpu", 8, str(tmp_path / "store"), str(tmp_path / "records"), "skip", [], None)
     asked = {name: Split(name, source, 2, 1, False) for name, source in (splits or {name: name for name in ASKED}).items()}
-    model = dataclasses.replace(contract_checks.TINY, prompt_style=prompt_style)
+    model = dataclasses.replace(contract_checks.tiny_of(), prompt_style=prompt_style)
     concepts = concept_sets.chosen_concepts(entries(choice), held_out)
-    return Job(model, concepts, "spy", Spy(), {}, asked, contract_checks.SAMPLER, "emoji_b", 0, "erase", runtime, held_out=held_out)
+    return Job(model, concepts, "spy", Spy(), {}, asked, contract_checks.sampler_of(), "emoji_b", 0, "erase", runtime, held_out=held_out)
 
 
 def names(concepts) -> set[str]:

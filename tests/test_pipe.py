@@ -1,34 +1,16 @@
-"""The pipe: equal to diffusers, independent of batches, and always restored."""
+"""The pipe: independent of batches, always restored, and what plugins ask it for."""
+
+import dataclasses
 
 import pytest
 import torch
 from conftest import tiny_spec
 
 from vestige.bench.models import diffusion, loading
+from vestige.bench.models.conditioning import COND, NULL
 from vestige.bench.models.sampling import Trajectory, classifier_free
 
 PROMPTS, SEEDS = ["a photo of a cat", "a dog"], [1, 2]
-
-
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_images_equal_those_of_diffusers(family, sampler):
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-
-    pipe = loading.load(tiny_spec(family))
-    token, parts = pipe.text.tokenizers[0], pipe.parts
-    if family == "sd1":
-        theirs = StableDiffusionPipeline(
-            pipe.vae, parts["text_encoder"], token, pipe.denoiser, pipe.scheduler, None, None, requires_safety_checker=False
-        )
-    else:
-        encoders = parts["text_encoder"], parts["text_encoder_2"]
-        theirs = StableDiffusionXLPipeline(pipe.vae, *encoders, *pipe.text.tokenizers, pipe.denoiser, pipe.scheduler, add_watermarker=False)
-    theirs.set_progress_bar_config(disable=True)
-    size = {"height": 16, "width": 16, "output_type": "pt"}
-    wanted = theirs(PROMPTS, num_inference_steps=2, guidance_scale=3.0, latents=pipe.noise(SEEDS, 16, 16), **size).images
-    with torch.no_grad():
-        ours = pipe.decode(pipe.sample(pipe.encode(PROMPTS), SEEDS, sampler))
-    assert torch.allclose(ours, wanted, atol=1e-6)
 
 
 def test_an_image_does_not_depend_on_its_batch_mates(tiny, sampler):
@@ -43,6 +25,26 @@ def test_a_learnt_word_equal_to_a_known_one_gives_the_same_conditioning(tiny):
         learnt = tiny.encode(["a <word> in the rain"])
     assert torch.equal(learnt.hidden, tiny.encode(["a cat in the rain"]).hidden)
     assert not tiny.text.words
+
+
+@pytest.fixture
+def sdxl():
+    return loading.load(tiny_spec("sdxl"))
+
+
+@torch.no_grad()
+def test_a_learned_token_has_rows_for_each_of_two_encoders(sdxl):
+    """Those of a known word give that word's conditioning; an encoder without rows reads the text without the token."""
+    rows = {reader.name: reader.table[reader.token_ids("cat")] for reader in sdxl.text.readers}
+    known, left_out = sdxl.encode(["a cat in the rain"]), sdxl.encode(["a in the rain"])
+    first = sdxl.text.readers[0].table.shape[1]
+    with sdxl.with_learned_tokens({"<word>": rows}):
+        both = sdxl.encode(["a <word> in the rain"])
+    with sdxl.with_learned_tokens({"<word>": rows["clip"]}):
+        one = sdxl.encode(["a <word> in the rain"])
+    assert torch.equal(both.hidden, known.hidden) and torch.equal(both.pooled, known.pooled)
+    assert torch.equal(one.hidden[..., :first], known.hidden[..., :first])
+    assert torch.equal(one.hidden[..., first:], left_out.hidden[..., first:]) and torch.equal(one.pooled, left_out.pooled)
 
 
 def test_replaced_tensors_come_back_even_after_an_error(tiny):
@@ -139,3 +141,98 @@ def test_a_learned_token_beyond_what_the_model_reads_is_refused(tiny):
         with pytest.raises(ValueError, match=f"beyond the {tiny.text.length} tokens"):
             tiny.encode([f"{far} <word>"])
         tiny.encode([f"<word> {far} and more"])  # only the tail is cut
+
+
+def doubled(module, args, kwargs, output):
+    return output * 2
+
+
+@torch.no_grad()
+def test_hooks_set_through_the_pipe_are_out_of_force_inside_off(tiny):
+    """On the denoiser and on the text encoder, so that the model as it was loaded is the teacher."""
+    site = next(f"unet.{name}" for name in tiny.layers("text_attention"))
+    norm = next(f"text_encoder.{name}" for name, _ in tiny.parts["text_encoder"].named_modules() if name.endswith("final_layer_norm"))
+    x, cond = tiny.noise(SEEDS, 16, 16), tiny.encode(PROMPTS)
+    as_loaded = tiny.predict(x, 500, cond)
+    with tiny.hooked({site: doubled, norm: doubled}):
+        hooked, states = tiny.predict(x, 500, cond), tiny.encode(PROMPTS).hidden
+        with pytest.raises(RuntimeError, match="stop"), tiny.off():
+            assert torch.equal(tiny.predict(x, 500, cond), as_loaded) and torch.equal(tiny.encode(PROMPTS).hidden, cond.hidden)
+            raise RuntimeError("stop")
+        assert torch.equal(tiny.predict(x, 500, cond), hooked) and torch.equal(tiny.encode(PROMPTS).hidden, states)
+    assert not torch.equal(hooked, as_loaded) and not torch.equal(states, cond.hidden)
+
+
+@torch.no_grad()
+def test_a_call_says_its_step_level_and_branches(tiny, sampler):
+    calls = []
+    with tiny.before_denoiser(calls.append):
+        tiny(PROMPTS, SEEDS, sampler)
+        tiny.predict(tiny.noise(SEEDS, 16, 16), 7, tiny.encode(PROMPTS))
+    scheduler = tiny.scheduler_for(sampler)
+    scheduler.set_timesteps(sampler.steps)
+    assert [(call.step, call.steps) for call in calls] == [(0, 2), (1, 2), (None, None)]
+    assert [int(call.level) for call in calls] == [*scheduler.timesteps.tolist(), 7]
+    assert calls[0].cond.branches.tolist() == [NULL, NULL, COND, COND] and calls[2].cond.branches.tolist() == [COND, COND]
+    assert len(calls[0].x) == 4 and torch.equal(calls[0].cond.owner, tiny.encode(PROMPTS * 2).ids), "null rows serve the prompts"
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_the_loss_is_the_error_of_what_the_model_was_trained_to_answer(family):
+    """Per row, and differentiable in the conditioning."""
+    pipe = loading.load(tiny_spec(family))
+    latents, cond = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), pipe.encode(PROMPTS).detach()
+    at = pipe.corruption(latents, torch.Generator().manual_seed(3))
+    share = pipe.process.alphas_cumprod[at.level].view(-1, 1, 1, 1)
+    noised = share.sqrt() * latents + (1 - share).sqrt() * at.noise
+    wanted = share.sqrt() * at.noise - (1 - share).sqrt() * latents if family == "sd2" else at.noise
+    cond.hidden.requires_grad_(True)
+    loss = pipe.loss(latents, cond, at)
+    assert torch.allclose(loss, (pipe.predict(noised, at.level, cond) - wanted).square().mean((1, 2, 3)), rtol=1e-4)
+    loss[0].backward()
+    assert cond.hidden.grad[0].abs().max() > 0 and not cond.hidden.grad[1].any()
+
+
+def test_the_loss_of_another_denoiser_is_asked_by_name(tiny):
+    teacher = diffusion.frozen_copy(tiny.denoiser)
+    latents, cond = torch.zeros(2, 4, 8, 8), tiny.encode(PROMPTS)
+    at = tiny.corruption(latents, torch.Generator().manual_seed(3))
+    before = tiny.loss(latents, cond, at)
+    with tiny.replaced({"unet.conv_out.weight": torch.zeros_like(tiny.parameter("unet.conv_out.weight"))}):
+        assert torch.equal(tiny.loss(latents, cond, at, teacher), before) and not torch.equal(tiny.loss(latents, cond, at), before)
+
+
+def test_a_corruption_draws_noise_first_and_then_the_level(tiny):
+    latents = torch.zeros(3, 4, 8, 8)
+    at, again = tiny.corruption(latents, torch.Generator().manual_seed(5)), torch.Generator().manual_seed(5)
+    assert torch.equal(at.noise, torch.randn(latents.shape, generator=again))
+    assert torch.equal(at.level, torch.randint(1000, (3,), generator=again))
+
+
+@torch.no_grad()
+def test_a_denoiser_is_told_the_guidance_of_the_block_or_of_the_sampler(tiny, sampler):
+    told = []
+    with tiny.before_denoiser(lambda call: told.append(tiny.embedded_guidance)):
+        with pytest.raises(RuntimeError, match="stop"), tiny.told_guidance(4.0):
+            tiny.predict(tiny.noise(SEEDS, 16, 16), 7, tiny.encode(PROMPTS))
+            raise RuntimeError("stop")
+        tiny.sample(tiny.encode(PROMPTS), SEEDS, dataclasses.replace(sampler, embedded_guidance=2.5))
+    assert told == [4.0, 2.5, 2.5] and tiny.embedded_guidance == 1.0
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_a_group_is_the_weights_of_a_role_and_its_layers_hold_them(family):
+    """Every block reads the text by two projections, keys and values."""
+    pipe = loading.load(tiny_spec(family))
+    group, layers = pipe.group("text_kv"), pipe.layers("text_kv")
+    blocks = [name for name, module in pipe.denoiser.named_modules() if name.endswith("attn2")]
+    assert sorted(layers) == sorted(f"{block}.to_{which}" for block in blocks for which in "kv") and len(blocks) > 1
+    assert all(layers[name.rpartition(".")[0]].weight is parameter for name, parameter in group.items())
+    assert all(layer.in_features == pipe.encode([""]).hidden.shape[-1] for layer in layers.values())
+    assert len(pipe.group("all")) == len(list(pipe.denoiser.parameters()))
+    assert any(isinstance(layer, torch.nn.Conv2d) for layer in pipe.layers("ends").values())
+
+
+def test_a_group_that_a_family_does_not_have_is_refused_with_those_it_has(tiny):
+    with pytest.raises(ValueError, match=r"'sd1' has no weights called 'joint'; it has: .*text_kv"):
+        tiny.group("joint")

@@ -98,7 +98,9 @@ def explicit(tmp_path, concept):
         sampler = Sampler("DDIMScheduler", {}, 2, 3.0, 16, 16)
         attacks = {"none": NoAttack(), "misses": Misses()}
         one = [concept(kind="explicit")]
-        return Job(contract_checks.TINY, one, "original", Original(), attacks, {"target": split}, sampler, "emoji_b", 0, "score", set_up)
+        return Job(
+            contract_checks.tiny_of(), one, "original", Original(), attacks, {"target": split}, sampler, "emoji_b", 0, "score", set_up
+        )
 
     return make
 

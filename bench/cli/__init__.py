@@ -2,6 +2,8 @@
 
 inspect_results  the verbs that read results: status, show, table, gallery, plot, power, diff, gc
 listing          `vestige ls`
+applicable       which plugins can run on a model
+checking         `vestige check`
 evidence         what supports that a plugin does what its paper says
 """
 
@@ -18,7 +20,7 @@ VERBS = {
     "run": "run a job or a sweep: vestige run -m method=esd,uce concept=dog,rocket attack=none,paraphrase",
     "plan": "with the arguments of run: what is cached, missing or unsupported; loads no model",
     "status": "jobs that are done, failed or unsupported, and unfinished or damaged results",
-    "ls": "list methods, concepts, attacks, metrics, splits, models, ... : vestige ls methods 'e*'",
+    "ls": "list methods, concepts, attacks, metrics, splits, models, ...; what applies to a model: vestige ls methods --model sdxl",
     "show": "print one record or stage: vestige show KEY",
     "table": "leaderboard from the records: vestige table --format md",
     "gallery": "HTML page of images: a row per method, a column per prompt and seed",
@@ -26,7 +28,7 @@ VERBS = {
     "robustness": "attack success per method, raw and calibrated by the oracle, with null controls and flags",
     "plot": "figures: erased against kept, attack success against budget, ranks",
     "power": "how many prompts a claim needs: vestige power --difference 0.1 --sd 0.45",
-    "check": "run the contract tests of a method, attack or metric: vestige check method=mine",
+    "check": "run the contract tests of a method, attack, metric or judge on every family of models: vestige check method=mine",
     "diff": "the first setting in which two records or stages differ: vestige diff KEY KEY",
     "curves": "erasure and damage against the number of concepts erased together",
     "prompts": "lists: which published prompt lists are here; pairgen: make pairs of prompts, checked on what the model draws",
@@ -36,7 +38,7 @@ VERBS = {
 }
 
 USAGE = {  # of the verbs that take settings and no options of argparse
-    "check": "vestige check method=NAME | attack=NAME | metric=NAME [--config-dir FOLDER] [setting=value ...]",
+    "check": "vestige check method=NAME | attack=NAME | metric=NAME | judge=NAME [--family FAMILY] [--config-dir FOLDER]",
     "prompts": "vestige prompts lists | pairgen concept=dog [--rows=24] [--out=FOLDER] [setting=value ...]",
 }
 SCORED = ("table", "robustness", "plot", "power", "pack")  # verbs that read the scores of images, from one or several places
@@ -89,9 +91,9 @@ def _dispatch(verb: str, rest: list[str]) -> int:
 
         return reproduce.main(rest)
     if verb == "check":
-        from vestige.bench.run import contract_checks
+        from vestige.bench.cli import checking
 
-        return contract_checks.main(rest)
+        return checking.main(rest)
     if verb == "curves":
         return _curves(rest)
     if verb == "prompts":

@@ -1,6 +1,6 @@
 """`vestige ls`: names and one-line descriptions; for methods and attacks also the evidence that they do what their papers say.
 
-They are read from YAML files and module docstrings. No plugin is imported.
+They are read from YAML files and module docstrings. No plugin is imported, unless `--model` asks what applies to a model.
 """
 
 from __future__ import annotations
@@ -23,23 +23,41 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="vestige ls", description=__doc__)
     parser.add_argument("what", choices=GROUPS, nargs="?", default="methods")
     parser.add_argument("pattern", nargs="?", default="*", help="wildcard, for example 'e*'")
+    parser.add_argument("--model", help="say of each method, attack or metric whether it applies to this model (of conf/model) or family")
     parser.add_argument("--config-dir", type=Path, help="also list plugins of this folder")
     arguments = parser.parse_args(argv)
+    if arguments.model and arguments.what not in ("methods", "attacks", "metrics"):
+        raise ValueError(
+            f"--model is for methods, attacks and metrics, not for {arguments.what}: vestige ls methods --model {arguments.model}"
+        )
     if arguments.what == "flags":
         return flags(arguments.pattern)
     group = arguments.what if (CONF / arguments.what).is_dir() else arguments.what.removesuffix("s")
     folders = config_folders(arguments.config_dir)
     check_folders(folders)
     known = files(group, arguments.config_dir)
-    for file in known:
-        if fnmatch.fnmatch(file.stem, arguments.pattern):
-            print(f"{file.stem:<24} {describe(file)}")
-            if arguments.what in ("methods", "attacks"):
-                models = choices.tuned_for(group, file.stem, folders)
-                tuned = [f"tuned for model {' and '.join(models)}"] if models else []
-                print(f"{'':<24}   {'; '.join([*tuned, str(evidence.of(file))])}")
+    matching = [file for file in known if fnmatch.fnmatch(file.stem, arguments.pattern)]
+    if arguments.model:
+        return applying(group, matching, arguments.model, arguments.config_dir)
+    for file in matching:
+        print(f"{file.stem:<24} {describe(file)}")
+        if arguments.what in ("methods", "attacks"):
+            models = choices.tuned_for(group, file.stem, folders)
+            tuned = [f"tuned for model {' and '.join(models)}"] if models else []
+            print(f"{'':<24}   {'; '.join([*tuned, str(evidence.of(file))])}")
     if arguments.what == "concepts" and arguments.pattern in {file.stem for file in known}:
         print("\n".join(names_of(arguments.pattern, arguments.config_dir)))
+    return 0
+
+
+def applying(group: str, listed: list[Path], model: str, extra: Path | None) -> int:
+    """What can run on a model, and why the rest cannot."""
+    from vestige.bench.cli import applicable
+
+    answers = applicable.answers(group, [file.stem for file in listed], model, extra)
+    for file in listed:
+        print(f"{file.stem:<24} {describe(file)}\n{'':<24}   {answers[file.stem]}")
+    print(f"{sum(answer.applies for answer in answers.values())} of {len(answers)} apply to {model}.")
     return 0
 
 

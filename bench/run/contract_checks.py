@@ -1,15 +1,15 @@
-"""Contract tests of plugins on the random tiny model: the same functions serve `vestige check` and the test suite.
+"""Contract tests of plugins on random tiny models, one of each family: the same functions serve `vestige check` and the test suite.
 
 Every check raises AssertionError with a sentence about YOUR plugin. See bench/contract/plugin.py for the contract itself.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,42 @@ from vestige.bench.contract import building
 from vestige.bench.contract.plugin import Attack, Context, Method, Metric, MetricContext, Victim
 from vestige.bench.contract.shared import made_in
 from vestige.bench.contract.types import Adversary, Concept, Erasure, ModelSpec, PromptSet, Sampler
-from vestige.bench.judges.promises import judge_checks
-from vestige.bench.models import loading
-from vestige.bench.places import use_config_folders
+from vestige.bench.models import capabilities, loading
+from vestige.bench.models.pipe import Pipe
 from vestige.bench.run import generate, tree
 from vestige.bench.statistics.score_intervals import is_rate
 
-TINY = ModelSpec("tiny", "sd1", "random:tiny", None, "float32", "deterministic", "photo", "photo")
-SAMPLER = Sampler("DDIMScheduler", {}, 2, 3.0, 16, 16)
+Checks = Iterator[tuple[str, Callable[[], None]]]  # what is promised, and a function that raises when it is broken
 DOG = Concept("dog", "dog", "object", "animal", ["puppy"], "animal", ["cat", "frog"], ["car", "apple"], ["a loyal pet"])
 CAT = Concept("cat", "cat", "object", "animal", ["kitten"], "animal", ["dog", "frog"], ["car", "apple"], ["a pet that purrs"])
 
 
 class NotApplicable(Exception):
-    """The plugin says that it does not support the tiny model; the sentence is its reason."""
+    """The plugin does not support the tiny model of this family; the sentence is the reason."""
 
 
-def prompts_about(concept: Concept, n: int = 3) -> PromptSet:
+def tiny_of(family: str = "sd1") -> ModelSpec:
+    return ModelSpec("tiny", family, "random:tiny", None, "float32", "deterministic", "photo", "photo")
+
+
+@cache
+def _untouched(family: str) -> Pipe:
+    return loading.load(tiny_of(family))
+
+
+def tiny_pipe(family: str = "sd1") -> Pipe:
+    """A tiny model as it was loaded, with weights and hooks of its own."""
+    pipe = _untouched(family)
+    return copy.deepcopy(pipe, {id(tokenizer): tokenizer for tokenizer in pipe.text.tokenizers})
+
+
+@cache
+def sampler_of(family: str = "sd1") -> Sampler:
+    pipe = _untouched(family)
+    return pipe.family.tiny_sampler(pipe)
+
+
+def prompts_about(concept: Concept, n: int = 3, seed: int = 0) -> PromptSet:
     rows = [
         {
             "row_id": f"{k:03d}",
@@ -48,41 +67,41 @@ def prompts_about(concept: Concept, n: int = 3) -> PromptSet:
         }
         for k in range(n)
     ]
-    return PromptSet("contract", pd.DataFrame(rows))
+    return PromptSet(f"contract {seed}", pd.DataFrame(rows))
 
 
-def quick(thing):
+def quick(thing: Any) -> Any:
     """The plugin with the small numbers it declares for its contract test (class attribute `quick`)."""
     return dataclasses.replace(thing, **getattr(type(thing), "quick", {}))
 
 
-def context(folder: Path, *words: str, owner: Method | Attack | None = None) -> Context:
+def context(folder: Path, family: str, *words: object, owner: Method | Attack | None = None) -> Context:
     """A context without a store; `owner` is the plugin whose shared work is checked against what it declares."""
 
     def images(prompts: PromptSet, sampler: Sampler):
-        return generate.draw(loading.load(TINY), prompts, sampler, folder / f"images-{prompts.digest}", 16)
+        return generate.draw(tiny_pipe(family), prompts, sampler, folder / f"images-{prompts.digest}", 16)
 
-    return Context(words or ("contract",), SAMPLER, lambda: loading.load(TINY), images, find_or_make=made_in(folder, owner))
-
-
-def erased_by(method: Method, concepts: list[Concept], folder: Path, pipe=None, seed: str = "a") -> Erasure:
-    pipe = pipe or loading.load(TINY)
-    with pipe.preserved():
-        return method.erase(pipe, concepts, context(folder, seed, owner=method))
+    return Context(words, sampler_of(family), lambda: tiny_pipe(family), images, find_or_make=made_in(folder, owner))
 
 
-def method_checks(method: Method, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    """(what is promised, a function that raises when it is broken), in order; they share one erasure."""
-    unsupported_reason = method.supports(TINY, [DOG])
-    if unsupported_reason:
-        raise NotApplicable(unsupported_reason)
+def method_checks(method: Method, folder: Path, family: str = "sd1", seed: int = 0) -> Checks:
+    """In order; they share one erasure. seed: of the plugin's randomness."""
+    model, sampler = tiny_of(family), sampler_of(family)
+    if reason := capabilities.unsupported(method, model, [DOG]):
+        raise NotApplicable(reason)
     method = quick(method)
-    pipe, clean, asked = loading.load(TINY), loading.load(TINY), prompts_about(DOG)
+    pipe, clean, asked = tiny_pipe(family), tiny_pipe(family), prompts_about(DOG)
     before = pipe.fingerprint()
-    erasure = erased_by(method, [DOG], folder, pipe)
 
-    def draw_as_it_is(on) -> torch.Tensor:
-        return on(asked.prompts, [asked.seed(r, 0) for r in asked.table["row_id"]], SAMPLER).pixels
+    def erased_by(concepts: list[Concept], on: Pipe | None = None, step: str = "first") -> Erasure:
+        on = on or tiny_pipe(family)
+        with on.preserved():
+            return method.erase(on, concepts, context(folder, family, seed, step, owner=method))
+
+    erasure = erased_by([DOG], pipe)
+
+    def draw_as_it_is(on: Pipe) -> torch.Tensor:
+        return on(asked.prompts, [asked.seed(r, 0) for r in asked.table["row_id"]], sampler).pixels
 
     def draw(on, artefact: Erasure) -> torch.Tensor:
         with method.attach(on, artefact) as attached:
@@ -109,7 +128,7 @@ def method_checks(method: Method, folder: Path) -> Iterator[tuple[str, Callable[
         assert clean.fingerprint() == before, "an exception inside `attach` left the model changed."
 
     def is_reproducible() -> None:
-        again = erased_by(method, [DOG], folder)
+        again = erased_by([DOG])
         assert again.tensors.keys() == erasure.tensors.keys(), "two runs with one seed return other tensors."
         for name, tensor in erasure.tensors.items():
             assert torch.equal(tensor, again.tensors[name]), f"two runs with one seed differ in {name}."
@@ -122,17 +141,17 @@ def method_checks(method: Method, folder: Path) -> Iterator[tuple[str, Callable[
             assert not same, "the erased model draws exactly the original's images: nothing was erased."
 
     def takes_several_or_says_no() -> None:
-        if method.supports(TINY, [DOG, CAT]) is None:
-            draw(clean, erased_by(method, [DOG, CAT], folder))
+        if method.supports(model, [DOG, CAT]) is None:
+            draw(clean, erased_by([DOG, CAT]))
 
     def erases_on_top_of_itself_or_says_no() -> None:
-        refused = method.supports_steps() or method.supports(TINY, [CAT])
+        refused = method.supports_steps() or method.supports(model, [CAT])
         if refused:
             assert len(refused) > 20, "supports_steps and supports must answer None or a sentence."
             return
         with method.attach(clean, erasure) as parent:
             once, left = draw_as_it_is(parent), parent.fingerprint()
-            second = erased_by(method, [CAT], folder, parent, seed="b")
+            second = erased_by([CAT], parent, "second")
             assert parent.fingerprint() == left, "after erasing inside an attached step the model was not as that step left it."
             with method.attach(parent, second) as both:
                 twice = draw_as_it_is(both)
@@ -141,7 +160,7 @@ def method_checks(method: Method, folder: Path) -> Iterator[tuple[str, Callable[
         if method.intervention in ("weights", "adapter"):
             assert not torch.equal(twice, once), "the second step changed no image."
             if any(key.startswith(f"{clean.denoiser_name}.") for key in second.tensors):  # full new values, which take the first's place
-                fresh = erased_by(method, [CAT], folder, seed="b").tensors
+                fresh = erased_by([CAT], step="second").tensors
                 kept = any(not torch.equal(tensor, fresh[key]) for key, tensor in second.tensors.items())
             else:
                 kept = not torch.equal(twice, draw(clean, second))
@@ -157,20 +176,28 @@ def method_checks(method: Method, folder: Path) -> Iterator[tuple[str, Callable[
     yield "it erases on top of itself, or says why not", erases_on_top_of_itself_or_says_no
 
 
-def attack_checks(attack: Attack, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    method = building.plugin({"_target_": "vestige.methods.original.Original"}, Method, "method")
-    unsupported_reason = attack.supports(TINY, [DOG], method)
-    if unsupported_reason:
-        raise NotApplicable(unsupported_reason)
-    attack, asked = quick(attack), prompts_about(DOG)
+def original() -> Method:
+    return building.plugin({"_target_": "vestige.methods.original.Original"}, Method, "method")
 
-    def run() -> tuple[Adversary, dict]:
-        pipe = loading.load(TINY)
-        victim = Victim(pipe, [DOG], method, SAMPLER, lambda pixels, expect: torch.zeros(len(pixels), dtype=torch.bool))
+
+def attack_checks(attack: Attack, folder: Path, family: str = "sd1", seed: int = 0) -> Checks:
+    method, sampler = original(), sampler_of(family)
+    if reason := capabilities.unsupported(attack, tiny_of(family), [DOG], method):
+        raise NotApplicable(reason)
+    attack, asked, before = quick(attack), prompts_about(DOG), tiny_pipe(family).fingerprint()
+
+    def run() -> tuple[Adversary, Pipe]:
+        pipe = tiny_pipe(family)
+        victim = Victim(pipe, [DOG], method, sampler, lambda pixels, expect: torch.zeros(len(pixels), dtype=torch.bool))
         with pipe.preserved():
-            return attack.attack(victim, asked, context(folder, "attack", owner=attack)), dict(pipe.counts)
+            return attack.attack(victim, asked, context(folder, family, seed, "attack", owner=attack)), pipe
 
-    adversary, counts = run()
+    adversary, attacked = run()
+
+    def restores_after_attack() -> None:
+        assert attacked.fingerprint() == before, (
+            "after the attack the harness could not restore the pipe: a hook or module was left behind."
+        )
 
     def keeps_rows() -> None:
         assert list(adversary.prompts.table["row_id"]) == list(asked.table["row_id"]), "the attack lost or reordered row ids."
@@ -178,7 +205,7 @@ def attack_checks(attack: Attack, folder: Path) -> Iterator[tuple[str, Callable[
 
     def is_counted() -> None:
         if attack.queries_denoiser and attack.access not in ("none", "text", "latents"):
-            assert counts["forward_rows"] > 0, "the attack used no denoiser call that the harness could count."
+            assert attacked.counts["forward_rows"] > 0, "the attack used no denoiser call that the harness could count."
 
     def is_reproducible() -> None:
         again, _ = run()
@@ -188,16 +215,16 @@ def attack_checks(attack: Attack, folder: Path) -> Iterator[tuple[str, Callable[
 
     def leaves_no_trace() -> None:
         adversary.save(folder / "adversary")
-        loaded, pipe = Adversary.load(folder / "adversary"), loading.load(TINY)
-        before = pipe.fingerprint()
+        loaded, pipe = Adversary.load(folder / "adversary"), tiny_pipe(family)
         with attack.attach(pipe, loaded) as attached:
-            attached(loaded.prompts.prompts, [loaded.prompts.seed(r, 0) for r in loaded.prompts.table["row_id"]], SAMPLER)
+            attached(loaded.prompts.prompts, [loaded.prompts.seed(r, 0) for r in loaded.prompts.table["row_id"]], sampler)
         assert pipe.fingerprint() == before, "leaving `attach` did not restore the pipe."
 
     def does_something() -> None:
         changed = adversary.prompts.digest != asked.digest or bool(adversary.tensors)
         assert changed == (attack.access != "none"), "an attack must change prompts or carry tensors; the control must not."
 
+    yield "the attack leaves the pipe restorable", restores_after_attack
     yield "row ids and expectations are kept", keeps_rows
     yield "its cost is visible to the harness", is_counted
     yield "one seed gives one attack", is_reproducible
@@ -205,25 +232,24 @@ def attack_checks(attack: Attack, folder: Path) -> Iterator[tuple[str, Callable[
     yield "it changes something, the control nothing", does_something
 
 
-def metric_checks(metric: Metric, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    unsupported_reason = metric.supports(dataclasses.replace(TINY, domain="emoji"), [DOG])
-    if unsupported_reason:
-        raise NotApplicable(unsupported_reason)
+def metric_checks(metric: Metric, folder: Path, family: str = "sd1", seed: int = 0) -> Checks:
+    """seed: of the images."""
+    model = dataclasses.replace(tiny_of(family), domain="emoji")
+    if reason := capabilities.unsupported(metric, model, [DOG]):
+        raise NotApplicable(reason)
     from vestige.bench.vision import features
 
-    sampler = dataclasses.replace(SAMPLER, height=64, width=64)
-    images = generate.draw(loading.load(TINY), prompts_about(DOG, 8), sampler, folder / "images", 8)
-    original = loading.load(TINY)
+    metric, pipe, sampler = quick(metric), tiny_pipe(family), sampler_of(family)
+    images = generate.draw(pipe, prompts_about(DOG, 8, seed), sampler, folder / "images", 8)
 
     def drawn(asked: PromptSet):
-        return generate.draw(original, asked, sampler, folder / asked.digest, 16)
+        return generate.draw(pipe, asked, sampler, folder / asked.digest, 16)
 
-    def erased() -> AbstractContextManager:
-        changed = {name: 1.1 * p.detach() for name, p in original.named_parameters() if "attn2.to_v" in name}
-        return loading.load(TINY).replaced(changed)
+    def erased() -> AbstractContextManager[Pipe]:
+        changed = {f"{pipe.denoiser_name}.{name}": 1.1 * p.detach() for name, p in pipe.group("text_kv").items()}
+        return tiny_pipe(family).replaced(changed)
 
-    metric = quick(metric)
-    context = MetricContext([DOG], lambda: images, features.extract, lambda: original, erased, drawn)
+    context = MetricContext([DOG], lambda: images, features.extract, lambda: pipe, erased, drawn)
     scores = metric.score(images, context)
 
     def has_finite_totals() -> None:
@@ -264,48 +290,25 @@ def metric_checks(metric: Metric, folder: Path) -> Iterator[tuple[str, Callable[
     yield "an empty set is refused with a sentence", refuses_nothing
 
 
-KINDS: dict[str, tuple[type, Callable[[Any, Path], Iterator[tuple[str, Callable[[], None]]]]]] = {
+KINDS: dict[str, tuple[type, Callable[..., Checks]]] = {
     "method": (Method, method_checks),
     "attack": (Attack, attack_checks),
     "metric": (Metric, metric_checks),
 }
 
 
-def build(group: str, name: str, config_dir: Path | None = None, concept: str = "dog", model: str = "tiny"):
+def build(group: str, name: str, config_dir: Path | None = None, concept: str = "dog", model: str = "tiny") -> Any:
     """Compose and build one plugin by name, with the numbers for this model; settings by kind are those for the concept's."""
-    choice = {"method": [f"method={name}"], "attack": [f"attack=[{name}]"], "metric": [f"+metric@picked={name}"]}[group]
-    quiet = [] if group == "method" else ["method=original"]
-    settings = tree.composed([*quiet, f"model={model}", f"concept=[{concept}]", "split=[]", *choice], config_dir)
-    node = settings.method if group == "method" else settings["picked" if group == "metric" else "attack"][name]
-    return building.plugin(node, KINDS[group][0], f"{group}.{name}")
+    return build_all(group, [name], config_dir, concept, model)[name]
 
 
-def checks_of(group: str, name: str, config_dir: Path | None, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    if group == "judge":
-        use_config_folders([config_dir] if config_dir else [])
-        return judge_checks(name, [DOG])
-    return KINDS[group][1](build(group, name, config_dir), folder)
-
-
-def main(argv: list[str]) -> int:
-    config_dir: Path | None = None
-    if "--config-dir" in argv:
-        place = argv.index("--config-dir")
-        config_dir, argv = Path(argv[place + 1]), argv[:place] + argv[place + 2 :]
-    if len(argv) != 1 or argv[0].partition("=")[0] not in (*KINDS, "judge") or not argv[0].partition("=")[2]:
-        raise ValueError("say what to check: vestige check method=mine (or attack=..., metric=..., judge=...) [--config-dir FOLDER].")
-    group, _, name = argv[0].partition("=")
-    broken = 0
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            for promise, test in checks_of(group, name, config_dir, Path(folder)):
-                try:
-                    test()
-                    print(f"ok      {promise}")
-                except AssertionError as error:
-                    broken += 1
-                    print(f"BROKEN  {promise}: {error}")
-        except NotApplicable as reason:
-            print(f"not checked: {name} does not support the tiny model: {reason}", file=sys.stderr)
-            return 0
-    return 1 if broken else 0
+def build_all(group: str, names: list[str], config_dir: Path | None = None, concept: str = "dog", model: str = "tiny") -> dict[str, Any]:
+    """Several plugins of one kind. A job has one method, so methods are composed one by one, the others together."""
+    words = [f"model={model}", f"concept=[{concept}]", "split=[]"]
+    if group == "method":
+        nodes = {name: tree.composed([*words, f"method={name}"], config_dir).method for name in names}
+    else:
+        listed = f"attack=[{','.join(names)}]" if group == "attack" else f"+metric@picked=[{','.join(names)}]"
+        chosen = tree.composed([*words, "method=original", listed], config_dir)["attack" if group == "attack" else "picked"]
+        nodes = {name: chosen[name] for name in names}
+    return {name: building.plugin(node, KINDS[group][0], f"{group}.{name}") for name, node in nodes.items()}

@@ -67,8 +67,8 @@ def test_a_killed_attack_ends_like_one_that_ran_in_peace(name, tmp_path, concept
 
     def run(scratch):
         """A new process: nothing but the scratch folder is left of the last one."""
-        pipe, originals = loading.load(contract_checks.TINY), []
-        original = lambda: originals[0] if originals else originals.append(loading.load(contract_checks.TINY)) or originals[0]  # noqa: E731
+        pipe, originals = loading.load(contract_checks.tiny_of()), []
+        original = lambda: originals[0] if originals else originals.append(loading.load(contract_checks.tiny_of())) or originals[0]  # noqa: E731
         counted = lambda: {**pipe.counts, "original": originals[0].counts["forward_rows"] if originals else 0}  # noqa: E731
         progress = Progress(scratch, counted, every=0.0)
         ctx = replace(contract_checks.context(tmp_path / "images", "resume"), original=original, progress=progress)

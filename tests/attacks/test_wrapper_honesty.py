@@ -46,7 +46,7 @@ METHODS = [name for name in METHODS if name not in CONTROLS]
 
 def loud():
     """The tiny model with a denoiser that hears its text: a random one hardly does."""
-    pipe = loading.load(contract_checks.TINY)
+    pipe = loading.load(contract_checks.tiny_of())
     with torch.no_grad():
         for name, parameter in pipe.denoiser.named_parameters():
             if "attn2.to_v" in name:
@@ -57,7 +57,7 @@ def loud():
 @functools.cache
 def erased(name: str, folder):
     method = contract_checks.quick(contract_checks.build("method", name))
-    unsupported_reason = method.supports(contract_checks.TINY, [contract_checks.DOG])
+    unsupported_reason = method.supports(contract_checks.tiny_of(), [contract_checks.DOG])
     if unsupported_reason:
         return method, None, unsupported_reason
     pipe = loud()
@@ -68,7 +68,7 @@ def erased(name: str, folder):
 
 @functools.cache
 def images(folder):
-    return contract_checks.context(folder, "images").generate(["a photo of a dog"] * 2, 1, contract_checks.SAMPLER)
+    return contract_checks.context(folder, "images").generate(["a photo of a dog"] * 2, 1, contract_checks.sampler_of())
 
 
 @pytest.fixture(scope="module")

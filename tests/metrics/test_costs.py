@@ -68,7 +68,7 @@ def job(tmp_path):
         (tmp_path / "set.csv").write_text("row_id,prompt,expect\n" + "".join(f"{k},a dog {k},dog\n" for k in range(5)))
         runtime = Runtime("cpu", 8, str(tmp_path / "store"), str(tmp_path / "records"), "wait", [], None)
         split = Split("target", str(tmp_path / "set.csv"), 5, 1, False, None, metrics)
-        spec = dataclasses.replace(contract_checks.TINY, domain="emoji")
+        spec = dataclasses.replace(contract_checks.tiny_of(), domain="emoji")
         sampler = Sampler("DDIMScheduler", {}, 2, 3.0, 16, 16)
         return Job(
             spec,

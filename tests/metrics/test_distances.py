@@ -256,7 +256,7 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(tmp_path):
         Fid("clip_emoji", str(tmp_path)).inputs()
     with pytest.raises(ValueError, match="two different shares"):
         FidInfinite("clip_emoji", "original", [1.0], 1, 0)
-    photo = dataclasses.replace(contract_checks.TINY, domain="photo")
+    photo = dataclasses.replace(contract_checks.tiny_of(), domain="photo")
     assert "emoji world only" in Fid("clip_emoji", "real").supports(photo, [])
     assert "Allowed: clip_emoji" in Fid("clip_emojo", "original").supports(photo, [])
     assert "torch-fidelity" in Fid("inception_tf", "original").supports(photo, [])

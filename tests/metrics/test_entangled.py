@@ -121,4 +121,4 @@ def test_what_cannot_work_is_refused(concept):
     with pytest.raises(ValueError, match="neither background nor a folder"):
         EntangledD("emoji", "whole", 0.1, "", "", 1, 3, "./nowhere")
     metric = EntangledS("emoji", "whole", 0.1, "", "", 1, 3)
-    assert "has none" in metric.supports(contract_checks.TINY, [concept("van_gogh", "style")])
+    assert "has none" in metric.supports(contract_checks.tiny_of(), [concept("van_gogh", "style")])

@@ -116,13 +116,13 @@ def test_image_change_names_its_network_and_reaches_every_extractor(real, tmp_pa
     cosine = scores.per_image["cosine_judge_a"]
     assert cosine[:2].tolist() == pytest.approx([1, 1], abs=1e-6) and (cosine[2:] < 0.99).all()
     assert scores.per_image["psnr"][:2].tolist() == [100, 100] and scores.per_image["mse"][:2].tolist() == [0, 0]
-    assert "is no folder" in ImageChange("dino:./nowhere", 100.0).supports(contract_checks.TINY, [])
+    assert "is no folder" in ImageChange("dino:./nowhere", 100.0).supports(contract_checks.tiny_of(), [])
 
 
 def test_what_is_missing_is_said_with_a_way_out(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert "alexnet-owt-7be5be79.pth" in Lpips("alex", 64, 4).supports(contract_checks.TINY, [])
-    assert "Allowed: emoji, alex" in Lpips("vgg", 64, 4).supports(contract_checks.TINY, [])
+    assert "alexnet-owt-7be5be79.pth" in Lpips("alex", 64, 4).supports(contract_checks.tiny_of(), [])
+    assert "Allowed: emoji, alex" in Lpips("vgg", 64, 4).supports(contract_checks.tiny_of(), [])
     with pytest.raises(ValueError, match="at least 32"):
         Lpips("emoji", 16, 4)
 

@@ -48,7 +48,7 @@ def test_pick_score_is_the_scaled_cosine_of_image_and_text(images, context, tmp_
     torch.manual_seed(0)
     CLIPModel(config).eval().save_pretrained(tmp_path / "tiny-pick")
     metric = PickScore(str(tmp_path / "tiny-pick"), 2)
-    assert metric.supports(contract_checks.TINY, []) is None
+    assert metric.supports(contract_checks.tiny_of(), []) is None
     got = metric.score(images, context).per_image["pick_score"]
     net = CLIPModel.from_pretrained(tmp_path / "tiny-pick").eval()
     with torch.no_grad():
@@ -102,7 +102,7 @@ def reward(tmp_path):
 
 def test_image_reward_gives_the_numbers_of_its_official_code(images, context, reward):
     """THUDM/ImageReward@0f5fa3e with transformers 4.37.2 on these weights, images and token ids."""
-    assert reward.supports(contract_checks.TINY, []) is None
+    assert reward.supports(contract_checks.tiny_of(), []) is None
     got = reward.score(images, context).per_image["image_reward"]
     assert got.tolist() == pytest.approx([14.499247, 18.636265, 15.198210], rel=1e-4)
 
@@ -125,7 +125,7 @@ def test_the_aesthetic_head_is_one_affine_map_of_unit_features(images, context, 
     weights |= {f"layers.{k}.bias": torch.randn(after, generator=draw) for k, after, _ in sizes}
     torch.save(weights, tmp_path / "head.pth")
     metric = Aesthetic("clip_emoji", str(tmp_path / "head.pth"))
-    assert metric.supports(contract_checks.TINY, []) is None and set(metric.inputs()) == {"head", "weights"}
+    assert metric.supports(contract_checks.tiny_of(), []) is None and set(metric.inputs()) == {"head", "weights"}
     got = metric.score(images, context).per_image["aesthetic"].tolist()
     x = torch.nn.functional.normalize(features.extract(images, "clip_emoji"), dim=-1)
     for k, _, _ in sizes:
@@ -134,9 +134,9 @@ def test_the_aesthetic_head_is_one_affine_map_of_unit_features(images, context, 
 
 
 def test_missing_weights_are_named_with_the_way_to_get_them(images, context):
-    assert "huggingface.co/THUDM/ImageReward" in ImageReward("nowhere.pt", "nowhere/bert", 2).supports(contract_checks.TINY, [])
-    assert "improved-aesthetic-predictor" in Aesthetic("clip_emoji", "nowhere.pth").supports(contract_checks.TINY, [])
-    assert "is no folder" in PickScore("./nowhere", 2).supports(contract_checks.TINY, [])
+    assert "huggingface.co/THUDM/ImageReward" in ImageReward("nowhere.pt", "nowhere/bert", 2).supports(contract_checks.tiny_of(), [])
+    assert "improved-aesthetic-predictor" in Aesthetic("clip_emoji", "nowhere.pth").supports(contract_checks.tiny_of(), [])
+    assert "is no folder" in PickScore("./nowhere", 2).supports(contract_checks.tiny_of(), [])
     with pytest.raises(ValueError, match="published lists are not stored"):
         hidden = ImageSet(images.folder, images.index.assign(private=True))
         PickScore("./nowhere", 2).score(hidden, context)

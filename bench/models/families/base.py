@@ -143,3 +143,8 @@ class Family:
     def tiny(self, seed: int = 0) -> tuple[dict[str, Any], list, Any, dict[str, Any]]:
         """(parts, tokenizers, scheduler, settings) of a random model of about a million parameters, of the same classes."""
         raise NotImplementedError
+
+    def tiny_sampler(self, pipe: Pipe) -> Sampler:
+        """What the contract tests draw with: two steps of the tiny model's own scheduler, at the size it was made for."""
+        height, width = (side * pipe.latent_factor for side in self.native_size(pipe))
+        return Sampler(type(pipe.scheduler).__name__, {}, 2, 3.0, height, width)
