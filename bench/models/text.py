@@ -22,12 +22,12 @@ from vestige.bench.models.parts import TextEncoder
 class Encoder:
     """One text encoder with its tokenizer: how a text is laid out in ids, and where its words stand.
 
-    name: of the segment it makes (clip, clip_2, t5). length: tokens it reads.
+    name: of the segment it makes (clip, clip_2, t5). length: tokens it reads, at most as many as its tokenizer allows.
     """
 
     def __init__(self, name: str, tokenizer: Any, module: TextEncoder, length: int | None = None) -> None:
         self.name, self.tokenizer, self.module = name, tokenizer, module
-        self.length = length or tokenizer.model_max_length
+        self.length = min(length or tokenizer.model_max_length, tokenizer.model_max_length)
 
     def token_ids(self, text: str) -> list[int]:
         """Ids of the text alone: no begin, end or padding."""

@@ -57,17 +57,20 @@ class Family:
     groups: ClassVar[dict[str, str]]
     sites: ClassVar[dict[str, str]] = {}
     deep: ClassVar[bool] = False  # reads inner layers of the text encoders
-    text_lengths: ClassVar[dict[str, int]] = {}  # segment -> tokens read, where the tokenizer does not say
 
     # Text
 
     def text(self, parts: dict[str, Any], tokenizers: list) -> TextSide:
         present = [(name, parts[part]) for part, name in self.encoders.items() if part in parts]
         readers = [
-            Encoder(name, tokenizer, module, self.text_lengths.get(name))
+            Encoder(name, tokenizer, module, self.text_length(name, parts))
             for (name, module), tokenizer in zip(present, tokenizers, strict=True)
         ]
         return TextSide(self.name, readers, self.condition, self.deep)
+
+    def text_length(self, segment: str, parts: dict[str, Any]) -> int | None:
+        """How many tokens the generator reads at most of a segment, where it reads fewer than the tokenizer allows."""
+        return None
 
     def condition(self, ids: list[Tensor], outputs: list[Any]) -> Conditioning:
         """What the text encoders answered, put together as the generator reads it."""
