@@ -82,7 +82,8 @@ def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
     else:
         parts, tokenizers, scheduler, settings = _diffusers_parts(spec)
     for name, module in parts.items():
-        if spec.repo.startswith(RANDOM):  # parts from files have their dtype, but for layers that must stay in full precision
+        # Random parts are made in float32; those from files have their dtype, but for layers that must stay in full precision
+        if spec.repo.startswith(RANDOM) and spec.dtype != "float32":
             module.to(getattr(torch, spec.dtype))
         module.to(device).eval().requires_grad_(False)
         if name == "vae" and spec.dtype == "float16" and getattr(module.config, "force_upcast", False):
