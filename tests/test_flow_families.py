@@ -224,9 +224,13 @@ COUNTS = {
     },
     "flux-dev": {"text_kv": 19 * 4, "text_attention": 19 * 10, "image_self": 19 * 10, "attention": 19 * 16 + 38 * 6},
 }
-COUNTS["sd3-medium"] |= {"mlp": 24 * 4 + 23 * 4, "text_input": 4, "ends": 12}
-COUNTS["sd35-medium"] |= {"mlp": 24 * 4 + 23 * 4, "text_input": 4, "ends": 12}
-COUNTS["flux-dev"] |= {"mlp": 19 * 8, "text_input": 4, "ends": 16, "joint": 38 * 10}
+HALF = 24 * 2 + 23 * 2
+COUNTS["sd3-medium"] |= {"mlp": 2 * HALF, "mlp_in": HALF, "mlp_out": HALF, "text_input": 4, "ends": 12, "image_kv": 24 * 4}
+COUNTS["sd35-medium"] |= {"mlp": 2 * HALF, "mlp_in": HALF, "mlp_out": HALF, "text_input": 4, "ends": 12, "image_kv": (24 + 13) * 4}
+COUNTS["flux-dev"] |= {"mlp": 19 * 8, "mlp_in": 19 * 4 + 38 * 2, "mlp_out": 19 * 4 + 38 * 2, "image_kv": 19 * 4}
+COUNTS["flux-dev"] |= {"text_input": 4, "ends": 16, "joint": 38 * 10}
+for counts in COUNTS.values():
+    counts["transformer"] = counts["attention"] + counts["mlp"] + 4 * counts.get("joint", 0) // 10
 SHAPES = {"sd3-medium": ("sd3", SD3_MEDIUM), "sd35-medium": ("sd3", SD35_MEDIUM), "flux-dev": ("flux", FLUX_DEV)}
 
 
@@ -243,6 +247,7 @@ def test_groups_have_the_expected_weights_at_published_sizes(published):
     found = {group: diffusion.choose_parameters(transformer, pattern) for group, pattern in known.groups.items()}
     assert {group: len(weights) for group, weights in found.items() if group != "all"} == COUNTS[name]
     assert len(found["all"]) == len(dict(transformer.named_parameters()))
+    assert found["text_kv"].keys() <= found["attention"].keys() & found["transformer"].keys()
     assert found["text_kv"].keys() <= found["text_attention"].keys()
     assert not found["text_attention"].keys() & found["image_self"].keys()
 
@@ -256,6 +261,7 @@ def test_the_second_attention_of_sd35_is_image_attention(loaded):
 
 def test_sites_exist(pipe):
     layers = [name for name, _ in pipe.denoiser.named_modules()]
+    assert "text" not in pipe.family.sites, "that name is of the text encoders' states"
     for site, pattern in pipe.family.sites.items():
         assert any(re.search(pattern, layer) for layer in layers), site
 

@@ -28,15 +28,23 @@ class JointFamily(Family):
         "text_kv": BLOCK + r"attn\.add_[kv]_proj\.",
         "text_attention": BLOCK + r"attn\.(add_[qkv]_proj|to_add_out|norm_added_[qk])\.",
         "image_self": BLOCK + r"(attn\.(to_[qkv]|to_out\.0|norm_[qk])|attn2\.\w+(\.0)?)\.",
+        "image_kv": BLOCK + r"attn2?\.to_[kv]\.",
         "attention": r"\.attn2?\.(to_|add_)",
         "mlp": BLOCK + r"ff(_context)?\.net\.",
+        "mlp_in": BLOCK + r"ff(_context)?\.net\.0\.proj\.",
+        "mlp_out": BLOCK + r"ff(_context)?\.net\.2\.",
+        # What reads tokens: all of the blocks but their norms, and what makes scales of the time
+        "transformer": r"^(single_)?transformer_blocks\.\d+\.(attn2?\.(to|add)_|ff|proj_)",
         # Where text enters: token by token, and pooled beside the time
         "text_input": r"^(context_embedder|time_text_embed\.text_embedder\.linear_1)\.",
         # Time and pooled text of the whole model, the last norm and projection
         "ends": r"^(time_text_embed|norm_out|proj_out)\.",
         "all": "",
     }
-    sites: ClassVar[dict[str, str]] = {"text": BLOCK + r"attn\.to_add_out$", "image": BLOCK + r"attn\.to_out\.0$"}
+    sites: ClassVar[dict[str, str]] = {
+        "text_attention": BLOCK + r"attn\.to_add_out$",
+        "image_attention": BLOCK + r"attn\.to_out\.0$",
+    }
 
     def process(self, scheduler: Any) -> RectifiedFlow:
         return RectifiedFlow.of(scheduler)

@@ -32,8 +32,12 @@ class Flux(JointFamily):
         "text_encoder": ("CLIPTextModel",),
         "text_encoder_2": ("T5EncoderModel",),
     }
-    # Single blocks: one set of weights for the tokens of both
-    groups = JointFamily.groups | {"joint": SINGLE + r"(attn\.to_[qkv]|proj_mlp|proj_out)\."}
+    # Single blocks: one set of weights for the tokens of both. Their last projection reads attention and MLP side by side.
+    groups = JointFamily.groups | {
+        "joint": SINGLE + r"(attn\.to_[qkv]|proj_mlp|proj_out)\.",
+        "mlp_in": rf"{JointFamily.groups['mlp_in']}|{SINGLE}proj_mlp\.",
+        "mlp_out": rf"{JointFamily.groups['mlp_out']}|{SINGLE}proj_out\.",
+    }
     sites = JointFamily.sites | {"joint": SINGLE + r"proj_out$"}
 
     def text_length(self, segment: str, parts: dict[str, Any]) -> int | None:
