@@ -82,7 +82,8 @@ def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
     else:
         parts, tokenizers, scheduler, settings = _diffusers_parts(spec)
     for name, module in parts.items():
-        if {p.dtype for p in module.parameters()} != {getattr(torch, spec.dtype)}:
+        # Random parts are made in float32; those from files have their dtype, but for layers that must stay in full precision
+        if spec.repo.startswith(RANDOM) and spec.dtype != "float32":
             module.to(getattr(torch, spec.dtype))
         module.to(device).eval().requires_grad_(False)
         if name == "vae" and spec.dtype == "float16" and getattr(module.config, "force_upcast", False):
@@ -96,14 +97,14 @@ def _diffusers_parts(spec: ModelSpec):
     import torch
     from diffusers import DiffusionPipeline
 
-    where = folder_of(spec) or spec.repo
-    unused = dict.fromkeys(LEFT_OUT)
-    if spec.family == "sdxl":
-        unused.pop("safety_checker")
+    where, revision, known = folder_of(spec) or spec.repo, commit_of(spec) or spec.revision, family(spec.family)
+    index = DiffusionPipeline.load_config(where, revision=revision)
+    unused = {name: None for name in LEFT_OUT if name in index}
+    # Stable Diffusion 3 may lie there without T5: then diffusers wants to be told so
+    unused |= {name: None for name in (*known.parts, *known.tokenizers) if not any(index.get(name) or [])}
     pipeline = DiffusionPipeline.from_pretrained(
-        where, revision=commit_of(spec) or spec.revision, torch_dtype=getattr(torch, spec.dtype), use_safetensors=True, **unused
+        where, revision=revision, torch_dtype=getattr(torch, spec.dtype), use_safetensors=True, **unused
     )
-    known = family(spec.family)
     present = [name for name in known.parts if getattr(pipeline, name, None) is not None]
     tokenizers = [getattr(pipeline, name) for name in known.tokenizers if getattr(pipeline, name, None) is not None]
     settings = {name: value for name, value in pipeline.config.items() if isinstance(value, bool)}

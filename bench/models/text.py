@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.encodings import KEPT, content
@@ -22,12 +22,12 @@ from vestige.bench.models.parts import TextEncoder
 class Encoder:
     """One text encoder with its tokenizer: how a text is laid out in ids, and where its words stand.
 
-    name: of the segment it makes (clip, clip_2, t5). length: tokens it reads.
+    name: of the segment it makes (clip, clip_2, t5). length: tokens it reads, at most as many as its tokenizer allows.
     """
 
     def __init__(self, name: str, tokenizer: Any, module: TextEncoder, length: int | None = None) -> None:
         self.name, self.tokenizer, self.module = name, tokenizer, module
-        self.length = length or tokenizer.model_max_length
+        self.length = min(length or tokenizer.model_max_length, tokenizer.model_max_length)
 
     def token_ids(self, text: str) -> list[int]:
         """Ids of the text alone: no begin, end or padding."""
@@ -79,6 +79,11 @@ class Encoder:
     def table(self) -> Tensor:
         """(vocabulary, width) token embeddings."""
         return self.module.get_input_embeddings().weight
+
+    @property
+    def embeds(self) -> list[nn.Module]:
+        """The layers that look ids up in the table: T5 has two names for it, and calls the inner one."""
+        return [layer for layer in self.module.modules() if isinstance(layer, nn.Embedding) and layer.weight is self.table]
 
     @property
     def device(self) -> torch.device:
@@ -214,8 +219,8 @@ class TextSide:
         handles = []
         try:
             for k, rows in (embeddings or {}).items():
-                layer = self.encoders[k].get_input_embeddings()
-                handles.append(layer.register_forward_hook(lambda *_, rows=rows: rows))
+                for layer in self.readers[k].embeds:
+                    handles.append(layer.register_forward_hook(lambda *_, rows=rows: rows))
             return self.combine(ids, [encoder(i, output_hidden_states=self.deep) for encoder, i in zip(self.encoders, ids, strict=True)])
         finally:
             for handle in handles:

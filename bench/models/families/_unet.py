@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.families.base import Family
 from vestige.bench.models.process import VariancePreserving
-from vestige.bench.models.tiny import SCHEDULE, clip_text_model, clip_tokenizer
+from vestige.bench.models.tiny import SCHEDULE, autoencoder, clip_text_model, clip_tokenizer
 
 if TYPE_CHECKING:
     from vestige.bench.models.pipe import Pipe
@@ -71,7 +71,7 @@ class UNetFamily(Family):
         return [clip_tokenizer()]
 
     def tiny(self, seed: int = 0) -> tuple[dict[str, Any], list, Any, dict[str, Any]]:
-        from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+        from diffusers import DDIMScheduler, UNet2DConditionModel
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -89,14 +89,7 @@ class UNetFamily(Family):
                 "norm_num_groups": 8,
             }
             unet = UNet2DConditionModel(**(shape | self.tiny_unet))
-            vae = AutoencoderKL(
-                block_out_channels=(16, 32),
-                down_block_types=("DownEncoderBlock2D",) * 2,
-                up_block_types=("UpDecoderBlock2D",) * 2,
-                latent_channels=4,
-                norm_num_groups=8,
-                sample_size=16,
-            )
+            vae = autoencoder(4)
         settings = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
         scheduler = DDIMScheduler(**(SCHEDULE | settings | self.tiny_schedule))
         return {"unet": unet, "vae": vae, **encoders}, self.tiny_tokenizers(), scheduler, {}

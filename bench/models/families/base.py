@@ -60,17 +60,20 @@ class Family:
     normed: ClassVar[bool] = False  # text states leave an affine layer norm, the encoder's last, so they lie in one hyperplane
     alignments: ClassVar[tuple[str, ...]] = ("exact",)  # ways of `NoiseProcess.partial_run`
     deep: ClassVar[bool] = False  # reads inner layers of the text encoders
-    text_lengths: ClassVar[dict[str, int]] = {}  # segment -> tokens read, where the tokenizer does not say
 
     # Text
 
     def text(self, parts: dict[str, Any], tokenizers: list) -> TextSide:
         present = [(name, parts[part]) for part, name in self.encoders.items() if part in parts]
         readers = [
-            Encoder(name, tokenizer, module, self.text_lengths.get(name))
+            Encoder(name, tokenizer, module, self.text_length(name, parts))
             for (name, module), tokenizer in zip(present, tokenizers, strict=True)
         ]
         return TextSide(self.name, readers, self.condition, self.deep)
+
+    def text_length(self, segment: str, parts: dict[str, Any]) -> int | None:
+        """How many tokens the generator reads at most of a segment, where it reads fewer than the tokenizer allows."""
+        return None
 
     def condition(self, ids: list[Tensor], outputs: list[Any]) -> Conditioning:
         """What the text encoders answered, put together as the generator reads it."""
