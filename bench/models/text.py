@@ -43,6 +43,20 @@ class Encoder:
         """How many ids stand before the text: 1 (begin), or 0 where the encoder has none (T5)."""
         return int(self.tokenizer.bos_token_id is not None and self.tokenizer("a").input_ids[0] == self.tokenizer.bos_token_id)
 
+    @property
+    def beginning(self) -> list[int]:
+        """The ids before the text."""
+        return [self.tokenizer.bos_token_id] * self.begins
+
+    @property
+    def room(self) -> int:
+        """How many ids are read before the end, the beginning included."""
+        return self.length - 1
+
+    def first(self, ids: list[int]) -> int:
+        """Where the first of these ids stands once they are laid out: 0 where padding comes last."""
+        return 0
+
     def last_token(self, ids: Tensor) -> Tensor:
         """(batch,) index of the last token before the first end token; of an empty prompt 0, which is begin or, without one, end."""
         return ((ids == self.tokenizer.eos_token_id).int().argmax(-1) - 1).clamp(min=0)
@@ -58,7 +72,7 @@ class Encoder:
 
     def layout(self, ids: list[int]) -> Tensor:
         """(length,) ids with this end and padding behind them; `ids` has its begin. Too long texts are cut."""
-        ended = [*ids[: self.length - 1], self.tokenizer.eos_token_id]
+        ended = [*ids[: self.room], self.tokenizer.eos_token_id]
         return torch.tensor(ended + [self.tokenizer.pad_token_id] * (self.length - len(ended)), device=self.device)
 
     @property
@@ -173,7 +187,7 @@ class TextSide:
         """(length,) ids and (length, width) embeddings of one prompt for one encoder; one that a token has no rows for reads on."""
         cut = re.compile("(" + "|".join(re.escape(word) for word in sorted(self.words, key=len, reverse=True)) + ")")
         stand_in = reader.token_ids("a")[0]
-        ids, places = [reader.tokenizer.bos_token_id] * reader.begins, {}
+        ids, places = list(reader.beginning), {}
         for piece in cut.split(prompt):
             if piece in self.words:
                 for row in self._rows_of(piece, reader):
@@ -181,12 +195,12 @@ class TextSide:
                     ids.append(stand_in)
             elif piece.strip():
                 ids.extend(reader.token_ids(piece))
-        if len(ids) >= reader.length and any(place >= reader.length - 1 for place in places):
+        if any(place >= reader.room for place in places):
             raise ValueError(f"a learned token lies beyond the {reader.length} tokens the model reads: {prompt!r}.")
         laid_out = reader.layout(ids)
         embeddings = reader.table[laid_out]
         if places:
-            index = torch.tensor(list(places), device=self.device)
+            index = torch.tensor(list(places), device=self.device) + reader.first(ids)
             embeddings = embeddings.index_copy(0, index, torch.stack(list(places.values())))
         return laid_out, embeddings
 
