@@ -124,7 +124,7 @@ class Janus(Family):
         tokens, side = self.tokens(pipe), self.native_size(pipe)[0] * pipe.latent_factor
         if (sampler.steps, sampler.height, sampler.width) != (tokens, side, side):
             raise ValueError(
-                f"model {pipe.spec.name!r} draws {tokens} tokens for {side} x {side} pixels, but its sampler asks for {sampler.steps} steps "
+                f"model {pipe.spec.name!r} draws {tokens} tokens for {side} x {side} pixels; its sampler asks for {sampler.steps} steps "
                 f"and {sampler.height} x {sampler.width}. Type model.sampler.steps={tokens} model.sampler.height={side} "
                 f"model.sampler.width={side}."
             )
