@@ -77,7 +77,7 @@ class Concept:
 class Sampler:
     """How an image is drawn from noise; part of the specification of every image."""
 
-    scheduler: str  # class name in diffusers
+    scheduler: str  # class name in diffusers, or tokens: of a model that draws token by token
     arguments: dict[str, Any]  # changes to the model's own scheduler settings
     steps: int
     guidance: float  # classifier-free guidance scale w; 1 or less: no guidance

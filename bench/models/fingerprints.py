@@ -9,7 +9,10 @@ from vestige.bench.contract.types import ModelSpec, canonical_hash
 from vestige.bench.models.folders import LEFT_OUT, RANDOM, folder_of
 
 SETTINGS = {"config.json", "scheduler_config.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.json", "tokenizer_config.json"}
+SETTINGS |= {"processor_config.json", "chat_template.jinja"}  # of transformers' models of text and images
 SETTINGS |= {"special_tokens_map.json", "added_tokens.json", "spiece.model", "tokenizer.model"}
+
+INDICES = ("model_index.json", "config.json")  # what a folder of diffusers, or of transformers, begins with
 
 
 def weights_digest(spec: ModelSpec) -> str | None:
@@ -27,12 +30,17 @@ def commit_of(spec: ModelSpec) -> str | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(spec.repo, "model_index.json", revision=spec.revision)
-    return Path(found).parent.name if isinstance(found, str) else None
+    for index in INDICES:
+        found = try_to_load_from_cache(spec.repo, index, revision=spec.revision)
+        if isinstance(found, str):
+            return Path(found).parent.name
+    return None
 
 
 def loaded_files(folder: Path) -> list[Path]:
-    """The files of a diffusers folder that bench/models/loading.py loads: no README, no part that stays out, no variant."""
+    """The files of a model's folder that bench/models/loading.py loads: no README, no part that stays out, no variant."""
+    if not (folder / INDICES[0]).exists():  # a folder of transformers: one part, on top
+        return [file for file in sorted(folder.glob("*")) if file.name in SETTINGS] + _weights(folder)
     index = json.loads((folder / "model_index.json").read_text())
     parts = [name for name, made_by in index.items() if isinstance(made_by, list) and all(made_by) and name not in LEFT_OUT]
     found = [folder / "model_index.json"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vestige.bench.contract.types import ModelSpec
 from vestige.bench.models.families import family, names
+from vestige.bench.models.families.base import Family
 from vestige.bench.models.fingerprints import commit_of, weights_digest
 from vestige.bench.models.folders import LEFT_OUT, RANDOM, folder_of
 
@@ -26,7 +27,7 @@ def check(spec: ModelSpec) -> None:
         return
     folder = folder_of(spec)
     if folder is not None:
-        _check_folder(folder)
+        _check_folder(folder, family(spec.family))
     elif spec.repo.startswith((".", "/", "~")) or spec.repo.count("/") != 1:
         raise ValueError(f"model.repo={spec.repo!r}: no such folder. Give a diffusers folder or a hub id such as org/name.")
 
@@ -39,7 +40,7 @@ def missing(spec: ModelSpec) -> str | None:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        huggingface_hub.hf_hub_download(spec.repo, "model_index.json", revision=spec.revision)
+        huggingface_hub.hf_hub_download(spec.repo, family(spec.family).index, revision=spec.revision)
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         return (
             f"model {spec.name!r} ({spec.repo}) is neither in the local hub cache nor reachable. Set HF_HOME to a cache that "
@@ -60,10 +61,10 @@ def hub_unasked() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _check_folder(folder: Path) -> None:
-    if not (folder / "model_index.json").exists():
-        raise ValueError(f"{folder} is not a diffusers folder: it has no model_index.json.")
-    for part in ("vae", "text_encoder", "unet"):
+def _check_folder(folder: Path, known: Family) -> None:
+    if not (folder / known.index).exists():
+        raise ValueError(f"{folder} is not a {known.library} folder: it has no {known.index}.")
+    for part in ("vae", "text_encoder", "unet") if known.library == "diffusers" else ("",):
         if (folder / part).is_dir() and not list((folder / part).glob("*.safetensors")):
             pickled = [f.name for f in (folder / part).iterdir() if f.suffix in (".bin", ".ckpt", ".pt", ".pth")]
             why = f"it holds pickled weights ({pickled[0]}), which are refused" if pickled else "a weight file is missing"
@@ -80,7 +81,7 @@ def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
     if spec.repo.startswith(RANDOM):
         parts, tokenizers, scheduler, settings = family(spec.family).tiny()
     else:
-        parts, tokenizers, scheduler, settings = _diffusers_parts(spec)
+        parts, tokenizers, scheduler, settings = family(spec.family).load(spec)
     for name, module in parts.items():
         # Random parts are made in float32; those from files have their dtype, but for layers that must stay in full precision
         if spec.repo.startswith(RANDOM) and spec.dtype != "float32":
@@ -93,7 +94,8 @@ def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
     return pipe
 
 
-def _diffusers_parts(spec: ModelSpec):
+def diffusers_parts(spec: ModelSpec):
+    """How most families are loaded (`Family.load`)."""
     import torch
     from diffusers import DiffusionPipeline
 

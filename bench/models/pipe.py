@@ -59,7 +59,7 @@ class Pipe:
         self.before_predict: list[Callable[[Call], None]] = []
         self.counts = {"forward_rows": 0, "images": 0}
         self.embedded_guidance = 1.0  # what a guidance-distilled denoiser is told; others do not read it
-        self._hooks_on = True
+        self.hooks_on = True  # False inside `off`
         self._now: tuple[int | None, int | None] = (None, None)
 
     @property
@@ -122,15 +122,10 @@ class Pipe:
 
     def noise(self, seeds: list[int], height: int, width: int) -> Tensor:
         """Initial latents, one CPU generator per row: equal for every method, batch size and device."""
-        shape = (self.family.latent_channels(self), height // self.latent_factor, width // self.latent_factor)
-        rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return torch.stack(rows).to(self.device, self.dtype)
+        return self.family.noise(self, seeds, height, width)
 
     def scheduler_for(self, sampler: Sampler) -> Any:
-        import diffusers
-
-        kind = getattr(diffusers, sampler.scheduler)
-        return kind.from_config(dict(self.scheduler.config), **sampler.arguments)
+        return self.family.scheduler_for(self, sampler)
 
     def sample(self, cond: Conditioning, seeds: list[int], sampler: Sampler, image_ids: Sequence | None = None) -> Tensor:
         """Latents (n, channels, h, w) for the rows of `cond`, by the guidance rule and on the trajectory in force."""
@@ -200,11 +195,11 @@ class Pipe:
     @contextmanager
     def off(self) -> Iterator[Pipe]:
         """Inside, every hook and adapter that was set through this pipe is out of force: the teacher of an adapter in training."""
-        before, self._hooks_on = self._hooks_on, False
+        before, self.hooks_on = self.hooks_on, False
         try:
             yield self
         finally:
-            self._hooks_on = before
+            self.hooks_on = before
 
     @contextmanager
     def replaced(self, tensors: dict[str, Tensor]) -> Iterator[Pipe]:
@@ -298,7 +293,7 @@ class Pipe:
 
     def _while_on(self, hook: Callable) -> Callable:
         def ours(*args):
-            return hook(*args) if self._hooks_on else None
+            return hook(*args) if self.hooks_on else None
 
         return ours
 

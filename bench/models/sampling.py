@@ -116,7 +116,7 @@ class Trajectory:
 def denoised(pipe: Pipe, cond: Conditioning, seeds: list[int], sampler: Sampler, image_ids: Sequence | None = None) -> Tensor:
     """Latents (n, channels, h, w) for the rows of `cond`, by the guidance rule and on the trajectory in force."""
     trajectory = pipe.trajectory(pipe, seeds, sampler, image_ids)
-    x, null, rule = trajectory.start(), pipe.null(len(seeds)), pipe.guidance()
+    x, null, rule = trajectory.start(), pipe.family.unconditional(pipe, cond), pipe.guidance()
     times, asked = trajectory.times, trajectory.sampler
     for index in range(trajectory.first, trajectory.last):
         with pipe.at_step(index, len(times)):

@@ -192,7 +192,7 @@ class TextSide:
         """(length,) ids and (length, width) embeddings of one prompt for one encoder; one that a token has no rows for reads on."""
         cut = re.compile("(" + "|".join(re.escape(word) for word in sorted(self.words, key=len, reverse=True)) + ")")
         stand_in = reader.token_ids("a")[0]
-        ids, places = [reader.tokenizer.bos_token_id] * reader.begins, {}
+        ids, places = list(reader.beginning), {}
         for piece in cut.split(prompt):
             if piece in self.words:
                 for row in self._rows_of(piece, reader):
@@ -200,12 +200,12 @@ class TextSide:
                     ids.append(stand_in)
             elif piece.strip():
                 ids.extend(reader.token_ids(piece))
-        if len(ids) >= reader.length and any(place >= reader.length - 1 for place in places):
+        if any(place >= reader.room for place in places):
             raise ValueError(f"a learned token lies beyond the {reader.length} tokens the model reads: {prompt!r}.")
         laid_out = reader.layout(ids)
         embeddings = reader.table[laid_out]
         if places:
-            index = torch.tensor(list(places), device=self.device)
+            index = torch.tensor(list(places), device=self.device) + reader.first(ids)
             embeddings = embeddings.index_copy(0, index, torch.stack(list(places.values())))
         return laid_out, embeddings
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from vestige.bench.contract.types import Sampler
 from vestige.bench.models import loading
 from vestige.bench.models.capabilities import unsupported
+from vestige.bench.models.families import family
 from vestige.bench.prompts import prompt_sets
 from vestige.bench.run.job import Job
 
@@ -18,8 +19,9 @@ from vestige.bench.run.job import Job
 def check(job: Job, planned: bool = False) -> None:
     """Mistakes, whatever the machine holds. planned: nothing will be written, not even to see whether that can be done."""
     job.runtime.check(writes=not planned)
-    _scheduler(job.sampler)
     loading.check(job.model)
+    known = family(job.model.family)
+    known.check_sampler(job.sampler) if known.own_sampler else _scheduler(job.sampler)
     for name, split in job.splits.items():
         if min(split.rows, split.repeats, split.limit or 1) < 1:
             raise ValueError(f"split.{name}: rows, repeats and limit must be at least 1, got {split.rows}, {split.repeats}, {split.limit}.")

@@ -9,7 +9,7 @@ levels   a noise process: noising, inversion, partial denoising (bench/models/pr
 words    token ids and token embeddings in, with learned tokens, of encoders whose layout is known
 states   text states that the generator reads, row by row, and that can be edited
 groups   weights by their role: `Family.groups`
-tokens   images as tokens (models that draw token by token)
+tokens   images as tokens (models that draw token by token: bench/models/families/_tokens.py)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vestige.bench.contract.types import Sampler
+from vestige.bench.contract.types import ModelSpec, Sampler
 from vestige.bench.models import sampling
 from vestige.bench.models.conditioning import NULL, Conditioning
 from vestige.bench.models.process import NoiseProcess
@@ -60,6 +60,15 @@ class Family:
     normed: ClassVar[bool] = False  # text states leave an affine layer norm, the encoder's last, so they lie in one hyperplane
     alignments: ClassVar[tuple[str, ...]] = ("exact",)  # ways of `NoiseProcess.partial_run`
     deep: ClassVar[bool] = False  # reads inner layers of the text encoders
+    library: ClassVar[str] = "diffusers"  # whose folders it is loaded from
+    index: ClassVar[str] = "model_index.json"  # the file that such a folder begins with
+    own_sampler: ClassVar[bool] = False  # draws with a sampler of its own, see `check_sampler`; others with a scheduler of diffusers
+
+    def load(self, spec: ModelSpec) -> tuple[dict[str, Any], list, Any, dict[str, Any]]:
+        """(parts, tokenizers, scheduler, settings) from the folder or the hub's cache that the specification names."""
+        from vestige.bench.models.loading import diffusers_parts
+
+        return diffusers_parts(spec)
 
     # Text
 
@@ -83,6 +92,10 @@ class Family:
         """The unconditional conditioning, n rows: the empty prompt, unless the family says otherwise."""
         return pipe.encode([""] * n).as_branch(NULL)
 
+    def unconditional(self, pipe: Pipe, cond: Conditioning) -> Conditioning:
+        """The unconditional rows that guidance pairs with these: of most models the same for every prompt."""
+        return pipe.null(len(cond))
+
     # The denoiser
 
     def predict(self, pipe: Pipe, denoiser: nn.Module, x: Tensor, level: Tensor | int, cond: Conditioning) -> Tensor:
@@ -93,6 +106,16 @@ class Family:
         """The noise process the model was trained with, from its own scheduler's settings."""
         raise NotImplementedError
 
+    def check_sampler(self, sampler: Sampler) -> None:
+        """Raise a ValueError for a sampler that this family cannot draw with; asked of families that have their own."""
+
+    def scheduler_for(self, pipe: Pipe, sampler: Sampler) -> Any:
+        """The scheduler asked for, with the model's own settings and the changes asked for."""
+        import diffusers
+
+        kind = getattr(diffusers, sampler.scheduler)
+        return kind.from_config(dict(pipe.scheduler.config), **sampler.arguments)
+
     def set_timesteps(self, scheduler: Any, pipe: Pipe, sampler: Sampler) -> None:
         """The grid of sampling levels, as the published pipeline sets it."""
         scheduler.set_timesteps(sampler.steps, device=pipe.device)
@@ -101,6 +124,12 @@ class Family:
         return sampling.denoised(pipe, cond, seeds, sampler, image_ids)
 
     # Images and latents
+
+    def noise(self, pipe: Pipe, seeds: list[int], height: int, width: int) -> Tensor:
+        """Initial latents, one CPU generator per row: equal for every method, batch size and device."""
+        shape = (self.latent_channels(pipe), height // pipe.latent_factor, width // pipe.latent_factor)
+        rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return torch.stack(rows).to(pipe.device, pipe.dtype)
 
     def latent_factor(self, pipe: Pipe) -> int:
         """Pixels per latent cell, per side."""
