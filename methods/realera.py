@@ -127,7 +127,7 @@ class RealEra(Method):
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         check_pairs(pipe, [(concept.name, self.anchored_name(concept)) for concept in concepts])
-        original, kept = frozen_copy(pipe.unet), self.kept_texts(concepts)
+        original, kept = frozen_copy(pipe.unet, changing=[]), self.kept_texts(concepts)
         with torch.no_grad():
             examples = {concept.slug: self.sentences(pipe, concept) for concept in concepts}
             middle = self.middle(pipe, kept)

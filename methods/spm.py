@@ -95,7 +95,7 @@ class SPM(Method):
         up = {name.removesuffix(".up"): p for name, p in adapter.items() if name.endswith(".up")}
         optimiser = torch.optim.AdamW(list(adapter.values()), lr=self.lr, weight_decay=self.weight_decay)
         rate = get_cosine_with_hard_restarts_schedule_with_warmup(optimiser, self.warmup, self.iterations, self.cycles)
-        base = frozen_copy(pipe.unet)
+        base = frozen_copy(pipe.unet, changing=[])  # the adapters are hooks
         with torch.no_grad():
             c, neutral = pipe.encode([self.asked(concept)] * self.batch), pipe.encode([self.surrogate] * self.batch)
             null = pipe.encode([""] * self.batch)

@@ -135,7 +135,7 @@ class TRCE(LinearEdit):
         first = self.artefact(pipe, *self.edit(pipe, groups, concepts))
         if self.epochs == 0:
             return first
-        original = frozen_copy(pipe.unet)
+        original = frozen_copy(pipe.unet, choose_parameters(pipe.unet, STEERED).values())
         with super().attach(pipe, first):
             trained = self.steer(pipe, original, groups, ctx)
         parameters = first.meta["parameters"] + sum(tensor.numel() for tensor in trained.values())
@@ -212,13 +212,13 @@ class TRCE(LinearEdit):
 
     def steer(self, pipe: Pipe, original: nn.Module, groups: list[Pairs], ctx: Context) -> dict[str, Tensor]:
         """ "unet.<parameter>", trained from the stage-1 weights now in `pipe`; `original` is the untouched denoiser."""
-        first = frozen_copy(pipe.unet)
+        chosen = choose_parameters(pipe.unet, STEERED)
+        first = frozen_copy(pipe.unet, chosen.values())
         unsafe, safe, pair, x, s = self.unsafe_latents(pipe, original, groups, ctx)
         grid = ddim(pipe, self.steps).timesteps.to(pipe.device)
         order = torch.randperm(len(s), generator=ctx.generator("order")) if self.shuffle else torch.arange(len(s))
         iterations = order.split(self.batch)
         kept, kept_t = self.kept_latents(pipe, original, len(iterations), ctx)
-        chosen = choose_parameters(pipe.unet, STEERED)
         optimiser = torch.optim.AdamW(make_trainable(chosen), lr=self.lr, weight_decay=self.weight_decay)
         with torch.no_grad():
             null = pipe.null(1)

@@ -165,7 +165,7 @@ JOB = [
     *("concept=[dog]", "method=uce", "attack=[none,circumventing]", "split=[target]", "model.sampler.steps=2"),
     *("attack.circumventing.images=1", "attack.circumventing.steps=1", "split.target.rows=2", "split.target.repeats=1"),
 ]
-HARNESS_FILES = ("code", "syntax", "cost", "provenance", "stages", "stage_code", "shared_work", "models_of_job")
+HARNESS_FILES = ("code", "syntax", "cost", "provenance", "stages", "stage_code", "shared_work", "models_of_job", "loaded_model")
 HARNESS_FILES += ("store", "store_folder", "store_locks")
 HARNESS = {f"bench/run/{name}.py" for name in HARNESS_FILES}
 HARNESS |= {"bench/models/fingerprints.py", *(f"bench/contract/{name}.py" for name in ("flags", "resume", "screen", "shared"))}

@@ -3,6 +3,7 @@
 loading         a diffusers folder or hub id to a pipe; refuses early what cannot be loaded
 parts           its modules as a type checker sees them
 pipe            a loaded model: its parts, one sampling loop, and changes that last for a `with` block
+origin          the weights as they were loaded, to be had again at any time
 text            prompts to conditioning, with room for learned tokens
 encodings       encoded prompts, kept in memory
 adapters        low-rank adapters beside the layers of a denoiser

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vestige.bench.contract.types import ModelSpec, Sampler
+from vestige.bench.models.origin import Origin, Saved, contents
 from vestige.bench.models.parts import Part
 from vestige.bench.models.text import Conditioning, TextSide
 
@@ -99,6 +100,8 @@ class Images:
 
 class Pipe:
     """The model under test. `parts` holds its modules by name: unet (or transformer), vae, text_encoder, ..."""
+
+    origin: Origin | None = None  # of a pipe that bench/models/loading.py made
 
     def __init__(self, spec: ModelSpec, parts: dict[str, Any], tokenizers: list, scheduler: Any) -> None:
         self.spec = spec
@@ -212,7 +215,7 @@ class Pipe:
 
     @contextmanager
     def replaced(self, tensors: dict[str, Tensor]) -> Iterator[Pipe]:
-        """Copy tensors named "<part>.<parameter>" into the model; put the old values back at the end."""
+        """Copies of tensors named "<part>.<parameter>" in the place of the model's own, which are not written to: others may share them."""
         slots = {name: self.parameter(name) for name in tensors}
         for name, slot in slots.items():
             if slot.shape != tensors[name].shape:
@@ -220,32 +223,24 @@ class Pipe:
                     f"{name} has shape {tuple(tensors[name].shape)} in the artefact but {tuple(slot.shape)} in model "
                     f"{self.spec.name!r}: the artefact was made for another model."
                 )
-        saved = {name: slot.detach().clone() for name, slot in slots.items()}
+        saved = {name: slot.data for name, slot in slots.items()}
         try:
-            with torch.no_grad():
-                for name, slot in slots.items():
-                    slot.copy_(tensors[name])
+            for name, slot in slots.items():
+                slot.data = torch.empty_like(slot, requires_grad=False).copy_(tensors[name].detach())
             yield self
         finally:
-            with torch.no_grad():
-                for name, slot in slots.items():
-                    slot.copy_(saved[name])
+            for name, slot in slots.items():
+                slot.data = saved[name]
 
     @contextmanager
     def preserved(self) -> Iterator[Pipe]:
         """Whatever happens inside, afterwards all weights, modes and scoped changes are as before."""
-        # parameters() twice over would restore tied weights twice; state by name is enough and exact
-        saved = {name: p.detach().clone() for name, p in self.named_parameters()}
+        saved = Saved(self)
         scoped = (self.guidance, self.trajectory, list(self.filters), list(self.before_predict), dict(self.text.words))
         try:
             yield self
         finally:
-            with torch.no_grad():
-                for name, p in self.named_parameters():
-                    if not torch.equal(p, saved[name]):
-                        p.copy_(saved[name])
-                    p.requires_grad_(False)
-                    p.grad = None
+            saved.restore()
             for part in self.parts.values():
                 part.eval()
             self.guidance, self.trajectory, self.filters, self.before_predict, self.text.words = scoped
@@ -339,12 +334,14 @@ class Pipe:
 
     def fingerprint(self) -> str:
         """Hash of all weights, hooks and scoped changes: equal before and after a well-behaved plugin."""
-        digest = hashlib.sha256()
-        for name, p in self.named_parameters():
-            digest.update(name.encode())
-            digest.update(p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for p in self.parts.values() for m in p.modules())
-        modules = sum(1 for p in self.parts.values() for _ in p.modules())
-        scoped = (hooks, modules, len(self.filters), len(self.before_predict), sorted(self.text.words))
-        digest.update(repr((scoped, self.guidance is classifier_free, self.trajectory is Trajectory)).encode())
+        digest = hashlib.sha256(repr(self.structure()).encode())
+        for name, content in contents(self).items():
+            digest.update(name.encode() + content)
         return digest.hexdigest()
+
+    def structure(self) -> tuple:
+        """Which hooks, modules, rules, words and filters are in force."""
+        modules = [m for part in self.parts.values() for m in part.modules()]
+        hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+        scoped = len(self.filters), len(self.before_predict), sorted(self.text.words)
+        return hooks, len(modules), scoped, self.guidance is classifier_free, self.trajectory is Trajectory

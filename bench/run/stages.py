@@ -158,7 +158,7 @@ class Stages:
                 with self.models.clock.stopped():
                     return judges.load(job.attack_judge).about(job.concepts).among(labels)
 
-            with self.models.attached([] if attack.transfers() else erased) as pipe:
+            with self.models.attached([] if attack.transfers() else erased, attack) as pipe:
                 victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge().present(*asked_of))
                 with pipe.preserved():
                     meter = self.meter(folder, pipe)
@@ -314,10 +314,7 @@ class Stages:
             with self.models.at_no_cost():
                 return self.store.held(lambda: shared_work.find_or_make(self, work, ctx)).path
 
-        def original() -> Pipe:
-            return self.models.untouched
-
-        return Context((*words, self.job.seed), self.job.sampler, original, images, progress=progress, find_or_make=shared)
+        return Context((*words, self.job.seed), self.job.sampler, self.models.original, images, progress=progress, find_or_make=shared)
 
     @contextmanager
     def unsafe_images_deleted(self) -> Iterator[None]:
