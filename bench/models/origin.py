@@ -100,7 +100,7 @@ class _Files:
     def candidates(self, name: str) -> Iterator[tuple[Path, str]]:
         """Keys of this name; transformers leaves out the first words of some."""
         for file, handle in self.opened.items():
-            for key in handle.keys():
+            for key in handle.offset_keys():
                 if key == name or key.endswith(f".{name}"):
                     yield file, key
 
@@ -108,8 +108,8 @@ class _Files:
         return self.opened[file].get_tensor(key)
 
     def mapped(self) -> dict[Path, Any]:
-        """New handles whose tensors are a private map of the file: what is written to them is seen by nobody else."""
-        return {file: safe_open(file, framework="pt") if _mark(file) == self.marks[file] else opened for file, opened in self.opened.items()}
+        """New handles. Their tensors are a private map of the file: what is written to them is seen by nobody else."""
+        return {f: safe_open(f, framework="pt") if _mark(f) == self.marks[f] else handle for f, handle in self.opened.items()}
 
 
 def _mark(file: Path) -> tuple[int, ...] | None:

@@ -340,8 +340,9 @@ class Pipe:
         return digest.hexdigest()
 
     def structure(self) -> tuple:
-        """Which hooks, modules, rules, words and filters are in force."""
+        """Which hooks, modules, rules, words and filters are in force. Hooks that transformers leaves on first use are not counted."""
         modules = [m for part in self.parts.values() for m in part.modules()]
-        hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+        every = [hook for m in modules for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
+        hooks = sum(not getattr(hook, "__module__", "").startswith("transformers.") for hook in every)
         scoped = len(self.filters), len(self.before_predict), sorted(self.text.words)
         return hooks, len(modules), scoped, self.guidance is classifier_free, self.trajectory is Trajectory

@@ -91,9 +91,9 @@ class Models:
     @contextmanager
     def to_erase(self, before: Sequence[Stage]) -> Iterator[Pipe]:
         """The model that the next step erases from: as the steps before it left it. Afterwards it is the original again."""
-        with self._used_by(self.job.method, bare=self.is_original) as pipe:
-            with self._stacked(pipe, [] if self.is_original else before), pipe.preserved():
-                yield pipe
+        steps = [] if self.is_original else before
+        with self._used_by(self.job.method, bare=self.is_original) as pipe, self._stacked(pipe, steps), pipe.preserved():
+            yield pipe
 
     @contextmanager
     def attached(self, erased: Sequence[Stage], attack: Attack | None = None) -> Iterator[Pipe]:
