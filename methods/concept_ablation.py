@@ -88,8 +88,8 @@ class ConceptAblation(Method):
         generator = ctx.generator("training")
         pairs = [self.pairs(concept) for concept in concepts]
         images = [self.training_images([pair.caption for pair in of_concept], ctx) for of_concept in pairs]
-        frozen = frozen_copy(pipe.denoiser) if self.teacher == "frozen" else None
         chosen = pipe.group(GROUPS[self.train])
+        frozen = frozen_copy(pipe.denoiser, chosen.values()) if self.teacher == "frozen" else None
         optimiser = torch.optim.AdamW(make_trainable(chosen), lr=self.lr, weight_decay=self.weight_decay)
         with begin_token_cut(pipe) if self.cut_begin_token else nullcontext():
             state = {"weights": chosen, "optimiser": optimiser, "generator": generator}

@@ -90,8 +90,8 @@ class ESD(Method):
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         generator = ctx.generator("training")
-        frozen = frozen_copy(pipe.denoiser)
         chosen = trained_parameters(pipe, self.train)
+        frozen = frozen_copy(pipe.denoiser, chosen.values())
         optimiser = OPTIMISERS[self.optimiser](make_trainable(chosen), lr=self.lr, weight_decay=self.weight_decay)
         with torch.no_grad():
             asked = pipe.encode([with_articles(self.prompt.format(name=concept.name)) for concept in concepts])

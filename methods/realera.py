@@ -132,7 +132,7 @@ class RealEra(Method):
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         check_pairs(pipe, [(concept.name, self.anchored_name(concept)) for concept in concepts])
-        original, kept = frozen_copy(pipe.denoiser), self.kept_texts(concepts)
+        original, kept = frozen_copy(pipe.denoiser, changing=[]), self.kept_texts(concepts)
         with torch.no_grad():
             examples = {concept.slug: self.sentences(pipe, concept) for concept in concepts}
             middle = self.middle(pipe, kept)

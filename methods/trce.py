@@ -139,7 +139,7 @@ class TRCE(LinearEdit):
         first = self.artefact(pipe, *self.edit(pipe, groups, concepts))
         if self.epochs == 0:
             return first
-        original = frozen_copy(pipe.denoiser)
+        original = frozen_copy(pipe.denoiser, steered(pipe).values())
         with super().attach(pipe, first):
             trained = self.steer(pipe, original, groups, ctx)
         parameters = first.meta["parameters"] + sum(tensor.numel() for tensor in trained.values())
@@ -216,13 +216,13 @@ class TRCE(LinearEdit):
 
     def steer(self, pipe: Pipe, original: nn.Module, groups: list[Pairs], ctx: Context) -> dict[str, Tensor]:
         """ "<denoiser>.<parameter>", trained from the stage-1 weights now in `pipe`; `original` is the untouched denoiser."""
-        first = frozen_copy(pipe.denoiser)
+        chosen = steered(pipe)
+        first = frozen_copy(pipe.denoiser, chosen.values())
         unsafe, safe, pair, x, s = self.unsafe_latents(pipe, original, groups, ctx)
         grid = self.grid(pipe).to(pipe.device)
         order = torch.randperm(len(s), generator=ctx.generator("order")) if self.shuffle else torch.arange(len(s))
         iterations = order.split(self.batch)
         kept, kept_t = self.kept_latents(pipe, original, len(iterations), ctx)
-        chosen = steered(pipe)
         optimiser = torch.optim.AdamW(make_trainable(chosen), lr=self.lr, weight_decay=self.weight_decay)
         with torch.no_grad():
             null = pipe.null(1)

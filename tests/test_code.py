@@ -181,12 +181,13 @@ JOB = [
     *("concept=[dog]", "method=uce", "attack=[none,circumventing]", "split=[target]", "model.sampler.steps=2"),
     *("attack.circumventing.images=1", "attack.circumventing.steps=1", "split.target.rows=2", "split.target.repeats=1"),
 ]
-HARNESS_FILES = ("code", "syntax", "cost", "provenance", "stages", "stage_code", "shared_work", "models_of_job")
+HARNESS_FILES = ("code", "syntax", "cost", "provenance", "stages", "stage_code", "shared_work", "models_of_job", "loaded_model")
 HARNESS_FILES += ("store", "store_folder", "store_locks")
 HARNESS = {f"bench/run/{name}.py" for name in HARNESS_FILES}
 HARNESS |= {"bench/models/fingerprints.py", *(f"bench/contract/{name}.py" for name in ("flags", "resume", "screen", "shared"))}
 HARNESS |= {("bench/contract/plugin.py", "Attack.transfers"), ("bench/judges/emoji.py", "EmojiJudge.check")}
 HARNESS |= {"bench/contract/building.py", "bench/places.py", "bench/judges/registry.py", ("bench/judges/__init__.py", "inputs")}
+HARNESS |= {("bench/models/origin.py", "Origin.changed")}  # after a stage: whether the model may be used again
 HARNESS |= {("bench/contract/types.py", "Adversary.load_prompts"), ("bench/vision/features.py", "inputs")}
 HARNESS |= {("bench/vision/clip_models.py", "inputs")}  # they decide keys, which is where their answers stand
 

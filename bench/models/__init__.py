@@ -7,6 +7,7 @@ capabilities    what plugins need and what families offer, in the same words
 pipe            a loaded model: its parts, one way to sample from it, and changes that last for a `with` block
 sampling        the loop from noise to latents, guidance rules, trajectories
 process         noise processes: noising, inversion, partial denoising, training levels
+origin          the weights as they were loaded, to be had again at any time
 text            prompts to conditioning, with room for learned tokens
 conditioning    what the generator is told, in segments, one for each text encoder that it reads
 encodings       encoded prompts, kept in memory

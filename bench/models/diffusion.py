@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import difflib
 import re
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +40,15 @@ def make_trainable(parameters: dict[str, nn.Parameter]) -> list[nn.Parameter]:
     return list(parameters.values())
 
 
-def frozen_copy(module: nn.Module) -> nn.Module:
-    """A deep copy that shares no storage and takes no gradient: the teacher."""
-    return copy.deepcopy(module).eval().requires_grad_(False)
+def frozen_copy(module: nn.Module, changing: Iterable[nn.Parameter] | None = None) -> nn.Module:
+    """The teacher: a copy that takes no gradient.
+
+    changing: the parameters that will be written in place, as training does; of those the copy has its own, all others it shares.
+    None: any may be. (`pipe.replaced` and `pipe.hooked` write nothing in place.)
+    """
+    own = {id(p) for p in (module.parameters() if changing is None else changing)}
+    shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters() if id(p) not in own}
+    return copy.deepcopy(module, dict[int, Any](shared)).eval().requires_grad_(False)
 
 
 def unaligned(model: ModelSpec, alignment: str) -> str | None:

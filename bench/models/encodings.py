@@ -49,10 +49,11 @@ def content(module: nn.Module) -> Hashable:
     """
     parts = [(name, type(part)) for name, part in module.named_modules(remove_duplicate=False)]
     tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    return hash((tuple(parts), tuple((name, str(t.dtype), tuple(t.shape), _sums(t)) for name, t in tensors)))
+    return hash((tuple(parts), tuple((name, str(t.dtype), tuple(t.shape), sums(t)) for name, t in tensors)))
 
 
-def _sums(tensor: Tensor) -> bytes:
+def sums(tensor: Tensor) -> bytes:
+    """Of the rows and of the columns of a tensor's bytes, 8 KB a row; of what is left over the bytes themselves."""
     flat = tensor.detach().contiguous().view(-1)
     flat = flat.view(torch.uint8) if flat.dtype != torch.bool else flat.to(torch.uint8)
     whole = flat.numel() // (8 * CHUNK) * 8 * CHUNK

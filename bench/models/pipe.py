@@ -24,6 +24,7 @@ from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.models.families import family
 from vestige.bench.models.families.base import Corruption
 from vestige.bench.models.hooks import own_hooks
+from vestige.bench.models.origin import Origin, Saved, contents
 from vestige.bench.models.parts import Part
 from vestige.bench.models.process import NoiseProcess
 from vestige.bench.models.sampling import Call, GuidanceRule, Trajectory, classifier_free
@@ -45,6 +46,8 @@ class Pipe:
 
     settings: of the published pipeline, such as SDXL's force_zeros_for_empty_prompt.
     """
+
+    origin: Origin | None = None  # of a pipe that bench/models/loading.py made
 
     def __init__(self, spec: ModelSpec, parts: dict[str, Any], tokenizers: list, scheduler: Any, settings: dict[str, Any] | None = None):
         self.spec = spec
@@ -203,7 +206,7 @@ class Pipe:
 
     @contextmanager
     def replaced(self, tensors: dict[str, Tensor]) -> Iterator[Pipe]:
-        """Copy tensors named "<part>.<parameter>" into the model; put the old values back at the end."""
+        """Copies of tensors named "<part>.<parameter>" in the place of the model's own, which are not written to: others may share them."""
         slots = {name: self.parameter(name) for name in tensors}
         for name, slot in slots.items():
             if slot.shape != tensors[name].shape:
@@ -211,32 +214,24 @@ class Pipe:
                     f"{name} has shape {tuple(tensors[name].shape)} in the artefact but {tuple(slot.shape)} in model "
                     f"{self.spec.name!r}: the artefact was made for another model."
                 )
-        saved = {name: slot.detach().clone() for name, slot in slots.items()}
+        saved = {name: slot.data for name, slot in slots.items()}
         try:
-            with torch.no_grad():
-                for name, slot in slots.items():
-                    slot.copy_(tensors[name])
+            for name, slot in slots.items():
+                slot.data = torch.empty_like(slot, requires_grad=False).copy_(tensors[name].detach())
             yield self
         finally:
-            with torch.no_grad():
-                for name, slot in slots.items():
-                    slot.copy_(saved[name])
+            for name, slot in slots.items():
+                slot.data = saved[name]
 
     @contextmanager
     def preserved(self) -> Iterator[Pipe]:
         """Whatever happens inside, afterwards all weights, modes and scoped changes are as before."""
-        # parameters() twice over would restore tied weights twice; state by name is enough and exact
-        saved = {name: p.detach().clone() for name, p in self.named_parameters()}
+        saved = Saved(self)
         scoped = (self.guidance, self.trajectory, list(self.filters), list(self.before_predict), dict(self.text.words))
         try:
             yield self
         finally:
-            with torch.no_grad():
-                for name, p in self.named_parameters():
-                    if not torch.equal(p, saved[name]):
-                        p.copy_(saved[name])
-                    p.requires_grad_(False)
-                    p.grad = None
+            saved.restore()
             for part in self.parts.values():
                 part.eval()
             self.guidance, self.trajectory, self.filters, self.before_predict, self.text.words = scoped
@@ -336,12 +331,14 @@ class Pipe:
 
     def fingerprint(self) -> str:
         """Hash of all weights, hooks and scoped changes: equal before and after a well-behaved plugin."""
-        digest = hashlib.sha256()
-        for name, p in self.named_parameters():
-            digest.update(name.encode())
-            digest.update(p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        found = sum(1 for p in self.parts.values() for m in p.modules() for _ in own_hooks(m))
-        modules = sum(1 for p in self.parts.values() for _ in p.modules())
-        scoped = (found, modules, len(self.filters), len(self.before_predict), sorted(self.text.words))
-        digest.update(repr((scoped, self.guidance is classifier_free, self.trajectory is Trajectory)).encode())
+        digest = hashlib.sha256(repr(self.structure()).encode())
+        for name, content in contents(self).items():
+            digest.update(name.encode() + content)
         return digest.hexdigest()
+
+    def structure(self) -> tuple:
+        """Which hooks, modules, rules, words and filters are in force. Hooks that a library sets for itself are not counted."""
+        modules = [m for part in self.parts.values() for m in part.modules()]
+        hooks = sum(1 for m in modules for _ in own_hooks(m))
+        scoped = len(self.filters), len(self.before_predict), sorted(self.text.words)
+        return hooks, len(modules), scoped, self.guidance is classifier_free, self.trajectory is Trajectory

@@ -19,6 +19,7 @@ stages           each stage: found in the store, or computed
 seeds            what the randomness of an erasure or an attack follows
 stage_code       where the code of each kind of stage begins
 shared_work      stages that depend on no concept
+loaded_model     one load of a model per process
 models_of_job    the original and the erased model of a job
 generate         prompts to images on disk
 record           the record of a job

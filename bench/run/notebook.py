@@ -16,7 +16,7 @@ from vestige.bench.contract.building import plain_tree, plugin, typed
 from vestige.bench.contract.plugin import Method, Metric, MetricContext
 from vestige.bench.contract.types import Concept, Erasure, ImageSet, ModelSpec, Sampler, Scores
 from vestige.bench.models.capabilities import unsupported
-from vestige.bench.run import composing, tree
+from vestige.bench.run import composing, loaded_model, tree
 from vestige.bench.run.concept_sets import chosen_concepts
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def load(model: str, settings: Sequence[str], device: str) -> Pipe:
     lacks = loading.missing(spec)
     if lacks:
         raise ValueError(lacks)
-    return loading.load(spec, device)
+    return loaded_model.take(spec, device)
 
 
 def draw(pipe: Pipe, prompts: Sequence[str], seeds: Sequence[int] | None, settings: Sequence[str]) -> torch.Tensor:

@@ -38,6 +38,8 @@ def run_job(job: Job) -> dict:
             made |= {"status": "busy", "reason": str(busy)}
         except Exception as error:  # a failed cell is a result: it is recorded with the command that repeats it
             made |= {"status": "failed", "reason": f"{type(error).__name__}: {error}", "error": traceback.format_exc()}
+        finally:
+            stages.models.give_back()
     made |= {"stale": sorted(stages.store.kept), "flags": flags.of_record(made)}
     record.write(made, job.runtime.folder("records"))
     return made

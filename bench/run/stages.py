@@ -164,7 +164,7 @@ class Stages:
 
             attacked = [] if attack.transfers() else erased
             touched = self.models.touched(attacked)
-            with self.models.attached(attacked) as pipe:
+            with self.models.attached(attacked, attack) as pipe:
                 victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge().present(*asked_of), touched)
                 with pipe.preserved():
                     meter = self.meter(folder, pipe)
@@ -320,10 +320,7 @@ class Stages:
             with self.models.at_no_cost():
                 return self.store.held(lambda: shared_work.find_or_make(self, work, ctx)).path
 
-        def original() -> Pipe:
-            return self.models.untouched
-
-        return Context((*words, self.job.seed), self.job.sampler, original, images, progress=progress, find_or_make=shared)
+        return Context((*words, self.job.seed), self.job.sampler, self.models.original, images, progress=progress, find_or_make=shared)
 
     @contextmanager
     def unsafe_images_deleted(self) -> Iterator[None]:
