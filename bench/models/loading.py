@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vestige.bench.contract.types import ModelSpec
-from vestige.bench.models.fingerprints import commit_of, weights_digest
-from vestige.bench.models.folders import LEFT_OUT, RANDOM, folder_of
+from vestige.bench.models.architecture import check_family
+from vestige.bench.models.fingerprints import weights_digest
+from vestige.bench.models.folders import INDEX, LAYOUTS, RANDOM, STEMS, VARIANTS, files_missing, folder_of, made_by, read_json, weights_of
+from vestige.bench.models.folders import snapshot_of
 
 if TYPE_CHECKING:
     from vestige.bench.models.pipe import Pipe
@@ -17,34 +19,83 @@ if TYPE_CHECKING:
 
 def check(spec: ModelSpec) -> None:
     """Raise a ValueError for a specification that no machine could load. Loads nothing and asks no hub (`missing` does)."""
-    if spec.family in ("sd3", "flux"):
-        raise ValueError(f"model.family={spec.family!r} is not supported yet. Supported families: sd1, sd2, sdxl.")
     if spec.repo.startswith(RANDOM):
         if spec.repo != f"{RANDOM}tiny":
             raise ValueError(f"model.repo={spec.repo!r}: the only random model is random:tiny.")
-        return
-    folder = folder_of(spec)
-    if folder is not None:
-        _check_folder(folder)
+    elif (folder := folder_of(spec)) is not None:
+        _check_folder(folder, spec.family)
     elif spec.repo.startswith((".", "/", "~")) or spec.repo.count("/") != 1:
         raise ValueError(f"model.repo={spec.repo!r}: no such folder. Give a diffusers folder or a hub id such as org/name.")
+    elif (snapshot := snapshot_of(spec)) is not None:
+        check_family(snapshot, spec.family)
+    if spec.family in ("sd3", "flux"):
+        raise ValueError(f"model.family={spec.family!r} is not supported yet. Supported families: sd1, sd2, sdxl.")
+
+
+def _check_folder(folder: Path, family: str) -> None:
+    if not (folder / INDEX).exists():
+        raise ValueError(f"{folder} is not a diffusers folder: it has no {INDEX}.")
+    check_family(folder, family)
+    lost = files_missing(folder, family)
+    if lost:
+        part = (folder / lost[0]).parent
+        pickled = [file.name for file in part.glob("*") if file.suffix in (".bin", ".ckpt", ".pt", ".pth")]
+        if pickled and lost[0].endswith(".safetensors"):
+            raise ValueError(f"{part} holds pickled weights ({pickled[0]}), which are refused. Convert or fetch {lost[0]}.")
+        raise ValueError(f"{folder} lacks {_listed(lost)}. Fetch or save the model again.")
+
+
+def _listed(files: list[str], most: int = 4) -> str:
+    return ", ".join(files[:most]) + (f" and {len(files) - most} more files" if len(files) > most else "")
 
 
 def missing(spec: ModelSpec) -> str | None:
-    """Why the weights of a hub model cannot be had here and what to do about it, in a sentence, or None."""
+    """Why the weights of a hub model cannot be had here and what to do about it, in a sentence, or None. Fetches them where a hub is."""
     if spec.repo.startswith(RANDOM) or folder_of(spec) is not None:
         return None
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        huggingface_hub.hf_hub_download(spec.repo, "model_index.json", revision=spec.revision)
+        snapshot = Path(huggingface_hub.hf_hub_download(spec.repo, INDEX, revision=spec.revision)).parent
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         return (
             f"model {spec.name!r} ({spec.repo}) is neither in the local hub cache nor reachable. Set HF_HOME to a cache that "
             f"holds it, or point to a folder: model.repo=/path/to/{spec.repo.split('/')[-1]}."
         )
-    return None
+    try:
+        check_family(snapshot, spec.family)  # it may have been fetched just now
+    except ValueError as misfit:
+        return str(misfit)
+    _fetch(spec, snapshot)
+    lost = files_missing(snapshot, spec.family)
+    if not lost:
+        return None
+    at = "" if spec.revision is None else f" --revision {spec.revision}"
+    return (
+        f"model {spec.name!r}: the local hub cache holds a part of {spec.repo}; it lacks {_listed(lost)}. "
+        f"On a machine with a network run: hf download {spec.repo} {' '.join(lost)}{at}"
+    )
+
+
+def _fetch(spec: ModelSpec, snapshot: Path) -> None:
+    """What the snapshot lacks: small files and full weights, or of parts that have no full weights those of a variant. Errors of the
+    network end it; what is still missing then is told by the caller.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    for variant in VARIANTS:
+        parts = dict.fromkeys(name.split("/")[0] for name in files_missing(snapshot, spec.family))
+        word = f".{variant}" if variant else ""
+        names = [f"{stem}{end}" for stem in STEMS.values() for end in (f"{word}.safetensors", f"-*-of-?????{word}.safetensors")]
+        wanted = [f"{part}/{name}" for part in parts for name in ("*.json", "*.txt", "*.model", *names)]
+        if not wanted:
+            return
+        try:
+            huggingface_hub.snapshot_download(spec.repo, revision=snapshot.name, allow_patterns=wanted)
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+            return
 
 
 @contextmanager
@@ -59,16 +110,6 @@ def hub_unasked() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _check_folder(folder: Path) -> None:
-    if not (folder / "model_index.json").exists():
-        raise ValueError(f"{folder} is not a diffusers folder: it has no model_index.json.")
-    for part in ("vae", "text_encoder", "unet"):
-        if (folder / part).is_dir() and not list((folder / part).glob("*.safetensors")):
-            pickled = [f.name for f in (folder / part).iterdir() if f.suffix in (".bin", ".ckpt", ".pt", ".pth")]
-            why = f"it holds pickled weights ({pickled[0]}), which are refused" if pickled else "a weight file is missing"
-            raise ValueError(f"{folder / part} has no .safetensors file: {why}. Convert or fetch safetensors weights.")
-
-
 def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
     """Load a model, frozen and in evaluation mode."""
     import torch
@@ -80,29 +121,53 @@ def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
         from vestige.bench.models.tiny import tiny_parts
 
         parts, tokenizers, scheduler = tiny_parts(spec.family)
+        settings: dict[str, Any] = {}
     else:
-        parts, tokenizers, scheduler = _diffusers_parts(spec)
+        parts, tokenizers, scheduler, settings = _diffusers_parts(spec)
     for module in parts.values():
         module.to(device, getattr(torch, spec.dtype)).eval().requires_grad_(False)
-    pipe = Pipe(spec, parts, tokenizers, scheduler)
+    pipe = Pipe(spec, parts, tokenizers, scheduler, settings)
     pipe.text.identified_as(weights_digest(spec) or (spec.repo, spec.revision))
     return pipe
 
 
-def _diffusers_parts(spec: ModelSpec):
-    import torch
+def _diffusers_parts(spec: ModelSpec) -> tuple[dict[str, Any], list, Any, dict[str, Any]]:
+    """(modules by name, tokenizers, scheduler, settings of the pipeline) from a folder or the hub's cache."""
     from diffusers import DiffusionPipeline
 
-    where = folder_of(spec) or spec.repo
-    unused = dict.fromkeys(LEFT_OUT)
-    if spec.family == "sdxl":
-        unused.pop("safety_checker")
-    pipeline = DiffusionPipeline.from_pretrained(
-        where, revision=commit_of(spec) or spec.revision, torch_dtype=getattr(torch, spec.dtype), use_safetensors=True, **unused
-    )
-    names = [name for name in ("unet", "vae", "text_encoder", "text_encoder_2") if getattr(pipeline, name, None) is not None]
-    tokenizers = [getattr(pipeline, name) for name in ("tokenizer", "tokenizer_2") if getattr(pipeline, name, None) is not None]
-    return {name: getattr(pipeline, name) for name in names}, tokenizers, pipeline.scheduler
+    folder, layout = _files(spec), LAYOUTS[spec.family]
+    index = read_json(folder / INDEX)
+    modules = {part: _module(folder, index, part, spec.dtype) for part in layout.parts if made_by(index, part)}
+    kept = {*layout.tokenizers, "scheduler"}
+    unused = {part: None for part, named in index.items() if isinstance(named, list) and part not in kept | modules.keys()}
+    pipeline = DiffusionPipeline.from_pretrained(folder, **modules, **unused)  # reads the rest, and repairs settings of old schedulers
+    tokenizers = [getattr(pipeline, name) for name in layout.tokenizers if getattr(pipeline, name, None) is not None]
+    settings = {key: value for key, value in pipeline.config.items() if isinstance(value, bool | int | float | str) and key[0] != "_"}
+    return modules, tokenizers, pipeline.scheduler, settings
+
+
+def _files(spec: ModelSpec) -> Path:
+    """The folder of a model, whole; of a hub model that of the commit which its fingerprint names."""
+    folder = folder_of(spec) or snapshot_of(spec)
+    if folder is None or files_missing(folder, spec.family):
+        if lack := missing(spec):
+            raise ValueError(lack)
+        folder = folder_of(spec) or snapshot_of(spec)
+    assert folder is not None, "nothing is missing"
+    return folder
+
+
+def _module(folder: Path, index: dict[str, Any], part: str, dtype: str) -> Any:
+    """One part, from the files that its fingerprint hashes."""
+    import diffusers
+    import torch
+    import transformers
+
+    library, name = index[part]
+    kind = getattr(diffusers if library == "diffusers" else transformers, name)
+    weights = weights_of(folder / part)
+    word = {"variant": weights.variant} if weights and weights.variant else {}
+    return kind.from_pretrained(folder / part, torch_dtype=getattr(torch, dtype), use_safetensors=True, **word)
 
 
 def apply_numerics(spec: ModelSpec) -> None:
