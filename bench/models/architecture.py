@@ -38,7 +38,7 @@ def misfit(folder: Path, layout: Layout) -> str | None:
             return f"its {part} is of the class {name}"
     for part in index:
         if part.startswith(("text_encoder", "unet", "transformer")) and part not in layout.classes and made_by(index, part):
-            return f"it has a part {part} too"
+            return f"it also has {part}, which the family does not read"
     return _misfit_of_unet(folder, layout) or _misfit_of_process(folder, layout)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vestige.bench.contract.types import ModelSpec
+from vestige.bench.models import hub
 from vestige.bench.models.architecture import check_family
 from vestige.bench.models.fingerprints import weights_digest
-from vestige.bench.models.folders import INDEX, LAYOUTS, RANDOM, STEMS, VARIANTS, files_missing, folder_of, made_by, read_json, weights_of
-from vestige.bench.models.folders import snapshot_of
+from vestige.bench.models.folders import INDEX, LAYOUTS, RANDOM, files_missing, folder_of, made_by, read_json, snapshot_of, weights_of
 
 if TYPE_CHECKING:
     from vestige.bench.models.pipe import Pipe
@@ -67,7 +67,7 @@ def missing(spec: ModelSpec) -> str | None:
         check_family(snapshot, spec.family)  # it may have been fetched just now
     except ValueError as misfit:
         return str(misfit)
-    _fetch(spec, snapshot)
+    hub.fetch_missing(spec.repo, snapshot, lambda: files_missing(snapshot, spec.family))
     lost = files_missing(snapshot, spec.family)
     if not lost:
         return None
@@ -76,26 +76,6 @@ def missing(spec: ModelSpec) -> str | None:
         f"model {spec.name!r}: the local hub cache holds a part of {spec.repo}; it lacks {_listed(lost)}. "
         f"On a machine with a network run: hf download {spec.repo} {' '.join(lost)}{at}"
     )
-
-
-def _fetch(spec: ModelSpec, snapshot: Path) -> None:
-    """What the snapshot lacks: small files and full weights, or of parts that have no full weights those of a variant. Errors of the
-    network end it; what is still missing then is told by the caller.
-    """
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    for variant in VARIANTS:
-        parts = dict.fromkeys(name.split("/")[0] for name in files_missing(snapshot, spec.family))
-        word = f".{variant}" if variant else ""
-        names = [f"{stem}{end}" for stem in STEMS.values() for end in (f"{word}.safetensors", f"-*-of-?????{word}.safetensors")]
-        wanted = [f"{part}/{name}" for part in parts for name in ("*.json", "*.txt", "*.model", *names)]
-        if not wanted:
-            return
-        try:
-            huggingface_hub.snapshot_download(spec.repo, revision=snapshot.name, allow_patterns=wanted)
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-            return
 
 
 @contextmanager
@@ -133,14 +113,16 @@ def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
 
 def _diffusers_parts(spec: ModelSpec) -> tuple[dict[str, Any], list, Any, dict[str, Any]]:
     """(modules by name, tokenizers, scheduler, settings of the pipeline) from a folder or the hub's cache."""
-    from diffusers import DiffusionPipeline
+    import diffusers
 
     folder, layout = _files(spec), LAYOUTS[spec.family]
     index = read_json(folder / INDEX)
     modules = {part: _module(folder, index, part, spec.dtype) for part in layout.parts if made_by(index, part)}
     kept = {*layout.tokenizers, "scheduler"}
     unused = {part: None for part, named in index.items() if isinstance(named, list) and part not in kept | modules.keys()}
-    pipeline = DiffusionPipeline.from_pretrained(folder, **modules, **unused)  # reads the rest, and repairs settings of old schedulers
+    # Its own class, because the general one loads parts that are not used. It reads tokenizers and scheduler, and repairs old settings.
+    kind = getattr(diffusers, index.get("_class_name", ""), diffusers.DiffusionPipeline)
+    pipeline = kind.from_pretrained(folder, **modules, **unused)
     tokenizers = [getattr(pipeline, name) for name in layout.tokenizers if getattr(pipeline, name, None) is not None]
     settings = {key: value for key, value in pipeline.config.items() if isinstance(value, bool | int | float | str) and key[0] != "_"}
     return modules, tokenizers, pipeline.scheduler, settings

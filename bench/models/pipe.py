@@ -101,8 +101,7 @@ class Pipe:
     """The model under test. `parts` holds its modules by name: unet (or transformer), vae, text_encoder, ..."""
 
     def __init__(self, spec: ModelSpec, parts: dict[str, Any], tokenizers: list, scheduler: Any, settings: dict | None = None) -> None:
-        self.spec = spec
-        self.settings = settings or {}  # of the diffusers pipeline, such as force_zeros_for_empty_prompt
+        self.spec, self.settings = spec, settings or {}  # settings of the pipeline, such as force_zeros_for_empty_prompt
         self.parts = parts
         self.scheduler = scheduler
         encoders = [parts[name] for name in sorted(parts) if name.startswith("text_encoder")]
