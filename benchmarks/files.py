@@ -9,13 +9,17 @@ and nothing loads (a half-precision variant of each part). 6.4 GB in a temporary
 import argparse
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from vestige.bench.models.folders import loaded_files
+
 PLAN = ["plan", "model=sd14", "method=uce", "concept=dog"]
+IMPORTS = [sys.executable, "-c", "import pandas, torch"]
 BAR = 2.0  # seconds, the second time
 
 
@@ -53,12 +57,28 @@ def stand_in(folder: Path) -> Path:
     return folder
 
 
-def seconds(command: list[str], **environment: str) -> float:
-    begun = time.perf_counter()
+def seconds(command: list[str], **environment: str) -> tuple[float, float]:
+    """(wall, processor) seconds of a process of its own, without a network."""
+    begun, used = time.perf_counter(), _used()
     done = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1", **environment}, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
-    return time.perf_counter() - begun
+    return time.perf_counter() - begun, _used() - used
+
+
+def _used() -> float:
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
+def digesting(folder: Path) -> list[str]:
+    """A process that does nothing but what a plan does with the files."""
+    code = (
+        "from vestige.bench.contract.types import ModelSpec; from vestige.bench.models import loading, fingerprints; "
+        f"spec = ModelSpec('sd14', 'sd1', {str(folder)!r}, None, 'float32', 'deterministic', 'photo', 'photo'); "
+        "loading.check(spec); print(fingerprints.weights_digest(spec))"
+    )
+    return [sys.executable, "-c", code]
 
 
 def main() -> None:
@@ -69,21 +89,29 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = stand_in(asked.folder or Path(place) / "model")
         plan = [sys.executable, "-m", "vestige", *PLAN, f"model.repo={folder}"]
-        told = {"VESTIGE_CACHE": f"{place}/cache", "VESTIGE_RESULTS": f"{place}/results"}
-        first, *later = (seconds(plan, **told) for _ in range(4))
-        torch = min(seconds([sys.executable, "-c", "import torch"]) for _ in range(3))
+        empty, kept = ({"VESTIGE_CACHE": f"{place}/{name}", "VESTIGE_RESULTS": f"{place}/results"} for name in ("unused", "cache"))
+        seconds(["cat", *map(str, folder.rglob("*.safetensors"))])  # in the page cache, so that disks play no part
+        rows = [
+            ("plan, the first time", seconds(plan, **kept), ""),
+            ("plan, the second time (best of three)", min(seconds(plan, **kept) for _ in range(3)), f"< {BAR:.0f}"),
+            ("check and digest of the files alone, the first time", seconds(digesting(folder), **empty), ""),
+            ("check and digest of the files alone, the second time", min(seconds(digesting(folder), **empty) for _ in range(3)), ""),
+            ("a process that imports pandas and torch, as plugins do", min(seconds(IMPORTS) for _ in range(3)), ""),
+        ]
+        loaded = sum(file.stat().st_size for file in loaded_files(folder, "sd1")) / 1e9
+        whole = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e9
     table = [
         "# Planning on a folder of the size of Stable Diffusion 1.4",
         "",
-        f"`vestige {' '.join(PLAN)} model.repo=<folder>`, a process of its own each time, no network.",
+        f"`vestige {' '.join(PLAN)} model.repo=<folder>`, each time in a process of its own, without a network. The folder is a stand-in",
+        f"of random weights: {whole:.1f} GB, of which {loaded:.1f} GB are loaded and hashed (the rest is a second variant). Made by",
+        "`python -m benchmarks.files --out results/bench/files.md`.",
         "",
-        "| what | seconds | bar |",
-        "|---|---|---|",
-        f"| first time: weights are hashed | {first:.1f} | |",
-        f"| second time, the best of three | {min(later):.1f} | < {BAR:.0f} |",
-        f"| `import torch` alone, for comparison | {torch:.1f} | |",
+        "| what | wall s | processor s | bar (wall) |",
+        "|---|---|---|---|",
+        *(f"| {what} | {wall:.1f} | {used:.1f} | {bar} |" for what, (wall, used), bar in rows),
         "",
-        f"Python {platform.python_version()} on {platform.machine()}, one thread.",
+        f"Python {platform.python_version()} on {platform.machine()}, load {os.getloadavg()[1]:.1f} on {os.cpu_count()} processors.",
     ]
     text = "\n".join(table) + "\n"
     print(text)
