@@ -6,7 +6,7 @@ import sys
 from newcomer import environment_for
 
 from vestige.bench.places import CHECKOUT
-from vestige.bench.vision import open_clip_lists
+from vestige.bench.vision import listings
 
 HEAVY = {"open_clip", "torchvision", "scipy.stats", "transformers", "diffusers", "timm"}
 
@@ -21,11 +21,13 @@ def test_a_plan_imports_no_network_library():
     assert "imported: []" in done.stdout, done.stdout[-400:] + done.stderr[-400:]
 
 
-def test_the_lists_of_open_clip_are_its_own():
+def test_lists_are_those_of_the_packages():
     import open_clip
+    from torchvision.models import ResNet50_Weights
 
-    published = open_clip_lists.pretrained()
-    assert open_clip_lists.models() == sorted(open_clip.list_models())
+    assert listings.imagenet_classes() == ResNet50_Weights.IMAGENET1K_V2.meta["categories"]
+    assert listings.open_clip_models() == sorted(open_clip.list_models())
+    published = listings.open_clip_weights()
     for name in ("ViT-B-32", "ViT-H-14", "nonsense"):
         tags = open_clip.list_pretrained_tags_by_model(name)
         assert published.list_pretrained_tags_by_model(name) == tags

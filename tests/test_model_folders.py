@@ -1,4 +1,4 @@
-"""Folders of models as people bring them: variants, shards, missing files, another architecture, a hub cache that holds a part.
+"""Folders of models as people bring them: variants, shards, missing files, a hub cache that holds a part.
 
 The folders are saved by diffusers' own pipelines, with the parts of the random tiny model.
 """
@@ -16,7 +16,7 @@ from newcomer import vestige
 
 from vestige.bench.models import loading
 from vestige.bench.models.fingerprints import weights_digest
-from vestige.bench.models.folders import LAYOUTS, files_missing, loaded_files
+from vestige.bench.models.folders import loaded_files
 from vestige.bench.models.tiny import tiny_parts
 
 COMMIT = "c" * 40
@@ -240,80 +240,6 @@ def test_where_a_hub_is_what_is_missing_is_fetched_and_no_second_variant(cache, 
         assert loading.missing(of("org/name")) is None
         assert not list((cache / "unet").glob("*fp16*")), "the full weights are there"
         (saved / there / "unet" / "diffusion_pytorch_model.fp16.safetensors").unlink()
-
-
-# Another architecture
-
-UNET = {"_class_name": "UNet2DConditionModel", "in_channels": 4}
-VAE = {"_class_name": "AutoencoderKL", "latent_channels": 4}
-WIDTH = {"sd1": 768, "sd2": 1024, "sdxl": 2048}
-
-
-def settings_only(folder: Path, family: str, scheduler: str | None = None, **unet) -> Path:
-    """A folder with the settings of a published model and no weights."""
-    layout = LAYOUTS[family]
-    library = {"unet": "diffusers", "vae": "diffusers", "transformer": "diffusers"}
-    index = {part: [library.get(part, "transformers"), names[0]] for part, names in layout.classes.items()}
-    index |= {name: ["transformers", "CLIPTokenizer"] for name in layout.tokenizers}
-    kind = scheduler or ("FlowMatchEulerDiscreteScheduler" if layout.flow else "PNDMScheduler")
-    files = {"model_index.json": {"_class_name": "Pipeline", "scheduler": ["diffusers", kind], **index}, "vae/config.json": VAE}
-    files["scheduler/scheduler_config.json"] = {"_class_name": kind, "prediction_type": "v_prediction"}
-    if "unet" in layout.classes:
-        files["unet/config.json"] = {**UNET, "cross_attention_dim": WIDTH[family], **unet}
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps(content))
-    return folder
-
-
-@pytest.mark.parametrize("family", LAYOUTS)
-@pytest.mark.parametrize("said", LAYOUTS)
-def test_a_folder_of_another_family_is_refused_with_what_to_type(tmp_path, family, said):
-    folder = settings_only(tmp_path, family)
-    if family == said:
-        lost = files_missing(folder, family)
-        assert lost, "settings alone are no model"
-        with pytest.raises(ValueError, match=f"lacks {lost[0]}"):
-            loading.check(of(folder, said))
-    else:
-        with pytest.raises(ValueError, match=rf"model\.family='{said}' does not fit .*looks like {family}: type model\.family={family},"):
-            loading.check(of(folder, said))
-
-
-def test_a_model_in_the_cache_of_another_family_is_refused_too(cache):
-    shutil.rmtree(cache)
-    settings_only(cache, "sdxl")
-    with pytest.raises(ValueError, match=r"type model\.family=sdxl"):
-        loading.check(of("org/name"))
-
-
-@pytest.mark.parametrize(
-    "unet, why",
-    [
-        ({"in_channels": 9}, "its unet takes 9 channels and its vae makes 4, as for inpainting"),
-        ({"_class_name": "UNetMotionModel"}, "its unet is of the class UNetMotionModel"),
-    ],
-)
-def test_a_model_that_no_family_draws_is_refused(tmp_path, unet, why):
-    folder = settings_only(tmp_path, "sd1", **unet)
-    with pytest.raises(ValueError, match=f"{why}.* No family of Vestige draws this Pipeline; there are sd1, sd2"):
-        loading.check(of(folder, "sd1"))
-
-
-def test_a_unet_that_was_trained_as_a_flow_is_refused_as_a_diffusion(tmp_path):
-    folder = settings_only(tmp_path, "sd1", scheduler="FlowMatchEulerDiscreteScheduler")
-    with pytest.raises(ValueError, match="its own scheduler is a FlowMatchEulerDiscreteScheduler"):
-        loading.check(of(folder, "sd1"))
-
-
-def test_widths_that_no_published_model_has_tell_nothing(saved):
-    for family in ("sd1", "sd2"):
-        loading.check(of(saved / "plain", family))
-
-
-def test_the_command_line_says_what_to_type_for_another_architecture(saved):
-    done = vestige("run", "model=tiny", "method=original", f"model.repo={saved / 'xl'}")
-    assert done.returncode == 2 and "type model.family=sdxl" in done.stderr + done.stdout and "Traceback" not in done.stderr
 
 
 # What the folder says about the pipeline

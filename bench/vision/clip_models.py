@@ -18,7 +18,7 @@ from torch import Tensor
 from vestige.bench.models import hub
 from vestige.bench.models.fingerprints import given
 from vestige.bench.models.loading import hub_unasked
-from vestige.bench.vision import open_clip_lists
+from vestige.bench.vision import listings
 from vestige.bench.vision.pixels import CLIP, at_side, normalised, square
 
 
@@ -123,7 +123,7 @@ def _open_clip_file(name: str, pretrained: str) -> Path | None:
     """Where open_clip finds the weights: for a tag in the hub's cache, else a file. None while they are not here. No hub is asked."""
     file = Path(pretrained).expanduser()
     if importlib.util.find_spec("open_clip") is not None:
-        published = open_clip_lists.pretrained()
+        published = listings.open_clip_weights()
         settings = published.get_pretrained_cfg(name, pretrained)
         if settings:
             with hub_unasked(), contextlib.suppress(OSError, RuntimeError):
@@ -142,7 +142,7 @@ def find_clip(which: str) -> None:
 
 @cache
 def _fetch_open_clip(which: str) -> None:
-    published, models = open_clip_lists.pretrained(), open_clip_lists.models()
+    published, models = listings.open_clip_weights(), listings.open_clip_models()
     name, _, pretrained = which.partition("/")
     if name not in models:
         near = ", ".join(difflib.get_close_matches(name, models, 3)) or "none"
