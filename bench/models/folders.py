@@ -6,7 +6,7 @@ What loading, checks and fingerprints share. Nothing here imports torch or asks 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Layout:
     that a UNet reads in published models. cell: image sides are multiples of it, in pixels. flow: a rectified flow, not a diffusion.
     """
 
-    classes: dict[str, tuple[str, ...]]
+    classes: Mapping[str, tuple[str, ...]]
     tokenizers: tuple[str, ...] = ("tokenizer",)
     optional: tuple[str, ...] = ()
     text_width: int | None = None
