@@ -43,6 +43,7 @@ bench: .venv/installed
 	.venv/bin/python -m benchmarks.closed_form
 	.venv/bin/python -m benchmarks.attack_batching
 	.venv/bin/python -m benchmarks.memory --out results/bench/memory.md
+	.venv/bin/python -m benchmarks.files --out results/bench/files.md
 	.venv/bin/python -m benchmarks.coverage --out results/bench/coverage.md
 
 mutants: .venv/installed

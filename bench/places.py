@@ -34,6 +34,12 @@ def results() -> Path:
     return Path(os.environ.get("VESTIGE_RESULTS") or "results")
 
 
+def cache() -> Path:
+    """Where things go that can be computed again: VESTIGE_CACHE, else `vestige` among the user's caches. RuntimeError without a home."""
+    own, common = os.environ.get("VESTIGE_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else (Path(common) if common else Path("~/.cache").expanduser()) / "vestige"
+
+
 def found(place: str | Path) -> Path:
     """A file or folder that settings name: as given, from the current folder; where nothing is there, what is shipped under that name."""
     path = Path(place).expanduser()

@@ -1,6 +1,7 @@
 """What tests share: a random tiny model, a concept, prompts, and a context whose images come from that model."""
 
 import os
+import tempfile
 
 import pandas as pd
 import pytest
@@ -17,6 +18,7 @@ from vestige.bench.models.pipe import Pipe
 from vestige.bench.run.contract_checks import tiny_of
 from vestige.bench.run.generate import draw
 
+os.environ.setdefault("VESTIGE_CACHE", tempfile.mkdtemp(prefix="vestige-cache-"))  # tests leave nothing in the user's own
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 # Files that train, draw many images or start processes: `make test` runs them, `make test-fast` does not. Single tests are marked `slow`.

@@ -216,7 +216,7 @@ def test_a_file_beside_them_changes_nothing(diffusers_folder, name):
 
 def test_the_loaded_files_are_all_that_loading_needs(tmp_path):
     there = CHECKOUT / "bench" / "world" / "weights" / "generator"
-    for file in loaded_files(there):
+    for file in loaded_files(there, "sd1"):
         (tmp_path / file.relative_to(there)).parent.mkdir(exist_ok=True)
         shutil.copy(file, tmp_path / file.relative_to(there))
     spec = dataclasses.replace(contract_checks.tiny_of(), repo=str(there))
@@ -224,28 +224,32 @@ def test_the_loaded_files_are_all_that_loading_needs(tmp_path):
 
 
 def test_a_hub_model_without_a_revision_is_known_and_loaded_by_the_commit_in_the_cache(tmp_path, monkeypatch):
-    from diffusers import DiffusionPipeline
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    cache, asked = tmp_path / "models--org--name", []
+    cache, generator = tmp_path / "models--org--name", CHECKOUT / "bench" / "world" / "weights" / "generator"
     assert digest_of("org/name") is None, "not in the cache"
     for commit in ("a" * 40, "b" * 40):
-        (cache / "snapshots" / commit).mkdir(parents=True)
-        (cache / "snapshots" / commit / "model_index.json").write_text("{}")
+        shutil.copytree(generator, cache / "snapshots" / commit)
         (cache / "refs").mkdir(exist_ok=True)
         (cache / "refs" / "main").write_text(commit)
         assert digest_of("org/name") == f"commit {commit}", "main has moved: other weights"
         assert digest_of("org/name", "a" * 40) == f"commit {'a' * 40}"
+    spec = dataclasses.replace(contract_checks.tiny_of(), repo="org/name")
+    scheduler = cache / "snapshots" / commit / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(scheduler.read_text().replace('"leading"', '"trailing"'))
+    assert loading.load(spec).scheduler.config.timestep_spacing == "trailing", "read from the commit that main names"
 
-        def from_pretrained(where, revision, **_):
-            asked.append((where, revision))
-            raise KeyboardInterrupt
 
-        monkeypatch.setattr(DiffusionPipeline, "from_pretrained", from_pretrained)
-        with pytest.raises(KeyboardInterrupt):
-            loading.load(dataclasses.replace(contract_checks.tiny_of(), repo="org/name"))
-        assert asked[-1] == ("org/name", commit)
+def test_a_cache_that_holds_a_variant_alone_is_another_model(tmp_path, monkeypatch, diffusers_folder):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = tmp_path / "models--org--name" / "snapshots" / ("a" * 40)
+    shutil.copytree(diffusers_folder, commit)
+    assert digest_of("org/name", "a" * 40) == f"commit {'a' * 40}"
+    (commit / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert digest_of("org/name", "a" * 40) == f"commit {'a' * 40}, unet fp16"
 
 
 def test_a_random_model_has_no_weights_to_know():

@@ -188,13 +188,13 @@ def test_hooks_that_transformers_leaves_on_first_use_are_no_change():
 
 
 def test_a_teacher_shares_what_is_not_trained_and_sees_no_training(tiny):
-    chosen = choose_parameters(tiny.unet, KEYS)
-    teacher = frozen_copy(tiny.unet, chosen.values())
+    chosen = choose_parameters(tiny.denoiser, KEYS)
+    teacher = frozen_copy(tiny.denoiser, chosen.values())
     before, theirs = {name: p.detach().clone() for name, p in chosen.items()}, dict(teacher.named_parameters())
     optimiser = torch.optim.Adam(make_trainable(chosen), lr=0.1)
     sum(p.sum() for p in chosen.values()).backward()
     optimiser.step()
-    for name, p in tiny.unet.named_parameters():
+    for name, p in tiny.denoiser.named_parameters():
         if name in chosen:
             assert torch.equal(theirs[name], before[name]) and not torch.equal(p, before[name])
         else:
@@ -203,7 +203,7 @@ def test_a_teacher_shares_what_is_not_trained_and_sees_no_training(tiny):
 
 
 def test_a_teacher_that_shares_everything_keeps_its_weights_while_others_are_attached(tiny):
-    teacher, name = frozen_copy(tiny.unet, changing=[]), "unet.conv_in.weight"
+    teacher, name = frozen_copy(tiny.denoiser, changing=[]), "unet.conv_in.weight"
     before = tiny.parameter(name).detach().clone()
     with tiny.replaced({name: torch.zeros_like(before)}):
         tiny.parameter(name).data += 1
@@ -211,5 +211,5 @@ def test_a_teacher_that_shares_everything_keeps_its_weights_while_others_are_att
 
 
 def test_a_teacher_of_which_nothing_is_said_shares_nothing(tiny):
-    teacher = dict(frozen_copy(tiny.unet).named_parameters())
-    assert not any(teacher[name].data_ptr() == p.data_ptr() for name, p in tiny.unet.named_parameters())
+    teacher = dict(frozen_copy(tiny.denoiser).named_parameters())
+    assert not any(teacher[name].data_ptr() == p.data_ptr() for name, p in tiny.denoiser.named_parameters())

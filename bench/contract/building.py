@@ -68,7 +68,8 @@ def typed(node: DictConfig | dict, cls: type, where: str, drop: tuple[str, ...] 
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         first = str(error).split("\n")[0]
-        raise ValueError(f"{where}.{getattr(error, 'full_key', None) or '?'}: {first}") from error
+        advice = ". Type a whole number." if first.endswith("to Integer") else ""
+        raise ValueError(f"{where}.{getattr(error, 'full_key', None) or '?'}: {first}{advice}") from error
 
 
 def specification(thing: Any) -> dict:

@@ -15,6 +15,7 @@ from vestige.bench.judges.presence import Columns, PresenceJudge
 from vestige.bench.models import hub
 from vestige.bench.models.fingerprints import given
 from vestige.bench.prompts.prompt_sets import slug
+from vestige.bench.vision import listings
 from vestige.bench.vision.pixels import IMAGENET, at_side, normalised
 
 GROUPS = Path(__file__).parent / "imagenet_groups.yaml"
@@ -37,9 +38,7 @@ def _range(part: int | str) -> list[int]:
 @cache
 def labels() -> list[str]:
     """The 1,000 class names of torchvision, as slugs."""
-    from torchvision.models import ResNet50_Weights
-
-    return [slug(name) for name in ResNet50_Weights.IMAGENET1K_V2.meta["categories"]]
+    return [slug(name) for name in listings.imagenet_classes()]
 
 
 @dataclass

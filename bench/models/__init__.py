@@ -16,7 +16,9 @@ adapters        low-rank adapters beside the layers of a denoiser
 diffusion       tensor functions that many methods and attacks share
 attention_maps  what cross-attention looks at
 tiny            pieces of random models, for tests
-folders         where a model's own files lie
+folders         where the files of a model lie, how the folder of each family is built
+architecture    does a folder hold a model of its family
+digests         SHA-256 of files, remembered
 hub             finds the weights of published networks
 fingerprints    hashes of weights and files
 """

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+
+from vestige.bench.models.folders import STEMS, VARIANTS
 
 FILES = ["*.json", "*.txt", "*.safetensors"]  # configuration, vocabulary, weights
 
@@ -39,6 +42,27 @@ def _fetched(repo: str, setting: str, files: list[str]) -> Path:
             f"{setting}: the weights {repo!r} are neither in the local hub cache nor reachable. Set HF_HOME to a cache that holds "
             "them, or give their folder in place of the id."
         ) from error
+
+
+def fetch_missing(repo: str, snapshot: Path, missing: Callable[[], list[str]]) -> None:
+    """Bring what a snapshot of a model lacks into the cache: small files and full weights; where a part has none, those of a variant.
+
+    missing: names of the files that loading looks for, as things stand. Without a network it does nothing.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    for variant in VARIANTS:
+        parts = dict.fromkeys(name.split("/")[0] for name in missing())
+        if not parts:
+            return
+        word = f".{variant}" if variant else ""
+        names = [f"{stem}{end}{word}.safetensors" for stem in STEMS.values() for end in ("", "-?????-of-?????")]
+        wanted = [f"{part}/{name}" for part in parts for name in ("*.json", "*.txt", "*.model", *names)]
+        try:
+            huggingface_hub.snapshot_download(repo, revision=snapshot.name, allow_patterns=wanted)
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+            return
 
 
 def file(which: str, setting: str, where: str) -> Path:

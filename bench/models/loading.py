@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vestige.bench.contract.types import ModelSpec
+from vestige.bench.models import hub
+from vestige.bench.models.architecture import check_family
 from vestige.bench.models.families import family, names
-from vestige.bench.models.families.base import Family
-from vestige.bench.models.fingerprints import commit_of, weights_digest
-from vestige.bench.models.folders import LEFT_OUT, RANDOM, folder_of
+from vestige.bench.models.fingerprints import weights_digest
+from vestige.bench.models.folders import RANDOM, files_missing, folder_of, made_by, read_json, snapshot_of, weights_of
 
 if TYPE_CHECKING:
     from vestige.bench.models.pipe import Pipe
@@ -24,29 +25,59 @@ def check(spec: ModelSpec) -> None:
     if spec.repo.startswith(RANDOM):
         if spec.repo != f"{RANDOM}tiny":
             raise ValueError(f"model.repo={spec.repo!r}: the only random model is random:tiny.")
-        return
-    folder = folder_of(spec)
-    if folder is not None:
-        _check_folder(folder, family(spec.family))
+    elif (folder := folder_of(spec)) is not None:
+        _check_folder(folder, spec.family)
     elif spec.repo.startswith((".", "/", "~")) or spec.repo.count("/") != 1:
         raise ValueError(f"model.repo={spec.repo!r}: no such folder. Give a diffusers folder or a hub id such as org/name.")
+    elif (snapshot := snapshot_of(spec)) is not None:
+        check_family(snapshot, spec.family)
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    known = family(name)
+    if not (folder / known.index).exists():
+        raise ValueError(f"{folder} is not a {known.library} folder: it has no {known.index}.")
+    check_family(folder, name)
+    lost = files_missing(folder, name)
+    if lost:
+        part = (folder / lost[0]).parent
+        pickled = [file.name for file in part.glob("*") if file.suffix in (".bin", ".ckpt", ".pt", ".pth")]
+        if pickled and lost[0].endswith(".safetensors"):
+            raise ValueError(f"{part} holds pickled weights ({pickled[0]}), which are refused. Convert or fetch {lost[0]}.")
+        raise ValueError(f"{folder} lacks {_listed(lost)}. Fetch or save the model again.")
+
+
+def _listed(files: list[str], most: int = 4) -> str:
+    return ", ".join(files[:most]) + (f" and {len(files) - most} more files" if len(files) > most else "")
 
 
 def missing(spec: ModelSpec) -> str | None:
-    """Why the weights of a hub model cannot be had here and what to do about it, in a sentence, or None."""
+    """Why the weights of a hub model cannot be had here and what to do about it, in a sentence, or None. Fetches them where a hub is."""
     if spec.repo.startswith(RANDOM) or folder_of(spec) is not None:
         return None
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        huggingface_hub.hf_hub_download(spec.repo, family(spec.family).index, revision=spec.revision)
+        snapshot = Path(huggingface_hub.hf_hub_download(spec.repo, family(spec.family).index, revision=spec.revision)).parent
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         return (
             f"model {spec.name!r} ({spec.repo}) is neither in the local hub cache nor reachable. Set HF_HOME to a cache that "
             f"holds it, or point to a folder: model.repo=/path/to/{spec.repo.split('/')[-1]}."
         )
-    return None
+    try:
+        check_family(snapshot, spec.family)  # it may have been fetched just now
+    except ValueError as misfit:
+        return str(misfit)
+    hub.fetch_missing(spec.repo, snapshot, lambda: files_missing(snapshot, spec.family))
+    lost = files_missing(snapshot, spec.family)
+    if not lost:
+        return None
+    at = "" if spec.revision is None else f" --revision {spec.revision}"
+    return (
+        f"model {spec.name!r}: the local hub cache holds a part of {spec.repo}; it lacks {_listed(lost)}. "
+        f"On a machine with a network run: hf download {spec.repo} {' '.join(lost)}{at}"
+    )
 
 
 @contextmanager
@@ -59,16 +90,6 @@ def hub_unasked() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def _check_folder(folder: Path, known: Family) -> None:
-    if not (folder / known.index).exists():
-        raise ValueError(f"{folder} is not a {known.library} folder: it has no {known.index}.")
-    for part in ("vae", "text_encoder", "unet") if known.library == "diffusers" else ("",):
-        if (folder / part).is_dir() and not list((folder / part).glob("*.safetensors")):
-            pickled = [f.name for f in (folder / part).iterdir() if f.suffix in (".bin", ".ckpt", ".pt", ".pth")]
-            why = f"it holds pickled weights ({pickled[0]}), which are refused" if pickled else "a weight file is missing"
-            raise ValueError(f"{folder / part} has no .safetensors file: {why}. Convert or fetch safetensors weights.")
 
 
 def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
@@ -94,23 +115,45 @@ def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
     return pipe
 
 
-def diffusers_parts(spec: ModelSpec):
-    """How most families are loaded (`Family.load`)."""
-    import torch
-    from diffusers import DiffusionPipeline
+def diffusers_parts(spec: ModelSpec) -> tuple[dict[str, Any], list, Any, dict[str, Any]]:
+    """How most families are loaded (`Family.load`): (modules by name, tokenizers, scheduler, settings of the pipeline) from a folder or the hub's cache."""
+    import diffusers
 
-    where, revision, known = folder_of(spec) or spec.repo, commit_of(spec) or spec.revision, family(spec.family)
-    index = DiffusionPipeline.load_config(where, revision=revision)
-    unused = {name: None for name in LEFT_OUT if name in index}
-    # Stable Diffusion 3 may lie there without T5: then diffusers wants to be told so
-    unused |= {name: None for name in (*known.parts, *known.tokenizers) if not any(index.get(name) or [])}
-    pipeline = DiffusionPipeline.from_pretrained(
-        where, revision=revision, torch_dtype=getattr(torch, spec.dtype), use_safetensors=True, **unused
-    )
-    present = [name for name in known.parts if getattr(pipeline, name, None) is not None]
-    tokenizers = [getattr(pipeline, name) for name in known.tokenizers if getattr(pipeline, name, None) is not None]
-    settings = {name: value for name, value in pipeline.config.items() if isinstance(value, bool)}
-    return {name: getattr(pipeline, name) for name in present}, tokenizers, pipeline.scheduler, settings
+    folder, layout = _files(spec), family(spec.family)
+    index = read_json(folder / layout.index)
+    modules = {part: _module(folder, index, part, spec.dtype) for part in layout.parts if made_by(index, part)}
+    kept = {*layout.tokenizers, "scheduler"}
+    unused = {part: None for part, named in index.items() if isinstance(named, list) and part not in kept | modules.keys()}
+    # Its own class, because the general one loads parts that are not used. It reads tokenizers and scheduler, and repairs old settings.
+    kind = getattr(diffusers, index.get("_class_name", ""), diffusers.DiffusionPipeline)
+    pipeline = kind.from_pretrained(folder, **modules, **unused)
+    tokenizers = [getattr(pipeline, name) for name in layout.tokenizers if getattr(pipeline, name, None) is not None]
+    settings = {key: value for key, value in pipeline.config.items() if isinstance(value, bool | int | float | str) and key[0] != "_"}
+    return modules, tokenizers, pipeline.scheduler, settings
+
+
+def _files(spec: ModelSpec) -> Path:
+    """The folder of a model, whole; of a hub model that of the commit which its fingerprint names."""
+    folder = folder_of(spec) or snapshot_of(spec)
+    if folder is None or files_missing(folder, spec.family):
+        if lack := missing(spec):
+            raise ValueError(lack)
+        folder = folder_of(spec) or snapshot_of(spec)
+    assert folder is not None, "nothing is missing"
+    return folder
+
+
+def _module(folder: Path, index: dict[str, Any], part: str, dtype: str) -> Any:
+    """One part, from the files that its fingerprint hashes."""
+    import diffusers
+    import torch
+    import transformers
+
+    library, name = index[part]
+    kind = getattr(diffusers if library == "diffusers" else transformers, name)
+    weights = weights_of(folder / part)
+    word = {"variant": weights.variant} if weights and weights.variant else {}
+    return kind.from_pretrained(folder / part, torch_dtype=getattr(torch, dtype), use_safetensors=True, **word)
 
 
 def apply_numerics(spec: ModelSpec) -> None:

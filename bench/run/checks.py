@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import math
 import re
+from numbers import Integral
 from pathlib import Path
 
 from vestige.bench.contract.types import Sampler
 from vestige.bench.models import loading
+from vestige.bench.models.architecture import is_flow
 from vestige.bench.models.capabilities import unsupported
 from vestige.bench.models.families import family
 from vestige.bench.prompts import prompt_sets
@@ -20,8 +23,7 @@ def check(job: Job, planned: bool = False) -> None:
     """Mistakes, whatever the machine holds. planned: nothing will be written, not even to see whether that can be done."""
     job.runtime.check(writes=not planned)
     loading.check(job.model)
-    known = family(job.model.family)
-    known.check_sampler(job.sampler) if known.own_sampler else _scheduler(job.sampler)
+    check_sampler(job.sampler, job.model.family)
     for name, split in job.splits.items():
         if min(split.rows, split.repeats, split.limit or 1) < 1:
             raise ValueError(f"split.{name}: rows, repeats and limit must be at least 1, got {split.rows}, {split.repeats}, {split.limit}.")
@@ -72,12 +74,50 @@ def unknown_labels(job: Job) -> list[str]:
     return sentences
 
 
-def _scheduler(sampler: Sampler) -> None:
-    """Read the names from diffusers' list of lazy imports: importing diffusers would load torch before the checks are done."""
-    package = importlib.util.find_spec("diffusers")
-    assert package is not None and package.origin is not None, "diffusers is a dependency"
-    listing = Path(package.origin).read_text()
-    known = set(re.findall(r'"(\w+Scheduler)"', listing))
+def check_sampler(sampler: Sampler, name: str) -> None:
+    """Raise a ValueError for numbers that draw nothing and for a scheduler of another noise process, with what to type."""
+    layout = family(name)
+    layout.check_sampler(sampler) if layout.own_sampler else _check_scheduler(sampler, name)
+    _check_numbers(sampler, name)
+
+
+def _check_scheduler(sampler: Sampler, name: str) -> None:
+    where, layout, known = "model.sampler", family(name), _schedulers()
     if sampler.scheduler not in known:
         near = ", ".join(difflib.get_close_matches(sampler.scheduler, sorted(known), 3)) or "none"
-        raise ValueError(f"model.sampler.scheduler={sampler.scheduler!r} is no scheduler of diffusers. Near names: {near}.")
+        raise ValueError(f"{where}.scheduler={sampler.scheduler!r} is no scheduler of diffusers. Near names: {near}.")
+    if is_flow(sampler.scheduler) != layout.flow:
+        process, fits = ("a rectified flow", "FlowMatchEulerDiscreteScheduler") if layout.flow else ("a diffusion", "DDIMScheduler")
+        raise ValueError(
+            f"{where}.scheduler={sampler.scheduler} does not fit model.family={name}, which is {process}. Type {where}.scheduler={fits}."
+        )
+
+
+def _check_numbers(sampler: Sampler, name: str) -> None:
+    where = "model.sampler"
+    if sampler.steps < 1:
+        raise ValueError(f"{where}.steps={sampler.steps}: an image takes at least one step. Type a whole number such as {where}.steps=50.")
+    if not math.isfinite(sampler.guidance):
+        raise ValueError(f"{where}.guidance={sampler.guidance} is not finite. Type a number such as {where}.guidance=7.5 (1: no guidance).")
+    for side in ("height", "width"):
+        asked, cell = getattr(sampler, side), family(name).cell
+        if asked < cell or asked % cell:
+            fits = max(cell, round(asked / cell) * cell)
+            raise ValueError(
+                f"{where}.{side}={asked} is off the grid of latents: sides of model.family={name} are multiples of {cell} pixels. "
+                f"Type {where}.{side}={fits}."
+            )
+
+
+def whole_number(key: str, value: object) -> int:
+    """A setting that counts from 0, such as a seed: int() would cut 1.5 to 1 without a word."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{key}={value!r} is not a whole number from 0 on. Type one such as {key}=0.")
+    return int(value)
+
+
+def _schedulers() -> set[str]:
+    """Names from diffusers' list of lazy imports: importing diffusers would load torch before the checks are done."""
+    package = importlib.util.find_spec("diffusers")
+    assert package is not None and package.origin is not None, "diffusers is a dependency"
+    return set(re.findall(r'"(\w+Scheduler)"', Path(package.origin).read_text()))

@@ -17,7 +17,7 @@ from vestige.bench.contract.types import ModelSpec, Sampler
 from vestige.bench.models import loading
 from vestige.bench.places import use_config_folders
 from vestige.bench.run.attack_cells import with_budgets, with_controls
-from vestige.bench.run.checks import check, missing
+from vestige.bench.run.checks import check, missing, whole_number
 from vestige.bench.run.choices import chosen_attacks, one_of
 from vestige.bench.run.concept_sets import chosen_steps, whole
 from vestige.bench.run.job import UNTIL, Job, Runtime, Split
@@ -44,7 +44,7 @@ def build_job(tree: DictConfig, protocol: str | None = None, planned: bool = Fal
     attacks = {name: plugin(entry, Attack, f"attack.{name}") for name, entry in chosen.items()}
     attacks = with_budgets(with_controls(attacks, list(tree.controls)), plain_tree(tree.budget_sweep or {}))
     splits = {name: _split(name, entry) for name, entry in (tree.get("split") or {}).items()}  # none: only erase
-    settings = int(tree.seed), tree.until, runtime, protocol
+    settings = whole_number("seed", tree.seed), tree.until, runtime, protocol
     attack_judge = of_kind("model.attack_judge", _root_=tree)
     job = Job(spec, concepts, tree.method.name, method, attacks, splits, sampler, attack_judge, *settings, held_out=held_out, steps=steps)
     check(job, planned)

@@ -16,7 +16,7 @@ from vestige.bench.contract.building import plain_tree, plugin, typed
 from vestige.bench.contract.plugin import Method, Metric, MetricContext
 from vestige.bench.contract.types import Concept, Erasure, ImageSet, ModelSpec, Sampler, Scores
 from vestige.bench.models.capabilities import unsupported
-from vestige.bench.run import composing, loaded_model, tree
+from vestige.bench.run import checks, composing, loaded_model, tree
 from vestige.bench.run.concept_sets import chosen_concepts
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def load(model: str, settings: Sequence[str], device: str) -> Pipe:
 
 def draw(pipe: Pipe, prompts: Sequence[str], seeds: Sequence[int] | None, settings: Sequence[str]) -> torch.Tensor:
     sampler = typed(compose([*_words_of(pipe.spec), *settings]).model.sampler, Sampler, "model.sampler")
-    return pipe(list(prompts), list(range(len(prompts)) if seeds is None else seeds), sampler).pixels
+    checks.check_sampler(sampler, pipe.spec.family)
+    each = range(len(prompts)) if seeds is None else [checks.whole_number("seeds", seed) for seed in seeds]
+    return pipe(list(prompts), list(each), sampler).pixels
 
 
 def erase(pipe: Pipe, concept: str | Sequence[str], method: str, settings: Sequence[str]) -> Erased:

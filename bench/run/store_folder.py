@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vestige.bench.contract.types import canonical_hash, plain
-from vestige.bench.models.fingerprints import file_digest
+from vestige.bench.models.digests import read_digest
 
 SCHEMA = 2
 META = "stage.json"
@@ -88,7 +88,7 @@ def _check_files(folder: Path, meta: dict, verify: bool) -> None:
     for name, told in meta["files"].items():
         file = folder / name
         try:
-            whole = file.stat().st_size == told["bytes"] and (not verify or file_digest(file) == told["sha256"])
+            whole = file.stat().st_size == told["bytes"] and (not verify or read_digest(file) == told["sha256"])
         except OSError:
             raise Damaged(f"stage {folder} has lost its file {name}.") from None
         if not whole:
@@ -175,7 +175,7 @@ def synced_hashes(folder: Path) -> dict[str, dict]:
     for file in files:
         with open(file, "rb") as handle:
             os.fsync(handle.fileno())
-        found[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": file_digest(file)}
+        found[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": read_digest(file)}
     for inner in {folder, *(file.parent for file in files)}:
         sync_folder(inner)
     return found

@@ -4,8 +4,8 @@ import math
 from functools import cache
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from vestige.bench.statistics.resampling import LEVEL, group_means
 
@@ -15,7 +15,7 @@ SYMMETRIC = 1e-6  # skewness that counts as none
 @cache
 def student(freedom: float) -> float:
     """Student's t that LEVEL of draws stay within, on both sides."""
-    return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+    return float(scipy.stats.t.ppf((1 + LEVEL) / 2, freedom))
 
 
 def cluster_interval(values: np.ndarray, groups: np.ndarray, rate: bool = True) -> tuple[float, float] | tuple[None, None]:

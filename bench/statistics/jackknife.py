@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from vestige.bench.statistics.resampling import LEVEL
 
@@ -34,5 +34,5 @@ def jackknife_interval(value: float, left_out: ArrayLike, scale: Scale = PLAIN) 
     there, back = scale
     moved = there(left_out)
     error = np.sqrt((n - 1) / n * ((moved - moved.mean()) ** 2).sum())
-    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * error
+    half = scipy.stats.t.ppf((1 + LEVEL) / 2, n - 1) * error
     return float(min(value, back(there(value) - half))), float(max(value, back(there(value) + half)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import optimize, stats
+import scipy
 
 from vestige.bench.statistics.resampling import LEVEL
 
@@ -20,9 +20,9 @@ def power_of(prompts: int, difference: float, sd: float, icc: float = 0.0, repea
     if prompts < 2:
         return 0.0
     spread = sd * math.sqrt((1 + (repeats - 1) * icc) / repeats)
-    shift, edge = difference / spread * math.sqrt(prompts), stats.t.ppf((1 + LEVEL) / 2, prompts - 1)
-    found = stats.nct.sf(edge, prompts - 1, abs(shift))
-    return float(found) if not math.isnan(found) else float(stats.norm.sf(edge - abs(shift)))
+    shift, edge = difference / spread * math.sqrt(prompts), scipy.stats.t.ppf((1 + LEVEL) / 2, prompts - 1)
+    found = scipy.stats.nct.sf(edge, prompts - 1, abs(shift))
+    return float(found) if not math.isnan(found) else float(scipy.stats.norm.sf(edge - abs(shift)))
 
 
 def prompts_needed(difference: float, sd: float, icc: float = 0.0, repeats: int = 1, power: float = 0.8) -> int:
@@ -43,17 +43,17 @@ def prompts_for_rate(rate: float, within: float) -> int:
     """Prompts with one image each for a 95 % interval of a rate no wider than +- within: z^2 p (1 - p) / within^2."""
     if not (0 < rate < 1 and 0 < within < 1):
         raise ValueError(f"a rate ({rate}) and its half-width ({within}) must lie between 0 and 1, for example 0.2 and 0.05.")
-    return math.ceil(stats.norm.ppf((1 + LEVEL) / 2) ** 2 * rate * (1 - rate) / within**2)
+    return math.ceil(scipy.stats.norm.ppf((1 + LEVEL) / 2) ** 2 * rate * (1 - rate) / within**2)
 
 
 def half_width(rate: float, prompts: int) -> float:
     """Half the width of the 95 % interval of a rate from so many prompts."""
-    return float(stats.norm.ppf((1 + LEVEL) / 2) * math.sqrt(rate * (1 - rate) / prompts))
+    return float(scipy.stats.norm.ppf((1 + LEVEL) / 2) * math.sqrt(rate * (1 - rate) / prompts))
 
 
 def smallest_difference(prompts: int, sd: float, icc: float = 0.0, repeats: int = 1, power: float = 0.8) -> float:
     """The difference that so many prompts find with the wanted power."""
-    return float(optimize.brentq(lambda d: power_of(prompts, d, sd, icc, repeats) - power, 1e-9 * sd, 100 * sd))
+    return float(scipy.optimize.brentq(lambda d: power_of(prompts, d, sd, icc, repeats) - power, 1e-9 * sd, 100 * sd))
 
 
 def components(values: np.ndarray, groups: np.ndarray) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+import scipy
 
 from vestige.bench.statistics.resampling import interval
 
@@ -15,7 +15,7 @@ def rank_distribution(draws: np.ndarray, methods: list[str]) -> pd.DataFrame:
     Ties share their ranks and the first place: two equal methods have p_best of a half each.
     """
     first = draws == draws.max(1, keepdims=True)
-    ranks = rankdata(-draws, axis=1)
+    ranks = scipy.stats.rankdata(-draws, axis=1)
     low, median, high = np.quantile(ranks, [0.05, 0.5, 0.95], axis=0)
     p_best = (first / first.sum(1, keepdims=True)).mean(0)
     return pd.DataFrame({"median_rank": median, "rank_low": low, "rank_high": high, "p_best": p_best}, index=methods)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from vestige.bench.contract.types import derived_seed
 
@@ -76,7 +76,7 @@ def interval(draws: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     Percentiles of means are too narrow by about sqrt((n - 1) / n) z / t for few units: the tails are widened to Student's
     (Hesterberg 2015, "What teachers should know about the bootstrap", section 5.3).
     """
-    tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + LEVEL) / 2, n - 1)) if n > 1 else (1 - LEVEL) / 2
+    tail = scipy.stats.norm.cdf(-np.sqrt(n / (n - 1)) * scipy.stats.t.ppf((1 + LEVEL) / 2, n - 1)) if n > 1 else (1 - LEVEL) / 2
     ranked = np.sort(draws, axis=0) if draws.ndim == 1 else np.sort(np.ascontiguousarray(np.moveaxis(draws, 0, -1)), axis=-1)
     return quantile(ranked, tail), quantile(ranked, 1 - tail)
 

@@ -2,6 +2,7 @@
 
 pixels            sizes, crops and normalisation of images as networks read them
 clip_models       CLIP models under one interface: images and texts to unit vectors
+listings          what open_clip and torchvision list, without importing them
 features          images to feature vectors, one name per extractor
 set_distances     two sets of feature vectors -> FID, KID, CMMD, precision and recall
 perceptual        how different two images look, position by position (LPIPS)

@@ -18,6 +18,7 @@ from torch import Tensor
 from vestige.bench.models import hub
 from vestige.bench.models.fingerprints import given
 from vestige.bench.models.loading import hub_unasked
+from vestige.bench.vision import listings
 from vestige.bench.vision.pixels import CLIP, at_side, normalised, square
 
 
@@ -122,12 +123,11 @@ def _open_clip_file(name: str, pretrained: str) -> Path | None:
     """Where open_clip finds the weights: for a tag in the hub's cache, else a file. None while they are not here. No hub is asked."""
     file = Path(pretrained).expanduser()
     if importlib.util.find_spec("open_clip") is not None:
-        import open_clip
-
-        settings = open_clip.get_pretrained_cfg(name, pretrained)
+        published = listings.open_clip_weights()
+        settings = published.get_pretrained_cfg(name, pretrained)
         if settings:
             with hub_unasked(), contextlib.suppress(OSError, RuntimeError):
-                return Path(open_clip.download_pretrained(settings)) if settings.get("hf_hub") else None
+                return Path(published.download_pretrained(settings)) if settings.get("hf_hub") else None
             return None
     return file if file.is_file() else None
 
@@ -142,20 +142,19 @@ def find_clip(which: str) -> None:
 
 @cache
 def _fetch_open_clip(which: str) -> None:
-    import open_clip
-
+    published, models = listings.open_clip_weights(), listings.open_clip_models()
     name, _, pretrained = which.partition("/")
-    if name not in open_clip.list_models():
-        near = ", ".join(difflib.get_close_matches(name, open_clip.list_models(), 3)) or "none"
+    if name not in models:
+        near = ", ".join(difflib.get_close_matches(name, models, 3)) or "none"
         raise ValueError(f"clip={which!r}: open_clip has no model {name!r}. Near names: {near}.")
     if Path(pretrained).is_file():
         return
-    config = open_clip.get_pretrained_cfg(name, pretrained)
+    config = published.get_pretrained_cfg(name, pretrained)
     if not config:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        tags = ", ".join(published.list_pretrained_tags_by_model(name)) or "none"
         raise ValueError(f"clip={which!r}: {name} has no weights {pretrained!r}, and no such file exists. Known weights: {tags}.")
     try:
-        open_clip.download_pretrained(config)
+        published.download_pretrained(config)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"clip={which!r}: its weights are neither in the local cache nor reachable. Set HF_HOME to a cache that holds them, "

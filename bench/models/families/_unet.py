@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 class UNetFamily(Family):
     denoiser: ClassVar[str] = "unet"
-    parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder")
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
     encoders: ClassVar[dict[str, str]] = {"text_encoder": "clip"}
-    classes: ClassVar[dict[str, tuple[str, ...]]] = {"unet": ("UNet2DConditionModel",), "text_encoder": ("CLIPTextModel",)}
+    classes: ClassVar[dict[str, tuple[str, ...]]] = {
+        "unet": ("UNet2DConditionModel",),
+        "vae": ("AutoencoderKL",),
+        "text_encoder": ("CLIPTextModel",),
+    }
     # cross_*: they read the text states themselves, so an edit of the states is an edit of these weights.
     groups: ClassVar[dict[str, str]] = {
         "cross_kv": r"attn2\.to_[kv]\.",

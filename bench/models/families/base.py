@@ -42,17 +42,20 @@ class Corruption:
 class Family:
     """One architecture. A subclass is stateless; everything about one model comes in as arguments.
 
-    denoiser: the part that predicts. parts, tokenizers: what is loaded, by its name in a diffusers pipeline; encoders: part name ->
-    name of its segment. classes: part -> class names that this family runs. groups: role of weights -> regular expression over the
+    denoiser: the part that predicts. classes: what is loaded, part name in a diffusers pipeline -> class names that this family runs;
+    optional: parts that a folder may lack; tokenizers: their names there. encoders: part name -> name of its segment. groups: role of weights -> regular expression over the
     parameter names of the denoiser. sites: layer names whose outputs representations are compared at.
     """
 
     name: ClassVar[str]
     denoiser: ClassVar[str]
-    parts: ClassVar[tuple[str, ...]]
     tokenizers: ClassVar[tuple[str, ...]]
     encoders: ClassVar[dict[str, str]]
     classes: ClassVar[dict[str, tuple[str, ...]]]
+    optional: ClassVar[tuple[str, ...]] = ()
+    text_width: ClassVar[int | None] = None  # of the text states that a UNet of published models reads
+    cell: ClassVar[int] = 8  # sides of images are multiples of it, in pixels
+    flow: ClassVar[bool] = False  # a rectified flow, not a diffusion
     offers: ClassVar[tuple[str, ...]] = ("draw", "outputs", "loss", "levels", "words", "states", "groups")
     groups: ClassVar[dict[str, str]]
     sites: ClassVar[dict[str, str]] = {}
@@ -63,6 +66,10 @@ class Family:
     library: ClassVar[str] = "diffusers"  # whose folders it is loaded from
     index: ClassVar[str] = "model_index.json"  # the file that such a folder begins with
     own_sampler: ClassVar[bool] = False  # draws with a sampler of its own, see `check_sampler`; others with a scheduler of diffusers
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self.classes)
 
     def load(self, spec: ModelSpec) -> tuple[dict[str, Any], list, Any, dict[str, Any]]:
         """(parts, tokenizers, scheduler, settings) from the folder or the hub's cache that the specification names."""

@@ -24,11 +24,11 @@ SINGLE = r"^single_transformer_blocks\.\d+\."
 
 class Flux(JointFamily):
     name = "flux"
-    parts = ("transformer", "vae", "text_encoder", "text_encoder_2")
     tokenizers = ("tokenizer", "tokenizer_2")
     encoders = {"text_encoder": "clip", "text_encoder_2": "t5"}
     classes = {
         "transformer": ("FluxTransformer2DModel",),
+        "vae": ("AutoencoderKL",),
         "text_encoder": ("CLIPTextModel",),
         "text_encoder_2": ("T5EncoderModel",),
     }

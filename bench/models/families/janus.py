@@ -13,8 +13,7 @@ from vestige.bench.contract.types import ModelSpec, Sampler
 from vestige.bench.models.conditioning import NULL, Conditioning
 from vestige.bench.models.families._tokens import ImagePrompts, TokenScheduler, TokenTable, last_state, read, remembering
 from vestige.bench.models.families.base import Corruption, Family
-from vestige.bench.models.fingerprints import commit_of
-from vestige.bench.models.folders import folder_of
+from vestige.bench.models.folders import folder_of, snapshot_of
 from vestige.bench.models.process import NoiseProcess
 from vestige.bench.models.text import TextSide
 
@@ -28,10 +27,15 @@ class Janus(Family):
 
     name = "janus"
     denoiser = "language_model"
-    parts = ("language_model", "generation_embeddings", "generation_aligner", "generation_head", "vqmodel")
     tokenizers = ("tokenizer",)
     encoders = {"language_model": "lm"}
-    classes = {"language_model": ("LlamaModel",), "vqmodel": ("JanusVQVAE",)}
+    classes = {
+        "language_model": ("LlamaModel",),
+        "generation_embeddings": ("Embedding",),
+        "generation_aligner": ("JanusVQVAEAlignerMLP",),
+        "generation_head": ("JanusVQVAEHead",),
+        "vqmodel": ("JanusVQVAE",),
+    }
     offers = ("draw", "outputs", "loss", "words", "states", "groups", "tokens")
     # Text and image tokens share all layers, so what acts on text acts on the image tokens too.
     groups = {
@@ -50,7 +54,7 @@ class Janus(Family):
     def load(self, spec: ModelSpec) -> tuple[dict[str, Any], list, Any, dict[str, Any]]:
         from transformers import AutoConfig, JanusForConditionalGeneration, JanusProcessor
 
-        where, at = folder_of(spec) or spec.repo, {"revision": commit_of(spec) or spec.revision}
+        where, at = folder_of(spec) or snapshot_of(spec) or spec.repo, {"revision": spec.revision}
         kind = AutoConfig.from_pretrained(where, **at).model_type
         if kind != "janus":
             raise ValueError(f"model.repo={spec.repo!r} holds a model of type {kind!r}, not janus. Change model.family or model.repo.")

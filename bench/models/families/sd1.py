@@ -5,6 +5,7 @@ from vestige.bench.models.families._unet import UNetFamily
 
 class SD1(UNetFamily):
     name = "sd1"
+    text_width = 768
 
 
 FAMILY = SD1()

@@ -7,6 +7,7 @@ from vestige.bench.models.tiny import clip_tokenizer
 
 class SD2(UNetFamily):
     name = "sd2"
+    text_width = 1024
     tiny_unet = {"attention_head_dim": (4, 8), "use_linear_projection": True}
     tiny_schedule = {"prediction_type": "v_prediction"}
 

@@ -22,15 +22,16 @@ T5_TOKENS = 256  # as the published pipeline
 
 class SD3(JointFamily):
     name = "sd3"
-    parts = ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
     tokenizers = ("tokenizer", "tokenizer_2", "tokenizer_3")
     encoders = {"text_encoder": "clip", "text_encoder_2": "clip_2", "text_encoder_3": "t5"}
     classes = {
         "transformer": ("SD3Transformer2DModel",),
+        "vae": ("AutoencoderKL",),
         "text_encoder": ("CLIPTextModelWithProjection",),
         "text_encoder_2": ("CLIPTextModelWithProjection",),
         "text_encoder_3": ("T5EncoderModel",),
     }
+    optional = ("text_encoder_3", "tokenizer_3")  # published with T5 and often kept without it
     deep = True
 
     def text(self, parts: dict[str, Any], tokenizers: list) -> TextSide:

@@ -17,14 +17,10 @@ if TYPE_CHECKING:
 
 class SDXL(UNetFamily):
     name = "sdxl"
-    parts = ("unet", "vae", "text_encoder", "text_encoder_2")
+    text_width = 2048
     tokenizers = ("tokenizer", "tokenizer_2")
     encoders = {"text_encoder": "clip", "text_encoder_2": "clip_2"}
-    classes = {
-        "unet": ("UNet2DConditionModel",),
-        "text_encoder": ("CLIPTextModel",),
-        "text_encoder_2": ("CLIPTextModelWithProjection",),
-    }
+    classes = {**UNetFamily.classes, "text_encoder_2": ("CLIPTextModelWithProjection",)}
     groups = {**UNetFamily.groups, "esd_release": r"^(?!.*(attn2|emb)).*block"}
     deep = True
     normed = False  # the last layer but one

@@ -1,7 +1,8 @@
 """Where the emoji world keeps its shipped files, and where training writes before anything is shipped."""
 
-import os
 from pathlib import Path
+
+from vestige.bench.places import cache
 
 HERE = Path(__file__).parents[1]
 SPRITES = HERE / "sprites"
@@ -18,7 +19,7 @@ CARD = HERE / "MODEL_CARD.md"
 CONTACT_SHEET = HERE / "contact_sheet.png"
 
 # Checkpoints and caches of a training in progress: outside the project, so that a fresh clone resumes them.
-WORK = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vestige" / "world"
+WORK = cache() / "world"
 
 
 def oracle(concept: str, seed: int = 0) -> Path:
