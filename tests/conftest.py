@@ -51,7 +51,7 @@ def sampler() -> Sampler:
 
 
 def tiny_spec(family: str = "sd1") -> ModelSpec:
-    return ModelSpec("tiny", family, "random:tiny", None, "float32", "deterministic", "photo", "photo")
+    return ModelSpec("tiny", family, "random:tiny", None, "float32", "reference", "photo", "photo")
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ encodings       encoded prompts, kept in memory
 adapters        low-rank adapters beside the layers of a denoiser
 diffusion       tensor functions that many methods and attacks share
 attention_maps  what cross-attention looks at
+device          where networks that look at images compute
+numerics        in which arithmetic a model computes
 tiny            a random model for tests
 folders         where a model's own files lie
 hub             finds the weights of published networks

@@ -73,9 +73,10 @@ def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
     """Load a model, frozen and in evaluation mode."""
     import torch
 
+    from vestige.bench.models import numerics
     from vestige.bench.models.pipe import Pipe
 
-    apply_numerics(spec)
+    numerics.use_reference()
     if spec.repo.startswith(RANDOM):
         from vestige.bench.models.tiny import tiny_parts
 
@@ -85,6 +86,7 @@ def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
     for module in parts.values():
         module.to(device, getattr(torch, spec.dtype)).eval().requires_grad_(False)
     pipe = Pipe(spec, parts, tokenizers, scheduler)
+    numerics.laid_out(pipe.unet, spec)
     pipe.text.identified_as(weights_digest(spec) or (spec.repo, spec.revision))
     return pipe
 
@@ -103,14 +105,3 @@ def _diffusers_parts(spec: ModelSpec):
     names = [name for name in ("unet", "vae", "text_encoder", "text_encoder_2") if getattr(pipeline, name, None) is not None]
     tokenizers = [getattr(pipeline, name) for name in ("tokenizer", "tokenizer_2") if getattr(pipeline, name, None) is not None]
     return {name: getattr(pipeline, name) for name in names}, tokenizers, pipeline.scheduler
-
-
-def apply_numerics(spec: ModelSpec) -> None:
-    """Deterministic arithmetic is a property of a result, so the specification asks for it, not the machine."""
-    import torch
-
-    exact = spec.numerics == "deterministic"
-    torch.backends.cuda.matmul.allow_tf32 = not exact
-    torch.backends.cudnn.allow_tf32 = not exact
-    torch.backends.cudnn.deterministic = exact
-    torch.backends.cudnn.benchmark = not exact

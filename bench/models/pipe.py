@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vestige.bench.contract.types import ModelSpec, Sampler
+from vestige.bench.models import numerics
 from vestige.bench.models.parts import Part
 from vestige.bench.models.text import Conditioning, TextSide
 
@@ -156,7 +157,8 @@ class Pipe:
             time_ids = torch.tensor([[*side, 0, 0, *side]] * x.shape[0], device=x.device, dtype=cond.pooled.dtype)
             extra["added_cond_kwargs"] = {"text_embeds": cond.pooled, "time_ids": time_ids}
         denoiser = self.unet if module is None else module
-        return denoiser(x, t, encoder_hidden_states=cond.hidden, **extra).sample
+        with numerics.computing(self.spec, x.device, half=True):
+            return denoiser(x, t, encoder_hidden_states=cond.hidden, **extra).sample.to(x.dtype)
 
     @property
     def latent_factor(self) -> int:
@@ -191,7 +193,8 @@ class Pipe:
         """Latents to images, float [n, 3, height, width] in [0, 1]; gradients allowed."""
         config = self.vae.config
         shifted = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
-        return (self.vae.decode(shifted.to(self.vae.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
+        with numerics.computing(self.spec, latents.device):
+            return (self.vae.decode(shifted.to(self.vae.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
     def __call__(self, prompts: list[str], seeds: list[int], sampler: Sampler, image_ids: Sequence | None = None) -> Images:

@@ -26,7 +26,7 @@ from vestige.bench.places import use_config_folders
 from vestige.bench.run import generate, tree
 from vestige.bench.statistics.score_intervals import is_rate
 
-TINY = ModelSpec("tiny", "sd1", "random:tiny", None, "float32", "deterministic", "photo", "photo")
+TINY = ModelSpec("tiny", "sd1", "random:tiny", None, "float32", "reference", "photo", "photo")
 SAMPLER = Sampler("DDIMScheduler", {}, 2, 3.0, 16, 16)
 DOG = Concept("dog", "dog", "object", "animal", ["puppy"], "animal", ["cat", "frog"], ["car", "apple"], ["a loyal pet"])
 CAT = Concept("cat", "cat", "object", "animal", ["kitten"], "animal", ["dog", "frog"], ["car", "apple"], ["a pet that purrs"])
