@@ -156,9 +156,8 @@ class Pipe:
             side = x.shape[-2] * self.latent_factor, x.shape[-1] * self.latent_factor
             time_ids = torch.tensor([[*side, 0, 0, *side]] * x.shape[0], device=x.device, dtype=cond.pooled.dtype)
             extra["added_cond_kwargs"] = {"text_embeds": cond.pooled, "time_ids": time_ids}
-        denoiser = self.unet if module is None else module
         with numerics.computing(self.spec, x.device, half=True):
-            return denoiser(x, t, encoder_hidden_states=cond.hidden, **extra).sample.to(x.dtype)
+            return (self.unet if module is None else module)(x, t, encoder_hidden_states=cond.hidden, **extra).sample.to(x.dtype)
 
     @property
     def latent_factor(self) -> int:
@@ -174,8 +173,7 @@ class Pipe:
     def scheduler_for(self, sampler: Sampler) -> Any:
         import diffusers
 
-        kind = getattr(diffusers, sampler.scheduler)
-        return kind.from_config(dict(self.scheduler.config), **sampler.arguments)
+        return getattr(diffusers, sampler.scheduler).from_config(dict(self.scheduler.config), **sampler.arguments)
 
     def sample(self, cond: Conditioning, seeds: list[int], sampler: Sampler, image_ids: Sequence | None = None) -> Tensor:
         """Latents (n, channels, h, w) for the rows of `cond`, by the guidance rule and on the course in force."""
@@ -337,8 +335,7 @@ class Pipe:
 
     def _unknown(self, what: str, name: str, known: list[str]) -> str:
         near = difflib.get_close_matches(name, known, 3)
-        hint = f" Near names: {', '.join(near)}." if near else ""
-        return f"model {self.spec.name!r} has no {what} {name!r}.{hint}"
+        return f"model {self.spec.name!r} has no {what} {name!r}." + (f" Near names: {', '.join(near)}." if near else "")
 
     def fingerprint(self) -> str:
         """Hash of all weights, hooks and scoped changes: equal before and after a well-behaved plugin."""
