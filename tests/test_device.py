@@ -1,4 +1,4 @@
-"""Networks that look at images compute on the device in force and answer on the CPU; a device that is not there is refused in a sentence."""
+"""Networks that look at images compute on the device in force and answer on the CPU; a device that is not there is refused."""
 
 from dataclasses import replace
 
