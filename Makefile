@@ -38,6 +38,7 @@ bench: .venv/installed
 	.venv/bin/python -m benchmarks.closed_form
 	.venv/bin/python -m benchmarks.attack_batching
 	.venv/bin/python -m benchmarks.coverage --out results/bench/coverage.md
+	.venv/bin/python -m benchmarks.numerics
 
 mutants: .venv/installed
 	HF_HUB_OFFLINE=1 .venv/bin/python -m benchmarks.mutants --count 40 --out results/mutants.json
