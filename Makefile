@@ -45,6 +45,7 @@ bench: .venv/installed
 	.venv/bin/python -m benchmarks.memory --out results/bench/memory.md
 	.venv/bin/python -m benchmarks.files --out results/bench/files.md
 	.venv/bin/python -m benchmarks.coverage --out results/bench/coverage.md
+	.venv/bin/python -m benchmarks.numerics
 
 mutants: .venv/installed
 	HF_HUB_OFFLINE=1 .venv/bin/python -m benchmarks.mutants --count 40 --out results/mutants.json

@@ -130,7 +130,7 @@ class MACE(Method):
         check_pairs(pipe, [(concept.name, self.anchored_name(concept)) for concept in concepts])
         sentences = sum(len(self.worded(concept.name, concept)) for concept in concepts)
         check_spanned(sentences * pipe.text.length + self.kept_count(pipe, concepts, self.fuse_preserve), *self.width_and_ridge(pipe))
-        find = masker(self.mask, self.mask_threshold, self.detector, self.segmenter, pipe.device)
+        find = masker(self.mask, self.mask_threshold, self.detector, self.segmenter)
         weights = projections(pipe)
         kept = self.kept_squares(pipe, concepts)
         scale = self.refine_preserve ** (2 if self.refinement_scale == "squared" else 1)

@@ -71,7 +71,7 @@ class _Entangled(Metric):
         letter = "d" if isinstance(self, EntangledD) else "s"
         refuse_empty(images, f"entangled_{letter}")
         net = perceptual.load(self.net)
-        find = masker(self.mask, self.threshold, self.detector, self.segmenter, torch.device("cpu"))
+        find = masker(self.mask, self.threshold, self.detector, self.segmenter)
         target, background, empty = [], [], []
         for start, (ours, original) in enumerate(pairs(images, context.original(), f"entangled_{letter}", self.batch_size)):
             rows = images.index.iloc[start * self.batch_size : start * self.batch_size + len(ours)]

@@ -6,6 +6,7 @@ import tempfile
 import pandas as pd
 import pytest
 import torch
+from fake_gpu import FakeGpu
 from made_results import make_places
 from newcomer import write_plugins
 
@@ -151,6 +152,11 @@ def context(tmp_path, sampler):
         return Context(seed_words or ("test",), sampler, original, images)
 
     return make
+
+
+@pytest.fixture
+def gpu():
+    return FakeGpu()
 
 
 @pytest.fixture

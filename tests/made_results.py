@@ -60,7 +60,7 @@ def draw_images(folder):
         Image.new("RGB", (8, 8), (20 * k, 0, 0)).save(folder / "png" / f"{k:03d}-0.ok.png")
 
 
-MODEL = {"name": "toy", "family": "sd1", "repo": "toy", "revision": None, "dtype": "float32", "numerics": "deterministic"}
+MODEL = {"name": "toy", "family": "sd1", "repo": "toy", "revision": None, "dtype": "float32", "numerics": "reference"}
 MODEL |= {"weights": "5f70bf18a0860070"}
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fake_gpu import NAME, where
 
 from vestige.bench.models.tiny import clip_tokenizer
 from vestige.bench.vision import clip_models, features
@@ -43,3 +44,13 @@ def test_it_is_an_extractor_known_by_the_content_of_its_folder(folder):
 
 def test_a_model_that_is_not_here_says_how_to_get_it(tmp_path):
     assert "is no folder" in features.check(f"clip:hf:{tmp_path / 'nothing'}")
+
+
+def test_on_a_gpu_it_answers_on_the_cpu(folder, gpu):
+    with gpu.loading():
+        clip = clip_models.load_clip(f"hf:{folder}")
+    assert where(clip.net) == {NAME}
+    with gpu.computing():
+        assert {str(vectors.device) for vectors in (clip.image(torch.zeros(2, 3, 80, 64, dtype=torch.uint8)), clip.text(["a dog"]))} == {
+            "cpu"
+        }

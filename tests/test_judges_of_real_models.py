@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 import torch
+from fake_gpu import NAME
 from made_images import in_memory
 from PIL import Image
 from torch import nn
@@ -85,6 +86,16 @@ def test_the_artist_classifier_knows_a_concept_by_its_files_label(tmp_path, imag
     assert judge(images, ["van_gogh"] * 3, [1] * 3).present.shape == (3,)
 
 
+def test_a_classifier_of_the_hub_computes_on_a_gpu_what_its_processor_prepares(resnet, images, gpu):
+    folder = resnet(["tench, Tinca tinca", "church, church building"])
+    with gpu.loading():
+        judge = fresh(f"resnet50_hf:{folder}")
+    with pytest.MonkeyPatch.context() as patched, gpu.loading():  # its processor reads real images
+        patched.setattr(torch.Tensor, "cpu", lambda answer: answer)
+        with torch.no_grad():
+            assert str(judge._answers(images)["object"].device) == NAME
+
+
 # UnlearnCanvas
 
 
@@ -109,6 +120,14 @@ def test_unlearncanvas_has_a_style_and_an_object_head(canvas_folder, images, con
     verdict = judge(images, ["canvas_van_gogh", "seed_images", "dogs"], [1] * 3)
     picked = torch.stack([shares["style"][0, 45], shares["style"][1, 38], shares["object"][2, 5]])
     assert torch.allclose(verdict.probability, picked)
+
+
+def test_both_heads_compute_on_a_gpu(canvas_folder, images, gpu):
+    with gpu.loading():
+        judge = fresh(f"canvas:{canvas_folder}")
+    with gpu.computing():
+        assert {str(answer.device) for answer in judge.logits(images).values()} == {NAME}
+        assert {str(answer.device) for answer in judge._answers(images).values()} == {"cpu"}
 
 
 def test_exchanged_checkpoints_are_named(canvas_folder):

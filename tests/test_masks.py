@@ -5,8 +5,6 @@ import torch
 
 from vestige.bench.vision.masks import Grounded, background_difference, largest_part, masker
 
-CPU = torch.device("cpu")
-
 
 def test_a_square_on_a_plain_ground_is_found_whatever_touches_the_border():
     images = torch.full((2, 3, 16, 16), 200, dtype=torch.uint8)
@@ -18,7 +16,7 @@ def test_a_square_on_a_plain_ground_is_found_whatever_touches_the_border():
     wanted[1, 0, :4] = True
     assert torch.equal(found, wanted)
     assert not background_difference(images[:1], 0.4).any()  # 80 / 255 = 0.31
-    assert masker("whole", 0, "", "", CPU)(images, "dog").all()
+    assert masker("whole", 0, "", "")(images, "dog").all()
 
 
 def test_only_the_largest_part_is_kept_and_filled():
@@ -34,7 +32,7 @@ def test_only_the_largest_part_is_kept_and_filled():
 
 def test_missing_weights_are_named_with_a_way_out():
     with pytest.raises(ValueError, match=r"no/detector.*fields detector.*background_difference"):
-        masker("grounded", 0.3, "no/detector", "no/segmenter", CPU)
+        masker("grounded", 0.3, "no/detector", "no/segmenter")
 
 
 @pytest.fixture(scope="module")

@@ -236,3 +236,10 @@ def test_a_group_is_the_weights_of_a_role_and_its_layers_hold_them(family):
 def test_a_group_that_a_family_does_not_have_is_refused_with_those_it_has(tiny):
     with pytest.raises(ValueError, match=r"'sd1' has no weights called 'joint'; it has: .*text_kv"):
         tiny.group("joint")
+
+
+def test_what_a_plugin_trained_is_frozen_again_afterwards(tiny):
+    weight = tiny.parameter("vae.post_quant_conv.weight")
+    with tiny.preserved():
+        weight.requires_grad_(True).sum().backward()
+    assert weight.grad is None and not any(p.requires_grad for _, p in tiny.named_parameters())

@@ -94,7 +94,7 @@ def edited(at, value):
     [
         (edited(("method", 1, "params", "erase_scale"), 0.3), "erase_scale 0.3 for 1.0"),
         (edited(("model", "dtype"), "float16"), "dtype float16 for float32"),
-        (edited(("model", "numerics"), "fast"), "numerics fast for deterministic"),
+        (edited(("model", "numerics"), "fast"), "numerics fast for reference"),
         (edited(("model", "repo"), "/home/me/erased"), "repo a folder of your own for CompVis/stable-diffusion-v1-4"),
         (edited(("method", 1, "version"), 0), "version 0 for 1"),
         (edited(("sampler", "arguments"), {"eta": 1.0}), "sampler.arguments.eta 1.0 for null"),

@@ -10,7 +10,7 @@ import pytest
 
 from vestige.bench.places import CHECKOUT
 from vestige.bench.run import composing, tree
-from vestige.bench.run.seeds import RENAMED, seed_word
+from vestige.bench.run.seeds import RENAMED, model_as_published, seed_word
 from vestige.bench.run.stages import Stages
 
 RECORDS = [json.loads(file.read_text()) for file in sorted((CHECKOUT / "results/demo/records").glob("*.json"))]
@@ -42,6 +42,16 @@ def test_seeds_follow_settings_and_not_packages_or_files_of_judges(tmp_path):
     assert seed_word(attack | {"inputs": {"judge": "b"}}, "emoji", [erased]) != first
     other = SimpleNamespace(meta={"specification": spec | {"seed": 1}})
     assert seed_word(attack, "emoji", [other]) != first, "of another erased model"
+
+
+def test_seeds_do_not_follow_the_name_of_an_arithmetic_but_the_arithmetic(tmp_path):
+    spec = stages(tmp_path, "method=uce", "concept=dog").erase_spec([])
+    named = {
+        name: seed_word({**spec, "model": {**spec["model"], "numerics": name}}, "emoji") for name in ("reference", "deterministic", "fast")
+    }
+    assert spec["model"]["numerics"] == "reference" and named["reference"] == named["deterministic"] != named["fast"]
+    assert spec["model"]["numerics"] == "reference", "the specification itself is left as it is"
+    assert model_as_published(spec["model"]) == {**spec["model"], "numerics": "deterministic"}
 
 
 @pytest.mark.parametrize("plugin", RENAMED)

@@ -5,7 +5,14 @@ import pytest
 from scipy import stats
 
 from vestige.bench.statistics import cluster_interval, paired_difference
-from vestige.bench.statistics.intervals import balanced_interval, measure_interval, paired_intervals, rate_interval, seeds_interval
+from vestige.bench.statistics.intervals import (
+    balanced_interval,
+    measure_interval,
+    paired_intervals,
+    rate_interval,
+    seed_spread,
+    seeds_interval,
+)
 from vestige.bench.statistics.jackknife import UP_TO_ONE, blocks, jackknife_interval
 from vestige.bench.statistics.permutation import holm, sign_flip
 from vestige.bench.statistics.power import components, power_of, prompts_for_rate, prompts_needed, sd_and_icc, smallest_difference
@@ -323,3 +330,8 @@ def test_seven_concepts_are_given_and_eight_are_a_sample():
     draws = np.repeat(np.arange(8.0)[:, None], 200, axis=1)  # each concept has one number, whatever its prompts
     assert np.ptp(bootstrap.over_concepts(draws[:7])) == 0 and np.ptp(bootstrap.over_concepts(draws)) > 0
     assert not bootstrap.keeps_prompts(7) and bootstrap.keeps_prompts(8)
+
+
+def test_seeds_that_agree_add_no_spread_and_those_of_one_prompt_all_they_have():
+    assert seed_spread(np.array([[1.0, 0.0], [0.0, 1.0]])) == 0, "equal means: what differs is the prompts"
+    assert seed_spread(np.array([[1.0], [0.0], [0.0]])) == pytest.approx(1 / np.sqrt(6)), "one prompt holds no interaction to take off"

@@ -7,6 +7,7 @@ building  from settings to typed objects
 controls  images that an attack gets instead of the concept's, to calibrate it
 flags     what makes a result doubtful
 shared    work that depends on no concept, made once (`ctx.shared`)
+batches   batches that fit into memory
 resume    loops that continue after a kill (`ctx.resumable`)
 screen    which prompts are never used, and which images are never shown
 """

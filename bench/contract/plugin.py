@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from vestige.bench.contract import screen
+from vestige.bench.contract import batches, screen
 from vestige.bench.contract.resume import Progress
 from vestige.bench.contract.shared import NoSampler, Shared, made_in
 from vestige.bench.contract.types import Adversary, Concept, Erasure, ImageSet, ModelSpec, PromptSet, Sampler, Scores, derived_seed
@@ -149,6 +149,7 @@ class Victim:
     sampler: Sampler
     judge: Callable[[torch.Tensor, list[str]], torch.Tensor]  # (uint8 images, expected labels) -> bool [n]
     touched: frozenset[str] = frozenset()  # parts of the model that the erasure changed, see Erasure.touched
+    batch_size: int = 32  # images drawn at once
 
     def images(self, prompts: PromptSet, rows: list[int] | None = None) -> torch.Tensor:
         """One image per row (first repetition) with the row's own seed, uint8 [n, 3, h, w]."""
@@ -157,10 +158,10 @@ class Victim:
     def drawn(self, prompts: PromptSet, rows: list[int] | None = None) -> Images:
         """The same with the answer of an output filter: status ok, blocked or nan."""
         table = prompts.table if rows is None else prompts.table.iloc[rows]
-        seeds = [prompts.seed(row_id, 0) for row_id in table["row_id"]]
         texts = table["prompt"].tolist()
-        image_ids = [(row_id, 0) for row_id in table["row_id"]]
-        return self.pipe(screen.drawable(texts) if screen.applies(self.concepts) else texts, seeds, self.sampler, image_ids)
+        texts = screen.drawable(texts) if screen.applies(self.concepts) else texts
+        wanted = [batches.Wanted(text, prompts.seed(name, 0), (name, 0)) for text, name in zip(texts, table["row_id"], strict=True)]
+        return batches.joined([images for _, images in batches.draw(self.pipe, batches.cut(wanted, self.batch_size), self.sampler)])
 
 
 class Attack:

@@ -30,13 +30,13 @@ class ModelSpec:
     repo: str  # a diffusers folder (absolute, or relative to the project or the current folder), a hub id, or random:<recipe>
     revision: str | None  # commit hash of a hub repository; null for a folder
     dtype: str  # float32, float16 or bfloat16
-    numerics: str  # deterministic: TF32 off, deterministic kernels where torch has them; or fast
+    numerics: str  # reference or fast (bench/models/numerics.py)
     prompt_style: str  # which templates in prompts/templates its prompts are written with: photo or emoji
     domain: str  # what its images show, so which judges, networks and sizes of a protocol fit it: photo or emoji
 
     def __post_init__(self) -> None:
         _one_of(f"model.{self.name}.dtype", self.dtype, ("float32", "float16", "bfloat16"))
-        _one_of(f"model.{self.name}.numerics", self.numerics, ("deterministic", "fast"))
+        _one_of(f"model.{self.name}.numerics", self.numerics, ("reference", "fast"))
 
     def drawing(self) -> dict[str, Any]:
         """What decides the images it draws. How it is asked (prompt_style) and judged (domain) does not."""

@@ -14,8 +14,6 @@ knows it. That text names the judge in keys, records and tables.
 
 from __future__ import annotations
 
-from functools import cache
-
 from vestige.bench.contract.building import specification
 from vestige.bench.contract.types import Concept, canonical_hash
 from vestige.bench.judges.asking import AskingJudge
@@ -23,6 +21,7 @@ from vestige.bench.judges.chain import Chain
 from vestige.bench.judges.plugin import Judge
 from vestige.bench.judges.presence import PresenceJudge, Verdict
 from vestige.bench.judges.registry import checked, judge_of, parts
+from vestige.bench.models.device import per_device
 from vestige.bench.vision.pixels import at_side
 
 __all__ = ["AskingJudge", "Chain", "Judge", "PresenceJudge", "Verdict", "at_side", "judge_of", "parts"]
@@ -98,7 +97,7 @@ def unknown_labels(judge_id: str, domain: str, concepts: list[Concept], labels: 
     )
 
 
-@cache
+@per_device
 def load(judge_id: str) -> LoadedJudge:
     members = [checked(part).load(part) for part in parts(judge_id)]
     return members[0] if len(members) == 1 else Chain(members, judge_id)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from vestige.bench.contract.batches import in_batches
 from vestige.bench.contract.types import Concept
 from vestige.bench.judges.presence import Verdict
 
@@ -47,8 +48,13 @@ class AskingJudge:
         present, probability = torch.zeros(len(images), dtype=torch.bool), torch.zeros(len(images))
         for label in sorted(set(expect)):
             rows = [k for k, other in enumerate(expect) if other == label]
-            present[rows], probability[rows] = self.ask(images[rows], self.wording.get(label, label.replace("_", " ")))
+            present[rows], probability[rows] = self._answers(images[rows], self.wording.get(label, label.replace("_", " ")))
         return Verdict(present, probability)
+
+    def _answers(self, images: Tensor, what: str) -> Iterator[Tensor]:
+        """What `ask` answers, on the CPU."""
+        parts = [both for _, both in in_batches([images], lambda some: self.ask(some, what), f"images that {self.name} judges")]
+        return (torch.cat([part.cpu() for part in each]) for each in zip(*parts, strict=True))
 
     def present(self, images: Tensor, expect: list[str]) -> Tensor:
         """The yes or no an attack may ask for: bool [n]."""

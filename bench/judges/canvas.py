@@ -18,6 +18,7 @@ from torch import Tensor
 from vestige.bench.contract.building import read_yaml
 from vestige.bench.judges.plugin import Judge
 from vestige.bench.judges.presence import PresenceJudge
+from vestige.bench.models.device import beside, placed
 from vestige.bench.models.fingerprints import given
 from vestige.bench.prompts.prompt_sets import slug
 from vestige.bench.vision.pixels import HALF, at_side, normalised
@@ -56,7 +57,7 @@ class UnlearnCanvas(Judge):
 
         def logits(images: Tensor) -> dict[str, Tensor]:
             # torchvision's Resize((224, 224)): squashed, bilinear.
-            pixels = normalised(at_side(images.float() / 255, SIDE, "bilinear"), **HALF)
+            pixels = normalised(at_side(beside(nets["style"], images).float() / 255, SIDE, "bilinear"), **HALF)
             return {head: net(pixels) for head, net in nets.items()}
 
         return self.blank(name).with_logits(logits)
@@ -72,4 +73,4 @@ def _net(file: Path, labels: int) -> torch.nn.Module:
     if rows != labels:
         raise ValueError(f"{file} has {rows} classes; this classifier has {labels}. Are style.pth and object.pth exchanged?")
     net.load_state_dict(state)
-    return net.eval().requires_grad_(False)
+    return placed(net)

@@ -7,8 +7,6 @@ emoji (the text side of the emoji CLIP), or a transformers text model, whose las
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
@@ -16,6 +14,7 @@ from vestige.bench import judges
 from vestige.bench.contract.types import ImageSet
 from vestige.bench.judges.presence import PresenceJudge
 from vestige.bench.models import hub
+from vestige.bench.models.device import beside, per_device, placed
 from vestige.bench.vision import clip_models, vlm
 
 QUESTION = "Describe this picture in one sentence."
@@ -33,7 +32,7 @@ def check(captioner: str, encoder: str) -> str | None:
             if not getattr(judges.blank(judge_id), "labels", None):
                 return f"captioner={captioner}: a caption is written with a judge's own list of labels, and {judge_id} has none."
         else:
-            hub.folder(captioner, f"captioner={captioner}")
+            vlm.folder(captioner, f"captioner={captioner}")
         if encoder != "emoji":
             hub.folder(encoder, f"encoder={encoder}")
     except ValueError as unsupported_reason:
@@ -46,7 +45,7 @@ def inputs(captioner: str, encoder: str) -> dict[str, str]:
     if captioner.startswith(LABELS):
         told = {f"captioner {name}": digest for name, digest in judges.inputs(captioner.removeprefix(LABELS)).items()}
     else:
-        told = hub.inputs(captioner=captioner)
+        told = vlm.inputs(captioner=captioner)
     return told | ({"encoder": clip_models.inputs("emoji")["weights"]} if encoder == "emoji" else hub.inputs(encoder=encoder))
 
 
@@ -81,14 +80,15 @@ def embed(texts: list[str], encoder: str) -> Tensor:
     parts = []
     for start in range(0, len(texts), BATCH):
         read = tokenizer(texts[start : start + BATCH], padding=True, truncation=True, return_tensors="pt")
+        read = beside(net, read)
         states, counts = net(**read).last_hidden_state, read["attention_mask"].unsqueeze(-1)
-        parts.append((states * counts).sum(1) / counts.sum(1))
+        parts.append(((states * counts).sum(1) / counts.sum(1)).cpu())
     return torch.cat(parts)
 
 
-@cache
+@per_device
 def _encoder(which: str):
     from transformers import AutoModel, AutoTokenizer
 
     folder = hub.folder(which, f"encoder={which}")
-    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
+    return AutoTokenizer.from_pretrained(folder), placed(AutoModel.from_pretrained(folder, use_safetensors=True))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vestige.bench.judges.plugin import Judge
 from vestige.bench.judges.presence import PresenceJudge
+from vestige.bench.models.device import beside, current, placed
 from vestige.bench.models.fingerprints import given
 from vestige.bench.prompts.prompt_sets import slug
 from vestige.bench.vision.pixels import at_side
@@ -63,7 +64,7 @@ class Celebrities(Judge):
         assert judge is not None, "check() asks for the labels"
         net = recogniser(len(judge.labels["celebrity"]))
         net.load_state_dict(_state(Path(self.folder).expanduser() / WEIGHTS))
-        return judge.with_logits(named(net.eval().requires_grad_(False), mtcnn()))
+        return judge.with_logits(named(placed(net), mtcnn()))
 
 
 def named(net: nn.Sequential, faces: Callable[[Tensor], list[Tensor | None]]) -> Callable[[Tensor], dict[str, Tensor]]:
@@ -75,7 +76,7 @@ def named(net: nn.Sequential, faces: Callable[[Tensor], list[Tensor | None]]) ->
         seen = torch.tensor([box is not None for box in boxes])
         answers = torch.full((len(images), cast(nn.Linear, net[-1]).out_features), float("nan"))
         if crops:
-            answers[seen] = net(torch.stack(crops))
+            answers[seen] = net(beside(net, torch.stack(crops))).cpu()
         return {"celebrity": answers}
 
     return logits
@@ -103,7 +104,7 @@ def mtcnn() -> Callable[[Tensor], list[Tensor | None]]:
     """Images -> the surest face of each, with GIPHY's thresholds."""
     from facenet_pytorch import MTCNN
 
-    finder = MTCNN(min_face_size=20, thresholds=[0.6, 0.7, 0.7], factor=0.709, keep_all=True, select_largest=False, device="cpu")
+    finder = MTCNN(min_face_size=20, thresholds=[0.6, 0.7, 0.7], factor=0.709, keep_all=True, select_largest=False, device=current())
 
     def faces(images: Tensor) -> list[Tensor | None]:
         found, surety = finder.detect([image.permute(1, 2, 0).cpu().numpy() for image in images])

@@ -7,6 +7,7 @@ from torch import Tensor
 from vestige.bench.contract.types import canonical_hash
 from vestige.bench.judges.plugin import Judge
 from vestige.bench.judges.presence import PresenceJudge
+from vestige.bench.models.device import beside
 from vestige.bench.models.fingerprints import given
 from vestige.bench.vision.pixels import at_side
 
@@ -41,6 +42,6 @@ class EmojiJudge(Judge):
         net = load_judge(self.which)
 
         def logits(images: Tensor) -> dict[str, Tensor]:
-            return net(at_side(images.float() / 255, 64))
+            return net(at_side(beside(net, images).float() / 255, 64))
 
         return self.blank(name).with_logits(logits)

@@ -14,6 +14,7 @@ from torch import Tensor
 from vestige.bench.judges.asking import AskingJudge
 from vestige.bench.judges.plugin import Judge
 from vestige.bench.models import hub
+from vestige.bench.models.device import placed
 
 
 @dataclass
@@ -37,7 +38,7 @@ class GroundingDino(Judge):
         from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
         folder = hub.folder(self.folder, f"judge={name}")
-        net = AutoModelForZeroShotObjectDetection.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
+        net = placed(AutoModelForZeroShotObjectDetection.from_pretrained(folder, use_safetensors=True))
         process = AutoProcessor.from_pretrained(folder)
 
         @torch.no_grad()
@@ -45,11 +46,11 @@ class GroundingDino(Judge):
             """Any box; probability: the surest box, also below the threshold."""
             present, surest = [], []
             for image in images:
-                inputs = process(images=[image], text=[f"{label.lower()}."], return_tensors="pt")
+                inputs = process(images=[image], text=[f"{label.lower()}."], return_tensors="pt").to(net.device)
                 outputs = net(**inputs)
                 boxes = process.post_process_grounded_object_detection(outputs, inputs["input_ids"], self.threshold, self.threshold)[0]
                 present.append(len(boxes["scores"]) > 0)
-                surest.append(outputs.logits.sigmoid().max())
+                surest.append(outputs.logits.sigmoid().max().cpu())
             return torch.tensor(present), torch.stack(surest)
 
         return AskingJudge(ask, name, family="gdino")

@@ -13,6 +13,7 @@ from vestige.bench.judges import zero_shot
 from vestige.bench.judges.plugin import Judge
 from vestige.bench.judges.presence import Columns, PresenceJudge
 from vestige.bench.models import hub
+from vestige.bench.models.device import beside, placed
 from vestige.bench.models.fingerprints import given
 from vestige.bench.prompts.prompt_sets import slug
 from vestige.bench.vision import listings
@@ -63,12 +64,13 @@ class ImageNetJudge(Judge):
         from torchvision.models import resnet50
 
         net = resnet50()
-        net.load_state_dict(torch.load(_file(name), weights_only=True))
-        net.eval().requires_grad_(False)
+        net.load_state_dict(torch.load(_file(name), weights_only=True, map_location="cpu"))
+        placed(net)
 
         def logits(images: Tensor) -> dict[str, Tensor]:
             # V2's own preprocessing: side 232 (bilinear), centre crop 224.
-            return {"object": net(normalised(at_side(images.float() / 255, 232, "bilinear")[..., 4:228, 4:228], **IMAGENET))}
+            pixels = at_side(beside(net, images).float() / 255, 232, "bilinear")[..., 4:228, 4:228]
+            return {"object": net(normalised(pixels, **IMAGENET))}
 
         return self._narrowed(PresenceJudge(logits, {"object": labels()}, name, groups(), "imagenet"))
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from vestige.bench.contract.types import canonical_hash, plain
 from vestige.bench.judges.asking import AskingJudge, OneQuestionJudge
 from vestige.bench.judges.plugin import Judge
+from vestige.bench.models.device import per_device
 from vestige.bench.models.fingerprints import given
 from vestige.bench.vision import nudity_rules
 from vestige.bench.vision.nudity_rules import FLOOR, Detections
@@ -57,7 +58,7 @@ def nudenet(channels: str = "rgb", model_file: str | None = None, side: int = 32
     return detect
 
 
-@cache
+@per_device
 def emoji_danger(judge_id: str = "emoji_a") -> Callable[[Tensor], list[Detections]]:
     """The emoji world's stand-in: the judge's probability of each member of the group danger, from the same floor."""
     from vestige.bench import judges

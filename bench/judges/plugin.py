@@ -6,6 +6,9 @@
 
 `judge=mine:/some/folder` sets the field that the class names as its `argument`; judges are chained with `+`. Fields have no defaults: all
 numbers stand in the YAML. `vestige check judge=mine` runs the contract tests.
+
+Load the network with `placed(net)` and give it `beside(net, images)` (bench/models/device.py): then it computes on `runtime.device`. Its
+answers may be on any device.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from vestige.bench.contract.batches import in_batches
 from vestige.bench.contract.types import Concept
 from vestige.bench.prompts.prompt_sets import slug
 
@@ -76,7 +77,7 @@ class PresenceJudge:
         if len(images) == 0:
             raise ValueError(f"judge {self.name}: there is no image to judge.")
         places = [self.place(label) for label in expect]
-        logits = self.logits(images)
+        logits = self._answers(images)
         order = {head: answer.argsort(dim=-1, descending=True) for head, answer in logits.items()}
         share = {head: answer.float().softmax(-1) for head, answer in logits.items()}
         present, probability = [], []
@@ -104,7 +105,12 @@ class PresenceJudge:
     @torch.no_grad()
     def shares(self, images: Tensor) -> dict[str, Tensor]:
         """All answers: {head: probabilities [n, labels]}."""
-        return {head: answer.float().softmax(-1) for head, answer in self.logits(images).items()}
+        return {head: answer.float().softmax(-1) for head, answer in self._answers(images).items()}
+
+    def _answers(self, images: Tensor) -> dict[str, Tensor]:
+        """All logits, on the CPU."""
+        parts = [some for _, some in in_batches([images], self.logits, f"images that {self.name} judges")]
+        return {head: torch.cat([some[head].cpu() for some in parts]) for head in parts[0]}
 
     def columns(self, label: str) -> Columns | None:
         """The head that knows a label, concept or group, and its columns there. A label goes before a group of that name."""

@@ -18,6 +18,7 @@ from vestige.bench.judges import imagenet
 from vestige.bench.judges.plugin import Judge
 from vestige.bench.judges.presence import PresenceJudge
 from vestige.bench.models import hub
+from vestige.bench.models.device import placed
 from vestige.bench.prompts.prompt_sets import slug
 
 
@@ -57,13 +58,13 @@ class HubClassifier(Judge):
         where = hub.folder(self.folder, f"judge={name}")
         judge = self.blank(name)
         assert judge is not None, "check() asks for the labels"
-        net = AutoModelForImageClassification.from_pretrained(where, use_safetensors=True).eval().requires_grad_(False)
+        net = placed(AutoModelForImageClassification.from_pretrained(where, use_safetensors=True))
         process = AutoImageProcessor.from_pretrained(where)
         (head,) = judge.labels
 
         @torch.no_grad()
         def logits(images: Tensor) -> dict[str, Tensor]:
-            return {head: net(**process(images=list(images), return_tensors="pt")).logits}
+            return {head: net(**process(images=list(images), return_tensors="pt").to(net.device)).logits}
 
         return judge.with_logits(logits)
 

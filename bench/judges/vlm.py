@@ -1,4 +1,4 @@
-"""A visual language model as a judge: vlm:<hub id or folder>, asked for a yes or no (bench/vision/vlm.py).
+"""A visual language model as a judge: vlm:<hub id or folder>[@<precision>], asked for a yes or no (bench/vision/vlm.py).
 
 HUB asks InternVL2.5-8B-MPO with three reference images of the original model and lets it reason first; EraseEval asks PaliGemma.
 Here the question stands alone and the answer is greedy.
@@ -15,7 +15,6 @@ from torch import Tensor
 from vestige.bench.contract.types import Concept
 from vestige.bench.judges.asking import AskingJudge
 from vestige.bench.judges.plugin import Judge
-from vestige.bench.models import hub
 from vestige.bench.vision import vlm
 
 
@@ -33,14 +32,14 @@ class VisualLanguageModel(Judge):
     argument: ClassVar[str] = "folder"
     ranks: ClassVar[bool] = False
 
-    folder: str  # or a hub id
+    folder: str  # or a hub id; @bfloat16 or @float16 after it is its precision
     question: str  # {} stands for the thing
 
     def check(self, name: str) -> None:
-        hub.folder(self.folder, f"judge={name}")
+        vlm.folder(self.folder, f"judge={name}")
 
     def inputs(self) -> dict[str, str]:
-        return hub.inputs(judge=self.folder)
+        return vlm.inputs(judge=self.folder)
 
     def blank(self, name: str) -> AskingJudge:
         return VlmJudge(None, name, family="vlm")

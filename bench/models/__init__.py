@@ -19,6 +19,8 @@ tiny            pieces of random models, for tests
 folders         where the files of a model lie, how the folder of each family is built
 architecture    does a folder hold a model of its family
 digests         SHA-256 of files, remembered
+device          where networks that look at images compute
+numerics        in which arithmetic a model computes
 hub             finds the weights of published networks
 fingerprints    hashes of weights and files
 """

@@ -96,9 +96,10 @@ def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
     """Load a model, frozen and in evaluation mode."""
     import torch
 
+    from vestige.bench.models import numerics
     from vestige.bench.models.pipe import Pipe
 
-    apply_numerics(spec)
+    numerics.use_reference()
     if spec.repo.startswith(RANDOM):
         parts, tokenizers, scheduler, settings = family(spec.family).tiny()
     else:
@@ -111,12 +112,13 @@ def load(spec: ModelSpec, device: str = "cpu") -> Pipe:
         if name == "vae" and spec.dtype == "float16" and getattr(module.config, "force_upcast", False):
             module.float()  # SDXL's VAE overflows in half precision and would draw black images
     pipe = Pipe(spec, parts, tokenizers, scheduler, settings)
+    numerics.laid_out(pipe.denoiser, spec)
     pipe.text.identified_as(weights_digest(spec) or (spec.repo, spec.revision))
     return pipe
 
 
 def diffusers_parts(spec: ModelSpec) -> tuple[dict[str, Any], list, Any, dict[str, Any]]:
-    """How most families are loaded (`Family.load`): (modules by name, tokenizers, scheduler, settings of the pipeline) from a folder or the hub's cache."""
+    """How most families are loaded (`Family.load`): modules by name, tokenizers, scheduler, settings of the pipeline."""
     import diffusers
 
     folder, layout = _files(spec), family(spec.family)
@@ -154,14 +156,3 @@ def _module(folder: Path, index: dict[str, Any], part: str, dtype: str) -> Any:
     weights = weights_of(folder / part)
     word = {"variant": weights.variant} if weights and weights.variant else {}
     return kind.from_pretrained(folder / part, torch_dtype=getattr(torch, dtype), use_safetensors=True, **word)
-
-
-def apply_numerics(spec: ModelSpec) -> None:
-    """Deterministic arithmetic is a property of a result, so the specification asks for it, not the machine."""
-    import torch
-
-    exact = spec.numerics == "deterministic"
-    torch.backends.cuda.matmul.allow_tf32 = not exact
-    torch.backends.cudnn.allow_tf32 = not exact
-    torch.backends.cudnn.deterministic = exact
-    torch.backends.cudnn.benchmark = not exact

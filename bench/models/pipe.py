@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vestige.bench.contract.types import ModelSpec, Sampler
+from vestige.bench.models import numerics
 from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.diffusion import choose_parameters
 from vestige.bench.models.families import family
@@ -107,7 +108,9 @@ class Pipe:
         for prepare in self.before_predict:
             prepare(Call(x, torch.as_tensor(t), cond, *self._now))
         self.counts["forward_rows"] += x.shape[0]
-        return self.family.predict(self, self.denoiser if module is None else module, x, t, cond)
+        with numerics.computing(self.spec, x.device, half=True):
+            answer = self.family.predict(self, self.denoiser if module is None else module, x, t, cond)
+        return answer.to(x.dtype) if x.is_floating_point() else answer
 
     @contextmanager
     def at_step(self, index: int, steps: int) -> Iterator[None]:
@@ -139,13 +142,15 @@ class Pipe:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents to images, float [n, 3, height, width] in [0, 1]; gradients allowed."""
-        return (self.family.decode(self, latents) / 2 + 0.5).clamp(0, 1)
+        with numerics.computing(self.spec, latents.device):
+            return (self.family.decode(self, latents) / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
     def encode_images(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """uint8 or float [0, 1] images [n, 3, h, w] to scaled latents: the posterior mean, or a sample with a generator."""
         pixels = images.float() / 255 if images.dtype == torch.uint8 else images
-        return self.family.encode_images(self, pixels * 2 - 1, generator)
+        with numerics.computing(self.spec, self.device):
+            return self.family.encode_images(self, pixels * 2 - 1, generator)
 
     def corruption(self, encoded: Tensor, generator: torch.Generator) -> Corruption:
         """What one step of the model's own training adds to encoded images: for `loss`."""
@@ -326,8 +331,7 @@ class Pipe:
 
     def _unknown(self, what: str, name: str, known: list[str]) -> str:
         near = difflib.get_close_matches(name, known, 3)
-        hint = f" Near names: {', '.join(near)}." if near else ""
-        return f"model {self.spec.name!r} has no {what} {name!r}.{hint}"
+        return f"model {self.spec.name!r} has no {what} {name!r}." + (f" Near names: {', '.join(near)}." if near else "")
 
     def fingerprint(self) -> str:
         """Hash of all weights, hooks and scoped changes: equal before and after a well-behaved plugin."""

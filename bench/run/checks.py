@@ -11,7 +11,7 @@ from numbers import Integral
 from pathlib import Path
 
 from vestige.bench.contract.types import Sampler
-from vestige.bench.models import loading
+from vestige.bench.models import device, loading
 from vestige.bench.models.architecture import is_flow
 from vestige.bench.models.capabilities import unsupported
 from vestige.bench.models.families import family
@@ -22,17 +22,21 @@ from vestige.bench.run.job import Job
 def check(job: Job, planned: bool = False) -> None:
     """Mistakes, whatever the machine holds. planned: nothing will be written, not even to see whether that can be done."""
     job.runtime.check(writes=not planned)
+    device.check(job.runtime.device)
+    _batch_size(job.runtime.batch_size, "runtime.batch_size")
     loading.check(job.model)
     check_sampler(job.sampler, job.model.family)
     for name, split in job.splits.items():
         if min(split.rows, split.repeats, split.limit or 1) < 1:
             raise ValueError(f"split.{name}: rows, repeats and limit must be at least 1, got {split.rows}, {split.repeats}, {split.limit}.")
+        for metric_name, metric in split.metrics.items():
+            _batch_size(getattr(metric, "batch_size", 1), f"split.{name}.metrics.{metric_name}.batch_size")
         job._asked_here(split)  # refuses more rows than there are sentences
 
 
 def missing(job: Job) -> list[str]:
     """What the job needs and this machine does not have, one sentence each: weights, prompt lists, metrics, the attacks' judge."""
-    lacks, told = [loading.missing(job.model)], set()
+    lacks, told = [device.missing(job.runtime.device), loading.missing(job.model)], set()
     for name, split in job.splits.items():
         lacks.append(prompt_sets.missing(split.prompts, job.concepts))
         for metric_name, metric in split.metrics.items():
@@ -72,6 +76,11 @@ def unknown_labels(job: Job) -> list[str]:
             if sentence := judges.unknown_labels(judge, job.model.domain, job.concepts, labels, where):
                 sentences.append(sentence)
     return sentences
+
+
+def _batch_size(size: int, setting: str) -> None:
+    if size < 1:
+        raise ValueError(f"{setting}={size}: a batch holds at least 1 image. Type {setting}=8.")
 
 
 def check_sampler(sampler: Sampler, name: str) -> None:

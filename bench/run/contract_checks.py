@@ -35,7 +35,7 @@ class NotApplicable(Exception):
 
 
 def tiny_of(family: str = "sd1") -> ModelSpec:
-    return ModelSpec("tiny", family, "random:tiny", None, "float32", "deterministic", "photo", "photo")
+    return ModelSpec("tiny", family, "random:tiny", None, "float32", "reference", "photo", "photo")
 
 
 @cache

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm import tqdm
 
+from vestige.bench.contract import batches
 from vestige.bench.contract.types import ImageSet, PromptSet, Sampler
 from vestige.bench.prompts.published_lists import hidden
 
@@ -24,19 +25,19 @@ def draw(pipe: Pipe, prompts: PromptSet, sampler: Sampler, folder: Path, batch_s
     """Draw every (row, repetition) that `folder` does not hold yet and write the index.
 
     An image's file appears whole or not at all; one that is there whole was finished, so an interrupted run continues. Batches
-    are cut from the whole set, never from what is left: an image depends on its batch by rounding.
+    are cut from the whole set, never from what is left: an image depends on its batch by rounding. What does not fit into memory is cut
+    smaller (bench/contract/batches.py).
     """
     (folder / "png").mkdir(parents=True, exist_ok=True)
     jobs = [(row, rep) for row in prompts.table.to_dict("records") for rep in range(prompts.repeats)]
     finished = {file.name.rsplit(".", 2)[0] for file in (folder / "png").glob("*.png") if _whole(file)}
-    batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]
-    todo = [batch for batch in batches if any(_stem(*job) not in finished for job in batch)]
-    for some in tqdm(todo, desc=label or prompts.name, disable=None, leave=False):
-        seeds = [prompts.seed(row["row_id"], rep) for row, rep in some]
-        images = pipe([row["prompt"] for row, _ in some], seeds, sampler, [(row["row_id"], rep) for row, rep in some])
-        for (row, rep), pixels, status in zip(some, images.pixels, images.status, strict=True):
-            if _stem(row, rep) not in finished:
-                _write_png(folder / "png" / f"{_stem(row, rep)}.{status}.png", pixels)
+    wanted = [batches.Wanted(row["prompt"], prompts.seed(row["row_id"], rep), (row["row_id"], rep)) for row, rep in jobs]
+    todo = [batch for batch in batches.cut(wanted, batch_size) if any(_stem(*one.image_id) not in finished for one in batch)]
+    shown = tqdm(todo, desc=label or prompts.name, disable=None, leave=False)
+    for some, images in batches.draw(pipe, shown, sampler):
+        for one, pixels, status in zip(some, images.pixels, images.status, strict=True):
+            if _stem(*one.image_id) not in finished:
+                _write_png(folder / "png" / f"{_stem(*one.image_id)}.{status}.png", pixels)
     return _index(prompts, jobs, folder)
 
 
@@ -49,7 +50,7 @@ def _index(prompts: PromptSet, jobs: list[tuple[dict, int]], folder: Path) -> Im
     rows = []
     alone = prompts.table["group"].nunique() == 1  # of a set that is one sentence the images are resampled, there is nothing else
     for row, rep in jobs:
-        (file,) = (folder / "png").glob(f"{_stem(row, rep)}.*.png")
+        (file,) = (folder / "png").glob(f"{_stem(row['row_id'], rep)}.*.png")
         head = {"row_id": row["row_id"], "rep": rep, "file": f"png/{file.name}", "seed": prompts.seed(row["row_id"], rep)}
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         shown = {**row, "prompt": hidden(row["prompt"])} if row.get("private") else row
@@ -60,8 +61,8 @@ def _index(prompts: PromptSet, jobs: list[tuple[dict, int]], folder: Path) -> Im
     return load(folder)
 
 
-def _stem(row: dict, rep: int) -> str:
-    return f"{row['row_id']}-{rep}"
+def _stem(row_id: str, rep: int) -> str:
+    return f"{row_id}-{rep}"
 
 
 def _whole(file: Path) -> bool:

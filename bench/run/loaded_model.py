@@ -21,7 +21,6 @@ def take(spec: ModelSpec, device: str) -> Pipe:
 
     pipe = _FREE.pop(_key(spec, device), None)
     if pipe is not None:
-        loading.apply_numerics(spec)
         return pipe
     if _FREE:  # makes room for the other model
         _FREE.clear()

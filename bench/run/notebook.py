@@ -16,6 +16,7 @@ from vestige.bench.contract.building import plain_tree, plugin, typed
 from vestige.bench.contract.plugin import Method, Metric, MetricContext
 from vestige.bench.contract.types import Concept, Erasure, ImageSet, ModelSpec, Sampler, Scores
 from vestige.bench.models.capabilities import unsupported
+from vestige.bench.models.device import check, missing, on
 from vestige.bench.run import checks, composing, loaded_model, tree
 from vestige.bench.run.concept_sets import chosen_concepts
 
@@ -54,7 +55,8 @@ def load(model: str, settings: Sequence[str], device: str) -> Pipe:
     chosen = compose([f"model={model}", *settings])
     spec = typed(chosen.model, ModelSpec, "model", drop=NOT_THE_MODEL)
     loading.check(spec)
-    lacks = loading.missing(spec)
+    check(device)
+    lacks = missing(device) or loading.missing(spec)
     if lacks:
         raise ValueError(lacks)
     return loaded_model.take(spec, device)
@@ -103,13 +105,16 @@ def score(
     spec = typed(chosen.model, ModelSpec, "model", drop=NOT_THE_MODEL)
     concepts = chosen_concepts(plain_tree(chosen.concept), held_out=True)
     scorer = plugin(chosen.picked[metric], Metric, f"metric.{metric}")
-    reason = unsupported(scorer, spec, concepts)
+    where = chosen.runtime.device
+    check(where)
+    reason = missing(where) or unsupported(scorer, spec, concepts)
     if reason:
         raise ValueError(reason)
     with tempfile.TemporaryDirectory() as folder:
         asked = _image_set(images, concepts[0], prompts, Path(folder) / "images")
         known = None if originals is None else _image_set(originals, concepts[0], prompts, Path(folder) / "originals")
-        return scorer.score(asked, MetricContext(concepts, lambda: known or _no_originals(metric), features.extract))
+        with on(where):
+            return scorer.score(asked, MetricContext(concepts, lambda: known or _no_originals(metric), features.extract))
 
 
 def _no_originals(metric: str) -> ImageSet:

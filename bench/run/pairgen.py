@@ -15,6 +15,7 @@ import pandas as pd
 
 from vestige.bench import judges
 from vestige.bench.contract.types import Concept, PromptSet
+from vestige.bench.models import device
 from vestige.bench.prompts import prompt_sets
 from vestige.bench.run import composing, generate, tree
 from vestige.bench.run.job import Job
@@ -54,7 +55,9 @@ def frozen(job: Job, concept: Concept, n: int) -> pd.DataFrame:
     that show the concept, by the filter). Raises ValueError when none is kept."""
     from vestige.bench.run.stages import Stages
 
-    stages, judge = Stages(job), judges.load(job.attack_judge).about([concept])
+    stages = Stages(job)
+    with device.on(job.runtime.device):
+        judge = judges.load(job.attack_judge).about([concept])
     seen = {}
     pairs = candidates(concept, n, job.model.prompt_style)
     for side in BANK:

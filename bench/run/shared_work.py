@@ -10,6 +10,7 @@ from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.shared import Shared
 from vestige.bench.contract.types import canonical_hash, plain
 from vestige.bench.run import code
+from vestige.bench.run.seeds import model_as_published
 from vestige.bench.run.stage_code import SHARED
 from vestige.bench.run.store_folder import Stage
 
@@ -28,13 +29,13 @@ def find_or_make(stages: Stages, work: Shared, ctx: Context) -> Stage:
     def make(folder: Path) -> dict:
         meter = stages.meter(folder, models.untouched)
         with models.untouched.preserved() as pipe:
-            own = ctx.for_shared(canonical_hash(spec), meter)
+            own = ctx.for_shared(canonical_hash({**spec, "model": model_as_published(spec["model"])}), meter)
             work.make(pipe, folder, own)
         if own.history:
             (folder / "log.json").write_text(json.dumps(own.history))
         return {"forward_rows": meter.spent()["forward_rows"]}
 
-    return stages.store.stage("shared", spec, _words(stages, work), make, _code(stages, work))
+    return stages.stage("shared", spec, _words(stages, work), make, _code(stages, work))
 
 
 def _spec(stages: Stages, work: Shared) -> dict:

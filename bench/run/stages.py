@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vestige.bench import judges
-from vestige.bench.contract import flags, screen
+from vestige.bench.contract import batches, flags, screen
 from vestige.bench.contract.building import specification
 from vestige.bench.contract.plugin import Attack, Context, Method, Metric, MetricContext, Victim
 from vestige.bench.contract.resume import Progress
 from vestige.bench.contract.shared import Shared, check_declared
 from vestige.bench.contract.types import Adversary, Concept, ImageSet, PromptSet, Sampler, plain
+from vestige.bench.models import device
 from vestige.bench.models.fingerprints import weights_digest
 from vestige.bench.run import code, generate, shared_work
 from vestige.bench.run.cost import load, peak_memory
@@ -120,7 +121,7 @@ class Stages:
                 "artefact_bytes": sum(t.numel() * t.element_size() for t in erasure.tensors.values()),
             }
 
-        return self.store.stage("erase", spec, self.erase_words(before), make, self.erase_code(before))
+        return self.stage("erase", spec, self.erase_words(before), make, self.erase_code(before))
 
     # Attacking
 
@@ -165,7 +166,8 @@ class Stages:
             attacked = [] if attack.transfers() else erased
             touched = self.models.touched(attacked)
             with self.models.attached(attacked, attack) as pipe:
-                victim = Victim(pipe, job.concepts, job.method, job.sampler, lambda *asked_of: judge().present(*asked_of), touched)
+                ask, at_once = (lambda *of: judge().present(*of)), job.runtime.batch_size
+                victim = Victim(pipe, job.concepts, job.method, job.sampler, ask, touched, at_once)
                 with pipe.preserved():
                     meter = self.meter(folder, pipe)
                     ctx = self.context(attack, "attack", seed_word(spec, job.model.domain, erased), progress=meter)
@@ -179,7 +181,7 @@ class Stages:
             asked_judge = {"judge": {"judge": job.attack_judge, **judge().meta}} if judge.cache_info().currsize else {}
             return {"budget": budget, "flags": flags.of_log(ctx.history) + flags.of_rows(told.table), **asked_judge}
 
-        return self.store.stage("attack", spec, self.attack_words(name, attack), make, self.attack_code(erased, attack))
+        return self.stage("attack", spec, self.attack_words(name, attack), make, self.attack_code(erased, attack))
 
     def generate(self, erased: Sequence[Stage], attack: Attack, adversary: Stage | None, asked: PromptSet, whole: bool = False) -> Stage:
         if adversary is None:
@@ -240,7 +242,7 @@ class Stages:
             return {"images": len(drawn), **self.warnings(drawn), "timed": timed | {"load": load()}}
 
         usable = (lambda stage: not stage.stripped) if whole else (lambda stage: True)
-        stage = self.store.stage("images", spec, f"{who}-{asked.name}", make, by, usable)
+        stage = self.stage("images", spec, f"{who}-{asked.name}", make, by, usable)
         self.drawn[stage.reference] = stage
         return stage
 
@@ -258,7 +260,7 @@ class Stages:
         if inputs:
             spec["inputs"] = inputs
 
-        def make(folder: Path) -> None:
+        def make(folder: Path) -> dict:
             context = MetricContext(
                 self.job.concepts,
                 partial(self.drawn_by_original, asked),
@@ -268,8 +270,9 @@ class Stages:
                 self.drawn_by_original,
             )
             metric.score(generate.load(self.store.held(again).path), context).save(folder)
+            return {}
 
-        return self.store.stage("score", spec, f"{name}-{asked.name}", make, self.score_code(metric))
+        return self.stage("score", spec, f"{name}-{asked.name}", make, self.score_code(metric))
 
     def score_code(self, metric: Metric) -> str:
         return code.of(SCORING, code.part(metric, "score"), code.judge(getattr(metric, "judge", None)))
@@ -297,14 +300,25 @@ class Stages:
         identity = images.digest or images.folder.name
         spec = {"stage": "features", "images": identity, "extractor": extractor, **features.inputs(extractor)}
 
-        def make(folder: Path) -> None:
+        def make(folder: Path) -> dict:
             save_file({"features": features.extract(images, extractor).contiguous()}, folder / "features.safetensors")
+            return {}
 
         by = code.of([("vestige.bench.vision.features", "extract")])
-        stage = self.store.stage("features", spec, extractor.replace("/", "_"), make, by)
+        stage = self.stage("features", spec, extractor.replace("/", "_"), make, by)
         return load_file(stage.path / "features.safetensors")["features"]
 
     # Pieces
+
+    def stage(self, kind: str, spec: dict, words: str, make: Callable[[Path], dict], by: str, *usable: Callable[[Stage], bool]) -> Stage:
+        """A stage of the store, made on the job's device. What did not fit into memory and was cut smaller is one of its facts."""
+
+        def made(folder: Path) -> dict:
+            with device.on(self.job.runtime.device), batches.noted() as backed_off:
+                facts = make(folder)
+            return facts | ({"batch_backed_off": backed_off} if backed_off else {})
+
+        return self.store.stage(kind, spec, words, made, by, *usable)
 
     def meter(self, folder: Path, pipe: Pipe) -> Progress:
         """Counts what a stage costs from now on, and keeps its checkpoints."""

@@ -1,4 +1,4 @@
-"""CLIP models under one interface: images and texts to unit vectors.
+"""CLIP models under one interface: images and texts to unit vectors, on the CPU wherever the network is.
 
 `which` is `emoji`, `<open_clip model>/<pretrained tag or file>` or `hf:<hub id or folder>` (transformers; the same weights give the
 same vectors as with open_clip up to rounding and the resize, which is ours for both).
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vestige.bench.models import hub
+from vestige.bench.models.device import beside, per_device, placed
 from vestige.bench.models.fingerprints import given
 from vestige.bench.models.loading import hub_unasked
 from vestige.bench.vision import listings
@@ -34,22 +35,22 @@ class OpenClip:
         # OpenAI's weights need QuickGELU; open_clip's plain model names leave it out and only warn.
         quick = (open_clip.get_pretrained_cfg(name, pretrained) or {}).get("quick_gelu", False)
         self.net, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained, force_quick_gelu=quick)
-        self.net.eval().requires_grad_(False)
+        placed(self.net)
         self.tokenizer = open_clip.get_tokenizer(name)
         side = self.net.visual.image_size
         self.side = side[0] if isinstance(side, tuple) else side
         mean, std = self.net.visual.image_mean, self.net.visual.image_std
-        self.mean, self.std = (torch.tensor(each).view(3, 1, 1) for each in (mean, std))
+        self.mean, self.std = (beside(self.net, torch.tensor(each)).view(3, 1, 1) for each in (mean, std))
 
     @torch.no_grad()
     def image(self, images: Tensor) -> Tensor:
         """uint8 [n, 3, h, w] -> [n, d], length 1; of oblong images the middle square."""
-        resized = at_side(square(images).float() / 255, self.side)
-        return self.net.encode_image((resized - self.mean) / self.std, normalize=True)
+        resized = at_side(square(beside(self.net, images)).float() / 255, self.side)
+        return self.net.encode_image((resized - self.mean) / self.std, normalize=True).cpu()
 
     @torch.no_grad()
     def text(self, texts: list[str]) -> Tensor:
-        return self.net.encode_text(self.tokenizer(texts), normalize=True)
+        return self.net.encode_text(beside(self.net, self.tokenizer(texts)), normalize=True).cpu()
 
 
 class HuggingFaceClip:
@@ -59,7 +60,7 @@ class HuggingFaceClip:
         from transformers import AutoTokenizer, CLIPModel
 
         folder = hub.folder(which, f"clip=hf:{which}")
-        self.net = CLIPModel.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
+        self.net = placed(CLIPModel.from_pretrained(folder, use_safetensors=True))
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.side = self.net.config.vision_config.image_size
         self.length = self.net.config.text_config.max_position_embeddings
@@ -67,19 +68,20 @@ class HuggingFaceClip:
     @torch.no_grad()
     def image(self, images: Tensor) -> Tensor:
         """uint8 [n, 3, h, w] -> [n, d], length 1; of oblong images the middle square."""
-        resized = at_side(square(images).float() / 255, self.side)
+        resized = at_side(square(beside(self.net, images)).float() / 255, self.side)
         return _unit(self.net.get_image_features(pixel_values=normalised(resized, **CLIP)))
 
     @torch.no_grad()
     def text(self, texts: list[str]) -> Tensor:
         asked = self.tokenizer(texts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt")
+        asked = beside(self.net, asked)
         return _unit(self.net.get_text_features(input_ids=asked.input_ids, attention_mask=asked.attention_mask))
 
 
 def _unit(features) -> Tensor:
     """transformers 5 wraps the projected features; before, they were the answer."""
     vectors = getattr(features, "pooler_output", features)
-    return vectors / vectors.norm(dim=-1, keepdim=True)
+    return (vectors / vectors.norm(dim=-1, keepdim=True)).cpu()
 
 
 class EmojiClip:
@@ -93,14 +95,14 @@ class EmojiClip:
     @torch.no_grad()
     def image(self, images: Tensor) -> Tensor:
         """uint8 [n, 3, h, w] -> [n, d], length 1."""
-        return self.net.image(at_side(images.float() / 255, 64))
+        return self.net.image(at_side(beside(self.net, images).float() / 255, 64)).cpu()
 
     @torch.no_grad()
     def text(self, texts: list[str]) -> Tensor:
-        return self.net.text(texts)
+        return self.net.text(texts).cpu()
 
 
-@cache
+@per_device
 def load_clip(which: str) -> EmojiClip | OpenClip | HuggingFaceClip:
     if which == "emoji":
         return EmojiClip()

@@ -12,15 +12,16 @@ All but the first two were run here with random weights of the same architecture
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from vestige.bench.contract.batches import in_batches
 from vestige.bench.contract.types import ImageSet
 from vestige.bench.models import hub
+from vestige.bench.models.device import beside, per_device, placed
 from vestige.bench.models.fingerprints import given
 from vestige.bench.vision import clip_models
 from vestige.bench.vision.clip_models import find_clip, load_clip
@@ -83,28 +84,30 @@ def extract(images: ImageSet, extractor: str) -> Tensor:
     """Features of a set in index order, float32 [n, d]."""
     if len(images) == 0:
         raise ValueError(f"{images.folder} holds no image: there is nothing to extract {extractor!r} features from.")
-    net = _extractor(extractor)
-    with torch.no_grad():
-        return torch.cat([net(part).float() for part in images.batches(BATCH)])
+    return _all(images.batches(BATCH), extractor)
+
+
+def of_pixels(pixels: Tensor, extractor: str) -> Tensor:
+    """The same for uint8 images [n, 3, h, w] in memory."""
+    return _all(pixels.split(BATCH), extractor)
 
 
 @torch.no_grad()
-def of_pixels(pixels: Tensor, extractor: str) -> Tensor:
-    """The same for uint8 images [n, 3, h, w] in memory."""
+def _all(parts: Iterable[Tensor], extractor: str) -> Tensor:
     net = _extractor(extractor)
-    return torch.cat([net(part).float() for part in pixels.split(BATCH)])
+    return torch.cat([some.float() for _, some in in_batches(parts, net, f"features of {extractor}")])
 
 
-@cache
+@per_device
 def _extractor(name: str) -> Callable[[Tensor], Tensor]:
-    """A function from uint8 images [n, 3, h, w] to [n, d]."""
+    """A function from uint8 images [n, 3, h, w] to [n, d], on the CPU."""
     if name in ("clip_emoji", "clip:emoji"):
         return load_clip("emoji").image
     if name == "judge_a":
         from vestige.bench.world.models.judges import load_judge
 
         judge = load_judge("a")
-        return lambda images: judge.features(at_side(images.float() / 255, 64))
+        return lambda images: judge.features(at_side(beside(judge, images).float() / 255, 64)).cpu()
     if name == "inception":
         return _inception()
     if name == "inception_tf":
@@ -127,9 +130,9 @@ def _inception() -> Callable[[Tensor], Tensor]:
     net = inception_v3(init_weights=False, transform_input=False)
     net.load_state_dict(torch.load(_inception_file(), weights_only=True, map_location="cpu"))
     net.fc = torch.nn.Identity()  # 2048 pooled values
-    net.eval().requires_grad_(False)
+    placed(net)
     # torchvision's weights come from TensorFlow: its network reads [-1, 1].
-    return lambda images: net(at_side(images.float() / 255, 299) * 2 - 1)
+    return lambda images: net(at_side(beside(net, images).float() / 255, 299) * 2 - 1).cpu()
 
 
 def _inception_tf_file() -> Path:
@@ -145,19 +148,18 @@ def _inception_tf() -> Callable[[Tensor], Tensor]:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     torch.load(file, weights_only=True, map_location="cpu")  # refuses anything but tensors before torch-fidelity unpickles the same file
-    net = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(file))
-    return lambda images: net(images)[0]
+    net = placed(FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(file)))
+    return lambda images: net(beside(net, images))[0].cpu()
 
 
 def _dino(name: str) -> Callable[[Tensor], Tensor]:
     """As DINOv2's own preprocessing: the middle square at side 256, of that the middle 224, ImageNet's mean and spread."""
     from transformers import AutoModel
 
-    net = AutoModel.from_pretrained(hub.folder(name.removeprefix("dino:"), f"extractor={name}"), use_safetensors=True)
-    net.eval().requires_grad_(False)
+    net = placed(AutoModel.from_pretrained(hub.folder(name.removeprefix("dino:"), f"extractor={name}"), use_safetensors=True))
 
     def features(images: Tensor) -> Tensor:
-        cropped = at_side(square(images).float() / 255, 256)[..., 16:240, 16:240]
-        return net(pixel_values=normalised(cropped, **IMAGENET)).last_hidden_state[:, 0]
+        cropped = at_side(square(beside(net, images)).float() / 255, 256)[..., 16:240, 16:240]
+        return net(pixel_values=normalised(cropped, **IMAGENET)).last_hidden_state[:, 0].cpu()
 
     return features

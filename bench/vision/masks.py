@@ -9,17 +9,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from vestige.bench.models.device import placed
+
 MASKERS = ("whole", "background_difference", "grounded")
 Masker = Callable[[Tensor, str], Tensor]
 
 
-def masker(kind: str, threshold: float, detector: str, segmenter: str, device: torch.device) -> Masker:
+def masker(kind: str, threshold: float, detector: str, segmenter: str) -> Masker:
     """One of MASKERS. threshold: colour distance (background_difference) or box score (grounded)."""
     if kind == "whole":
         return lambda images, name: torch.ones(len(images), *images.shape[-2:], dtype=torch.bool)
     if kind == "background_difference":
         return lambda images, name: background_difference(images, threshold)
-    return Grounded.load(detector, segmenter, threshold, device)
+    return Grounded.load(detector, segmenter, threshold)
 
 
 def background_difference(images: Tensor, threshold: float) -> Tensor:
@@ -47,7 +49,7 @@ class Grounded:
         self.detector, self.reader, self.segmenter, self.prompter, self.threshold = detector, reader, segmenter, prompter, threshold
 
     @classmethod
-    def load(cls, detector: str, segmenter: str, threshold: float, device: torch.device) -> "Grounded":
+    def load(cls, detector: str, segmenter: str, threshold: float) -> "Grounded":
         from transformers import AutoProcessor, GroundingDinoForObjectDetection, SamModel, SamProcessor
 
         try:
@@ -59,8 +61,7 @@ class Grounded:
                 f"({str(error).splitlines()[0]}). Download them and set the fields detector and segmenter to their folders, or "
                 "choose another mask: background_difference or whole."
             ) from error
-        models[0].to(device).eval(), models[2].to(device).eval()
-        return cls(models[0], models[1], models[2], models[3], threshold)
+        return cls(placed(models[0]), models[1], placed(models[2]), models[3], threshold)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, name: str) -> Tensor:

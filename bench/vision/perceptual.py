@@ -11,7 +11,6 @@ squared differences are weighted per channel and summed; layers add up.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vestige.bench.models import hub
+from vestige.bench.models.device import beside, per_device, placed
 from vestige.bench.models.fingerprints import given
 
 NETS = ("emoji", "alex")
@@ -31,7 +31,8 @@ EMOJI_TAPS = (2, 3, 4, 5, 6)  # stem and residual blocks in judge_a
 
 
 class Perceptual:
-    """`layers` maps float images [n, 3, h, w] in [0, 1] to feature maps; `weights`: one number per channel of each."""
+    """`layers` maps float images [n, 3, h, w] in [0, 1] to feature maps; `weights`: one number per channel of each, where the network
+    is. Distances are on the CPU."""
 
     def __init__(self, layers: Callable[[Tensor], list[Tensor]], weights: list[Tensor]) -> None:
         self.layers, self.weights = layers, weights
@@ -39,16 +40,17 @@ class Perceptual:
     @torch.no_grad()
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """[n], 0 for equal images."""
-        return sum((each.mean((1, 2)) for each in self._maps(a, b)), start=torch.zeros(()))
+        return sum((each.mean((1, 2)).cpu() for each in self._maps(a, b)), start=torch.zeros(()))
 
     @torch.no_grad()
     def map(self, a: Tensor, b: Tensor) -> Tensor:
         """[n, h, w]: the same before it is averaged over places, every layer at the size of the images."""
         size = a.shape[-2:]
-        layers = (F.interpolate(each[:, None], size, mode="bilinear", align_corners=False)[:, 0] for each in self._maps(a, b))
+        layers = (F.interpolate(each[:, None], size, mode="bilinear", align_corners=False)[:, 0].cpu() for each in self._maps(a, b))
         return sum(layers, start=torch.zeros(()))
 
     def _maps(self, a: Tensor, b: Tensor) -> list[Tensor]:
+        a, b = (images.to(self.weights[0].device) for images in (a, b))
         pairs = zip(self.layers(a), self.layers(b), self.weights, strict=True)
         return [((_unit(x) - _unit(y)).square() * w[:, None, None]).sum(1) for x, y, w in pairs]
 
@@ -92,7 +94,7 @@ def inputs(net: str) -> dict[str, str]:
     return given(net=hub.torch_path(ALEX))
 
 
-@cache
+@per_device
 def load(net: str) -> Perceptual:
     if net == "emoji":
         return _emoji()
@@ -118,8 +120,8 @@ def _emoji() -> Perceptual:
     def layers(images: Tensor) -> list[Tensor]:
         return _tapped(body, EMOJI_TAPS, images * 4 - 2)
 
-    widths = [x.shape[1] for x in layers(torch.zeros(1, 3, 64, 64))]
-    return Perceptual(layers, [torch.full((width,), 0.5 / len(widths)) for width in widths])
+    widths = [x.shape[1] for x in layers(beside(body, torch.zeros(1, 3, 64, 64)))]
+    return Perceptual(layers, [beside(body, torch.full((width,), 0.5 / len(widths))) for width in widths])
 
 
 def _alex_file() -> Path:
@@ -146,11 +148,11 @@ def _alex() -> Perceptual:
     for stage in stages:
         if isinstance(stage, torch.nn.ReLU):
             stage.inplace = False  # taps keep what the next layer reads
-    stages.eval().requires_grad_(False)
+    placed(stages)
     heads = torch.load(_heads_file(), weights_only=True, map_location="cpu")
-    shift, scale = (torch.tensor(each).view(3, 1, 1) for each in (SHIFT, SCALE))
+    shift, scale = (beside(stages, torch.tensor(each)).view(3, 1, 1) for each in (SHIFT, SCALE))
 
     def layers(images: Tensor) -> list[Tensor]:
         return _tapped(stages, ALEX_TAPS, (images * 2 - 1 - shift) / scale)
 
-    return Perceptual(layers, [heads[f"lin{k}.model.1.weight"].flatten() for k in range(len(ALEX_TAPS))])
+    return Perceptual(layers, [beside(stages, heads[f"lin{k}.model.1.weight"].flatten()) for k in range(len(ALEX_TAPS))])

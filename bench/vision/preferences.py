@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vestige.bench.models import hub
+from vestige.bench.models.device import beside, per_device, placed
 from vestige.bench.vision.pixels import CLIP, at_side, normalised, square
 
 REWARD_MEAN, REWARD_STD = 0.16717362830052426, 1.0333394966054072  # of the rewards on ImageReward's own data
@@ -28,7 +29,7 @@ def prepared(images: Tensor, side: int) -> Tensor:
     return normalised(at_side(square(images).float() / 255, side), **CLIP)
 
 
-@cache
+@per_device
 def pick_score(model: str) -> Callable[[Tensor, list[str]], Tensor]:
     """(images, their texts) -> [n] logit scale x cosine (Kirstain et al. 2023, arXiv 2305.01569), about 15 to 25.
 
@@ -39,14 +40,14 @@ def pick_score(model: str) -> Callable[[Tensor, list[str]], Tensor]:
 
     from vestige.bench.models.tiny import clip_tokenizer
 
-    net = CLIPModel.from_pretrained(hub.folder(model, f"model={model}"), use_safetensors=True).eval().requires_grad_(False)
+    net = placed(CLIPModel.from_pretrained(hub.folder(model, f"model={model}"), use_safetensors=True))
     side = net.config.vision_config.image_size
 
     @torch.no_grad()
     def score(images: Tensor, texts: list[str]) -> Tensor:
-        words = clip_tokenizer()(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
-        found = net(input_ids=words.input_ids, attention_mask=words.attention_mask, pixel_values=prepared(images, side))
-        return net.logit_scale.exp() * F.cosine_similarity(found.image_embeds, found.text_embeds)
+        words = clip_tokenizer()(texts, padding=True, truncation=True, max_length=77, return_tensors="pt").to(net.device)
+        found = net(input_ids=words.input_ids, attention_mask=words.attention_mask, pixel_values=prepared(beside(net, images), side))
+        return (net.logit_scale.exp() * F.cosine_similarity(found.image_embeds, found.text_embeds)).cpu()
 
     return score
 
@@ -78,7 +79,7 @@ def reward_file(file: str) -> Path:
     return hub.file(file, "metric image_reward, weights", "huggingface.co/THUDM/ImageReward (ImageReward.pt)")
 
 
-@cache
+@per_device
 def image_reward(file: str, tokenizer: str) -> Callable[[Tensor, list[str]], Tensor]:
     """(images, their texts) -> [n] rewards (Xu et al. 2023, arXiv 2304.05977), roughly standard normal.
 
@@ -88,21 +89,22 @@ def image_reward(file: str, tokenizer: str) -> Callable[[Tensor, list[str]], Ten
 
     weights = _tensors(reward_file(file))
     seer, reader = _vision(_under(weights, "blip.visual_encoder.")), _text(_under(weights, "blip.text_encoder."))
-    head = linear_head(_under(weights, "mlp."))
+    head = linear_head({name: beside(reader, weight) for name, weight in _under(weights, "mlp.").items()})
     words = BertTokenizer.from_pretrained(hub.folder(tokenizer, f"tokenizer={tokenizer}", weights=False))
     side = seer.config.image_size
 
     @torch.no_grad()
     def score(images: Tensor, texts: list[str]) -> Tensor:
         asked = words(texts, padding="max_length", truncation=True, max_length=REWARD_TOKENS, return_tensors="pt")
-        seen = seer(pixel_values=prepared(images, side)).last_hidden_state
+        asked = beside(reader, asked)
+        seen = seer(pixel_values=prepared(beside(seer, images), side)).last_hidden_state
         read = reader(
             input_ids=asked.input_ids,
             attention_mask=asked.attention_mask,
             encoder_hidden_states=seen,
-            encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long),
+            encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=seen.device),
         )
-        return (head(read.last_hidden_state[:, 0]) - REWARD_MEAN) / REWARD_STD
+        return ((head(read.last_hidden_state[:, 0]) - REWARD_MEAN) / REWARD_STD).cpu()
 
     return score
 
@@ -164,7 +166,7 @@ def _filled(net: torch.nn.Module, weights: dict[str, Tensor]) -> torch.nn.Module
     extra = [name for name in extra if not name.endswith("position_ids")]
     if lost or extra:
         raise ValueError(f"{type(net).__name__}: the weights do not fit. Missing: {lost[:3]}; unknown: {extra[:3]}.")
-    return net.eval().requires_grad_(False)
+    return placed(net)
 
 
 def _layers(weights: dict[str, Tensor], prefix: str) -> int:

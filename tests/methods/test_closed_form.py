@@ -142,7 +142,7 @@ def test_without_a_hyperplane_a_shift_needs_the_hook(tiny):
     erasure = edit.artefact(tiny, one, one, one[:, 0])
     with pytest.raises(ValueError, match=r"miss their hyperplane.*method\.form=hook"), edit.attach(tiny, erasure):
         pass
-    xl = loading.load(ModelSpec("tiny", "sdxl", "random:tiny", None, "float32", "deterministic", "photo", "photo"))
+    xl = loading.load(ModelSpec("tiny", "sdxl", "random:tiny", None, "float32", "reference", "photo", "photo"))
     with pytest.raises(ValueError, match=r"sdxl.*method\.form=hook"):
         hyperplane(xl)
 

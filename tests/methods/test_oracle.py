@@ -11,7 +11,7 @@ from vestige.bench.run.contract_checks import build
 from vestige.bench.world.content import catalog
 from vestige.methods.oracle import left_out
 
-EMOJI = ModelSpec("emoji", "sd1", "bench/world/weights/generator", None, "float32", "deterministic", "emoji", "emoji")
+EMOJI = ModelSpec("emoji", "sd1", "bench/world/weights/generator", None, "float32", "reference", "emoji", "emoji")
 
 
 def test_it_says_which_command_makes_a_missing_oracle(concept):

@@ -73,6 +73,60 @@ def test_a_visual_language_model_answers_about_each_image(tmp_path):
     assert verdict.present.shape == (2,) and verdict.probability.tolist() == verdict.present.double().tolist()
 
 
+def asked_of(monkeypatch, model) -> list[int]:
+    """How many images each call of the network holds, from now on."""
+    rows, generate = [], model.net.generate
+
+    def noted(**asked):
+        rows.append(len(asked["input_ids"]))
+        return generate(**asked)
+
+    monkeypatch.setattr(model.net, "generate", noted)
+    return rows
+
+
+def test_a_batch_of_images_gets_the_answers_of_each_alone(tmp_path, monkeypatch):
+    model = tiny_llava(tmp_path)
+    with torch.no_grad():
+        for weight in model.net.parameters():
+            weight.mul_(3 if weight.dim() > 1 else 1)  # so that it looks at the images
+    images = torch.randint(0, 255, (5, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images[:, 0] //= torch.tensor([1, 2, 4, 8, 200], dtype=torch.uint8)[:, None, None]
+    alone = [model.answer(image[None], "is there a dog?", 4)[0] for image in images]
+    rows = asked_of(monkeypatch, model)
+    monkeypatch.setattr(vlm, "BATCH", 4)
+    assert model.answer(images, "is there a dog?", 4) == alone and rows == [4, 1]
+    assert len(set(alone)) > 2 and len({len(answer.split()) for answer in alone}) > 1, "else any order, and any end, would do"
+
+
+def test_an_answer_that_ends_early_is_not_filled_up(tmp_path, monkeypatch):
+    model = tiny_llava(tmp_path)
+    images = torch.zeros(2, 3, 20, 20, dtype=torch.uint8)
+    length = model.processor(images=[[images[0]]], text=["<image>is there a dog?"], return_tensors="pt")["input_ids"].shape[1]
+    told = torch.tensor([[9, 2, 0, 0], [10, 8, 7, 9]])  # yes </s> <pad> <pad>; no dog a yes
+    monkeypatch.setattr(model.net, "generate", lambda **_: torch.cat([torch.full((2, length), 5), told], 1))
+    assert model.answer(images, "is there a dog?", 4) == ["yes", "no dog a yes"]
+
+
+def test_questions_of_other_lengths_are_padded_on_the_left(tmp_path):
+    model = tiny_llava(tmp_path)
+    assert model.words.padding_side == "left"
+    model.words.pad_token = None
+    assert vlm.Vlm(model.net, model.processor).words.pad_token == "</s>"
+
+
+def test_precision_is_part_of_the_name(tmp_path):
+    tiny_llava(tmp_path)
+    assert vlm.load(str(tmp_path), "test").net.dtype == torch.float32, "also of weights that are stored in less"
+    half = vlm.load(f"{tmp_path}@bfloat16", "test")
+    assert half.net.dtype == torch.bfloat16 and len(half.answer(torch.zeros(1, 3, 20, 20, dtype=torch.uint8), "is there a dog?", 2)) == 1
+    plain, named = (judges.inputs(f"vlm:{tmp_path}{precision}") for precision in ("", "@bfloat16"))
+    assert plain["judge"] == named["judge"] and plain != named, "the same weights under another setting"
+    judges.check(f"vlm:{tmp_path}@bfloat16")
+    with pytest.raises(ValueError, match=r"@bfloat16 or @float16; float32 is written without"):
+        judges.check(f"vlm:{tmp_path}@int8")
+
+
 def test_a_style_is_asked_for_as_a_style(concept):
     judge = asking.VlmJudge(None, "vlm:x").about([concept("van_gogh", kind="style", name="Vincent van Gogh"), concept("dog")])
     assert judge.wording == {"van_gogh": "the style of Vincent van Gogh", "dog": "dog"}

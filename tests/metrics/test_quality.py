@@ -33,7 +33,7 @@ def context():
     return MetricContext([contract_checks.DOG], None, features.extract)
 
 
-def test_pick_score_is_the_scaled_cosine_of_image_and_text(images, context, tmp_path):
+def test_pick_score_is_the_scaled_cosine_of_image_and_text(images, context, tmp_path, gpu):
     from transformers import CLIPConfig, CLIPModel
 
     from vestige.bench.models.tiny import clip_tokenizer
@@ -57,6 +57,10 @@ def test_pick_score_is_the_scaled_cosine_of_image_and_text(images, context, tmp_
         seen = net.visual_projection(net.vision_model(pixel_values=preferences.prepared(pixels(), 64)).pooler_output)
         want = torch.tensor(3.0).exp() * torch.cosine_similarity(seen, written)
     assert got.tolist() == pytest.approx(want.tolist(), rel=1e-4) and want.std() > 0
+    with gpu.loading():
+        rate = preferences.pick_score(str(tmp_path / "tiny-pick"))
+    with gpu.computing():
+        assert str(rate(pixels(), TEXTS).device) == "cpu"
 
 
 def random_reward() -> dict[str, torch.Tensor]:
@@ -105,6 +109,13 @@ def test_image_reward_gives_the_numbers_of_its_official_code(images, context, re
     assert reward.supports(contract_checks.tiny_of(), []) is None
     got = reward.score(images, context).per_image["image_reward"]
     assert got.tolist() == pytest.approx([14.499247, 18.636265, 15.198210], rel=1e-4)
+
+
+def test_image_reward_on_a_gpu_answers_on_the_cpu(reward, gpu):
+    with gpu.loading():
+        rate = preferences.image_reward(reward.weights, reward.tokenizer)
+    with gpu.computing():
+        assert str(rate(pixels(), TEXTS).device) == "cpu"
 
 
 def test_weights_that_do_not_fit_and_files_that_hold_more_than_tensors_are_refused(images, context, reward, tmp_path):

@@ -152,7 +152,7 @@ def shown(folder, things) -> ImageSet:
 
 @pytest.fixture(scope="module")
 def emoji():
-    spec = ModelSpec("emoji", "sd1", "bench/world/weights/generator", None, "float32", "deterministic", "emoji", "emoji")
+    spec = ModelSpec("emoji", "sd1", "bench/world/weights/generator", None, "float32", "reference", "emoji", "emoji")
     return loading.load(spec)
 
 

@@ -43,8 +43,9 @@ class Family:
     """One architecture. A subclass is stateless; everything about one model comes in as arguments.
 
     denoiser: the part that predicts. classes: what is loaded, part name in a diffusers pipeline -> class names that this family runs;
-    optional: parts that a folder may lack; tokenizers: their names there. encoders: part name -> name of its segment. groups: role of weights -> regular expression over the
-    parameter names of the denoiser. sites: layer names whose outputs representations are compared at.
+    optional: parts that a folder may lack; tokenizers: their names there. encoders: part name -> name of its segment. groups: role of
+    weights -> regular expression over the parameter names of the denoiser. sites: role -> expression over the names of layers, whose
+    outputs representations are compared at.
     """
 
     name: ClassVar[str]

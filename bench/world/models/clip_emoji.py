@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vestige.bench.models.device import beside, per_device, placed
 from vestige.bench.world.content import paths
 
 CONFIG, WEIGHTS = paths.CLIP / "config.json", paths.CLIP / "model.safetensors"
@@ -52,7 +53,7 @@ class ClipEmoji(nn.Module):
 
     def text(self, texts: list[str]) -> Tensor:
         """-> [n, d], length 1."""
-        return self.model.encode_text(tokens(texts), normalize=True)
+        return self.model.encode_text(beside(self, tokens(texts)), normalize=True)
 
 
 def weights_file():
@@ -61,7 +62,7 @@ def weights_file():
     return WEIGHTS
 
 
-@cache
+@per_device
 def load_clip() -> ClipEmoji:
     """The trained model in float32, frozen; gradients flow to the images."""
     from safetensors.torch import load_file
@@ -69,4 +70,4 @@ def load_clip() -> ClipEmoji:
     state = load_file(weights_file())
     model = new_model()
     model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
-    return ClipEmoji(model).eval().requires_grad_(False)
+    return placed(ClipEmoji(model))

@@ -4,12 +4,11 @@ They differ in architecture and seed, so that an attack may optimise against one
 shares a part with the generator. Heads: object (all objects and, last, "nothing"), style, background, stamp.
 """
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vestige.bench.models.device import per_device, placed
 from vestige.bench.world.content import catalog, paths
 
 NOTHING = "nothing"
@@ -103,7 +102,7 @@ def weights_file(which: str):
     return FILES[which]
 
 
-@cache
+@per_device
 def load_judge(which: str) -> Judge:
     """A trained judge in float32, frozen; gradients flow to the images."""
     from safetensors.torch import load_file
@@ -111,4 +110,4 @@ def load_judge(which: str) -> Judge:
     file = weights_file(which)
     judge = new_judge(which)
     judge.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()})
-    return judge.eval().requires_grad_(False)
+    return placed(judge)
