@@ -138,10 +138,18 @@ def test_decoding_undoes_encoding_up_to_what_the_autoencoder_loses(pipe):
     assert pipe.vae.config.shift_factor and torch.allclose(ours, (wanted / 2 + 0.5).clamp(0, 1), atol=1e-5)
 
 
-def test_a_sampler_that_knows_no_grid_of_the_family_is_refused():
-    heun = Sampler("FlowMatchHeunDiscreteScheduler", {}, 3, 3.0, 16, 16)
-    with pytest.raises(ValueError, match=r"takes no sigmas and no mu.*Use FlowMatchEulerDiscreteScheduler"):
-        drawn(rebuilt("flux"), heun)
+@pytest.mark.parametrize(
+    "name, scheduler, why",
+    [
+        ("flux", "FlowMatchHeunDiscreteScheduler", "takes no sigmas and no mu"),
+        ("sd3", "PNDMScheduler", "samples no rectified flow"),
+        ("flux", "DDIMScheduler", "samples no rectified flow"),
+    ],
+)
+def test_a_scheduler_that_cannot_draw_is_refused(loaded, name, scheduler, why):
+    """Diffusers makes a scheduler of the other process from a flow's settings without complaint."""
+    with pytest.raises(ValueError, match=f"scheduler={scheduler} {why}.* Use FlowMatchEulerDiscreteScheduler"):
+        drawn(loaded[name], replace(EULER, scheduler=scheduler))
 
 
 # Text
@@ -266,7 +274,7 @@ def test_sites_exist(pipe):
         assert any(re.search(pattern, layer) for layer in layers), site
 
 
-def test_weights_of_a_role_that_the_family_has_not_are_named(loaded):
+def test_weights_of_a_role_that_the_namehas_not_are_named(loaded):
     with pytest.raises(ValueError, match="family 'sd3' has no weights called 'joint'; it has: text_kv"):
         loaded["sd3"].group("joint")
 

@@ -56,10 +56,12 @@ class JointFamily(Family):
         if scheduler.config.get("use_dynamic_shifting"):
             asked["mu"] = shift_of(self.image_tokens(pipe, sampler), scheduler.config)
         unknown = [name for name in asked if name not in inspect.signature(scheduler.set_timesteps).parameters]
-        if unknown:
+        of_flows = type(scheduler).__name__.startswith("FlowMatch") or scheduler.config.get("use_flow_sigmas")
+        if unknown or not of_flows:
+            why = f"takes no {' and no '.join(unknown)}" if of_flows else "samples no rectified flow"
             raise ValueError(
-                f"model.sampler.scheduler={sampler.scheduler} takes no {' and no '.join(unknown)}, which models of family {self.name} "
-                "sample with. Use FlowMatchEulerDiscreteScheduler."
+                f"model.sampler.scheduler={sampler.scheduler} {why}, so it cannot draw with models of family {self.name}. "
+                "Use FlowMatchEulerDiscreteScheduler."
             )
         scheduler.set_timesteps(sampler.steps, device=pipe.device, **asked)
 
