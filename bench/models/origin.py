@@ -10,7 +10,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import safe_open
@@ -133,8 +133,8 @@ class Saved:
     """The weights of a pipe at one moment. Copies are made of those alone that its origin could not give back (of an attached erasure)."""
 
     def __init__(self, pipe: Pipe) -> None:
-        self.pipe, self.contents = pipe, contents(pipe)
-        known = pipe.origin.contents if pipe.origin else {}
+        self.pipe, self.contents, self.origin = pipe, contents(pipe), cast(Origin, pipe.origin)  # without an origin all are copied
+        known = self.origin.contents if self.origin else {}
         self.copies = {name: p.detach().clone() for name, p in pipe.named_parameters() if self.contents[name] != known.get(name)}
 
     @torch.no_grad()
@@ -144,4 +144,4 @@ class Saved:
             p.requires_grad_(False)
             p.grad = None
             if name in self.contents and content(p) != self.contents[name]:
-                p.copy_(self.copies[name] if name in self.copies else self.pipe.origin.tensor(name))
+                p.copy_(self.copies[name] if name in self.copies else self.origin.tensor(name))
