@@ -49,7 +49,7 @@ def write_model(folder: Path) -> None:
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from vestige.bench.models.tiny import tiny_parts
+    from vestige.bench.models.families import family
 
     torch.manual_seed(0)
     width = (320, 640, 1280, 1280)
@@ -59,7 +59,7 @@ def write_model(folder: Path) -> None:
     text = CLIPTextConfig(
         vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768
     )
-    _, tokenizers, _ = tiny_parts("sd1")
+    _, tokenizers, _, _ = family("sd1").tiny()
     beta = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     pipeline = StableDiffusionPipeline(
         vae, CLIPTextModel(text), tokenizers[0], unet, DDIMScheduler(clip_sample=False, **beta), None, None, requires_safety_checker=False

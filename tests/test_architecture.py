@@ -10,7 +10,9 @@ from newcomer import vestige
 
 from vestige.bench.models import loading
 from vestige.bench.models.architecture import check_family
-from vestige.bench.models.folders import LAYOUTS, files_missing
+from vestige.bench.models.families import family as family_of
+from vestige.bench.models.families import names
+from vestige.bench.models.folders import files_missing
 
 UNET = {"_class_name": "UNet2DConditionModel", "in_channels": 4}
 VAE = {"_class_name": "AutoencoderKL", "latent_channels": 4}
@@ -23,7 +25,7 @@ def of(folder: Path | str, family: str = "sd1", **changes):
 
 def settings_only(folder: Path, family: str, scheduler: str | None = None, **unet) -> Path:
     """A folder with the settings of a published model and no weights."""
-    layout = LAYOUTS[family]
+    layout = family_of(family)
     library = {"unet": "diffusers", "vae": "diffusers", "transformer": "diffusers"}
     index = {part: [library.get(part, "transformers"), names[0]] for part, names in layout.classes.items()}
     index |= {name: ["transformers", "CLIPTokenizer"] for name in layout.tokenizers}
@@ -38,8 +40,8 @@ def settings_only(folder: Path, family: str, scheduler: str | None = None, **une
     return folder
 
 
-@pytest.mark.parametrize("family", LAYOUTS)
-@pytest.mark.parametrize("said", LAYOUTS)
+@pytest.mark.parametrize("family", [name for name in names() if family_of(name).library == "diffusers"])
+@pytest.mark.parametrize("said", [name for name in names() if family_of(name).library == "diffusers"])
 def test_a_folder_of_another_family_is_refused_with_what_to_type(tmp_path, family, said):
     folder = settings_only(tmp_path, family)
     if family == said:

@@ -15,9 +15,9 @@ from conftest import tiny_spec
 from newcomer import vestige
 
 from vestige.bench.models import loading
+from vestige.bench.models.families import family
 from vestige.bench.models.fingerprints import weights_digest
 from vestige.bench.models.folders import loaded_files
-from vestige.bench.models.tiny import tiny_parts
 
 COMMIT = "c" * 40
 
@@ -25,7 +25,7 @@ COMMIT = "c" * 40
 def sd(**changes):
     from diffusers import StableDiffusionPipeline
 
-    parts, tokenizers, scheduler = tiny_parts("sd1")
+    parts, tokenizers, scheduler, _ = family("sd1").tiny()
     rest = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     return StableDiffusionPipeline(**parts, tokenizer=tokenizers[0], scheduler=changes.get("scheduler", scheduler), **rest)
 
@@ -33,7 +33,7 @@ def sd(**changes):
 def xl(**settings):
     from diffusers import StableDiffusionXLPipeline
 
-    parts, tokenizers, scheduler = tiny_parts("sdxl")
+    parts, tokenizers, scheduler, _ = family("sdxl").tiny()
     two = {"tokenizer": tokenizers[0], "tokenizer_2": tokenizers[1]}
     return StableDiffusionXLPipeline(**parts, **two, scheduler=scheduler, add_watermarker=False, **settings)
 

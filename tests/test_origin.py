@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from vestige.bench.contract.types import Erasure
 from vestige.bench.models import loading
 from vestige.bench.models.diffusion import choose_parameters, frozen_copy, make_trainable
+from vestige.bench.models.families import family
 from vestige.bench.models.origin import Origin, Saved
-from vestige.bench.models.tiny import tiny_parts
 
 KEYS = r"attn2\.to_k\.weight$"
 
@@ -21,7 +21,7 @@ KEYS = r"attn2\.to_k\.weight$"
 def saved_model(folder: Path, dtype: torch.dtype) -> Path:
     from diffusers import StableDiffusionPipeline
 
-    parts, tokenizers, scheduler = tiny_parts("sd1")
+    parts, tokenizers, scheduler, _ = family("sd1").tiny()
     whole = StableDiffusionPipeline(
         **parts, tokenizer=tokenizers[0], scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
