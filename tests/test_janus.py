@@ -146,7 +146,7 @@ def test_hooks_see_how_many_tokens_there_are_and_which_rows_are_unconditional(ja
     assert calls == [(k, 16, (4, k), k, [1, 1, 0, 0]) for k in range(16)]
 
 
-# Memory
+# What was read before
 
 
 def positions_read(pipe, **how) -> int:
