@@ -29,7 +29,6 @@ from vestige.bench.vision.masks import MASKERS, masker
 from vestige.methods._checks import check_pairs, unsupported_reason
 from vestige.methods._closed_form import (
     check_spanned,
-    context_rows,
     edit_keeping,
     factored,
     kept_names,
@@ -40,6 +39,7 @@ from vestige.methods._closed_form import (
     worded,
 )
 from vestige.methods._lora import edited_weights
+from vestige.methods._text_rows import context_rows
 
 SOURCES = ("empty", "siblings", "others")
 CHOICES = {

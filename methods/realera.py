@@ -32,13 +32,13 @@ from vestige.methods._closed_form import (
     left_out,
     plane_normal,
     projections,
-    shared_head,
     sum_of_squares,
     width_of,
     worded,
 )
 from vestige.methods._lora import edited_weights
 from vestige.methods._neighbours import far, near
+from vestige.methods._text_rows import shared_head
 from vestige.methods.time_edit import comparable_ids, eraser
 
 PRESERVE = ("empty", "siblings", "others")

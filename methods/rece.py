@@ -17,7 +17,8 @@ from torch import Tensor
 from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, Erasure
 from vestige.bench.models.pipe import Pipe
-from vestige.methods._closed_form import all_rows, chained, gram, low_rank_edit, single_thread, width_of
+from vestige.methods._closed_form import chained, gram, low_rank_edit, single_thread, width_of
+from vestige.methods._text_rows import all_rows
 from vestige.methods.uce import UCE
 
 REGULARISERS = ("zero", "standard", "own")

@@ -17,7 +17,8 @@ from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.pipe import Pipe
 from vestige.methods._checks import check_pairs, unsupported_reason
-from vestige.methods._closed_form import LinearEdit, all_rows, last_rows, projections, single_thread
+from vestige.methods._closed_form import LinearEdit, projections, single_thread
+from vestige.methods._text_rows import all_rows, last_rows
 
 ROWS = ("last", "all")
 RETAIN = ("siblings", "others")

@@ -15,17 +15,8 @@ from vestige.bench.contract.plugin import Context
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.pipe import Pipe
 from vestige.methods._checks import check_pairs, unsupported_reason
-from vestige.methods._closed_form import (
-    LinearEdit,
-    aligned_rows,
-    all_rows,
-    kept_names,
-    last_rows,
-    left_out,
-    low_rank_edit,
-    width_of,
-    worded,
-)
+from vestige.methods._closed_form import LinearEdit, kept_names, left_out, low_rank_edit, width_of, worded
+from vestige.methods._text_rows import aligned_rows, all_rows, last_rows
 
 ROWS = ("last_to_end_aligned", "last")
 EDITS = ("name", "aliases")

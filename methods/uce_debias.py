@@ -19,7 +19,8 @@ from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec
 from vestige.bench.models.pipe import Pipe
 from vestige.methods._checks import check_pairs
-from vestige.methods._closed_form import all_rows, left_out, projections, solved_per_layer
+from vestige.methods._closed_form import left_out, projections, solved_per_layer
+from vestige.methods._text_rows import all_rows
 from vestige.methods.uce import UCE
 
 BATCH = 32  # images drawn at once

@@ -73,7 +73,7 @@ def test_a_model_in_the_cache_of_another_family_is_refused_too(tmp_path, monkeyp
 )
 def test_a_model_that_no_family_draws_is_refused(tmp_path, unet, why):
     folder = settings_only(tmp_path, "sd1", **unet)
-    with pytest.raises(ValueError, match=f"{why}.* No family of Vestige draws this Pipeline; there are sd1, sd2"):
+    with pytest.raises(ValueError, match=f"{why}.* No family of Vestige draws this Pipeline; there are flux, janus, sd1, sd2"):
         loading.check(of(folder, "sd1"))
 
 

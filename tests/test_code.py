@@ -38,7 +38,7 @@ CHANGES = [  # module, old, new, what it changes
     ("vestige.bench.run.generate", 'prompts.seed(row["row_id"], rep) for', 'prompts.seed(row["row_id"], 0) for', DRAWN),
     ("vestige.bench.contract.types", ">> 1", ">> 2", DRAWN),  # seeds
     ("vestige.methods.uce", "self.erase_scale, self.kept_rows", "0 * self.erase_scale, self.kept_rows", UCE),  # the identity
-    ("vestige.methods._closed_form", "def all_rows(", "def all_rows(_, ", UCE),
+    ("vestige.methods._text_rows", "def all_rows(", "def all_rows(_, ", UCE),
     ("vestige.methods._closed_form", "def merged(", "def merged(_, ", DRAWN),
     ("vestige.metrics.presence", "present.float()", "1 - present.float()", [("vestige.metrics.presence", "Presence.score")]),
     ("vestige.metrics._rows", "float(table[name].mean())", "float(table[name].max())", [("vestige.metrics.presence", "Presence.score")]),

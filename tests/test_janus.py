@@ -5,23 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import tiny_spec
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from vestige.bench.contract.types import Sampler
-from vestige.bench.models import capabilities, fingerprints, loading
-from vestige.bench.models.families import _tokens, family
-from vestige.bench.models.families.janus import tiny_net, tiny_tokenizer
+from vestige.bench.models import loading
+from vestige.bench.models.families import _tokens
+from vestige.bench.models.families.janus import tiny_net
 from vestige.bench.models.sampling import classifier_free
-from vestige.bench.places import CONF
-from vestige.bench.run import checks, composing, resolvers
-from vestige.bench.run.contract_checks import build, quick
 
 PROMPTS, SEEDS = ["a photo of a dog", "cat"], [1, 2]
 DRAWN = Sampler("tokens", {}, 16, 3.0, 16, 16)
 GREEDY = replace(DRAWN, arguments={"temperature": 0})
 SPEC = tiny_spec("janus")
-TEMPLATE = "{% for m in messages %}<|User|>: {{ m['content'][0]['text'] }}\n\n{% endfor %}<|Assistant|>:"
 
 
 @pytest.fixture
@@ -146,7 +140,7 @@ def test_hooks_see_how_many_tokens_there_are_and_which_rows_are_unconditional(ja
     assert calls == [(k, 16, (4, k), k, [1, 1, 0, 0]) for k in range(16)]
 
 
-# Memory
+# What was read before
 
 
 def positions_read(pipe, **how) -> int:
@@ -310,137 +304,3 @@ def test_half_precision_draws_too():
     pipe = loading.load(replace(SPEC, dtype="bfloat16"))
     assert pipe.dtype == torch.bfloat16 and pipe.device.type == "cpu"
     assert pipe(PROMPTS, SEEDS, DRAWN).status == ["ok", "ok"]
-
-
-# Folders
-
-
-@pytest.fixture
-def folder(tmp_path):
-    from transformers import JanusImageProcessor, JanusProcessor
-
-    JanusProcessor(JanusImageProcessor(), tiny_tokenizer(), chat_template=TEMPLATE, num_image_tokens=16).save_pretrained(tmp_path)
-    tiny_net().save_pretrained(tmp_path)
-    return tmp_path
-
-
-def test_a_saved_folder_draws_as_transformers_and_its_processor(folder):
-    from transformers import JanusForConditionalGeneration, JanusProcessor
-
-    spec = replace(SPEC, repo=str(folder))
-    loading.check(spec)
-    pipe, processor = loading.load(spec), JanusProcessor.from_pretrained(folder)
-    asked = [[{"role": "user", "content": [{"type": "text", "text": prompt}]}] for prompt in PROMPTS]
-    texts = [processor.apply_chat_template(one, add_generation_prompt=True) for one in asked]
-    ids = processor(text=texts, generation_mode="image", padding=True)["input_ids"]
-    reader = pipe.text.readers[0]
-    assert torch.equal(reader.ids(PROMPTS)[:, -ids.shape[1] :], ids)
-    assert reader.tokenizer.decode(ids[0, reader.last_token(ids)[0] - reader.length]) == "g"  # of dog, before what follows in the template
-    theirs = JanusForConditionalGeneration.from_pretrained(folder)
-    assert torch.equal(drawn(pipe, sampler=GREEDY), tokens_of_transformers(theirs, reader, ids, 3.0))
-
-
-def test_words_and_too_long_texts_stand_inside_the_chat_template(folder):
-    pipe = loading.load(replace(SPEC, repo=str(folder)))
-    vectors = pipe.text.embedding_table()[pipe.text.token_ids("cat")]
-    with pipe.with_learned_tokens({"<word>": vectors}):
-        learnt = pipe.encode(["a <word> here"])
-    assert torch.equal(learnt.hidden, pipe.encode(["a cat here"]).hidden)
-    long = pipe.text.readers[0].tokenizer.decode(pipe.text.ids(["d" * 500])[0].tolist())
-    assert long.startswith("<begin><|User|>: ddd") and long.endswith("ddd\n\n<|Assistant|>:<begin_of_image>")
-
-
-def test_other_weights_have_another_digest(folder):
-    spec = replace(SPEC, repo=str(folder))
-    before = fingerprints.weights_digest(spec)
-    tiny_net(1).save_pretrained(folder)
-    assert before and fingerprints.weights_digest(spec) != before
-
-
-def test_folders_of_other_models_are_refused(folder, tmp_path_factory):
-    empty = tmp_path_factory.mktemp("empty")
-    with pytest.raises(ValueError, match=r"is not a transformers folder: it has no config\.json"):
-        loading.check(replace(SPEC, repo=str(empty)))
-    with pytest.raises(ValueError, match=r"is not a diffusers folder: it has no model_index\.json"):
-        loading.check(replace(SPEC, repo=str(folder), family="sd1"))
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"has no \.safetensors file"):
-        loading.check(replace(SPEC, repo=str(folder)))
-    from transformers import LlamaConfig
-
-    LlamaConfig().save_pretrained(folder)
-    with pytest.raises(ValueError, match=r"holds a model of type 'llama', not janus\. Change model\.family or model\.repo"):
-        family("janus").load(replace(SPEC, repo=str(folder)))
-
-
-# What applies
-
-
-def test_levels_are_refused_in_a_sentence(janus):
-    with pytest.raises(ValueError, match=r"janus draw token by token: they have no noise levels"):
-        janus.process.random_level(1, torch.Generator())
-
-
-def asking(*needs: str):
-    return type("Asking", (), {"needs": needs, "supports": lambda self, *asked: None})()
-
-
-def test_what_a_plugin_needs_decides_whether_it_applies():
-    for word in ("draw", "outputs", "loss", "words", "states", "groups", "tokens", "text_kv", "joint", "mlp", "text_input"):
-        assert capabilities.unsupported(asking(word), SPEC) is None
-    sentence = r"Asking needs 'levels', which models of family janus do not offer (model 'tiny')."
-    assert capabilities.unsupported(asking("draw", "levels"), SPEC) == sentence
-    assert "the weights 'cross_kv'" in capabilities.unsupported(asking("cross_kv"), SPEC)
-    assert capabilities.unsupported(asking("tokens"), tiny_spec()).startswith("Asking needs 'tokens'")
-
-
-def test_methods_that_only_draw_apply(janus, concept, context):
-    method = quick(build("method", "another_seed"))
-    clean = drawn(janus)
-    with method.attach(janus, method.erase(janus, [concept()], context())):
-        other = drawn(janus)
-    assert not torch.equal(other, clean) and torch.equal(drawn(janus), clean)
-
-
-@pytest.fixture(scope="module")
-def job():
-    """A job whose sampler is one of diffusers."""
-    resolvers.register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return composing.build_job(compose("run", ["method=original", "model=tiny"]), planned=True)
-
-
-def test_tokens_are_a_sampler_of_this_family_alone(job):
-    checks.check(replace(job, model=SPEC, sampler=DRAWN), planned=True)
-    with pytest.raises(ValueError, match=r"scheduler='DDIMScheduler': models of family janus draw with: tokens"):
-        checks.check(replace(job, model=SPEC), planned=True)
-    with pytest.raises(ValueError, match=r"scheduler='tokens' is no scheduler of diffusers"):
-        checks.check(replace(job, sampler=DRAWN), planned=True)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ({"eta": 1}, r"arguments\.eta is not known; a model that draws tokens takes: temperature, top_k"),
-        ({"temperature": -1}, r"temperature=-1 must be a number from 0"),
-        ({"temperature": "hot"}, r"temperature='hot' must be a number"),
-        ({"temperature": float("nan")}, r"temperature=nan must be a number"),
-        ({"top_k": 0}, r"top_k=0 must be a whole number from 1 on, or null"),
-        ({"top_k": 1.5}, r"top_k=1\.5 must be a whole number"),
-    ],
-)
-def test_wrong_arguments_of_the_sampler_are_refused(job, arguments, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        checks.check(replace(job, model=SPEC, sampler=replace(DRAWN, arguments=arguments)), planned=True)
-
-
-@pytest.mark.parametrize("wrong", [{"steps": 2}, {"height": 32}])
-def test_another_size_or_number_of_tokens_is_refused_with_what_to_type(janus, wrong):
-    with pytest.raises(ValueError, match=r"draws 16 tokens for 16 x 16 pixels.*Type model\.sampler\.steps=16 model\.sampler\.height=16"):
-        drawn(janus, sampler=replace(DRAWN, **wrong))
-
-
-def test_the_published_model_has_a_sampler_that_its_family_takes():
-    told = OmegaConf.to_container(OmegaConf.load(CONF / "model" / "janus_1b.yaml"))
-    assert told["family"] == "janus" and told["sampler"]["steps"] == (384 // 16) ** 2
-    family("janus").check_sampler(Sampler(**told["sampler"]))

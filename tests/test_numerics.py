@@ -73,7 +73,7 @@ def test_arithmetic_ends_with_an_error(fast):
 def test_weights_latents_and_gradients_stay_exact_in_fast(fast, tiny):
     assert fast.dtype == torch.float32
     assert all(torch.equal(p, q) for (_, p), (_, q) in zip(fast.named_parameters(), tiny.named_parameters(), strict=True))
-    assert fast.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert fast.denoiser.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     weight = fast.parameter("unet.conv_out.weight").requires_grad_(True)
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
     predicted = fast.predict(x, 500, fast.encode(["a dog", "a cat"]))
@@ -86,7 +86,7 @@ def test_fast_images_differ_by_little_and_a_copy_of_its_denoiser_predicts_the_sa
     assert 0 < apart.mean() < 2, "of 255 levels"
     x, cond = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), fast.encode(["a dog"])
     with torch.no_grad():
-        assert torch.equal(fast.predict(x, 500, cond, module=copy.deepcopy(fast.unet)), fast.predict(x, 500, cond))
+        assert torch.equal(fast.predict(x, 500, cond, module=copy.deepcopy(fast.denoiser)), fast.predict(x, 500, cond))
 
 
 def test_reference_and_fast_results_share_no_stage(tmp_path):

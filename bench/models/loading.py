@@ -124,7 +124,7 @@ def diffusers_parts(spec: ModelSpec) -> tuple[dict[str, Any], list, Any, dict[st
     folder, layout = _files(spec), family(spec.family)
     index = read_json(folder / layout.index)
     modules = {part: _module(folder, index, part, spec.dtype) for part in layout.parts if made_by(index, part)}
-    kept = {*layout.tokenizers, "scheduler"}
+    kept = {"scheduler", *(name for name in layout.tokenizers if made_by(index, name))}
     unused = {part: None for part, named in index.items() if isinstance(named, list) and part not in kept | modules.keys()}
     # Its own class, because the general one loads parts that are not used. It reads tokenizers and scheduler, and repairs old settings.
     kind = getattr(diffusers, index.get("_class_name", ""), diffusers.DiffusionPipeline)

@@ -164,10 +164,9 @@ class Stages:
                     return judges.load(job.attack_judge).about(job.concepts).among(labels)
 
             attacked = [] if attack.transfers() else erased
-            touched = self.models.touched(attacked)
             with self.models.attached(attacked, attack) as pipe:
                 ask, at_once = (lambda *of: judge().present(*of)), job.runtime.batch_size
-                victim = Victim(pipe, job.concepts, job.method, job.sampler, ask, touched, at_once)
+                victim = Victim(pipe, job.concepts, job.method, job.sampler, ask, self.models.touched(attacked), at_once)
                 with pipe.preserved():
                     meter = self.meter(folder, pipe)
                     ctx = self.context(attack, "attack", seed_word(spec, job.model.domain, erased), progress=meter)
@@ -256,8 +255,7 @@ class Stages:
             "original": original.key,
             "concepts": plain(self.job.concepts),
         }
-        inputs = metric.inputs()
-        if inputs:
+        if inputs := metric.inputs():
             spec["inputs"] = inputs
 
         def make(folder: Path) -> dict:

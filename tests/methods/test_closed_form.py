@@ -9,18 +9,16 @@ from vestige.bench.models import loading
 from vestige.methods._closed_form import (
     FORMS,
     LinearEdit,
-    aligned_rows,
-    all_rows,
     chained,
     gram,
     hyperplane,
-    last_rows,
     low_rank_edit,
     pieces_of,
     projections,
     single_thread,
     solved_per_layer,
 )
+from vestige.methods._text_rows import aligned_rows, all_rows, last_rows
 
 D = 12
 

@@ -11,7 +11,8 @@ from vestige.bench.models.attention_maps import attention_loss, on_map, position
 from vestige.bench.models.loading import load
 from vestige.bench.run.contract_checks import build
 from vestige.bench.vision.masks import masker
-from vestige.methods._closed_form import all_rows, context_rows, edit_keeping, merged, projections, sum_of_squares
+from vestige.methods._closed_form import edit_keeping, merged, projections, sum_of_squares
+from vestige.methods._text_rows import all_rows, context_rows
 from vestige.methods.mace import MACE, fused, shuffled
 
 D, OUT = 12, {"a.to_k": 7, "b.to_v": 5}

@@ -10,8 +10,9 @@ from vestige.bench.contract.types import ModelSpec
 from vestige.bench.models.diffusion import frozen_copy
 from vestige.bench.models.loading import load
 from vestige.bench.run.contract_checks import build
-from vestige.methods._closed_form import aligned_rows, all_rows, edit_keeping, plane_normal, projections
+from vestige.methods._closed_form import edit_keeping, plane_normal, projections
 from vestige.methods._neighbours import far, near
+from vestige.methods._text_rows import aligned_rows, all_rows
 from vestige.methods.realera import RealEra
 
 D = 12

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from vestige.bench.run.contract_checks import build
-from vestige.methods._closed_form import all_rows, gram, low_rank_edit, projections
+from vestige.methods._closed_form import gram, low_rank_edit, projections
+from vestige.methods._text_rows import all_rows
 from vestige.methods.rece import RECE, adversarial_rows
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from vestige.bench.run.contract_checks import build
-from vestige.methods._closed_form import all_rows, last_rows, projections
+from vestige.methods._closed_form import projections
+from vestige.methods._text_rows import all_rows, last_rows
 from vestige.methods.speed import SPEED, influence_of, invariant_rows, least_passed, null_projector, reading_factor
 
 D = 16

@@ -11,7 +11,8 @@ from published_shapes import stable_diffusion_1
 from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.diffusion import frozen_copy
 from vestige.bench.run.contract_checks import build
-from vestige.methods._closed_form import all_rows, projections
+from vestige.methods._closed_form import projections
+from vestige.methods._text_rows import all_rows
 from vestige.methods._trajectories import latents_of
 from vestige.methods.trce import TRCE, read_pairs, steered
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vestige.bench.run.contract_checks import build
-from vestige.methods._closed_form import all_rows, last_rows
+from vestige.methods._text_rows import all_rows, last_rows
 from vestige.methods.uce import UCE
 
 

@@ -3,7 +3,7 @@ tokens, and the memory of a sampling run (keys and values of what was read)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -153,6 +153,7 @@ def read(model: nn.Module, embeds: Tensor, cond: Conditioning, cache: Any = None
     return model(inputs_embeds=embeds, attention_mask=mask, cache=cache, use_cache=cache is not None).last_hidden_state
 
 
+Embedded = Callable[[Tensor], Tensor]  # image tokens (batch, n) to what the language model reads of them
 MEMORY: ContextVar[list[Remembered] | None] = ContextVar("memory", default=None)
 MOST = 4  # sequences remembered in one sampling run: a guidance rule seldom asks for more conditionings in separate calls
 
@@ -180,10 +181,11 @@ class Remembered:
         done, mine = self.tokens.shape[1], self.cond
         if self.state != state or mine.hidden.shape != cond.hidden.shape or done >= tokens.shape[1]:
             return False
+        assert mine.mask is not None and cond.mask is not None, "the layout has padding"
         return torch.equal(mine.hidden, cond.hidden) and torch.equal(mine.mask, cond.mask) and torch.equal(self.tokens, tokens[:, :done])
 
 
-def last_state(pipe: Pipe, model: nn.Module, tokens: Tensor, cond: Conditioning) -> Tensor:
+def last_state(pipe: Pipe, model: nn.Module, embedded: Embedded, tokens: Tensor, cond: Conditioning) -> Tensor:
     """(batch, width) state at the last image token, from memory as far as the same sequence was read before.
 
     Keys and values stay those of the call that made them: an adapter whose strength changes from step to step acts on new tokens.
@@ -192,14 +194,14 @@ def last_state(pipe: Pipe, model: nn.Module, tokens: Tensor, cond: Conditioning)
 
     known = MEMORY.get()
     if known is None:
-        return read(model, torch.cat([cond.hidden, pipe.family.embedded(pipe, tokens)], 1), cond)[:, -1]
+        return read(model, torch.cat([cond.hidden, embedded(tokens)], 1), cond)[:, -1]
     state = _state(pipe, model)
     past = next((p for p in known if p.goes_on_as(state, cond, tokens)), None)
     if past is None:
         past = Remembered(state, cond, tokens, DynamicCache(config=model.config))
-        new = torch.cat([cond.hidden, pipe.family.embedded(pipe, tokens)], 1)
+        new = torch.cat([cond.hidden, embedded(tokens)], 1)
     else:
-        new = pipe.family.embedded(pipe, tokens[:, past.tokens.shape[1] :])
+        new = embedded(tokens[:, past.tokens.shape[1] :])
     states = read(model, new, cond, past.cache)
     past.tokens = tokens
     known[:] = [past, *(p for p in known if p is not past)][:MOST]
@@ -209,4 +211,4 @@ def last_state(pipe: Pipe, model: nn.Module, tokens: Tensor, cond: Conditioning)
 def _state(pipe: Pipe, model: nn.Module) -> tuple:
     """Which model it is, and what was done to it: hooks in force and writes to its weights."""
     hooks = tuple(id(hook) for module in model.modules() for hook in own_hooks(module))
-    return id(model), pipe.hooks_on, hooks, sum(p._version for p in model.parameters())
+    return id(model), pipe.hooks_on, hooks, tuple((p.data_ptr(), p._version) for p in model.parameters())

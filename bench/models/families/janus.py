@@ -4,7 +4,8 @@ generator; here each row has its own. Tests compare the tokens with theirs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from vestige.bench.models.conditioning import NULL, Conditioning
 from vestige.bench.models.families._tokens import ImagePrompts, TokenScheduler, TokenTable, last_state, read, remembering
 from vestige.bench.models.families.base import Corruption, Family
 from vestige.bench.models.folders import folder_of, snapshot_of
+from vestige.bench.models.parts import TextEncoder
 from vestige.bench.models.process import NoiseProcess
 from vestige.bench.models.text import TextSide
 
@@ -71,7 +73,7 @@ class Janus(Family):
     # Text
 
     def text(self, parts: dict[str, Any], tokenizers: list) -> TextSide:
-        table = TokenTable(parts[self.denoiser].get_input_embeddings())
+        table = cast(TextEncoder, TokenTable(parts[self.denoiser].get_input_embeddings()))
         reader = ImagePrompts("lm", tokenizers[0], table, self.text_lengths["lm"])
 
         def condition(ids: list[Tensor], outputs: list[Any]) -> Conditioning:
@@ -81,7 +83,9 @@ class Janus(Family):
 
     def unconditional(self, pipe: Pipe, cond: Conditioning) -> Conditioning:
         """The same layout with padding for words: the model was trained so, and it depends on how many words there are."""
-        return pipe.text.encode_ids(pipe.text.readers[0].blinded(cond.ids)).as_branch(NULL)
+        reader = pipe.text.readers[0]
+        assert isinstance(reader, ImagePrompts), "made by `text`"
+        return pipe.text.encode_ids(reader.blinded(cond.ids)).as_branch(NULL)
 
     # Image tokens
 
@@ -97,7 +101,7 @@ class Janus(Family):
         """Logits of the next token, (batch, codes); with a vector of levels (batch, levels, codes)."""
         level, head = torch.as_tensor(level), pipe.parts["generation_head"]
         if not level.ndim:
-            return head(last_state(pipe, denoiser, x, cond))
+            return head(last_state(pipe, denoiser, partial(self.embedded, pipe), x, cond))
         states = read(denoiser, torch.cat([cond.hidden, self.embedded(pipe, x)], 1), cond)
         return head(states[:, cond.hidden.shape[1] - 1 + level.to(states.device)])
 
