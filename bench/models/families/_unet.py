@@ -42,7 +42,7 @@ class UNetFamily(Family):
         "all": "",
     }
     normed: ClassVar[bool] = True
-    alignments: ClassVar[tuple[str, ...]] = ("exact", "legacy", "leco")
+    diffusion: ClassVar[bool] = True
     sites: ClassVar[dict[str, str]] = {"text": r"attn2\.to_out\.0$", "mid": r"^mid_block$", "up": r"^up_blocks\.\d+$"}
 
     def condition(self, ids: list[Tensor], outputs: list[Any]) -> Conditioning:

@@ -58,7 +58,7 @@ class Family:
     sites: ClassVar[dict[str, str]] = {}
     text_mlp: ClassVar[str] = r"(mlp\.fc2|DenseReluDense\.wo)\."  # inside text encoders: the feed-forward layers' second half
     normed: ClassVar[bool] = False  # text states leave an affine layer norm, the encoder's last, so they lie in one hyperplane
-    alignments: ClassVar[tuple[str, ...]] = ("exact",)  # ways of `NoiseProcess.partial_run`
+    diffusion: ClassVar[bool] = False  # the noise process is a variance-preserving one, for which schedulers of diffusion are made
     deep: ClassVar[bool] = False  # reads inner layers of the text encoders
     text_lengths: ClassVar[dict[str, int]] = {}  # segment -> tokens read, where the tokenizer does not say
 
