@@ -151,7 +151,7 @@ def hyperplane(pipe: Pipe) -> Tensor:
     """
     normal = plane_normal(pipe)
     if normal is None:
-        raise ValueError(NO_HYPERPLANE.format(family=pipe.spec.family))
+        raise ValueError(NO_HYPERPLANE.format(family=pipe.family.name))
     u = normal / (last_norm(pipe).bias.double() @ normal)
     error = (all_rows(pipe, ["", "a photo of a dog"]).double() @ u - 1).abs().max().item()
     if not error < 1e-3:  # also when the biases cancel: a plane through the origin has no such u
