@@ -132,14 +132,13 @@ class RealEra(Method):
 
     def erase(self, pipe: Pipe, concepts: list[Concept], ctx: Context) -> Erasure:
         check_pairs(pipe, [(concept.name, self.anchored_name(concept)) for concept in concepts])
-        kept = self.kept_texts(concepts)
+        original, kept = frozen_copy(pipe.denoiser), self.kept_texts(concepts)
         with torch.no_grad():
             examples = {concept.slug: self.sentences(pipe, concept) for concept in concepts}
             middle = self.middle(pipe, kept)
             u, v = self.refine(pipe, examples, kept, middle, ctx)
         tensors = {"edit.U": u.float(), "edit.V": v.float()}
         if self.iterations:
-            original = frozen_copy(pipe.denoiser)
             with pipe.replaced(edited_weights(pipe, tensors)):
                 trained = [self.train(pipe, original, slug, each, middle, ctx) for slug, each in examples.items()]
             tensors |= {f"lora.{n}.down": torch.cat([down[n] for down, _ in trained]) for n in trained[0][0]}
