@@ -19,6 +19,7 @@ from torch import Tensor
 from vestige.bench.contract.plugin import Context, Method
 from vestige.bench.contract.types import Concept, Erasure, ModelSpec, Sampler
 from vestige.bench.models.diffusion import choose_parameters
+from vestige.bench.models.families import family
 from vestige.bench.models.pipe import Pipe
 from vestige.bench.models.sampling import GuidanceRule, Step, classifier_free
 from vestige.bench.prompts.prompt_sets import with_articles
@@ -66,6 +67,8 @@ class ConceptPrune(Method):
     def supports(self, model: ModelSpec, concepts: list[Concept]) -> str | None:
         if (not self.things or "{other}" in self.reference + self.target) and not all(concept.others for concept in concepts):
             return "its prompts name unrelated things: set method.things, or give the concept file entries under `others`."
+        if self.scheduler is not None and not family(model.family).diffusion:
+            return f"{self.scheduler} draws with diffusion models, which those of family {model.family} are not: set method.scheduler=null."
         return super().supports(model, concepts)
 
     @torch.no_grad()

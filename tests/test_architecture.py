@@ -29,7 +29,7 @@ def settings_only(folder: Path, family: str, scheduler: str | None = None, **une
     library = {"unet": "diffusers", "vae": "diffusers", "transformer": "diffusers"}
     index = {part: [library.get(part, "transformers"), names[0]] for part, names in layout.classes.items()}
     index |= {name: ["transformers", "CLIPTokenizer"] for name in layout.tokenizers}
-    kind = scheduler or ("FlowMatchEulerDiscreteScheduler" if layout.flow else "PNDMScheduler")
+    kind = scheduler or ("PNDMScheduler" if layout.diffusion else "FlowMatchEulerDiscreteScheduler")
     files = {"model_index.json": {"_class_name": "Pipeline", "scheduler": ["diffusers", kind], **index}, "vae/config.json": VAE}
     files["scheduler/scheduler_config.json"] = {"_class_name": kind, "prediction_type": "v_prediction"}
     if "unet" in layout.classes:

@@ -44,7 +44,7 @@ def test_a_number_that_draws_nothing_gets_a_sentence(word, said, tmp_path, monke
 @pytest.mark.parametrize("family", [name for name in names() if not family_of(name).own_sampler])
 def test_each_family_takes_schedulers_of_its_own_process_and_sizes_of_its_own_grid(family):
     layout = family_of(family)
-    right, wrong = (FLOW, DIFFUSION) if layout.flow else (DIFFUSION, FLOW)
+    right, wrong = (DIFFUSION, FLOW) if layout.diffusion else (FLOW, DIFFUSION)
     sampler = Sampler(right, {}, 4, 3.0, 512, 768)
     check_sampler(sampler, family)
     with pytest.raises(ValueError, match=rf"{wrong} does not fit model\.family={family}.* Type model\.sampler\.scheduler={right}\."):

@@ -66,7 +66,7 @@ def _widths() -> set[int]:
 
 def _misfit_of_process(folder: Path, layout: Family) -> str | None:
     scheduler = _table(folder / SCHEDULER).get("_class_name", "")
-    if scheduler and is_flow(scheduler) != layout.flow:
+    if scheduler and is_flow(scheduler) == layout.diffusion:
         return f"its own scheduler is a {scheduler}"
     return None
 

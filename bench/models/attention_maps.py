@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ def recorded(pipe: Pipe) -> Iterator[dict[str, Tensor]]:
     """
     keys = {name.rpartition(".")[0]: name for name in pipe.layers("cross_k")}
     asking = {name.rpartition(".")[0]: name for name in pipe.layers("cross_q")}
-    layers = {name: pipe.denoiser.get_submodule(name) for name in keys}
+    layers: dict[str, Any] = {name: pipe.denoiser.get_submodule(name) for name in keys}
     queries, maps = {}, {}
 
     def query_of(name: str):

@@ -53,12 +53,11 @@ def frozen_copy(module: nn.Module, changing: Iterable[nn.Parameter] | None = Non
 
 def unaligned(model: ModelSpec, alignment: str) -> str | None:
     """Why `partial_denoise` cannot align latents and levels of this model in this way, in a sentence, or None."""
-    known = family(model.family).alignments
-    if alignment in known:
+    if alignment == "exact" or family(model.family).diffusion:
         return None
     return (
-        f"timestep_alignment={alignment} is the way of a program for other models than those of family {model.family}: "
-        f"set method.timestep_alignment={known[0]}."
+        f"timestep_alignment={alignment} is the way of a program for diffusion models, which those of family {model.family} are not: "
+        "set method.timestep_alignment=exact."
     )
 
 

@@ -95,8 +95,8 @@ def _check_scheduler(sampler: Sampler, name: str) -> None:
     if sampler.scheduler not in known:
         near = ", ".join(difflib.get_close_matches(sampler.scheduler, sorted(known), 3)) or "none"
         raise ValueError(f"{where}.scheduler={sampler.scheduler!r} is no scheduler of diffusers. Near names: {near}.")
-    if is_flow(sampler.scheduler) != layout.flow:
-        process, fits = ("a rectified flow", "FlowMatchEulerDiscreteScheduler") if layout.flow else ("a diffusion", "DDIMScheduler")
+    if is_flow(sampler.scheduler) == layout.diffusion:
+        process, fits = ("a diffusion", "DDIMScheduler") if layout.diffusion else ("a rectified flow", "FlowMatchEulerDiscreteScheduler")
         raise ValueError(
             f"{where}.scheduler={sampler.scheduler} does not fit model.family={name}, which is {process}. Type {where}.scheduler={fits}."
         )

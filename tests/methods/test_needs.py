@@ -61,11 +61,15 @@ def test_what_a_family_lacks_is_said_in_words(built, monkeypatch, concept):
     assert unsupported(released, tiny_spec(), [concept()]).startswith("ESD needs the weights 'esd_release', which models of family sd1")
 
 
-@pytest.mark.parametrize("name", ["esd", "spm"])
-def test_a_way_of_timing_that_a_family_does_not_know_is_refused_with_what_to_set(built, monkeypatch, concept, name):
-    monkeypatch.setattr(type(family("sd1")), "alignments", ("exact",))
-    assert "set method.timestep_alignment=exact" in unsupported(built[name], tiny_spec(), [concept()])
-    assert unsupported(replace(built[name], timestep_alignment="exact"), tiny_spec(), [concept()]) is None
+@pytest.mark.parametrize(
+    "name, fit", [("esd", "timestep_alignment=exact"), ("spm", "timestep_alignment=exact"), ("concept_prune", "scheduler=null")]
+)
+def test_what_is_made_for_diffusion_alone_is_refused_elsewhere_with_what_to_set(built, monkeypatch, concept, name, fit):
+    monkeypatch.setattr(type(family("sd1")), "diffusion", False)
+    assert f"set method.{fit}" in unsupported(built[name], tiny_spec(), [concept()])
+    setting, _, value = fit.partition("=")
+    fitting = replace(built[name], **{setting: None if value == "null" else value})
+    assert unsupported(fitting, tiny_spec(), [concept()]) is None
 
 
 @pytest.mark.parametrize("name, over", [("esd_x", {}), ("spm", {}), ("concept_ablation", {"loss": "noise", "prior_weight": 1.0})])

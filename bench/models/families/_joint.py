@@ -23,7 +23,6 @@ BLOCK = r"^transformer_blocks\.\d+\."
 
 class JointFamily(Family):
     denoiser: ClassVar[str] = "transformer"
-    flow: ClassVar[bool] = True
     cell: ClassVar[int] = 16  # patches of 2 x 2 latent cells
     patch: ClassVar[int] = 2  # latent cells per image token, per side
     groups: ClassVar[dict[str, str]] = {

@@ -46,8 +46,8 @@ class UNetFamily(Family):
         "all": "",
     }
     normed: ClassVar[bool] = True
-    alignments: ClassVar[tuple[str, ...]] = ("exact", "legacy", "leco")
     sites: ClassVar[dict[str, str]] = {"cross_attention": r"attn2\.to_out\.0$", "mid": r"^mid_block$", "up": r"^up_blocks\.\d+$"}
+    diffusion: ClassVar[bool] = True
 
     def condition(self, ids: list[Tensor], outputs: list[Any]) -> Conditioning:
         return Conditioning(outputs[0].last_hidden_state, ids[0], None, ids[0], (("clip", ids[0].shape[1]),))

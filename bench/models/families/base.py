@@ -56,13 +56,12 @@ class Family:
     optional: ClassVar[tuple[str, ...]] = ()
     text_width: ClassVar[int | None] = None  # of the text states that a UNet of published models reads
     cell: ClassVar[int] = 8  # sides of images are multiples of it, in pixels
-    flow: ClassVar[bool] = False  # a rectified flow, not a diffusion
     offers: ClassVar[tuple[str, ...]] = ("draw", "outputs", "loss", "levels", "words", "states", "groups")
     groups: ClassVar[dict[str, str]]
     sites: ClassVar[dict[str, str]] = {}
     text_mlp: ClassVar[str] = r"(mlp\.fc2|DenseReluDense\.wo)\."  # inside text encoders: the feed-forward layers' second half
     normed: ClassVar[bool] = False  # text states leave an affine layer norm, the encoder's last, so they lie in one hyperplane
-    alignments: ClassVar[tuple[str, ...]] = ("exact",)  # ways of `NoiseProcess.partial_run`
+    diffusion: ClassVar[bool] = False  # the noise process is a variance-preserving one, for which schedulers of diffusion are made
     deep: ClassVar[bool] = False  # reads inner layers of the text encoders
     library: ClassVar[str] = "diffusers"  # whose folders it is loaded from
     index: ClassVar[str] = "model_index.json"  # the file that such a folder begins with
