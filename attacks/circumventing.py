@@ -44,7 +44,7 @@ class Circumventing(Attack):
     flip: float
     target_text: str  # concept or caption: what the undefended target is asked for (sampling methods only)
     chain: int  # levels a stateful guidance rule runs through before its last output is fitted (sampling methods only)
-    chain_range: int  # they lie within so many of the 1000 parts of equal share in training
+    chain_range: int  # they lie within so many neighbouring timesteps; on a flow, parts of its training of equal share
 
     access: ClassVar[str] = "embedding"
     needs: ClassVar[tuple[str, ...]] = ("draw", "loss", "words")
