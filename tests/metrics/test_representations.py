@@ -13,6 +13,7 @@ from PIL import Image
 from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.contract.types import ImageSet, ModelSpec
 from vestige.bench.models import loading
+from vestige.bench.run import contract_checks
 from vestige.bench.statistics.jackknife import UP_TO_ONE, jackknife_interval
 from vestige.bench.vision.representations import (
     activations,
