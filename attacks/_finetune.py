@@ -69,10 +69,10 @@ def new_lora(pipe: Pipe, parts: Sequence[str], rank: int, generator: torch.Gener
         own = part == pipe.denoiser_name
         linear = {name: layer for name, layer in pipe.parts[part].named_modules() if isinstance(layer, nn.Linear)}
         for name, layer in (pipe.layers("attention") if own else linear).items():
-            down = torch.randn(rank, layer.in_features, generator=generator) / rank
-            side = f"lora.{name}" if own else f"lora@{part}.{name}"
-            lora[f"{side}.down"] = nn.Parameter(down.to(layer.weight))
-            lora[f"{side}.up"] = nn.Parameter(torch.zeros(rank, layer.out_features).to(layer.weight))
+            weight, side = layer.get_parameter("weight"), f"lora.{name}" if own else f"lora@{part}.{name}"
+            down = torch.randn(rank, weight.shape[1], generator=generator) / rank
+            lora[f"{side}.down"] = nn.Parameter(down.to(weight))
+            lora[f"{side}.up"] = nn.Parameter(torch.zeros(rank, weight.shape[0]).to(weight))
     return lora
 
 

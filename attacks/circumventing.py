@@ -44,7 +44,7 @@ class Circumventing(Attack):
     flip: float
     target_text: str  # concept or caption: what the undefended target is asked for (sampling methods only)
     chain: int  # levels a stateful guidance rule runs through before its last output is fitted (sampling methods only)
-    chain_range: int  # they lie within so many of the 1000 parts of equal share in training
+    chain_range: int  # they lie within so many neighbouring timesteps; on a flow, parts of its training of equal share
 
     access: ClassVar[str] = "embedding"
     needs: ClassVar[tuple[str, ...]] = ("draw", "loss", "words")
@@ -67,7 +67,7 @@ class Circumventing(Attack):
         return self.lr * self.batch * self.accumulation if self.scale_lr else self.lr
 
     def attack(self, victim: Victim, prompts: PromptSet, ctx: Context) -> Adversary:
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for concept in victim.concepts:
             first, *further = self.learn(victim, concept, ctx).items()
             tensors |= {concept.slug: first[1]} | {f"{concept.slug}.{encoder}": rows for encoder, rows in further}
@@ -76,11 +76,11 @@ class Circumventing(Attack):
         return Adversary(prompts.with_prompts(asked), tensors, {"effective_lr": self.effective_lr, "initialiser_tokens": tokens})
 
     def attach(self, pipe: Pipe, adversary: Adversary) -> AbstractContextManager[Pipe]:
-        words: dict[str, dict[str, Tensor]] = {}
+        words: dict[str, dict[str, Tensor]] = {}  # placeholder -> encoder -> rows
         for name, rows in adversary.tensors.items():
             slug, _, encoder = name.partition(".")
             words.setdefault(placeholder(slug), {})[encoder or pipe.text.readers[0].name] = rows
-        return pipe.with_learned_tokens(words)
+        return pipe.with_learned_tokens(dict(words))
 
     def learn(self, victim: Victim, concept: Concept, ctx: Context) -> dict[str, Tensor]:
         """The word that makes the erased model denoise images of the concept: rows (vectors, width) of each text encoder."""

@@ -56,7 +56,7 @@ class Relearning(Attack):
             raise ValueError(f"attack.relearning.rank={self.rank} must be at least 1.")
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]  # here it depends on a setting
         return ("draw", "loss", *TUNERS[self.tuner])
 
     def supports(self, model: ModelSpec, concepts: list[Concept], method: Method) -> str | None:

@@ -12,6 +12,7 @@ ARTEFACT = [
     ("vestige.bench.contract.types", "Erasure.load"),
     ("vestige.bench.run.generate", "load"),
 ]
+TOUCHED = [("vestige.bench.contract.types", "Erasure.touched")]
 SHARED = [("vestige.bench.models.pipe", "Pipe.preserved"), ("vestige.bench.run.generate", "load")]
 ADVERSARY = [("vestige.bench.contract.types", "Adversary.save"), ("vestige.bench.contract.types", "Adversary.load")]
 SCORING = [

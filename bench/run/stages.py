@@ -27,7 +27,7 @@ from vestige.bench.run.cost import load, peak_memory
 from vestige.bench.run.job import Job
 from vestige.bench.run.models_of_job import Models
 from vestige.bench.run.seeds import seed_word
-from vestige.bench.run.stage_code import ADVERSARY, ARTEFACT, DRAWING, SCORING, SEEDS, model_of
+from vestige.bench.run.stage_code import ADVERSARY, ARTEFACT, DRAWING, SCORING, SEEDS, TOUCHED, model_of
 from vestige.bench.run.store import SCRATCH, Store
 from vestige.bench.run.store_folder import Stage
 
@@ -142,7 +142,7 @@ class Stages:
         }
 
     def attack_code(self, erased: Sequence[Stage], attack: Attack) -> str:
-        victim = [] if attack.transfers() else self.attached_code(erased)
+        victim = [] if attack.transfers() else [*self.attached_code(erased), *TOUCHED]
         return code.of(self.model_code, ARTEFACT, ADVERSARY, SEEDS, victim, code.part(attack, "attack"), code.judge(self.job.attack_judge))
 
     def find_attack(self, erased: Sequence[Stage], attack: Attack, name: str, asked: PromptSet) -> Stage | None:
