@@ -191,4 +191,4 @@ def test_a_long_file_says_why(folder):
 @pytest.mark.parametrize("package", ["contract", "models", "vision", "reports"])
 def test_a_package_says_what_each_of_its_modules_is(package):
     listed = {line.split()[0] for line in (ast.get_docstring(tree(f"bench.{package}")) or "").splitlines() if "  " in line}
-    assert listed == {name.rpartition(".")[2] for name in modules() if name.startswith(f"bench.{package}.")}
+    assert listed == {name.split(".")[2] for name in modules() if name.startswith(f"bench.{package}.")}
