@@ -1,5 +1,7 @@
 """What a plugin needs of a model: `vestige ls --model` says what applies, `vestige check` runs on each family that has it."""
 
+from pathlib import Path
+
 import pytest
 
 from vestige.bench import cli
@@ -50,7 +52,7 @@ def said(capsys, *argv: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("family", families.names())
 def test_what_does_not_apply_is_listed_with_what_the_family_lacks(words, capsys, family):
-    plugin = contract_checks.build("method", "needy", words[1])
+    plugin = contract_checks.build("method", "needy", Path(words[1]))
     code, text = said(capsys, "ls", "methods", "needy", "--model", family, *words)
     assert code == 0 and f"does not apply: {capabilities.lacking(plugin, applicable.spec_of(family))}" in text
     assert "the weights 'nothing_has_this'" in text and f"0 of 1 apply to {family}." in text

@@ -1,11 +1,7 @@
 """Families of models: what one architecture loads, how its generator is called, which weights have which role.
 
-base             the interface, and what all models with a denoiser share
-sd1, sd2, sdxl   Stable Diffusion 1.x, 2.x and XL; `_unet` is what the three share
-sd3, flux        Stable Diffusion 3 and Flux; `_joint` is what the two share
-janus            a language model that draws token by token; `_tokens` is what such models have in place of noise levels
-
-A family is one file: a subclass of Family, and FAMILY, an instance of it. `model.family` is the name of the file.
+A family is one file: a subclass of Family (base.py), and FAMILY, an instance of it. `model.family` is the name of the file. Files that
+begin with `_` hold what several share. How to add one: docs/families.md.
 """
 
 from functools import cache
