@@ -2,7 +2,6 @@
 
 base             the interface, and what all models with a denoiser share
 sd1, sd2, sdxl   Stable Diffusion 1.x, 2.x and XL; `_unet` is what the three share
-sd3, flux        Stable Diffusion 3 and Flux; `_joint` is what the two share
 
 A family is one file: a subclass of Family, and FAMILY, an instance of it. `model.family` is the name of the file.
 """
