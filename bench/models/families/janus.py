@@ -166,6 +166,9 @@ class Janus(Family):
     def tiny(self, seed: int = 0) -> tuple[dict[str, Any], list, Any, dict[str, Any]]:
         return self.parts_of(tiny_net(seed)), [tiny_tokenizer()], TokenScheduler(), {}
 
+    def tiny_sampler(self, pipe: Pipe) -> Sampler:
+        return Sampler("tokens", {"temperature": 1.0, "top_k": None}, self.tokens(pipe), 3.0, 16, 16)
+
 
 def tiny_net(seed: int = 0) -> nn.Module:
     """A random Janus that draws 16 tokens for 16 x 16 pixels."""
