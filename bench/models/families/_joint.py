@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from vestige.bench.contract.types import Sampler
@@ -83,6 +84,4 @@ def shift_of(tokens: int, config: Any) -> float:
 
 def per_row(level: Tensor | int, x: Tensor) -> Tensor:
     """(batch,) the level of each row of x."""
-    import torch
-
     return torch.as_tensor(level, device=x.device).expand(x.shape[0])
