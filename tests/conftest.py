@@ -29,7 +29,17 @@ SLOW = {
     *("test_concept_ablation", "test_concept_prune", "test_esd", "test_linear_erasure", "test_mace", "test_oracle", "test_realera"),
     *("test_safety_checker", "test_sld", "test_speed", "test_spm", "test_trce", "test_uce_debias", "test_closed_form_agreement"),
     *("test_distances", "test_made_up", "test_representations", "test_quality", "test_nudity", "test_q16"),
-    *("test_choice_of_judges", "test_cli", "test_code", "test_coverage", "test_fingerprints", "test_headlines", "test_held_out"),
+    *(
+        "test_choice_of_judges",
+        "test_cli",
+        "test_code",
+        "test_coverage",
+        "test_fingerprints",
+        "test_flow_families",
+        "test_model_folders",
+        "test_headlines",
+        "test_held_out",
+    ),
     *("test_interrupted", "test_judges_of_real_models", "test_killed_stages", "test_mutants", "test_pages_in_a_browser", "test_pairgen"),
     *(
         "test_protocols",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,12 +95,12 @@ class Conditioning:
         return self._each(lambda tensor: tensor.clone())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
-        tensors = {name: getattr(self, name) for name in TENSORS}
-        return replace(self, **{name: tensor if tensor is None else change(tensor) for name, tensor in tensors.items()})
+        tensors: dict[str, Any] = {name: tensor for name in TENSORS if (tensor := getattr(self, name)) is not None}
+        return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})
 
     @staticmethod
     def cat(parts: list[Conditioning]) -> Conditioning:
-        joined: dict[str, Tensor | None] = {name: torch.cat([getattr(p, name) for p in parts]) for name in ("hidden", "ids", "owner")}
+        joined: dict[str, Any] = {name: torch.cat([getattr(p, name) for p in parts]) for name in ("hidden", "ids", "owner")}
         for name in ("pooled", "mask"):
             held = [getattr(p, name) for p in parts if getattr(p, name) is not None]
             joined[name] = torch.cat(held) if held else None
