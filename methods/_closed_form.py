@@ -21,10 +21,7 @@ from vestige.methods._text_rows import all_rows
 
 FORMS = ("merge", "hook")
 LAYERS = ("kv", "k", "v")  # keys and values, or one of them
-NO_HYPERPLANE = (
-    "its edit has a shift, which weights can carry only where text states leave a layer norm, as they do not in family {family}: "
-    "set method.form=hook."
-)
+NO_HYPERPLANE = "its edit has a shift, which {family}'s text states (no last layer norm) cannot carry inside weights: set method.form=hook."
 Piece = Tensor | dict[str, Tensor]  # one for all layers, or one per layer name
 
 
