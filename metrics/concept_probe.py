@@ -59,7 +59,7 @@ class ConceptProbe(Metric):
 
     def __post_init__(self) -> None:
         if not self.sites:
-            raise ValueError("metric sites=[] probes nothing: name at least one, such as text.")
+            raise ValueError("metric sites=[] names no place to read states at: give at least one, such as text.")
         if self.condition not in CONDITIONS:
             raise ValueError(f"metric condition={self.condition!r} is not known. Allowed: {', '.join(CONDITIONS)}.")
         if not 0 <= self.timestep < LENGTH or self.ridge <= 0:

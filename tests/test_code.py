@@ -35,7 +35,7 @@ def edited(module: str, old: str, new: str) -> Code:
 CHANGES = [  # module, old, new, what it changes
     ("vestige.bench.models.pipe", "/ 2 + 0.5)", "/ -2 + 0.5)", DRAWN),  # inverted colours
     ("vestige.bench.models.sampling", "return e_null + step.scale", "return e_null - step.scale", DRAWN),
-    ("vestige.bench.run.generate", 'prompts.seed(row["row_id"], rep) for', 'prompts.seed(row["row_id"], 0) for', DRAWN),
+    ("vestige.bench.run.generate", 'prompts.seed(row["row_id"], rep), (row', 'prompts.seed(row["row_id"], 0), (row', DRAWN),
     ("vestige.bench.contract.types", ">> 1", ">> 2", DRAWN),  # seeds
     ("vestige.methods.uce", "self.erase_scale, self.kept_rows", "0 * self.erase_scale, self.kept_rows", UCE),  # the identity
     ("vestige.methods._text_rows", "def all_rows(", "def all_rows(_, ", UCE),
@@ -184,9 +184,15 @@ JOB = [
 HARNESS_FILES = ("code", "syntax", "cost", "provenance", "stages", "stage_code", "shared_work", "models_of_job", "loaded_model")
 HARNESS_FILES += ("store", "store_folder", "store_locks")
 HARNESS = {f"bench/run/{name}.py" for name in HARNESS_FILES}
-HARNESS |= {"bench/models/fingerprints.py", *(f"bench/contract/{name}.py" for name in ("flags", "resume", "screen", "shared"))}
+HARNESS |= {
+    "bench/models/fingerprints.py",
+    "bench/models/digests.py",
+    *(f"bench/contract/{name}.py" for name in ("flags", "resume", "screen", "shared")),
+}
 HARNESS |= {("bench/contract/plugin.py", "Attack.transfers"), ("bench/judges/emoji.py", "EmojiJudge.check")}
 HARNESS |= {"bench/contract/building.py", "bench/places.py", "bench/judges/registry.py", ("bench/judges/__init__.py", "inputs")}
+HARNESS |= {("bench/models/folders.py", name) for name in ("loaded_files", "_settings_of", "_there")}  # which files are hashed
+HARNESS |= {("bench/models/device.py", "on"), ("bench/contract/batches.py", "noted")}  # where it computes; that a batch was halved
 HARNESS |= {("bench/models/origin.py", "Origin.changed")}  # after a stage: whether the model may be used again
 HARNESS |= {("bench/contract/types.py", "Adversary.load_prompts"), ("bench/vision/features.py", "inputs")}
 HARNESS |= {("bench/vision/clip_models.py", "inputs")}  # they decide keys, which is where their answers stand

@@ -62,7 +62,7 @@ def test_the_filter_keeps_two_of_three_and_none_of_three(monkeypatch, tmp_path, 
     monkeypatch.setattr(stages, "Stages", Stages)
     monkeypatch.setattr(pairgen.judges, "load", lambda name: Told([bool(x) for x in shown], [bool(x) for x in elsewhere]))
     model = type("Model", (), {"prompt_style": "emoji", "name": "tiny"})
-    job = type("Job", (), {"model": model, "attack_judge": "any", "sampler": sampler})
+    job = type("Job", (), {"model": model, "attack_judge": "any", "sampler": sampler, "runtime": type("Runtime", (), {"device": "cpu"})})
     table = pairgen.frozen(job, concept("dog"), 4)
     assert table["row_id"].tolist() == ["dog-000", "dog-000-replaced", "dog-001", "dog-001-replaced"]
     assert table["base_rate"].tolist() == pytest.approx([1, 1, 0.67, 0.67]) and set(table["role"]) == {"target", "sibling"}

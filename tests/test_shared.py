@@ -79,7 +79,7 @@ def test_it_is_nobodys_own_cost_and_leaves_the_original_as_it_was(tmp_path):
     assert first["cost"]["erase_forward_rows"] == second["cost"]["erase_forward_rows"] == 0
     stages = Stages(reading(tmp_path, "seed=2"))
     stages.erase()
-    shared_work.find_or_make(stages, Reading(2).work, contract_checks.context(tmp_path))
+    shared_work.find_or_make(stages, Reading(2).work, contract_checks.context(tmp_path, "sd1"))
     assert stages.models.untouched.fingerprint() == loading.load(stages.job.model).fingerprint()
 
 
@@ -154,7 +154,7 @@ def test_work_that_the_plugin_does_not_name_is_refused(tmp_path):
     made = runner.run_job(reading(tmp_path, declared=False))
     assert made["status"] == "failed" and re.search(said, made["reason"]) and not MADE
     with pytest.raises(ValueError, match=said):
-        contract_checks.erased_by(Reading(1, declared=False), [contract_checks.DOG], tmp_path)
+        list(contract_checks.method_checks(Reading(1, declared=False), tmp_path))
 
 
 def test_work_whose_code_cannot_be_followed_is_refused(tmp_path, context):

@@ -8,6 +8,7 @@ pipe            a loaded model: its parts, one way to sample from it, and change
 sampling        the loop from noise to latents, guidance rules, trajectories
 process         noise processes: noising, inversion, partial denoising, training levels
 origin          the weights as they were loaded, to be had again at any time
+row_cost        what one row of one call costs, counted
 text            prompts to conditioning, with room for learned tokens
 conditioning    what the generator is told, in segments, one for each text encoder that it reads
 encodings       encoded prompts, kept in memory

@@ -91,6 +91,9 @@ class Conditioning:
     def detach(self) -> Conditioning:
         return self._each(lambda tensor: tensor.detach())
 
+    def to(self, device: str | torch.device) -> Conditioning:
+        return self._each(lambda tensor: tensor.to(device))
+
     def clone(self) -> Conditioning:
         return self._each(lambda tensor: tensor.clone())
 

@@ -41,7 +41,7 @@ class Origin:
         self.files = {part: _Files(module) for part, module in pipe.parts.items()}
         self.places = {name: place for name, p in pipe.named_parameters() if (place := self._find(name, p))}
         self.kept = {name: _copied(p) for name, p in pipe.named_parameters() if name not in self.places}
-        self._blank = _with_tensors(pipe, lambda _, p: torch.empty_like(p, device="meta"))
+        self._blank = with_tensors(pipe, lambda _, p: torch.empty_like(p, device="meta"))
 
     def tensor(self, name: str) -> Tensor:
         """In memory of its own, unless it is one of those that are kept: to be copied from."""
@@ -62,7 +62,7 @@ class Origin:
             tensor = mapped[name.partition(".")[0]][file].get_tensor(key).to(self.device, blank.dtype)
             return tensor if tensor.stride() == blank.stride() else torch.empty_like(blank, device=self.device).copy_(tensor)
 
-        pipe = _with_tensors(self._blank, again)
+        pipe = with_tensors(self._blank, again)
         pipe.origin = self
         return pipe
 
@@ -123,7 +123,7 @@ def _copied(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device="cpu").copy_(tensor.detach())
 
 
-def _with_tensors(pipe: Pipe, tensor_of: Callable[[str, nn.Parameter], Tensor]) -> Pipe:
+def with_tensors(pipe: Pipe, tensor_of: Callable[[str, nn.Parameter], Tensor]) -> Pipe:
     """A copy of a pipe with other tensors for its parameters."""
     memo: dict[int, Any] = {id(p): nn.Parameter(tensor_of(name, p), requires_grad=False) for name, p in pipe.named_parameters()}
     return copy.deepcopy(pipe, memo | {id(tokenizer): tokenizer for tokenizer in pipe.text.tokenizers})

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 # Seconds of one guided denoiser step of one image. sd1: 30,000 images of 50 steps take about 12 hours on one A100-class GPU in
 # fp16 at batch 8. sdxl: four times the pixels and three times the parameters. sd3, flux: a guess from
-# their operations (flux without a second branch). emoji: a guess for one CPU core at batch 32.
-SECONDS = {"sd1": 0.029, "sd2": 0.029, "sdxl": 0.2, "sd3": 0.3, "flux": 0.7, "emoji": 0.006}
+# their operations (flux without a second branch). janus: a guess for a token. emoji: a guess for one CPU core at batch 32.
+SECONDS = {"sd1": 0.029, "sd2": 0.029, "sdxl": 0.2, "sd3": 0.3, "flux": 0.7, "janus": 0.02, "emoji": 0.006}
 ASSUMED = {
     "photo": "{seconds} s per guided step of one image on one A100-class GPU in fp16; erasing and judging not counted",
     "emoji": "{seconds} s per guided step of one image on one CPU core; erasing and judging not counted",

@@ -63,7 +63,7 @@ def test_a_killed_attack_ends_like_one_that_ran_in_peace(name, tmp_path, concept
         monkeypatch.setattr(f"attacks.{module}.allowed_tokens", lambda *_: torch.arange(320, 820))
     asked, clock = prompts(3), Clock(monkeypatch)
     (tmp_path / "images").mkdir()
-    contract_checks.context(tmp_path / "images", "resume").images(asked, sampler)
+    contract_checks.context(tmp_path / "images", "sd1", "resume").images(asked, sampler)
 
     def run(scratch):
         """A new process: nothing but the scratch folder is left of the last one."""
@@ -71,7 +71,7 @@ def test_a_killed_attack_ends_like_one_that_ran_in_peace(name, tmp_path, concept
         original = lambda: originals[0] if originals else originals.append(loading.load(contract_checks.tiny_of())) or originals[0]  # noqa: E731
         counted = lambda: {**pipe.counts, "original": originals[0].counts["forward_rows"] if originals else 0}  # noqa: E731
         progress = Progress(scratch, counted, every=0.0)
-        ctx = replace(contract_checks.context(tmp_path / "images", "resume"), original=original, progress=progress)
+        ctx = replace(contract_checks.context(tmp_path / "images", "sd1", "resume"), original=original, progress=progress)
         victim = Victim(pipe, [concept()], Original(), sampler, lambda pixels, expect: pixels.float().mean((1, 2, 3)) > 1000)
         monkeypatch.setattr("vestige.bench.contract.resume.SHARE", float("inf"))
         with pipe.preserved():

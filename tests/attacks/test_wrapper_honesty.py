@@ -61,14 +61,14 @@ def erased(name: str, folder):
     if unsupported_reason:
         return method, None, unsupported_reason
     pipe = loud()
-    ctx = replace(contract_checks.context(folder, name), original=loud)
+    ctx = replace(contract_checks.context(folder, "sd1", name), original=loud)
     with pipe.preserved():
         return method, method.erase(pipe, [contract_checks.DOG], ctx), None
 
 
 @functools.cache
 def images(folder):
-    return contract_checks.context(folder, "images").generate(["a photo of a dog"] * 2, 1, contract_checks.sampler_of())
+    return contract_checks.context(folder, "sd1", "images").generate(["a photo of a dog"] * 2, 1, contract_checks.sampler_of())
 
 
 @pytest.fixture(scope="module")

@@ -168,7 +168,7 @@ def test_padding_that_is_no_end_token_is_attended_as_well(concept, context, monk
     """Stable Diffusion 2 pads with "!"."""
     pipe, seen = load(tiny_spec("sd2")), []
     monkeypatch.setattr("vestige.methods.mace.attention_loss", lambda m, k, spots, s: seen.append(spots) or attention_loss(m, k, spots, s))
-    mace(iterations=1, templates=["a photo of {name}"]).train(pipe, concept(), masker("whole", 0.0, "", "", pipe.device), context())
+    mace(iterations=1, templates=["a photo of {name}"]).train(pipe, concept(), masker("whole", 0.0, "", ""), context())
     assert seen[0][0].nonzero().flatten().tolist() == list(range(4, 77))
 
 

@@ -13,7 +13,6 @@ from PIL import Image
 from vestige.bench.contract.plugin import MetricContext
 from vestige.bench.contract.types import ImageSet, ModelSpec
 from vestige.bench.models import loading
-from vestige.bench.run import contract_checks
 from vestige.bench.statistics.jackknife import UP_TO_ONE, jackknife_interval
 from vestige.bench.vision.representations import (
     activations,
@@ -221,9 +220,7 @@ def test_what_cannot_work_is_refused(concept):
         ConceptProbe(["mid"], 300, "none", "emoji", 4, 4, 1, 2, 0.1, 16, 0)
     with pytest.raises(ValueError, match="folds=5"):
         ConceptProbe(["mid"], 300, "empty", "emoji", 4, 4, 1, 5, 0.1, 16, 0)
-    assert "list none" in ConceptProbe(["mid"], 300, "empty", "emoji", 4, 4, 1, 2, 0.1, 16, 0).supports(
-        contract_checks.TINY, [concept(siblings=[])]
-    )
+    assert "list none" in ConceptProbe(["mid"], 300, "empty", "emoji", 4, 4, 1, 2, 0.1, 16, 0).supports(tiny_spec(), [concept(siblings=[])])
     with pytest.raises(ValueError, match="given images only"):
         MetricContext([], None, None).original_pipe()
 

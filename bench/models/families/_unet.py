@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor, nn
-
-from vestige.bench.models.conditioning import Conditioning
 from vestige.bench.models.families.base import Family
-from vestige.bench.models.process import VariancePreserving
 from vestige.bench.models.tiny import SCHEDULE, autoencoder, clip_text_model, clip_tokenizer
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from vestige.bench.models.conditioning import Conditioning
     from vestige.bench.models.pipe import Pipe
+    from vestige.bench.models.process import VariancePreserving
 
 
 class UNetFamily(Family):
@@ -50,6 +49,8 @@ class UNetFamily(Family):
     diffusion: ClassVar[bool] = True
 
     def condition(self, ids: list[Tensor], outputs: list[Any]) -> Conditioning:
+        from vestige.bench.models.conditioning import Conditioning
+
         return Conditioning(outputs[0].last_hidden_state, ids[0], None, ids[0], (("clip", ids[0].shape[1]),))
 
     def predict(self, pipe: Pipe, denoiser: nn.Module, x: Tensor, level: Tensor | int, cond: Conditioning) -> Tensor:
@@ -60,6 +61,8 @@ class UNetFamily(Family):
         return {}
 
     def process(self, scheduler: Any) -> VariancePreserving:
+        from vestige.bench.models.process import VariancePreserving
+
         return VariancePreserving.of(scheduler)
 
     # A random model
@@ -74,6 +77,7 @@ class UNetFamily(Family):
         return [clip_tokenizer()]
 
     def tiny(self, seed: int = 0) -> tuple[dict[str, Any], list, Any, dict[str, Any]]:
+        import torch
         from diffusers import DDIMScheduler, UNet2DConditionModel
 
         with torch.random.fork_rng(devices=[]):

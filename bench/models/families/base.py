@@ -18,17 +18,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor, nn
-
 from vestige.bench.contract.types import ModelSpec, Sampler
-from vestige.bench.models import sampling
-from vestige.bench.models.conditioning import NULL, Conditioning
-from vestige.bench.models.process import NoiseProcess
-from vestige.bench.models.text import Encoder, TextSide
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what a family is made of can be read without torch: by checks and plans
+    import torch
+    from torch import Tensor, nn
+
+    from vestige.bench.models.conditioning import Conditioning
     from vestige.bench.models.pipe import Pipe
+    from vestige.bench.models.process import NoiseProcess
+    from vestige.bench.models.text import TextSide
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,8 @@ class Family:
     # Text
 
     def text(self, parts: dict[str, Any], tokenizers: list) -> TextSide:
+        from vestige.bench.models.text import Encoder, TextSide
+
         present = [(name, parts[part]) for part, name in self.encoders.items() if part in parts]
         readers = [
             Encoder(name, tokenizer, module, self.text_length(name, parts))
@@ -97,6 +98,8 @@ class Family:
 
     def null(self, pipe: Pipe, n: int) -> Conditioning:
         """The unconditional conditioning, n rows: the empty prompt, unless the family says otherwise."""
+        from vestige.bench.models.conditioning import NULL
+
         return pipe.encode([""] * n).as_branch(NULL)
 
     def unconditional(self, pipe: Pipe, cond: Conditioning) -> Conditioning:
@@ -128,12 +131,16 @@ class Family:
         scheduler.set_timesteps(sampler.steps, device=pipe.device)
 
     def sample(self, pipe: Pipe, cond: Conditioning, seeds: list[int], sampler: Sampler, image_ids: Sequence | None) -> Tensor:
+        from vestige.bench.models import sampling
+
         return sampling.denoised(pipe, cond, seeds, sampler, image_ids)
 
     # Images and latents
 
     def noise(self, pipe: Pipe, seeds: list[int], height: int, width: int) -> Tensor:
         """Initial latents, one CPU generator per row: equal for every method, batch size and device."""
+        import torch
+
         shape = (self.latent_channels(pipe), height // pipe.latent_factor, width // pipe.latent_factor)
         rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.stack(rows).to(pipe.device, pipe.dtype)
@@ -157,6 +164,8 @@ class Family:
 
     def encode_images(self, pipe: Pipe, pixels: Tensor, generator: torch.Generator | None) -> Tensor:
         """Pixels in [-1, 1] to scaled latents: the posterior mean, or a sample with a generator."""
+        import torch
+
         posterior = pipe.vae.encode(pixels.to(pipe.device, pipe.vae.dtype)).latent_dist
         latents = posterior.mean
         if generator is not None:
@@ -168,6 +177,8 @@ class Family:
 
     def corruption(self, pipe: Pipe, encoded: Tensor, generator: torch.Generator) -> Corruption:
         """What one training step adds to these latents, drawn as the model's own training draws it."""
+        import torch
+
         noise = torch.randn(encoded.shape, generator=generator).to(encoded)
         return Corruption(noise, pipe.process.random_level(len(encoded), generator).to(pipe.device))
 
@@ -178,6 +189,14 @@ class Family:
         return (answer - pipe.process.target(encoded, at.noise, at.level).float()).square().flatten(1).mean(1)
 
     # Tests and plans
+
+    def question(self, pipe: Pipe, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """(x, level) of a typical call for one image of this size in pixels."""
+        import torch
+
+        factor = self.latent_factor(pipe)
+        shape = (1, self.latent_channels(pipe), height // factor, width // factor)
+        return torch.zeros(shape, dtype=pipe.dtype), pipe.process.level_at(0.5)
 
     def tiny(self, seed: int = 0) -> tuple[dict[str, Any], list, Any, dict[str, Any]]:
         """(parts, tokenizers, scheduler, settings) of a random model of about a million parameters, of the same classes."""

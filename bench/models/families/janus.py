@@ -166,6 +166,11 @@ class Janus(Family):
     def tiny(self, seed: int = 0) -> tuple[dict[str, Any], list, Any, dict[str, Any]]:
         return self.parts_of(tiny_net(seed)), [tiny_tokenizer()], TokenScheduler(), {}
 
+    def question(self, pipe: Pipe, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """All tokens of an image at once."""
+        n = self.tokens(pipe)
+        return torch.zeros(1, n - 1, dtype=torch.long), torch.arange(n)
+
     def tiny_sampler(self, pipe: Pipe) -> Sampler:
         return Sampler("tokens", {"temperature": 1.0, "top_k": None}, self.tokens(pipe), 3.0, 16, 16)
 
