@@ -3,6 +3,8 @@
 import pytest
 import torch
 from conftest import tiny_spec
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from vestige.bench.models import loading
 from vestige.bench.models.families import names
@@ -21,17 +23,12 @@ def test_a_row_is_counted_and_the_model_stays_as_it_is(family):
 @pytest.mark.parametrize("family", ["sd1", "sd3"])
 def test_four_times_the_pixels_cost_about_four_times_as_much(family):
     pipe = loading.load(tiny_spec(family))
-    small, large = (row_cost(pipe, side, side).flops for side in (64, 128))
-    assert 3 < large / small < 12, "linear layers grow by 4, attention between pixels by 16"
+    small, large = (row_cost(pipe, side, side).flops for side in (16, 32))
+    assert 2.5 < large / small < 12, "linear layers grow by 4, attention between pixels by 16"
 
 
 def test_the_count_is_that_of_a_real_call(tiny):
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        tiny.predict(tiny.noise([1], 32, 32), 500, tiny.encode([""]))
-        text = counter.get_total_flops()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        tiny.encode([""])
-    encoding = counter.get_total_flops()  # perhaps 0: the encoding is remembered
-    assert row_cost(tiny, 32, 32).flops in (text, text - encoding)
+    cond = tiny.encode([""]).detach()
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        tiny.predict(tiny.noise([1], 32, 32), 500, cond)
+    assert row_cost(tiny, 32, 32).flops == counter.get_total_flops()

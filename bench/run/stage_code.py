@@ -19,6 +19,7 @@ SCORING = [
     ("vestige.bench.run.generate", "load"),
     ("vestige.bench.contract.types", "Scores.save"),
     ("vestige.bench.contract.types", "Scores.load"),
+    ("vestige.bench.models.numerics", "use_reference"),  # how judges compute
 ]
 
 
