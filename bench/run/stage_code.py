@@ -15,11 +15,12 @@ ARTEFACT = [
 TOUCHED = [("vestige.bench.contract.types", "Erasure.touched")]
 SHARED = [("vestige.bench.models.pipe", "Pipe.preserved"), ("vestige.bench.run.generate", "load")]
 ADVERSARY = [("vestige.bench.contract.types", "Adversary.save"), ("vestige.bench.contract.types", "Adversary.load")]
+FEATURES = [("vestige.bench.vision.features", "extract"), ("vestige.bench.models.numerics", "use_reference")]
 SCORING = [
     ("vestige.bench.run.generate", "load"),
     ("vestige.bench.contract.types", "Scores.save"),
     ("vestige.bench.contract.types", "Scores.load"),
-    ("vestige.bench.models.numerics", "use_reference"),  # how judges compute
+    ("vestige.bench.models.numerics", "use_reference"),
 ]
 
 

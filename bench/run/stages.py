@@ -27,7 +27,7 @@ from vestige.bench.run.cost import load, peak_memory
 from vestige.bench.run.job import Job
 from vestige.bench.run.models_of_job import Models
 from vestige.bench.run.seeds import seed_word
-from vestige.bench.run.stage_code import ADVERSARY, ARTEFACT, DRAWING, SCORING, SEEDS, TOUCHED, model_of
+from vestige.bench.run.stage_code import ADVERSARY, ARTEFACT, DRAWING, FEATURES, SCORING, SEEDS, TOUCHED, model_of
 from vestige.bench.run.store import SCRATCH, Store
 from vestige.bench.run.store_folder import Stage
 
@@ -302,7 +302,7 @@ class Stages:
             save_file({"features": features.extract(images, extractor).contiguous()}, folder / "features.safetensors")
             return {}
 
-        by = code.of([("vestige.bench.vision.features", "extract")])
+        by = code.of(FEATURES)
         stage = self.stage("features", spec, extractor.replace("/", "_"), make, by)
         return load_file(stage.path / "features.safetensors")["features"]
 
