@@ -98,8 +98,8 @@ class Conditioning:
         return self._each(lambda tensor: tensor.clone())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
-        tensors: dict[str, Any] = {name: tensor for name in TENSORS if (tensor := getattr(self, name)) is not None}
-        return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})
+        changed: dict[str, Any] = {name: change(tensor) for name in TENSORS if (tensor := getattr(self, name)) is not None}
+        return replace(self, **changed)
 
     @staticmethod
     def cat(parts: list[Conditioning]) -> Conditioning:
